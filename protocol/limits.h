@@ -1,0 +1,53 @@
+/* Every limit with its reason. A request past one is refused (413 limit) before anything of its
+ * size is allocated. Those that a server may want to lower or raise are options (--help).
+ */
+#pragma once
+
+enum {
+    /* The body. */
+    BODY_BYTES_MAX = 16 << 20,     /* a request of 20,000 nodes is about 2 MB; the rest is room for
+                                      tensors that travel with it */
+    DEPTH_MAX = 32,                /* containers inside containers; the format itself needs 7 */
+    OBJECTS_MAX = 200000,          /* JSON or msgpack values in a body: jansson takes about 77 bytes
+                                      for each byte of "{}," and msgpack-c 24 for each nil */
+    JSON_TENSOR_NUMBERS_MAX = 100000, /* in one body as JSON; larger tensors travel as msgpack bin
+                                      or base64 */
+    NAME_BYTES_MAX = 64,           /* a node's name, or a save's */
+
+    /* The graph. */
+    NODES_MAX = 20000,             /* validated in under 50 ms */
+    EDGES_MAX = 200000,            /* arguments that are nodes, summed over the graph */
+    INVOKES_MAX = 64,
+    SEQUENCES_MAX = 256,           /* prompts, summed over the invokes */
+    SAVES_MAX = 4096,
+    RANK_MAX = 8,                  /* torch code rarely passes 5; descriptors are copied freely */
+
+    /* The work. */
+    NEW_TOKENS_MAX = 1024,         /* GPT-2's whole context */
+    STOP_TOKENS_MAX = 16,
+    ROWS_MAX = 4096,               /* tokens of a request's prompts together: they share one pass */
+    ROWS_DEFAULT = 2048,           /* rows of a pass, the option --rows: scratch is sized by it */
+
+    /* The service. */
+    CONNECTIONS_MAX = 256,         /* a thread each, of 256 KiB stack */
+    QUEUE_MAX = 256,               /* requests that wait; more are told to come back (503) */
+    RUNNING_MAX = 128,             /* requests that share one pass */
+    HEADER_BYTES_MAX = 64 << 10,
+    HEADER_SECONDS_MAX = 10,       /* slow senders hold a thread no longer */
+    BODY_SECONDS_MAX = 60,
+    IDLE_SECONDS_MAX = 30,         /* between requests, or a reader that takes nothing */
+    HEARTBEAT_SECONDS = 10,        /* keeps proxies from closing a quiet stream */
+    DRAIN_SECONDS = 30,            /* how long SIGTERM lets running requests go on */
+
+    /* Files of a model. */
+    CONFIG_BYTES_MAX = 1 << 20,
+    TOKENIZER_BYTES_MAX = 64 << 20, /* GPT-2's tokenizer.json has 1.4 MB */
+    SAFETENSORS_HEADER_MAX = 100 << 20, /* the format's own limit */
+};
+
+#define VALUE_BYTES_MAX (INT64_C(1) << 30)   /* one tensor of the graph */
+#define RESULT_BYTES_MAX (INT64_C(256) << 20) /* all saves of a request; GPT-2's logits for 1,024
+                                                 tokens take 206 MB */
+#define SLAB_BYTES_MAX (INT64_C(1) << 30)    /* what a request's values take at once */
+#define COMPUTE_MAX (INT64_C(200) << 30)     /* multiply-adds that a graph may ask for by itself:
+                                                about two seconds of two cores */
