@@ -1,0 +1,117 @@
+/* The one interface between the engine and the arithmetic: backend_cpu (and later backend_cuda)
+ * fills it in.
+ *
+ * Calls return at once and run in the order given. None can fail on its own: the planner settled
+ * every shape, and a device fault shows at the next fence. A call's tensors and weights belong to
+ * this backend. One thread calls a device, except open, which comes first. Nothing is allocated
+ * outside open, alloc, weight_pack and cache_open.
+ *
+ * The exact tier: a result's bits depend on its inputs alone, never on what else is in the call, on
+ * the number of threads, on the instruction set or on the backend. The orders of summation are part
+ * of this interface; tests/reference.c is their meaning in code.
+ *   product    p_c = fma chain over the k of chunk c (64 wide, ascending, from +0);
+ *              y = ((p_0 + p_1) + p_2) + ..., then + bias
+ *   sums       sixteen lanes, lane l adds elements l, l + 16, ... in order, from +0; then the tree
+ *              lane[l] += lane[l + 8], then + 4, + 2, + 1
+ *   layernorm  mean = sum / D, variance = sum((x - mean)^2) / D, both in lanes (the squares by fma
+ *              into the lane); (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the
+ *              last step an fma
+ *   attention  s_j = (fma chain over the elements of a head) * 1 / sqrt(dh); the maximum; e_j =
+ *              exp(s_j - maximum); the sum of e in absolute chunks of 64 keys, a chain inside each,
+ *              partials added in order; p_j = e_j / sum; z in absolute chunks of 64 keys, fma
+ *              chain inside, partials added in order
+ */
+#pragma once
+#include "../protocol/ops.h"
+
+struct device; /* a backend's own state */
+struct weight; /* a matrix packed for the backend's products */
+struct cache;  /* keys and values of all blocks, in pages of 64 positions */
+
+struct device_options {
+    int threads;     /* of the CPU backend; 0: one for each core that the process may use */
+    const char *isa; /* "auto", "avx512", "avx2", "plain": refused where the machine lacks it */
+    int rows_max;    /* rows of a pass: sizes the device's own scratch */
+    int width_max;   /* the longest row of a product's input (K) */
+    int context_max; /* keys of a sequence */
+    int heads_max;
+};
+
+struct span {  /* one sequence's rows in a pass */
+    int row, n_rows;
+    int past;  /* positions already in the cache; this pass's come behind them */
+    const int32_t *pages; /* the cache's pages of positions 0 .. 63, 64 .. 127, ... */
+};
+
+enum layout { LAYOUT_kn, LAYOUT_nk }; /* a source matrix [K][N] as HF's Conv1D, or [N][K] */
+
+enum epilogue { EPILOGUE_none, EPILOGUE_gelu, EPILOGUE_residual };
+
+struct backend {
+    const char *name;
+
+    /* Life and memory. `alloc` zeroes and aligns to 64 bytes. */
+    bool (*open)(struct device **d, const struct device_options *o, struct err *e);
+    void (*close)(struct device *d);
+    const char *(*describe)(struct device *d); /* "cpu avx512 2 threads": for people */
+    bool (*alloc)(struct device *d, void **p, size_t size, struct err *e);
+    void (*release)(struct device *d, void *p, size_t size);
+    void (*upload)(struct device *d, void *to, const void *from, size_t size);
+    void (*download)(struct device *d, void *to, const struct tensor *from); /* `to`: row-major */
+    bool (*fence)(struct device *d, struct err *e);
+
+    /* The ops of a graph: any strides, operands broadcast by stride 0 and already of the dtype in
+     * which the op computes (protocol/ops.def); `out` never overlaps an input, unless it is the
+     * very same view in unary and binary. `copy` converts between dtypes as torch's `to` does. */
+    void (*copy)(struct device *d, const struct tensor *out, const struct tensor *x);
+    void (*unary)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+    void (*binary)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                   const struct tensor *y);
+    void (*where)(struct device *d, const struct tensor *out, const struct tensor *mask,
+                  const struct tensor *x, const struct tensor *y);
+    /* OP_sum mean max min argmax argmin norm over the last `n_reduced` dimensions of x, read as one
+     * row-major sequence; out has the other dimensions. A NaN wins max, min, argmax and argmin, the
+     * first of equals wins the arg ops, as in torch. An empty sum is 0 and an empty mean NaN. */
+    void (*reduce)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                   int n_reduced);
+    void (*softmax)(struct device *d, enum op op, const struct tensor *out,
+                    const struct tensor *x); /* OP_softmax, OP_log_softmax: the last dimension */
+    /* out (..., M, N) = x (..., M, K) @ y (..., K, N), leading dimensions the same (broadcast by
+     * stride 0), any strides. */
+    void (*matmul)(struct device *d, const struct tensor *out, const struct tensor *x,
+                   const struct tensor *y);
+
+    /* The layers of the model: rows packed one behind the other, `stride` elements apart. */
+    bool (*weight_pack)(struct device *d, struct weight **w, const float *matrix, enum layout l,
+                        int K, int N, struct err *e);
+    void (*weight_free)(struct device *d, struct weight *w);
+    /* out[r] = table[ids[r]], rows of `width`. */
+    void (*embed)(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
+                  int width);
+    void (*add)(struct device *d, float *out, const float *x, const float *y, int64_t count);
+    void (*layernorm)(struct device *d, float *out, const float *x, const float *weight,
+                      const float *bias, int n_rows, int width, float epsilon);
+    /* out[r] (N) = x[r] (K) @ w, + bias (N, or NULL), then by the epilogue: nothing, gelu_new, or
+     * residual[r] + it (residual may be out). Rows of out and residual are N apart, of x K. */
+    void (*linear)(struct device *d, float *out, const float *x, const struct weight *w,
+                   const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
+    void (*gelu)(struct device *d, float *out, const float *x, int64_t count);
+    /* out[i] = x[rows[i]]. */
+    void (*rows_gather)(struct device *d, float *out, const float *x, const int32_t *rows,
+                        int n_rows, int width);
+
+    /* Keys and values. qkv rows are q | k | v, each H * dh wide. */
+    bool (*cache_open)(struct device *d, struct cache **c, int n_pages, int n_blocks, int n_heads,
+                       int head_dim, struct err *e);
+    void (*cache_close)(struct device *d, struct cache *c);
+    void (*cache_append)(struct device *d, struct cache *c, int block, const float *qkv,
+                         const struct span *spans, int n_spans);
+    /* z[r] (H * dh) from qkv's queries over the cache, causal; append comes before. */
+    void (*attend)(struct device *d, float *z, struct cache *c, int block, const float *qkv,
+                   const struct span *spans, int n_spans);
+    /* Keys (which = 0) or values (1) of positions 0 .. n_positions - 1 as (H, n_positions, dh). */
+    void (*cache_read)(struct device *d, const struct tensor *out, struct cache *c, int block,
+                       int which, const int32_t *pages, int n_positions);
+};
+
+extern const struct backend backend_cpu;

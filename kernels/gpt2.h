@@ -1,0 +1,81 @@
+/* GPT-2: weights resident on one backend, and one pass over packed rows with its hook points.
+ *
+ * Loads any Hugging Face GPT-2 (gpt2, medium, large, xl, distilgpt2, fine-tunes): config.json and
+ * model.safetensors, or its sharded index. Everything about a file that is wrong is refused with one
+ * line that names the file and the field.
+ */
+#pragma once
+#include "../protocol/points.h"
+#include "backend.h"
+
+struct gpt2_block {
+    float *ln1_w, *ln1_b, *qkv_b, *proj_b, *ln2_w, *ln2_b, *fc_b, *out_b; /* on the device */
+    struct weight *qkv, *proj, *fc, *out; /* (D, 3D) (D, D) (D, F) (F, D) */
+};
+
+struct gpt2 {
+    const struct backend *be;
+    struct device *device;
+    struct model_shape shape;
+    float *wte, *wpe, *lnf_w, *lnf_b; /* (V, D) (context, D) (D) (D) */
+    struct weight *head;              /* (V, D) packed as the output head, tied or not */
+    struct gpt2_block *blocks;
+    struct cache *cache;
+    int n_pages;                      /* of the cache */
+    int rows_max, logits_max;         /* rows of a pass; rows of logits of a pass */
+    struct gpt2_scratch *scratch;     /* every activation of a pass, sized once at load */
+    struct arena arena;
+};
+
+struct gpt2_options {
+    int rows_max;    /* rows of a pass */
+    int logits_max;  /* rows of logits of a pass */
+    int cache_tokens; /* positions of all sequences together, rounded up to pages */
+};
+
+/* Called at each wanted site in turn with the activation of all rows (of the logits: of the rows
+ * asked for); what it writes there, the model goes on with. The tensor is (rows, row length) with
+ * point_row_stride between rows; points that are gathered come with data NULL. */
+typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
+
+struct pass {
+    int n_rows, n_spans, n_logits;
+    const int32_t *tokens, *positions; /* [n_rows] */
+    const struct span *spans;          /* rows in order */
+    const int32_t *logits_rows;        /* [n_logits] rows whose logits are computed */
+    const uint64_t *wanted;  /* a bit for each hooked site: the others may be fused away */
+    const uint64_t *written; /* the hooked sites that may change the activation */
+    int last_site;           /* nothing behind it is computed */
+    hook_fn *hook;
+    void *context;
+};
+
+static inline bool site_bit(const uint64_t *bits, int site)
+{
+    return bits[site / 64] >> (site % 64) & 1;
+}
+
+/* The folder of a model given as a folder or as a Hugging Face repo id ("gpt2",
+ * "openai-community/gpt2-xl") found in the local cache (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME,
+ * ~/.cache). Where it is absent the error says which command downloads it. Bare "gpt2*" and
+ * "distilgpt2" also look under their present owners. */
+bool model_find(char **dir, const char *name, struct arena *a, struct err *e);
+
+/* config.json alone: what the tokenizer and the device need to know before weights are read. */
+bool gpt2_config(struct model_shape *shape, const char *dir, struct err *e);
+
+bool gpt2_load(struct gpt2 **m, const struct backend *be, struct device *d, const char *dir,
+               const struct gpt2_options *o, struct err *e);
+
+/* Rows x blocks up to last_site, hooks at the wanted sites, keys and values appended. Only a device
+ * fault can fail it. */
+bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e);
+
+/* The last pass's logits, (n_logits, V), after its hooks. */
+const float *gpt2_logits(const struct gpt2 *m);
+
+/* The model's own layers on a user's contiguous rows, no hooks: (n, D) -> (n, D) and (n, V). */
+void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows);
+void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows);
+
+void gpt2_free(struct gpt2 *m);

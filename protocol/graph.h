@@ -1,0 +1,75 @@
+/* A request as it was asked: checked for form, not yet for sense. Nodes stand in program order, and
+ * an argument can only name an earlier node, so that a graph has no cycles by construction. */
+#pragma once
+#include "ops.h"
+#include "points.h"
+
+enum arg_kind {
+    ARG_absent, ARG_node, ARG_int, ARG_float, ARG_bool, ARG_ints, ARG_nodes, ARG_index, ARG_dtype
+};
+
+enum index_kind { INDEX_int, INDEX_slice, INDEX_ellipsis, INDEX_new_axis };
+
+struct index { /* one element of x[...] */
+    enum index_kind kind;
+    bool has_start, has_stop;
+    int64_t start, stop, step; /* an INDEX_int is in start */
+};
+
+struct arg {
+    enum arg_kind kind;
+    int count; /* of the lists */
+    union {
+        int node; /* an earlier node's index */
+        int64_t integer;
+        double real;
+        bool boolean;
+        enum dtype dtype;
+        const int64_t *ints;
+        const int *nodes;
+        const struct index *index;
+    };
+};
+
+struct hook { /* of an OP_hook: where and when */
+    const struct point_name *name;
+    int block, step;
+};
+
+struct node {
+    enum op op;
+    int invoke;                     /* whose rows a hook sees; 0 where it does not matter */
+    int wire;                       /* its place in the request's `nodes`, -1 for a shorthand's */
+    const char *place;              /* what an error calls it: "nodes[7]", "save.last", ... */
+    const char *name;               /* or NULL */
+    struct arg args[PARAMS_MAX];    /* in the order of op_info[op].params */
+    struct hook hook;
+    const struct tensor *constant;  /* of an OP_constant: contiguous, on the host */
+};
+
+struct prompt { /* one sequence: text until the tokenizer has seen it, then ids */
+    const char *text;
+    size_t text_bytes;
+    const int32_t *tokens;
+    int n_tokens;
+};
+
+struct invoke {
+    int n_prompts;
+    struct prompt *prompts;
+};
+
+struct sampling {
+    double temperature; /* 0: greedy */
+    int top_k;          /* 0: all */
+    double top_p;       /* 1: all */
+    uint64_t seed;
+};
+
+struct graph {
+    const char *model; /* as the request names it, or NULL */
+    int n_nodes, n_invokes, n_new_tokens;
+    struct node *nodes;
+    struct invoke *invokes;
+    struct sampling sampling;
+};

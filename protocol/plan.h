@@ -1,0 +1,96 @@
+/* A request as it will run: every shape, place and moment settled. The engine only follows it.
+ *
+ * turn(hook) = step * sites + site; turn(any other node) = max over its inputs, over the last set
+ * of what it reads and, for a set, over the earlier readers of what it changes. Nodes run by turn,
+ * then in program order. A set whose turn would pass the site of the activation that it changes is
+ * refused (order).
+ *
+ * Values that start as a hook's live activation can be touched at that site only. What is read
+ * later is copied to the slab (parked) by a clone that the planner puts right behind the last set
+ * before that read in program order, or behind the hook.
+ */
+#pragma once
+#include "graph.h"
+
+enum home {
+    HOME_activation, /* rows of the live activation, from the first row of `invoke` */
+    HOME_slab        /* the job's memory on the device; constants lie at its start */
+};
+
+struct value {
+    enum home home;
+    int invoke;      /* HOME_activation: whose rows */
+    size_t base;     /* HOME_slab: bytes into the slab, a multiple of 64 */
+    enum dtype dtype;
+    struct view view;
+};
+
+/* One call at run time. `op` is an elementwise op, or one of: clone (copies and converts), set
+ * (the same, into `out`), where, sum .. norm (over the last `n_reduced` dimensions of in[0]),
+ * softmax, log_softmax (over the last dimension), matmul, ln_f, lm_head (in[0] is contiguous),
+ * hook (gathers a point without a live tensor: `hook` of nodes[node]), save (in[0] goes to
+ * results). Views and constants need no action: they are only values. */
+struct action {
+    enum op op;
+    int node;     /* whose work it is, an index into the graph's nodes */
+    int out;      /* a value, or for save the index into plan.saves */
+    int in[3];    /* values */
+    int n_reduced;
+};
+
+struct stop { /* the actions due at one site of one pass */
+    int step, site;
+    int first, n_actions;
+    bool writes;  /* changes the live activation there */
+};
+
+struct save {
+    int node;         /* the saved node's OP_save */
+    const char *name; /* of the frame, never NULL */
+    int step;         /* at which it becomes known */
+    enum dtype dtype;
+    struct view view; /* row-major, what the client gets */
+    size_t offset, bytes; /* into the job's results, a multiple of 64 */
+};
+
+struct plan_invoke { /* one invoke's rows, the same for every request beside it */
+    int n_sequences, n_tokens;
+    int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
+                             later steps have one row a sequence: sequence_first */
+    int sequence_first;   /* its first sequence among the job's */
+    int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
+                             each sequence; n_tokens: for none */
+    int logits_first;     /* its first row among the job's rows of logits in step 0 */
+};
+
+struct plan {
+    int n_values, n_actions, n_stops, n_saves, n_invokes;
+    struct value *values;      /* values[i] belongs to nodes[i] for i < n_nodes, then temporaries */
+    struct action *actions;    /* in the order of running */
+    struct stop *stops;        /* sorted by step, then site */
+    struct save *saves;        /* in the order in which they become known */
+    struct plan_invoke *invokes;
+    int n_steps;               /* passes: max(1, new tokens), fewer where nobody needs the rest */
+    bool samples;              /* new tokens are asked for */
+    int n_sequences, n_rows;   /* all invokes together; rows of step 0 */
+    int n_logits;              /* rows of logits in step 0, and */
+    bool *logits_wanted;       /* [n_steps]: whether a step needs logits (sampling, or a stop there) */
+    int n_pages;               /* of the key/value cache, for all sequences to the last step */
+    size_t slab_bytes;         /* on the device, lifetimes folded over one another */
+    const void *constants;     /* what the slab starts with */
+    size_t constant_bytes;
+    size_t result_bytes;       /* on the host, every saved value */
+    double cost;               /* multiply-adds of the passes and of the graph, for admission */
+};
+
+/* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
+enum { PAGE_TOKENS = 64 };
+
+/* Where the graph has prompts as token ids: checks sense and settles everything. The plan borrows
+ * from the graph and lives in the same arena. Errors name the node and the numbers. Iterative,
+ * O(nodes + edges + steps). */
+bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m,
+                struct arena *a, struct err *e);
+
+/* The shape and dtype of what a node stands for, for /v1/plan: set has its target's. */
+const struct value *plan_value(const struct plan *p, int node);
