@@ -75,6 +75,10 @@ bool read_file(char **bytes, size_t *size, const char *path, size_t size_max, st
 void *memory_map(size_t size);
 void memory_unmap(void *p, size_t size);
 
+/* How many single characters must change, come or go to make `a` of `b` (Levenshtein), for "did you
+ * mean". Only the first 64 of each count. */
+int text_distance(const char *a, size_t a_length, const char *b, size_t b_length);
+
 /* Monotonic seconds. */
 double seconds_now(void);
 
