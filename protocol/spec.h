@@ -1,0 +1,13 @@
+/* The tables as documents: GET /v1/spec and GET /v1/models, the two that a client is built from. */
+#pragma once
+#include "encode.h"
+
+struct bytes spec_document(enum reply_media media, struct arena *a);
+
+struct model_facts {
+    const char *name, *device, *numerics; /* "demo", "cpu avx512, 2 threads", "exact" */
+    int rows_max, cache_tokens;
+    const struct model_shape *shape;
+};
+
+struct bytes models_document(const struct model_facts *f, enum reply_media media, struct arena *a);
