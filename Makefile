@@ -1,0 +1,159 @@
+# make            builds build/interposed
+# make demo       installs what is missing, builds, and shows the tutorial run against the server
+# make run        the same, but leaves the server running
+# make test       installs what the tests need and runs all of them; the last line counts them
+# make check      the tests again under the address, undefined-behaviour and thread sanitizers, the
+#                 fuzzers briefly, and the style of the tree
+# make bench      Interpose beside its peers, one table
+# make install    into PREFIX (/usr/local)
+#
+# Variables: CC, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL.
+
+CC ?= gcc
+CLANG ?= $(firstword $(shell command -v clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14 2>/dev/null) clang)
+PREFIX ?= /usr/local
+PYTHON ?= python3
+FUZZ_SECONDS ?= 10
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODEL ?= models/demo
+
+# A build with a sanitizer lives in a folder of its own, so that the two never mix.
+comma := ,
+BUILD := build$(if $(SANITIZE),/$(firstword $(subst $(comma), ,$(SANITIZE))))
+
+# -ffp-contract=off: a multiply and an add are fused only where a kernel says so, or the bits of a
+# result would depend on the compiler.
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+        -Wvla -Wwrite-strings -Wundef -Wold-style-definition
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -O3 -g -ffp-contract=off -fno-math-errno -fPIE $(WARN) $(CFLAGS)
+ifdef SANITIZE
+CFLAGS_ALL += -O1 -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+else
+CFLAGS_ALL += -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+LINK_SAFE := -Wl,-z,relro,-z,now
+endif
+LIBS := -lmicrohttpd -ljansson -lmsgpackc -lm -lpthread
+LDFLAGS_ALL := -pie $(LINK_SAFE) $(LDFLAGS)
+
+LIBRARY := $(wildcard protocol/*.c kernels/*.c kernels/cpu/*.c)
+SERVER := $(wildcard server/*.c)
+UNIT := $(wildcard tests/unit/test_*.c)
+TOOLS := $(wildcard tests/*_tool.c)
+FUZZERS := $(wildcard tests/fuzz/fuzz_*.c)
+BENCHES := $(wildcard bench/*.c)
+
+object = $(1:%.c=$(BUILD)/obj/%.o)
+LIBRARY_OBJECTS := $(call object,$(LIBRARY))
+SERVER_OBJECTS := $(call object,$(SERVER))
+# What the tests may call of the server: everything but its main.
+TEST_OBJECTS := $(LIBRARY_OBJECTS) $(filter-out $(BUILD)/obj/server/main.o,$(SERVER_OBJECTS)) \
+                $(call object,$(wildcard tests/reference.c tests/fault.c))
+
+UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%)
+TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
+FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
+BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
+
+.PHONY: all programs tests fuzzers demo run test check bench clean install packages-build
+.DELETE_ON_ERROR:
+# Objects are kept, also those of programs that are made in one step.
+.SECONDARY:
+
+all: $(BUILD)/interposed
+
+$(BUILD)/interposed: $(LIBRARY_OBJECTS) $(SERVER_OBJECTS)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+$(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(TEST_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+
+$(BUILD)/tests/%_tool: $(BUILD)/obj/tests/%_tool.o $(TEST_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIBRARY_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -ldl
+
+tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS)
+programs: tests $(BENCH_PROGRAMS)
+
+# libFuzzer comes with clang; the objects are its own.
+FUZZ_FLAGS := -std=c11 -D_GNU_SOURCE -O1 -g -ffp-contract=off -fno-math-errno $(WARN) \
+              -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+FUZZ_OBJECTS := $(LIBRARY:%.c=build/fuzz/obj/%.o)
+
+build/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CLANG) $(FUZZ_FLAGS) -MMD -MP -c -o $@ $<
+
+build/fuzz/%: build/fuzz/obj/tests/fuzz/%.o $(FUZZ_OBJECTS)
+	$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^ -ljansson -lmsgpackc -lm -lpthread
+
+fuzzers: $(FUZZ_PROGRAMS)
+
+# What a machine needs is listed and installed by docker/packages.sh alone; the Python packages are
+# in requirements files beside what needs them, in a virtual environment in the tree.
+packages-build:
+	@sh docker/packages.sh build
+
+.venv/client.done: clients/python/requirements.txt
+	@echo "A Python virtual environment in .venv, with what the client needs ..."
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/tests.done: tests/requirements.txt .venv/client.done
+	@echo "Into .venv: what the tests compare with (torch, transformers, tokenizers) ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/bench.done: bench/requirements.txt .venv/tests.done
+	@echo "Into .venv: the peers of the benchmark ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+demo: packages-build .venv/client.done
+	@$(MAKE) --no-print-directory --silent -j all
+	@sh clients/demo.sh $(MODEL)
+
+run: packages-build
+	@$(MAKE) --no-print-directory --silent -j all
+	$(BUILD)/interposed --model $(MODEL) --host $(HOST) --port $(PORT)
+
+test:
+	@sh docker/packages.sh build tests
+	@$(MAKE) --no-print-directory --silent .venv/tests.done
+	@$(MAKE) --no-print-directory --silent -j2 programs
+	@.venv/bin/python tests/run.py test
+
+check:
+	@sh docker/packages.sh build tests
+	@$(MAKE) --no-print-directory --silent .venv/tests.done
+	@$(MAKE) --no-print-directory --silent -j2 tests SANITIZE=address,undefined
+	@$(MAKE) --no-print-directory --silent -j2 tests SANITIZE=thread
+	@$(MAKE) --no-print-directory --silent -j2 fuzzers
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python tests/run.py check
+
+bench:
+	@sh docker/packages.sh build
+	@$(MAKE) --no-print-directory --silent .venv/bench.done
+	@$(MAKE) --no-print-directory --silent -j2 all $(BENCH_PROGRAMS)
+	@.venv/bin/python bench/run.py
+
+install: all
+	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed
+	install -d $(DESTDIR)$(PREFIX)/share/interpose/models/demo
+	install -m 644 models/demo/* $(DESTDIR)$(PREFIX)/share/interpose/models/demo
+
+# The virtual environment stays: it is large, and nothing of ours is in it.
+clean:
+	rm -rf build
+
+-include $(shell find build -name '*.d' 2>/dev/null)
