@@ -41,6 +41,7 @@ struct action {
 struct stop { /* the actions due at one site of one pass */
     int step, site;
     int first, n_actions;
+    int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
 };
 
@@ -61,6 +62,8 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
                              each sequence; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
+    int page_first;       /* the first page of its first sequence among the job's pages */
+    int n_pages;          /* of each of its sequences: they follow one another */
 };
 
 struct plan {
@@ -70,7 +73,9 @@ struct plan {
     struct stop *stops;        /* sorted by step, then site */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
-    int n_steps;               /* passes: max(1, new tokens), fewer where nobody needs the rest */
+    int n_steps;               /* passes: max(1, new tokens) */
+    int last_site;             /* of every pass: nothing behind it is computed; at most the logits'.
+                                  Stops at `generated` are due when the last token is sampled */
     bool samples;              /* new tokens are asked for */
     int n_sequences, n_rows;   /* all invokes together; rows of step 0 */
     int n_logits;              /* rows of logits in step 0, and */
