@@ -1,0 +1,765 @@
+#include "shapes.h"
+#include <stdio.h>
+#include <string.h>
+
+typedef bool shape_fn(struct operand *out, bool *is_new, const struct shape_query *q,
+                      struct err *e);
+
+/* Declared from the table, so that the compiler names a rule that is missing. */
+#define UNARY(id, types, f, i, b)
+#define BINARY(id, types, f, i, b)
+#define VIEW(id, params) static shape_fn shape_##id;
+#define CALL(id, params) static shape_fn shape_##id;
+#define EFFECT(id, params)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef VIEW
+#undef CALL
+
+static shape_fn shape_elementwise;
+
+#define UNARY(id, types, f, i, b)  [OP_##id] = shape_elementwise,
+#define BINARY(id, types, f, i, b) [OP_##id] = shape_elementwise,
+#define VIEW(id, params)           [OP_##id] = shape_##id,
+#define CALL(id, params)           [OP_##id] = shape_##id,
+static shape_fn *const rules[OP_COUNT] = {
+#include "ops.def"
+};
+#undef UNARY
+#undef BINARY
+#undef VIEW
+#undef CALL
+#undef EFFECT
+
+bool node_refuse(struct err *e, const struct node *node, int arg, enum err_code code,
+                 const char *format, ...)
+{
+    char text[sizeof e->text];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    err_set(e, code, "%s", text);
+    if (arg < 0 || node->wire < 0) /* a shorthand has no arguments that a user could look up */
+        return err_at(e, node->wire, "%s", node->place);
+    return err_at(e, node->wire, "%s.args[%d]", node->place, arg);
+}
+
+static const char *op_name(const struct shape_query *q)
+{
+    return op_info[q->node->op].name;
+}
+
+bool shape_allowed(const struct node *node, enum dtype dtype, int rank, const int64_t *shape,
+                   struct err *e)
+{
+    const char *op = op_info[node->op].name;
+    if (rank > RANK_MAX)
+        return node_refuse(e, node, -1, ERR_limit,
+                           "%s makes a tensor of %d dimensions: the limit is %d", op, rank,
+                           RANK_MAX);
+    struct view v = {.rank = rank};
+    int64_t sizes[RANK_MAX]; /* zeros count as ones: strides must not overflow either */
+    for (int i = 0; i < rank; i++) {
+        v.shape[i] = shape[i];
+        sizes[i] = shape[i] ? shape[i] : 1;
+    }
+    int64_t count;
+    if (!view_count_checked(&count, rank, sizes))
+        return node_refuse(e, node, -1, ERR_limit,
+                           "%s makes a tensor of shape %s, more elements than can be counted", op,
+                           SHAPE_TEXT(&v));
+    if (count > VALUE_BYTES_MAX / (int64_t)dtype_size(dtype))
+        return node_refuse(e, node, -1, ERR_limit,
+                           "%s makes a %s tensor of shape %s, %.3g bytes: the limit is %lld", op,
+                           dtype_name(dtype), SHAPE_TEXT(&v),
+                           (double)count * (double)dtype_size(dtype), (long long)VALUE_BYTES_MAX);
+    return true;
+}
+
+static bool new_tensor(struct operand *out, bool *is_new, const struct shape_query *q,
+                       enum dtype dtype, int rank, const int64_t *shape, struct err *e)
+{
+    if (!shape_allowed(q->node, dtype, rank, shape, e))
+        return false;
+    *out = (struct operand){.dtype = dtype, .view = view_of(rank, shape)};
+    *is_new = true;
+    return true;
+}
+
+bool shape_infer(struct operand *out, bool *is_new, const struct shape_query *q, struct err *e)
+{
+    assert(rules[q->node->op]);
+    *is_new = false;
+    return rules[q->node->op](out, is_new, q, e);
+}
+
+/* Dimensions. */
+
+static bool dim_in_range(int *dim, const struct shape_query *q, int arg, int64_t asked, int rank,
+                         struct err *e)
+{
+    int n = rank ? rank : 1;
+    if (asked < -n || asked >= n)
+        return node_refuse(e, q->node, arg, ERR_index,
+                           "%s: dimension %lld is out of range for %s, whose dimensions are %d to "
+                           "%d",
+                           op_name(q), (long long)asked, SHAPE_TEXT(&q->in[0]->view), -n, n - 1);
+    *dim = (int)(asked < 0 ? asked + n : asked);
+    return true;
+}
+
+bool shape_dim(int *dim, const struct shape_query *q, int arg, int rank, struct err *e)
+{
+    return dim_in_range(dim, q, arg, q->node->args[arg].integer, rank, e);
+}
+
+/* A parameter of kind `ints`, which may be one integer. */
+static const int64_t *ints_of(int *count, const struct arg *a)
+{
+    *count = a->kind == ARG_ints ? a->count : a->kind == ARG_int;
+    return a->kind == ARG_ints ? a->ints : &a->integer;
+}
+
+bool shape_dims(bool chosen[RANK_MAX], const struct shape_query *q, struct err *e)
+{
+    const int rank = q->in[0]->view.rank;
+    int count;
+    const int64_t *dims = ints_of(&count, &q->node->args[1]);
+    for (int i = 0; i < RANK_MAX; i++)
+        chosen[i] = count == 0 && i < rank;
+    for (int i = 0; i < count; i++) {
+        int dim;
+        if (!dim_in_range(&dim, q, 1, dims[i], rank, e))
+            return false;
+        if (chosen[dim])
+            return node_refuse(e, q->node, 1, ERR_value, "%s: dimension %d appears twice in dim",
+                               op_name(q), dim);
+        chosen[dim] = true;
+    }
+    return true;
+}
+
+/* Elementwise ops. */
+
+enum dtype shape_compute_dtype(const struct shape_query *q)
+{
+    const int first = q->node->op == OP_where; /* where's mask has no say */
+    enum dtype dtype = q->in[first]->dtype;
+    for (int i = first + 1; i < q->n_in; i++)
+        dtype = dtype_promote(dtype, q->in[i]->dtype);
+    const struct op_info *op = &op_info[q->node->op];
+    bool real = (op->kind == OPK_unary || op->kind == OPK_binary) && op->types == TYPES_real;
+    return real ? DT_f32 : dtype;
+}
+
+static bool broadcast_pair(int *rank, int64_t *shape, const struct shape_query *q,
+                           const struct operand *x, const struct operand *y, struct err *e)
+{
+    if (shape_broadcast(rank, shape, &x->view, &y->view))
+        return true;
+    return node_refuse(e, q->node, q->n_in - 1, ERR_shape, "%s of %s and %s", op_name(q),
+                       SHAPE_TEXT(&x->view), SHAPE_TEXT(&y->view));
+}
+
+static bool shape_elementwise(struct operand *out, bool *is_new, const struct shape_query *q,
+                              struct err *e)
+{
+    const enum op_types types = op_info[q->node->op].types;
+    const enum dtype dtype = shape_compute_dtype(q);
+    if (types == TYPES_number && dtype == DT_bool)
+        return node_refuse(e, q->node, 0, ERR_type,
+                           "%s of bool is not defined: convert it with to(int64), or use the "
+                           "logical_ and bitwise_ ops",
+                           op_name(q));
+    if (types == TYPES_bits && dtype == DT_f32) {
+        int arg = q->in[0]->dtype == DT_f32 ? 0 : 1;
+        return node_refuse(e, q->node, arg, ERR_type,
+                           "%s of float32 is not defined: it takes int64 and bool", op_name(q));
+    }
+    int rank = q->in[0]->view.rank;
+    int64_t shape[RANK_MAX];
+    memcpy(shape, q->in[0]->view.shape, sizeof shape);
+    if (q->n_in == 2 && !broadcast_pair(&rank, shape, q, q->in[0], q->in[1], e))
+        return false;
+    return new_tensor(out, is_new, q, types == TYPES_compare ? DT_bool : dtype, rank, shape, e);
+}
+
+/* Views. */
+
+static bool index_int(struct view *out, const struct view *v, int dim, const struct index *x,
+                      const struct shape_query *q, struct err *e)
+{
+    const int64_t size = v->shape[dim];
+    if (x->start < -size || x->start >= size)
+        return node_refuse(e, q->node, 1, ERR_index,
+                           "index %lld is out of range for dimension %d of size %lld",
+                           (long long)x->start, dim, (long long)size);
+    out->offset += (x->start < 0 ? x->start + size : x->start) * v->stride[dim];
+    return true;
+}
+
+/* A slice's bound as Python clamps it. */
+static int64_t clamp_bound(int64_t bound, int64_t size)
+{
+    if (bound < 0)
+        bound += size;
+    return bound < 0 ? 0 : bound > size ? size : bound;
+}
+
+static bool index_slice(struct view *out, const struct view *v, int dim, const struct index *x,
+                        const struct shape_query *q, struct err *e)
+{
+    if (x->step < 1)
+        return node_refuse(e, q->node, 1, ERR_value,
+                           "a slice's step must be at least 1, as in torch: it is %lld",
+                           (long long)x->step);
+    const int64_t size = v->shape[dim];
+    const int64_t start = x->has_start ? clamp_bound(x->start, size) : 0;
+    const int64_t stop = x->has_stop ? clamp_bound(x->stop, size) : size;
+    const int64_t count = stop > start ? (stop - start - 1) / x->step + 1 : 0;
+    out->shape[out->rank] = count;
+    /* A step past the end has no second element to reach, and must not overflow. */
+    out->stride[out->rank++] = count > 1 ? v->stride[dim] * x->step : v->stride[dim];
+    if (count > 0)
+        out->offset += start * v->stride[dim];
+    return true;
+}
+
+static void keep_dims(struct view *out, const struct view *v, int first, int count)
+{
+    for (int i = 0; i < count; i++) {
+        out->shape[out->rank] = v->shape[first + i];
+        out->stride[out->rank++] = v->stride[first + i];
+    }
+}
+
+/* How many dimensions the index speaks of, and that the result has a rank that can be. */
+static bool index_check(int *n_named, const struct shape_query *q, struct err *e)
+{
+    const struct arg *a = &q->node->args[1];
+    const struct view *v = &q->in[0]->view;
+    int of_kind[4] = {0};
+    for (int i = 0; i < a->count; i++)
+        of_kind[a->index[i].kind]++;
+    if (of_kind[INDEX_ellipsis] > 1)
+        return node_refuse(e, q->node, 1, ERR_index, "an index can have only one ellipsis (...)");
+    *n_named = of_kind[INDEX_int] + of_kind[INDEX_slice];
+    if (*n_named > v->rank)
+        return node_refuse(e, q->node, 1, ERR_index,
+                           "too many indices for %s: %d for %d dimensions", SHAPE_TEXT(v),
+                           *n_named, v->rank);
+    int rank = v->rank - of_kind[INDEX_int] + of_kind[INDEX_new_axis];
+    if (rank > RANK_MAX)
+        return node_refuse(e, q->node, 1, ERR_limit,
+                           "getitem makes a tensor of %d dimensions: the limit is %d", rank,
+                           RANK_MAX);
+    return true;
+}
+
+static bool shape_getitem(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    (void)is_new;
+    const struct arg *a = &q->node->args[1];
+    const struct view *v = &q->in[0]->view;
+    int n_named;
+    if (!index_check(&n_named, q, e))
+        return false;
+    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    int dim = 0;
+    for (int i = 0; i < a->count; i++) {
+        const struct index *x = &a->index[i];
+        switch (x->kind) {
+        case INDEX_int:
+            if (!index_int(&out->view, v, dim++, x, q, e))
+                return false;
+            break;
+        case INDEX_slice:
+            if (!index_slice(&out->view, v, dim++, x, q, e))
+                return false;
+            break;
+        case INDEX_ellipsis:
+            keep_dims(&out->view, v, dim, v->rank - n_named);
+            dim += v->rank - n_named;
+            break;
+        case INDEX_new_axis:
+            out->view.stride[out->view.rank] = 0;
+            out->view.shape[out->view.rank++] = 1;
+            break;
+        }
+    }
+    keep_dims(&out->view, v, dim, v->rank - dim);
+    return true;
+}
+
+static bool shape_transpose(struct operand *out, bool *is_new, const struct shape_query *q,
+                            struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    int a, b;
+    if (!shape_dim(&a, q, 1, v->rank, e) || !shape_dim(&b, q, 2, v->rank, e))
+        return false;
+    *out = *q->in[0];
+    if (v->rank == 0)
+        return true;
+    out->view.shape[a] = v->shape[b];
+    out->view.stride[a] = v->stride[b];
+    out->view.shape[b] = v->shape[a];
+    out->view.stride[b] = v->stride[a];
+    return true;
+}
+
+static bool shape_permute(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    int count;
+    const int64_t *dims = ints_of(&count, &q->node->args[1]);
+    if (count != v->rank)
+        return node_refuse(e, q->node, 1, ERR_shape,
+                           "permute of %s needs each of its %d dimensions once: %d are given",
+                           SHAPE_TEXT(v), v->rank, count);
+    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    bool taken[RANK_MAX] = {false};
+    for (int i = 0; i < count; i++) {
+        int dim;
+        if (!dim_in_range(&dim, q, 1, dims[i], v->rank, e))
+            return false;
+        if (taken[dim])
+            return node_refuse(e, q->node, 1, ERR_value,
+                               "permute: dimension %d appears twice in dims", dim);
+        taken[dim] = true;
+        keep_dims(&out->view, v, dim, 1);
+    }
+    return true;
+}
+
+/* Gives `out`, whose shape is set, strides that walk v in row-major order; false where none can. */
+static bool reshape_strides(struct view *out, const struct view *v)
+{
+    int64_t size[RANK_MAX], stride[RANK_MAX]; /* v as few runs of evenly spaced elements */
+    int n_runs = 0;
+    for (int i = 0; i < v->rank; i++) {
+        if (v->shape[i] == 1)
+            continue;
+        if (n_runs && stride[n_runs - 1] == v->stride[i] * v->shape[i])
+            size[n_runs - 1] *= v->shape[i];
+        else
+            size[n_runs++] = v->shape[i];
+        stride[n_runs - 1] = v->stride[i];
+    }
+    int64_t taken = 1;
+    for (int i = out->rank - 1, run = n_runs - 1; i >= 0; i--) {
+        if (out->shape[i] == 1) {
+            out->stride[i] = i + 1 < out->rank ? out->stride[i + 1] * out->shape[i + 1] : 1;
+            continue;
+        }
+        if (taken == size[run]) {
+            run--;
+            taken = 1;
+        }
+        out->stride[i] = taken * stride[run];
+        taken *= out->shape[i];
+        if (size[run] % taken != 0)
+            return false;
+    }
+    return true;
+}
+
+/* A view where strides can say it, else a copy: as torch's reshape. The counts are equal. */
+static bool reshape_to(struct operand *out, bool *is_new, const struct shape_query *q, int rank,
+                       const int64_t *shape, struct err *e)
+{
+    const struct operand *x = q->in[0];
+    if (!shape_allowed(q->node, x->dtype, rank, shape, e))
+        return false;
+    *out = (struct operand){.dtype = x->dtype, .view = view_of(rank, shape)};
+    out->view.offset = x->view.offset;
+    if (view_count(&x->view) == 0 || reshape_strides(&out->view, &x->view))
+        return true;
+    return new_tensor(out, is_new, q, x->dtype, rank, shape, e);
+}
+
+static bool reshape_refuse(const struct shape_query *q, const struct view *shape, struct err *e)
+{
+    return node_refuse(e, q->node, 1, ERR_shape, "reshape of %s, %lld elements, to %s",
+                       SHAPE_TEXT(&q->in[0]->view), (long long)view_count(&q->in[0]->view),
+                       SHAPE_TEXT(shape));
+}
+
+static bool shape_reshape(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    int rank, open = -1;
+    const int64_t *asked = ints_of(&rank, &q->node->args[1]);
+    if (rank > RANK_MAX)
+        return shape_allowed(q->node, q->in[0]->dtype, rank, asked, e);
+    struct view to = {.rank = rank};
+    int64_t count = view_count(&q->in[0]->view), product = 1;
+    bool known = true;
+    for (int i = 0; i < rank; i++) {
+        to.shape[i] = asked[i];
+        if (asked[i] == -1 && open < 0)
+            open = i;
+        else if (asked[i] < 0)
+            return node_refuse(e, q->node, 1, ERR_value,
+                               "reshape: %lld is not a size; one size may be -1, the others are 0 "
+                               "or more",
+                               (long long)asked[i]);
+        else
+            known = known && !__builtin_mul_overflow(product, asked[i], &product);
+    }
+    if (open >= 0 && product == 0)
+        return node_refuse(e, q->node, 1, ERR_value,
+                           "reshape to %s: beside a size of 0, -1 could be anything",
+                           SHAPE_TEXT(&to));
+    if (!known || (open >= 0 ? count % product != 0 : count != product))
+        return reshape_refuse(q, &to, e);
+    if (open >= 0)
+        to.shape[open] = count / product;
+    return reshape_to(out, is_new, q, rank, to.shape, e);
+}
+
+static bool shape_flatten(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    const struct view *v = &q->in[0]->view;
+    int first = 0, last = v->rank ? v->rank - 1 : 0;
+    if (q->node->args[1].kind != ARG_absent && !shape_dim(&first, q, 1, v->rank, e))
+        return false;
+    if (q->node->args[2].kind != ARG_absent && !shape_dim(&last, q, 2, v->rank, e))
+        return false;
+    if (first > last)
+        return node_refuse(e, q->node, 2, ERR_value,
+                           "flatten of %s: start_dim %d is behind end_dim %d", SHAPE_TEXT(v),
+                           first, last);
+    int64_t shape[RANK_MAX] = {1};
+    int rank = 0;
+    for (int i = 0; i < v->rank; i++) {
+        if (i > first && i <= last)
+            shape[rank - 1] *= v->shape[i];
+        else
+            shape[rank++] = v->shape[i];
+    }
+    return reshape_to(out, is_new, q, rank ? rank : 1, shape, e);
+}
+
+static bool shape_unsqueeze(struct operand *out, bool *is_new, const struct shape_query *q,
+                            struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    int dim;
+    if (!shape_dim(&dim, q, 1, v->rank + 1, e))
+        return false;
+    if (v->rank == RANK_MAX)
+        return node_refuse(e, q->node, -1, ERR_limit,
+                           "unsqueeze makes a tensor of %d dimensions: the limit is %d",
+                           RANK_MAX + 1, RANK_MAX);
+    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    keep_dims(&out->view, v, 0, dim);
+    out->view.shape[out->view.rank++] = 1;
+    keep_dims(&out->view, v, dim, v->rank - dim);
+    return true;
+}
+
+static bool shape_squeeze(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    bool all = q->node->args[1].kind == ARG_absent;
+    int dim = 0;
+    if (!all && !shape_dim(&dim, q, 1, v->rank, e))
+        return false;
+    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    for (int i = 0; i < v->rank; i++) {
+        if (v->shape[i] != 1 || !(all || i == dim))
+            keep_dims(&out->view, v, i, 1);
+    }
+    return true;
+}
+
+static bool shape_expand(struct operand *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    int rank;
+    const int64_t *asked = ints_of(&rank, &q->node->args[1]);
+    if (rank > RANK_MAX)
+        return shape_allowed(q->node, q->in[0]->dtype, rank, asked, e);
+    struct view to = {.rank = rank};
+    memcpy(to.shape, asked, sizeof *asked * (size_t)rank);
+    const struct view shown = to;
+    bool fits = rank >= v->rank;
+    for (int i = 0; i < rank && fits; i++) {
+        int own = i - (rank - v->rank);
+        if (to.shape[i] == -1 && own >= 0)
+            to.shape[i] = v->shape[own];
+        fits = to.shape[i] >= 0;
+    }
+    *out = *q->in[0];
+    if (!fits || !view_expand(&out->view, v, rank, to.shape))
+        return node_refuse(e, q->node, 1, ERR_shape,
+                           "expand of %s to %s: only dimensions of size 1 can grow, and new ones "
+                           "come first",
+                           SHAPE_TEXT(v), SHAPE_TEXT(&shown));
+    return shape_allowed(q->node, out->dtype, rank, to.shape, e);
+}
+
+/* Calls. */
+
+static bool shape_clone(struct operand *out, bool *is_new, const struct shape_query *q,
+                        struct err *e)
+{
+    const struct operand *x = q->in[0];
+    return new_tensor(out, is_new, q, x->dtype, x->view.rank, x->view.shape, e);
+}
+
+/* As in torch, the dtype that a tensor has already gives the tensor itself. */
+static bool shape_to(struct operand *out, bool *is_new, const struct shape_query *q, struct err *e)
+{
+    const struct operand *x = q->in[0];
+    const enum dtype dtype = q->node->args[1].dtype;
+    if (dtype != x->dtype)
+        return new_tensor(out, is_new, q, dtype, x->view.rank, x->view.shape, e);
+    *out = *x;
+    return true;
+}
+
+static bool shape_where(struct operand *out, bool *is_new, const struct shape_query *q,
+                        struct err *e)
+{
+    const struct operand *mask = q->in[0];
+    if (mask->dtype != DT_bool)
+        return node_refuse(e, q->node, 0, ERR_type, "where needs a mask of bool: this is %s",
+                           dtype_name(mask->dtype));
+    struct operand both = {.dtype = DT_f32};
+    int rank;
+    int64_t shape[RANK_MAX];
+    if (!broadcast_pair(&both.view.rank, both.view.shape, q, q->in[1], q->in[2], e))
+        return false;
+    if (!shape_broadcast(&rank, shape, &mask->view, &both.view))
+        return node_refuse(e, q->node, 0, ERR_shape, "where with a mask of %s over %s",
+                           SHAPE_TEXT(&mask->view), SHAPE_TEXT(&both.view));
+    return new_tensor(out, is_new, q, shape_compute_dtype(q), rank, shape, e);
+}
+
+/* Errors in a list name its element: the place is made here, as node_refuse has no room for it. */
+static bool refuse_part(const struct shape_query *q, int part, const struct view *first,
+                        const struct view *v, struct err *e)
+{
+    err_set(e, ERR_shape, "%s of %s and, at %d, %s", op_name(q), SHAPE_TEXT(first), part,
+            SHAPE_TEXT(v));
+    if (q->node->wire < 0)
+        return err_at(e, -1, "%s", q->node->place);
+    return err_at(e, q->node->wire, "%s.args[0][%d]", q->node->place, part);
+}
+
+static bool parts_exist(const struct shape_query *q, struct err *e)
+{
+    if (q->n_in > 0)
+        return true;
+    return node_refuse(e, q->node, 0, ERR_value, "%s of an empty list", op_name(q));
+}
+
+static bool shape_cat(struct operand *out, bool *is_new, const struct shape_query *q,
+                      struct err *e)
+{
+    if (!parts_exist(q, e))
+        return false;
+    const struct view *first = &q->in[0]->view;
+    if (first->rank == 0)
+        return node_refuse(e, q->node, 0, ERR_shape, "cat of (): use stack to join scalars");
+    int dim = 0;
+    if (q->node->args[1].kind != ARG_absent && !shape_dim(&dim, q, 1, first->rank, e))
+        return false;
+    struct view to = *first;
+    for (int i = 1; i < q->n_in; i++) {
+        const struct view *v = &q->in[i]->view;
+        struct view same = *v;
+        same.shape[dim] = first->shape[dim];
+        if (!view_same_shape(&same, first))
+            return refuse_part(q, i, first, v, e);
+        to.shape[dim] += v->shape[dim];
+    }
+    return new_tensor(out, is_new, q, shape_compute_dtype(q), to.rank, to.shape, e);
+}
+
+static bool shape_stack(struct operand *out, bool *is_new, const struct shape_query *q,
+                        struct err *e)
+{
+    if (!parts_exist(q, e))
+        return false;
+    const struct view *first = &q->in[0]->view;
+    int dim = 0;
+    if (q->node->args[1].kind != ARG_absent && !shape_dim(&dim, q, 1, first->rank + 1, e))
+        return false;
+    for (int i = 1; i < q->n_in; i++) {
+        if (!view_same_shape(&q->in[i]->view, first))
+            return refuse_part(q, i, first, &q->in[i]->view, e);
+    }
+    int64_t shape[RANK_MAX + 1];
+    for (int i = 0; i <= first->rank; i++)
+        shape[i] = i < dim ? first->shape[i] : i == dim ? q->n_in : first->shape[i - 1];
+    return new_tensor(out, is_new, q, shape_compute_dtype(q), first->rank + 1, shape, e);
+}
+
+static bool needs_float(const struct shape_query *q, int arg, struct err *e)
+{
+    if (q->in[arg]->dtype == DT_f32)
+        return true;
+    return node_refuse(e, q->node, arg, ERR_type,
+                       "%s of %s is not defined: convert it with to(float32)", op_name(q),
+                       dtype_name(q->in[arg]->dtype));
+}
+
+static bool reduce(struct operand *out, bool *is_new, const struct shape_query *q,
+                   enum dtype dtype, struct err *e)
+{
+    bool chosen[RANK_MAX];
+    if (!shape_dims(chosen, q, e))
+        return false;
+    const struct view *v = &q->in[0]->view;
+    const bool keep = q->node->args[2].kind == ARG_bool && q->node->args[2].boolean;
+    int64_t shape[RANK_MAX];
+    int rank = 0;
+    for (int i = 0; i < v->rank; i++) {
+        if (!chosen[i])
+            shape[rank++] = v->shape[i];
+        else if (keep)
+            shape[rank++] = 1;
+    }
+    return new_tensor(out, is_new, q, dtype, rank, shape, e);
+}
+
+/* The reductions that have no answer for nothing. */
+static bool reduce_some(struct operand *out, bool *is_new, const struct shape_query *q,
+                        enum dtype dtype, struct err *e)
+{
+    bool chosen[RANK_MAX];
+    if (!shape_dims(chosen, q, e))
+        return false;
+    const struct view *v = &q->in[0]->view;
+    for (int i = 0; i < v->rank; i++) {
+        if (chosen[i] && v->shape[i] == 0)
+            return node_refuse(e, q->node, 0, ERR_shape,
+                               "%s of %s over dimension %d, which has no elements", op_name(q),
+                               SHAPE_TEXT(v), i);
+    }
+    return reduce(out, is_new, q, dtype, e);
+}
+
+static bool shape_sum(struct operand *out, bool *is_new, const struct shape_query *q,
+                      struct err *e)
+{
+    return reduce(out, is_new, q, dtype_promote(q->in[0]->dtype, DT_i64), e);
+}
+
+static bool shape_mean(struct operand *out, bool *is_new, const struct shape_query *q,
+                       struct err *e)
+{
+    return needs_float(q, 0, e) && reduce(out, is_new, q, DT_f32, e);
+}
+
+static bool shape_norm(struct operand *out, bool *is_new, const struct shape_query *q,
+                       struct err *e)
+{
+    return needs_float(q, 0, e) && reduce(out, is_new, q, DT_f32, e);
+}
+
+static bool shape_max(struct operand *out, bool *is_new, const struct shape_query *q,
+                      struct err *e)
+{
+    return reduce_some(out, is_new, q, q->in[0]->dtype, e);
+}
+
+static bool shape_min(struct operand *out, bool *is_new, const struct shape_query *q,
+                      struct err *e)
+{
+    return reduce_some(out, is_new, q, q->in[0]->dtype, e);
+}
+
+static bool shape_argmax(struct operand *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    return reduce_some(out, is_new, q, DT_i64, e);
+}
+
+static bool shape_argmin(struct operand *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    return reduce_some(out, is_new, q, DT_i64, e);
+}
+
+static bool shape_softmax(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    const struct view *v = &q->in[0]->view;
+    int dim;
+    return needs_float(q, 0, e) && shape_dim(&dim, q, 1, v->rank, e) &&
+           new_tensor(out, is_new, q, DT_f32, v->rank, v->shape, e);
+}
+
+static bool shape_log_softmax(struct operand *out, bool *is_new, const struct shape_query *q,
+                              struct err *e)
+{
+    return shape_softmax(out, is_new, q, e);
+}
+
+static bool shape_matmul(struct operand *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    if (!needs_float(q, 0, e) || !needs_float(q, 1, e))
+        return false;
+    const struct view x = q->in[0]->view, y = q->in[1]->view;
+    const int row = x.rank - 1;                     /* of x, where K is */
+    const int column = y.rank > 1 ? y.rank - 2 : 0; /* of y, where K is */
+    struct view x_batch = x, y_batch = y;
+    x_batch.rank = x.rank > 2 ? x.rank - 2 : 0;
+    y_batch.rank = y.rank > 2 ? y.rank - 2 : 0;
+    int rank;
+    int64_t shape[RANK_MAX + 2];
+    if (x.rank == 0 || y.rank == 0 || x.shape[row] != y.shape[column] ||
+        !shape_broadcast(&rank, shape, &x_batch, &y_batch))
+        return node_refuse(e, q->node, 1, ERR_shape, "matmul of %s and %s", SHAPE_TEXT(&x),
+                           SHAPE_TEXT(&y));
+    if (x.rank > 1)
+        shape[rank++] = x.shape[x.rank - 2];
+    if (y.rank > 1)
+        shape[rank++] = y.shape[y.rank - 1];
+    return new_tensor(out, is_new, q, DT_f32, rank, shape, e);
+}
+
+static bool model_layer(struct operand *out, bool *is_new, const struct shape_query *q,
+                        int64_t n_out, struct err *e)
+{
+    if (!needs_float(q, 0, e))
+        return false;
+    const struct view *v = &q->in[0]->view;
+    if (v->rank == 0 || v->shape[v->rank - 1] != q->model->width)
+        return node_refuse(e, q->node, 0, ERR_shape,
+                           "%s of %s: the last dimension must be the model's width, %d",
+                           op_name(q), SHAPE_TEXT(v), q->model->width);
+    int64_t shape[RANK_MAX];
+    memcpy(shape, v->shape, sizeof shape);
+    shape[v->rank - 1] = n_out;
+    return new_tensor(out, is_new, q, DT_f32, v->rank, shape, e);
+}
+
+static bool shape_ln_f(struct operand *out, bool *is_new, const struct shape_query *q,
+                       struct err *e)
+{
+    return model_layer(out, is_new, q, q->model->width, e);
+}
+
+static bool shape_lm_head(struct operand *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    return model_layer(out, is_new, q, q->model->vocab, e);
+}
