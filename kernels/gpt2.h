@@ -21,16 +21,19 @@ struct gpt2 {
     struct weight *head;              /* (V, D) packed as the output head, tied or not */
     struct gpt2_block *blocks;
     struct cache *cache;
-    int n_pages;                      /* of the cache */
-    int rows_max, logits_max;         /* rows of a pass; rows of logits of a pass */
-    struct gpt2_scratch *scratch;     /* every activation of a pass, sized once at load */
+    int n_pages;                  /* of the cache */
+    int rows_max, logits_max;     /* rows of a pass; rows of logits of a pass */
+    struct gpt2_scratch *scratch; /* every activation of a pass, sized once at load */
+    struct gpt2_buffer *buffers;  /* all that was allocated on the device, for gpt2_free */
+    int n_buffers, buffers_capacity;
     struct arena arena;
 };
 
 struct gpt2_options {
-    int rows_max;    /* rows of a pass */
-    int logits_max;  /* rows of logits of a pass */
-    int cache_tokens; /* positions of all sequences together, rounded up to pages */
+    int rows_max;     /* rows of a pass; 0: ROWS_DEFAULT */
+    int logits_max;   /* rows of logits of a pass; 0: rows_max */
+    int cache_tokens; /* positions of all sequences together, rounded up to pages; 0: enough for
+                         eight sequences as long as the context, and for rows_max */
 };
 
 /* Called at each wanted site in turn with the activation of all rows (of the logits: of the rows

@@ -1,0 +1,238 @@
+/* The pass: a list of backend calls with one HOOK line at each point of points.def, in the order
+ * of that table. Two calls are one where nobody hooks what lies between; the bits are the same.
+ */
+#include "gpt2_scratch.h"
+
+struct walk {
+    const struct gpt2 *m;
+    const struct backend *be;
+    struct device *d;
+    const struct pass *p;
+    int block;
+};
+
+static bool is_hooked(const struct walk *w, const uint64_t *bits, enum point p)
+{
+    return site_bit(bits, site_of(p, w->block, w->m->shape.n_blocks));
+}
+
+static struct tensor activation(const struct walk *w, enum point p, void *data)
+{
+    const int64_t D = w->m->shape.width, stride = point_row_stride(p, &w->m->shape);
+    const bool part = p == PT_query || p == PT_key || p == PT_value;
+    const int n_rows = p == PT_logits ? w->p->n_logits : w->p->n_rows;
+    struct tensor t = {.data = data, .dtype = point_dtype(p)};
+    t.view = view_of(2, (int64_t[]){n_rows, part ? D : stride});
+    t.view.stride[0] = stride;
+    return t;
+}
+
+/* False where the pass ends. */
+static bool visit(const struct walk *w, enum point p, void *data)
+{
+    if (is_hooked(w, w->p->wanted, p)) {
+        const struct tensor t = activation(w, p, data);
+        w->p->hook(w->p->context, p, w->block, &t);
+    }
+    return site_of(p, w->block, w->m->shape.n_blocks) < w->p->last_site;
+}
+
+#define HOOK(point, data)                  \
+    do {                                   \
+        if (!visit(w, PT_##point, (data))) \
+            return false;                  \
+    } while (0)
+
+static void upload_tokens(const struct walk *w)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    for (int i = 0; i < w->p->n_rows; i++)
+        s->tokens_host[i] = w->p->tokens[i];
+    w->be->upload(w->d, s->tokens, s->tokens_host, (size_t)w->p->n_rows * sizeof *s->tokens);
+}
+
+/* What a layernorm reads: the residual stream, or a copy for who writes there, since that changes
+ * the layernorm's input and never the stream. */
+static float *layernorm_input(const struct walk *w, enum point p)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    if (!is_hooked(w, w->p->written, p))
+        return s->residual;
+    const struct tensor from = activation(w, p, s->residual), to = activation(w, p, s->side);
+    w->be->copy(w->d, &to, &from);
+    return s->side;
+}
+
+static void layernorm(const struct walk *w, const float *x, const float *weight, const float *bias)
+{
+    const struct model_shape *m = &w->m->shape;
+    w->be->layernorm(w->d, w->m->scratch->normal, x, weight, bias, w->p->n_rows, m->width,
+                     m->epsilon);
+}
+
+/* A branch's output: beside the residual stream where its point is hooked, otherwise added at
+ * once. */
+static void project(const struct walk *w, enum point p, const float *x, const struct weight *weight,
+                    const float *bias)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    if (is_hooked(w, w->p->wanted, p))
+        w->be->linear(w->d, s->side, x, weight, bias, w->p->n_rows, EPILOGUE_none, NULL);
+    else
+        w->be->linear(w->d, s->residual, x, weight, bias, w->p->n_rows, EPILOGUE_residual,
+                      s->residual);
+}
+
+static void add_projected(const struct walk *w, enum point p)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    if (is_hooked(w, w->p->wanted, p))
+        w->be->add(w->d, s->residual, s->residual, s->side,
+                   (int64_t)w->p->n_rows * w->m->shape.width);
+}
+
+/* The inner layer: before its activation function where someone hooks that, otherwise behind it at
+ * once. */
+static void expand(const struct walk *w, const struct gpt2_block *b)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    if (is_hooked(w, w->p->wanted, PT_mlp_pre))
+        w->be->linear(w->d, s->inner, s->normal, b->fc, b->fc_b, w->p->n_rows, EPILOGUE_none, NULL);
+    else
+        w->be->linear(w->d, s->act, s->normal, b->fc, b->fc_b, w->p->n_rows, EPILOGUE_gelu, NULL);
+}
+
+static void activate(const struct walk *w)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    if (is_hooked(w, w->p->wanted, PT_mlp_pre))
+        w->be->gelu(w->d, s->act, s->inner, (int64_t)w->p->n_rows * w->m->shape.inner);
+}
+
+static bool run_embedding(const struct walk *w)
+{
+    const struct gpt2 *m = w->m;
+    const struct gpt2_scratch *s = m->scratch;
+    const int n = w->p->n_rows, D = m->shape.width;
+    if (is_hooked(w, w->p->wanted, PT_tokens))
+        upload_tokens(w);
+    HOOK(tokens, s->tokens);
+    w->be->embed(w->d, s->side, m->wte, w->p->tokens, n, D);
+    HOOK(embed, s->side);
+    w->be->embed(w->d, s->residual, m->wpe, w->p->positions, n, D);
+    w->be->add(w->d, s->residual, s->residual, s->side, (int64_t)n * D);
+    HOOK(embed_sum, s->residual);
+    return true;
+}
+
+static bool run_attention(const struct walk *w, const struct gpt2_block *b)
+{
+    const struct gpt2 *m = w->m;
+    const struct gpt2_scratch *s = m->scratch;
+    const struct pass *p = w->p;
+    const int D = m->shape.width;
+    HOOK(block_in, s->residual);
+    float *x = layernorm_input(w, PT_ln1_in);
+    HOOK(ln1_in, x);
+    layernorm(w, x, b->ln1_w, b->ln1_b);
+    HOOK(ln1_out, s->normal);
+    w->be->linear(w->d, s->qkv, s->normal, b->qkv, b->qkv_b, p->n_rows, EPILOGUE_none, NULL);
+    HOOK(qkv, s->qkv);
+    HOOK(query, s->qkv);
+    HOOK(key, s->qkv + D);
+    HOOK(value, s->qkv + 2 * D);
+    w->be->cache_append(w->d, m->cache, w->block, s->qkv, p->spans, p->n_spans);
+    w->be->attend(w->d, s->z, m->cache, w->block, s->qkv, p->spans, p->n_spans);
+    HOOK(z, s->z);
+    project(w, PT_attn_out, s->z, b->proj, b->proj_b);
+    HOOK(attn_out, s->side);
+    add_projected(w, PT_attn_out);
+    HOOK(mid, s->residual);
+    return true;
+}
+
+static bool run_mlp(const struct walk *w, const struct gpt2_block *b)
+{
+    const struct gpt2_scratch *s = w->m->scratch;
+    float *x = layernorm_input(w, PT_ln2_in);
+    HOOK(ln2_in, x);
+    layernorm(w, x, b->ln2_w, b->ln2_b);
+    HOOK(ln2_out, s->normal);
+    expand(w, b);
+    HOOK(mlp_pre, s->inner);
+    activate(w);
+    HOOK(mlp_act, s->act);
+    project(w, PT_mlp_out, s->act, b->out, b->out_b);
+    HOOK(mlp_out, s->side);
+    add_projected(w, PT_mlp_out);
+    HOOK(block_out, s->residual);
+    HOOK(block_keys, NULL);
+    HOOK(block_values, NULL);
+    return true;
+}
+
+static bool run_head(const struct walk *w)
+{
+    const struct gpt2 *m = w->m;
+    const struct gpt2_scratch *s = m->scratch;
+    const struct pass *p = w->p;
+    HOOK(lnf_in, s->residual);
+    layernorm(w, s->residual, m->lnf_w, m->lnf_b);
+    HOOK(lnf_out, s->normal);
+    if (p->n_logits > 0) {
+        w->be->rows_gather(w->d, s->last, s->normal, p->logits_rows, p->n_logits, m->shape.width);
+        w->be->linear(w->d, s->logits, s->last, m->head, NULL, p->n_logits, EPILOGUE_none, NULL);
+    }
+    HOOK(logits, s->logits);
+    return true;
+}
+
+static void run(struct walk *w)
+{
+    bool goes_on = run_embedding(w);
+    for (; goes_on && w->block < w->m->shape.n_blocks; w->block++)
+        goes_on = run_attention(w, &w->m->blocks[w->block]) && run_mlp(w, &w->m->blocks[w->block]);
+    w->block = 0;
+    if (goes_on)
+        run_head(w);
+}
+
+bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
+{
+    assert(p->n_rows > 0);
+    assert(p->n_rows <= m->rows_max);
+    assert(p->n_logits <= m->logits_max);
+    run(&(struct walk){.m = m, .be = m->be, .d = m->device, .p = p});
+    return m->be->fence(m->device, e);
+}
+
+const float *gpt2_logits(const struct gpt2 *m)
+{
+    return m->scratch->logits;
+}
+
+/* A backend takes rows_max rows at once; a row's result does not depend on the others. */
+static int rows_at_once(const struct gpt2 *m, int n_rows)
+{
+    return n_rows < m->rows_max ? n_rows : m->rows_max;
+}
+
+void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows)
+{
+    const int D = m->shape.width;
+    for (int done = 0, n; done < n_rows; done += n) {
+        n = rows_at_once(m, n_rows - done);
+        m->be->layernorm(m->device, out + (int64_t)done * D, x + (int64_t)done * D, m->lnf_w,
+                         m->lnf_b, n, D, m->shape.epsilon);
+    }
+}
+
+void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows)
+{
+    const int D = m->shape.width, V = m->shape.vocab;
+    for (int done = 0, n; done < n_rows; done += n) {
+        n = rows_at_once(m, n_rows - done);
+        m->be->linear(m->device, out + (int64_t)done * V, x + (int64_t)done * D, m->head, NULL, n,
+                      EPILOGUE_none, NULL);
+    }
+}
