@@ -2,7 +2,8 @@
  *
  * The connection's thread creates the job and is the only one to free it. From queue_push until
  * the outbox's state is final (done, failed, cancelled), everything but `outbox` belongs to the
- * engine thread.
+ * engine thread. What the engine wrote before it made the state final may be read after seeing
+ * that, and results[0 .. n_ready) after seeing n_ready.
  */
 #pragma once
 #include <pthread.h>
@@ -15,29 +16,63 @@ struct outbox {         /* the only part that two threads touch; lock guards all
     pthread_cond_t moved; /* on CLOCK_MONOTONIC */
     enum job_state state;
     int n_ready;        /* saved values that have arrived in `results`, in the order of the plan */
-    int n_steps_done;   /* passes finished, for progress */
     bool cancel;        /* set by the connection, obeyed between passes */
 };
 
+enum { REQUEST_ID_SIZE = 40 };
+
 struct job {
-    uint64_t id;
-    char request_id[40]; /* for people and logs: the client's X-Request-Id, or ours */
-    struct arena arena;  /* holds the graph, the plan, the results */
+    char request_id[REQUEST_ID_SIZE]; /* for people and logs: the client's X-Request-Id, or ours */
+    struct arena *arena; /* borrowed: the request's, which outlives the job and holds it */
     struct graph graph;
     struct plan plan;
     char *results;       /* plan.result_bytes, filled by the engine, read by the connection */
     int32_t *generated;  /* (n_sequences, n_new_tokens), filled by the engine */
+    int32_t *pages;      /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
-    int32_t *pages;      /* the cache's pages, plan.n_pages of them, by sequence */
     int step, next_stop; /* its place in the plan */
+    int n_saved;         /* saves done so far */
     int row_first;       /* its first row in this pass */
     int logits_first;    /* its first row among this pass's logits */
     int span_first;      /* its first span in this pass */
 
     double queued_at, admitted_at, finished_at; /* seconds_now */
-    struct err err;
+    struct err err;      /* why it failed */
     struct outbox outbox;
     struct job *next;    /* in the queue */
 };
+
+/* A job without graph and plan, in the request's arena. */
+struct job *job_new(const char *request_id, struct arena *a);
+
+/* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while the replies
+ * of other requests take all that the server has for them. */
+bool job_reserve(struct job *j, struct err *e);
+
+/* After its state is final, or if it never was in the queue. Its arena stays. */
+void job_free(struct job *j);
+
+/* The pages of one sequence of an invoke, and how many each sequence of it has. */
+int job_pages_each(const struct job *j, int invoke);
+const int32_t *job_pages(const struct job *j, int invoke, int sequence);
+
+/* From the engine to the connection. */
+void job_start(struct job *j);                          /* it runs now */
+void job_publish(struct job *j);                        /* n_saved values have arrived */
+void job_finish(struct job *j, enum job_state state);   /* the engine lets go of it */
+void job_fail(struct job *j, const struct err *why);    /* the same, with an error */
+
+/* From the connection to the engine. */
+bool job_cancelled(struct job *j); /* somebody asked for it */
+void job_cancel(struct job *j);
+
+static inline bool job_state_is_final(enum job_state s)
+{
+    return s >= JOB_done;
+}
+
+/* Waits until more than n_seen saves have arrived or the state is final, at most wait_seconds.
+ * Returns the state, and how many saves have arrived. */
+enum job_state job_wait(struct job *j, int *n_ready, int n_seen, double wait_seconds);

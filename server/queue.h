@@ -4,16 +4,20 @@
 
 struct queue;
 
-struct queue *queue_new(int n_max);
+struct queue *queue_new(int n_max, struct arena *a);
 void queue_free(struct queue *q); /* empty by then */
 
 /* Borrows the job until its outbox is final. Refused when full (busy) or closed (draining). */
 bool queue_push(struct queue *q, struct job *j, struct err *e);
 
-/* The oldest job, or NULL: at once, or after waiting up to wait_seconds for one. */
-struct job *queue_peek(struct queue *q, double wait_seconds);
-void queue_pop(struct queue *q);
+/* Takes the oldest job out, or NULL: after waiting up to wait_seconds for one, at once if the queue
+ * is closed. */
+struct job *queue_pop(struct queue *q, double wait_seconds);
+
+/* Takes this job out, wherever it stands; false if the engine has it already. */
+bool queue_remove(struct queue *q, struct job *j);
 
 /* From now on pushes are refused; what is queued stays. Wakes the waiting engine. */
 void queue_close(struct queue *q);
+bool queue_is_closed(struct queue *q);
 int queue_length(struct queue *q);

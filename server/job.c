@@ -1,0 +1,138 @@
+#include "job.h"
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+
+/* What all replies together may take: sixteen of the largest, or the usual thousands of small ones.
+ * Memory is touched as values arrive, so a reservation alone costs nothing. */
+#define HELD_BYTES_MAX (16 * RESULT_BYTES_MAX)
+
+static atomic_int_least64_t held_bytes;
+
+struct job *job_new(const char *request_id, struct arena *a)
+{
+    struct job *j = ARENA_NEW(a, struct job);
+    j->arena = a;
+    snprintf(j->request_id, sizeof j->request_id, "%s", request_id);
+    pthread_mutex_init(&j->outbox.lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&j->outbox.moved, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    return j;
+}
+
+bool job_reserve(struct job *j, struct err *e)
+{
+    const struct plan *p = &j->plan;
+    int64_t bytes = (int64_t)p->result_bytes;
+    int64_t held = atomic_fetch_add(&held_bytes, bytes);
+    if (held + bytes > HELD_BYTES_MAX) {
+        atomic_fetch_sub(&held_bytes, bytes);
+        return err_set(e, ERR_busy, "replies that are being read take %lld of %lld bytes, this one "
+                       "would take %lld", (long long)held, (long long)HELD_BYTES_MAX,
+                       (long long)bytes);
+    }
+    j->results = arena_alloc(j->arena, p->result_bytes);
+    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_pages);
+    if (j->graph.n_new_tokens > 0)
+        j->generated = ARENA_ARRAY(j->arena, int32_t,
+                                   (size_t)p->n_sequences * (size_t)j->graph.n_new_tokens);
+    return true;
+}
+
+void job_free(struct job *j)
+{
+    if (j->results)
+        atomic_fetch_sub(&held_bytes, (int64_t)j->plan.result_bytes);
+    j->results = NULL;
+    pthread_cond_destroy(&j->outbox.moved);
+    pthread_mutex_destroy(&j->outbox.lock);
+}
+
+int job_pages_each(const struct job *j, int invoke)
+{
+    int positions = j->plan.invokes[invoke].n_tokens + j->plan.n_steps - 1;
+    return (positions + PAGE_TOKENS - 1) / PAGE_TOKENS;
+}
+
+const int32_t *job_pages(const struct job *j, int invoke, int sequence)
+{
+    const int32_t *pages = j->pages;
+    for (int i = 0; i < invoke; i++)
+        pages += job_pages_each(j, i) * j->plan.invokes[i].n_sequences;
+    return pages + job_pages_each(j, invoke) * sequence;
+}
+
+void job_publish(struct job *j)
+{
+    pthread_mutex_lock(&j->outbox.lock);
+    j->outbox.n_ready = j->n_saved;
+    pthread_cond_signal(&j->outbox.moved);
+    pthread_mutex_unlock(&j->outbox.lock);
+}
+
+/* The connection frees the job as soon as it sees a final state, so the unlock is the last touch:
+ * POSIX lets a mutex be destroyed once it is unlocked. */
+static void set_state(struct job *j, enum job_state state)
+{
+    pthread_mutex_lock(&j->outbox.lock);
+    j->outbox.state = state;
+    pthread_cond_signal(&j->outbox.moved);
+    pthread_mutex_unlock(&j->outbox.lock);
+}
+
+void job_start(struct job *j)
+{
+    j->admitted_at = seconds_now();
+    set_state(j, JOB_running);
+}
+
+void job_finish(struct job *j, enum job_state state)
+{
+    assert(job_state_is_final(state));
+    j->finished_at = seconds_now();
+    set_state(j, state);
+}
+
+void job_fail(struct job *j, const struct err *why)
+{
+    j->err = *why;
+    job_finish(j, JOB_failed);
+}
+
+bool job_cancelled(struct job *j)
+{
+    pthread_mutex_lock(&j->outbox.lock);
+    bool cancel = j->outbox.cancel;
+    pthread_mutex_unlock(&j->outbox.lock);
+    return cancel;
+}
+
+void job_cancel(struct job *j)
+{
+    pthread_mutex_lock(&j->outbox.lock);
+    j->outbox.cancel = true;
+    pthread_mutex_unlock(&j->outbox.lock);
+}
+
+static struct timespec moment_of(double seconds)
+{
+    time_t whole = (time_t)seconds;
+    return (struct timespec){.tv_sec = whole, .tv_nsec = (long)((seconds - (double)whole) * 1e9)};
+}
+
+enum job_state job_wait(struct job *j, int *n_ready, int n_seen, double wait_seconds)
+{
+    const struct timespec until = moment_of(seconds_now() + wait_seconds);
+    struct outbox *o = &j->outbox;
+    pthread_mutex_lock(&o->lock);
+    int timed_out = 0;
+    while (!timed_out && !job_state_is_final(o->state) && o->n_ready <= n_seen)
+        timed_out = pthread_cond_timedwait(&o->moved, &o->lock, &until);
+    *n_ready = o->n_ready;
+    enum job_state state = o->state;
+    pthread_mutex_unlock(&o->lock);
+    return state;
+}

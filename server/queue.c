@@ -1,0 +1,129 @@
+#include "queue.h"
+#include <time.h>
+
+struct queue {
+    int n_max;
+    pthread_mutex_t lock; /* guards everything below, and `next` of the jobs inside */
+    pthread_cond_t moved; /* on CLOCK_MONOTONIC: a job came, or the queue was closed */
+    struct job *first, *last;
+    int n;
+    bool closed;
+};
+
+struct queue *queue_new(int n_max, struct arena *a)
+{
+    struct queue *q = ARENA_NEW(a, struct queue);
+    q->n_max = n_max;
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&q->moved, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    return q;
+}
+
+void queue_free(struct queue *q)
+{
+    assert(q->n == 0);
+    pthread_cond_destroy(&q->moved);
+    pthread_mutex_destroy(&q->lock);
+}
+
+static bool append(struct queue *q, struct job *j, struct err *e)
+{
+    if (q->closed)
+        return err_set(e, ERR_draining, "the server is stopping and takes no new requests");
+    if (q->n == q->n_max)
+        return err_set(e, ERR_busy, "%d requests are waiting already, and no more than %d may",
+                       q->n, q->n_max);
+    j->next = NULL;
+    if (q->last)
+        q->last->next = j;
+    else
+        q->first = j;
+    q->last = j;
+    q->n++;
+    return true;
+}
+
+bool queue_push(struct queue *q, struct job *j, struct err *e)
+{
+    j->queued_at = seconds_now();
+    pthread_mutex_lock(&q->lock);
+    bool taken = append(q, j, e);
+    if (taken)
+        pthread_cond_signal(&q->moved);
+    pthread_mutex_unlock(&q->lock);
+    return taken;
+}
+
+/* Unlinks `j`, which stands behind `before` (NULL: at the front). */
+static void unlink_job(struct queue *q, struct job *before, struct job *j)
+{
+    if (before)
+        before->next = j->next;
+    else
+        q->first = j->next;
+    if (q->last == j)
+        q->last = before;
+    j->next = NULL;
+    q->n--;
+}
+
+struct job *queue_pop(struct queue *q, double wait_seconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    long nanoseconds = until.tv_nsec + (long)(wait_seconds * 1e9);
+    until.tv_sec += nanoseconds / 1000000000;
+    until.tv_nsec = nanoseconds % 1000000000;
+
+    pthread_mutex_lock(&q->lock);
+    int timed_out = wait_seconds <= 0;
+    while (!q->first && !q->closed && !timed_out)
+        timed_out = pthread_cond_timedwait(&q->moved, &q->lock, &until);
+    struct job *j = q->first;
+    if (j)
+        unlink_job(q, NULL, j);
+    pthread_mutex_unlock(&q->lock);
+    return j;
+}
+
+bool queue_remove(struct queue *q, struct job *j)
+{
+    pthread_mutex_lock(&q->lock);
+    struct job *before = NULL, *at = q->first;
+    while (at && at != j) {
+        before = at;
+        at = at->next;
+    }
+    if (at)
+        unlink_job(q, before, at);
+    pthread_mutex_unlock(&q->lock);
+    return at != NULL;
+}
+
+void queue_close(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->closed = true;
+    pthread_cond_broadcast(&q->moved);
+    pthread_mutex_unlock(&q->lock);
+}
+
+bool queue_is_closed(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    bool closed = q->closed;
+    pthread_mutex_unlock(&q->lock);
+    return closed;
+}
+
+int queue_length(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    int n = q->n;
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
