@@ -42,8 +42,10 @@ bool node_refuse(struct err *e, const struct node *node, int arg, enum err_code 
     va_end(list);
     err_set(e, code, "%s", text);
     if (arg < 0 || node->wire < 0) /* a shorthand has no arguments that a user could look up */
-        return err_at(e, node->wire, "%s", node->place);
-    return err_at(e, node->wire, "%s.args[%d]", node->place, arg);
+        err_at(e, node->wire, "%s", node->place);
+    else
+        err_at(e, node->wire, "%s.args[%d]", node->place, arg);
+    return false;
 }
 
 static const char *op_name(const struct shape_query *q)
@@ -130,7 +132,7 @@ bool shape_dims(bool chosen[RANK_MAX], const struct shape_query *q, struct err *
     for (int i = 0; i < RANK_MAX; i++)
         chosen[i] = count == 0 && i < rank;
     for (int i = 0; i < count; i++) {
-        int dim;
+        int dim = 0;
         if (!dim_in_range(&dim, q, 1, dims[i], rank, e))
             return false;
         if (chosen[dim])
@@ -264,7 +266,7 @@ static bool shape_getitem(struct operand *out, bool *is_new, const struct shape_
     (void)is_new;
     const struct arg *a = &q->node->args[1];
     const struct view *v = &q->in[0]->view;
-    int n_named;
+    int n_named = 0;
     if (!index_check(&n_named, q, e))
         return false;
     *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
@@ -299,7 +301,7 @@ static bool shape_transpose(struct operand *out, bool *is_new, const struct shap
 {
     (void)is_new;
     const struct view *v = &q->in[0]->view;
-    int a, b;
+    int a = 0, b = 0;
     if (!shape_dim(&a, q, 1, v->rank, e) || !shape_dim(&b, q, 2, v->rank, e))
         return false;
     *out = *q->in[0];
@@ -326,7 +328,7 @@ static bool shape_permute(struct operand *out, bool *is_new, const struct shape_
     *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
     bool taken[RANK_MAX] = {false};
     for (int i = 0; i < count; i++) {
-        int dim;
+        int dim = 0;
         if (!dim_in_range(&dim, q, 1, dims[i], v->rank, e))
             return false;
         if (taken[dim])
@@ -453,7 +455,7 @@ static bool shape_unsqueeze(struct operand *out, bool *is_new, const struct shap
 {
     (void)is_new;
     const struct view *v = &q->in[0]->view;
-    int dim;
+    int dim = 0;
     if (!shape_dim(&dim, q, 1, v->rank + 1, e))
         return false;
     if (v->rank == RANK_MAX)
@@ -701,7 +703,7 @@ static bool shape_softmax(struct operand *out, bool *is_new, const struct shape_
                           struct err *e)
 {
     const struct view *v = &q->in[0]->view;
-    int dim;
+    int dim = 0;
     return needs_float(q, 0, e) && shape_dim(&dim, q, 1, v->rank, e) &&
            new_tensor(out, is_new, q, DT_f32, v->rank, v->shape, e);
 }
