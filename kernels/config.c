@@ -54,6 +54,8 @@ static bool read_inner(int *inner, int width, const struct source *s, struct err
 static bool read_epsilon(float *epsilon, const struct source *s, struct err *e)
 {
     const json_t *n = json_object_get(s->root, "layer_norm_epsilon");
+    if (n && !json_is_number(n))
+        return err_set(e, ERR_file, "%s: layer_norm_epsilon must be a number", s->file);
     *epsilon = n ? (float)json_number_value(n) : 1e-5f; /* HF's own default */
     if (*epsilon > 0 && *epsilon <= 1)
         return true;

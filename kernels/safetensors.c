@@ -335,8 +335,9 @@ static bool check_finite(const float *x, const struct safetensors *s, const stru
     for (int64_t i = 0; i < t->count; i++)
         if (!__builtin_isfinite(x[i])) {
             char shown[SHOWN_SIZE];
-            return err_set(e, ERR_file, "%s: element %lld of %s is %f: the weights are damaged",
-                           s->path, (long long)i, safetensors_shown(shown, t->name), (double)x[i]);
+            return err_set(e, ERR_file, "%s: element %lld of %s is %s: the weights are damaged",
+                           s->path, (long long)i, safetensors_shown(shown, t->name),
+                           __builtin_isnan(x[i]) ? "not a number" : "infinite");
         }
     return true;
 }
