@@ -16,10 +16,13 @@
  *   layernorm  mean = sum / D, variance = sum((x - mean)^2) / D, both in lanes (the squares by fma
  *              into the lane); (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the
  *              last step an fma
- *   attention  s_j = (fma chain over the elements of a head) * 1 / sqrt(dh); the maximum; e_j =
- *              exp(s_j - maximum); the sum of e in absolute chunks of 64 keys, a chain inside each,
- *              partials added in order; p_j = e_j / sum; z in absolute chunks of 64 keys, fma
- *              chain inside, partials added in order
+ *   attention  s_j = (the product of a query with key j) * (1 / sqrt(dh)); the maximum; e_j =
+ *              exp(s_j - maximum); their sum in lanes; p_j = e_j / sum; z = the product of p with
+ *              the values: chunks are absolute, of keys 0 .. 63, 64 .. 127, ... So matmul, mul,
+ *              softmax and matmul over masked scores give the same bits, and so do any chunks of a
+ *              prompt
+ *   norm       the square root of the sum of squares, in lanes, each square added by fma
+ * The payload of a NaN is no part of the promise.
  */
 #pragma once
 #include "../protocol/ops.h"

@@ -1,0 +1,285 @@
+/* Products in the canonical order: `linear` over packed weights, `matmul` over any strides. */
+#include "cpu.h"
+#include <string.h>
+
+const struct tile *tile_for(const struct vectors *v, int n_rows)
+{
+    for (int i = 0; i < v->n_tiles; i++)
+        if (v->tiles[i].height >= n_rows)
+            return &v->tiles[i];
+    return &v->tiles[v->n_tiles - 1];
+}
+
+/* The tile that wastes the fewest rows, the taller of equals: its height divides the rows best. */
+static const struct tile *tile_choose(const struct vectors *v, int n_rows)
+{
+    const struct tile *best = tile_for(v, n_rows);
+    if (n_rows <= best->height)
+        return best;
+    int best_rows = (n_rows + best->height - 1) / best->height * best->height;
+    for (int i = v->n_tiles - 2; i >= 0 && v->tiles[i].height >= 4; i--) {
+        const int height = v->tiles[i].height;
+        const int rows = (n_rows + height - 1) / height * height;
+        if (rows * 9 < best_rows * 8) {
+            best = &v->tiles[i];
+            best_rows = rows;
+        }
+    }
+    return best;
+}
+
+/* Rows x[0 .. n_rows - 1] as [k][height]; rows that are missing are zero. */
+static void strip_pack(float *packed, int height, const float *x, int64_t row_stride,
+                       int64_t k_stride, int n_rows, int n_k)
+{
+    for (int r = 0; r < n_rows; r++)
+        for (int k = 0; k < n_k; k++)
+            packed[k * height + r] = x[r * row_stride + k * k_stride];
+    for (int r = n_rows; r < height; r++)
+        for (int k = 0; k < n_k; k++)
+            packed[k * height + r] = 0;
+}
+
+/* Weights: panels of 16 columns, padded with zero columns to whole groups of four panels. */
+struct packing {
+    struct weight *w;
+    const float *matrix;
+    enum layout layout;
+};
+
+static void pack_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct packing *p = context;
+    const int K = p->w->K, N = p->w->N;
+    float *panel = p->w->panels + (size_t)task * (size_t)K * LANES;
+    for (int column = 0; column < LANES && task * LANES + column < N; column++) {
+        const size_t n = (size_t)task * LANES + (size_t)column;
+        if (p->layout == LAYOUT_kn)
+            for (int k = 0; k < K; k++)
+                panel[k * LANES + column] = p->matrix[(size_t)k * (size_t)N + n];
+        else
+            for (int k = 0; k < K; k++)
+                panel[k * LANES + column] = p->matrix[n * (size_t)K + (size_t)k];
+    }
+}
+
+bool cpu_weight_pack(struct device *d, struct weight **out, const float *matrix, enum layout l,
+                     int K, int N, struct err *e)
+{
+    const int n_groups = (N + GROUP - 1) / GROUP;
+    const size_t size = sizeof(struct weight)
+                        + sizeof(float) * (size_t)n_groups * GROUP * (size_t)K;
+    struct weight *w = memory_map(size);
+    if (!w)
+        return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
+    w->K = K;
+    w->N = N;
+    w->n_groups = n_groups;
+    w->size = size;
+    struct packing p = {w, matrix, l};
+    pool_run(d->pool, (N + LANES - 1) / LANES, pack_task, &p);
+    *out = w;
+    return true;
+}
+
+void cpu_weight_free(struct device *d, struct weight *w)
+{
+    (void)d;
+    if (w)
+        memory_unmap(w, w->size);
+}
+
+struct linear {
+    const struct vectors *v;
+    const struct tile *tile, *tail; /* of all strips, of the last one */
+    const struct weight *w;
+    float *out;
+    const float *x, *bias, *residual;
+    float *packed;     /* where strips are packed */
+    const float *rows; /* the packed strips, or x itself where strips are single rows */
+    int n_rows, n_strips, block_strips, n_blocks;
+    enum epilogue epilogue;
+};
+
+static void linear_pack_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct linear *l = context;
+    const int height = l->tile->height, K = l->w->K;
+    const int first = task * height, left = l->n_rows - first;
+    strip_pack(l->packed + (size_t)first * (size_t)K,
+               task == l->n_strips - 1 ? l->tail->height : height,
+               l->x + (size_t)first * (size_t)K, K, 1, left < height ? left : height, K);
+}
+
+/* A block of rows by a group of columns. Two panels of BLOCK_K stay in the first cache while all
+ * strips of the block pass over them. */
+static void linear_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct linear *l = context;
+    const int K = l->w->K, height = l->tile->height, wide = l->tile->wide;
+    const int group = task / l->n_blocks;
+    const int strip_first = task % l->n_blocks * l->block_strips;
+    const int strips_left = l->n_strips - strip_first;
+    const int n_strips = strips_left < l->block_strips ? strips_left : l->block_strips;
+    const int row_first = strip_first * height;
+    const size_t panel = (size_t)K * LANES;
+    const float *b = l->w->panels + (size_t)group * 4 * panel;
+    const float *a = l->rows + (size_t)row_first * (size_t)K;
+    float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
+    for (int p = 0; p < 4; p += wide)
+        for (int k = 0; k < K; k += BLOCK_K)
+            for (int s = 0; s < n_strips; s++) {
+                const struct tile *tile = strip_first + s == l->n_strips - 1 ? l->tail : l->tile;
+                const float *strip = a + (size_t)s * (size_t)height * (size_t)K;
+                tile->run(t + s * height * GROUP + p * LANES,
+                          strip + (size_t)k * (size_t)tile->height,
+                          b + (size_t)p * panel + (size_t)k * LANES, panel, wide,
+                          K - k < BLOCK_K ? K - k : BLOCK_K, k > 0);
+            }
+    const int column = group * GROUP, N = l->w->N;
+    const int n_columns = N - column < GROUP ? N - column : GROUP;
+    for (int r = 0; r < n_strips * height && row_first + r < l->n_rows; r++) {
+        const size_t at = (size_t)(row_first + r) * (size_t)N + (size_t)column;
+        l->v->finish[l->epilogue](l->out + at, t + r * GROUP, l->bias ? l->bias + column : NULL,
+                                  l->residual ? l->residual + at : NULL, n_columns);
+    }
+}
+
+/* A few rows are packed sooner than another thread hears of it. */
+static void linear_pack(struct device *d, struct linear *l)
+{
+    if (l->n_rows > 32)
+        pool_run(d->pool, l->n_strips, linear_pack_task, l);
+    else
+        for (int s = 0; s < l->n_strips; s++)
+            linear_pack_task(l, s, 0);
+}
+
+/* At most PACKED_ROWS rows. */
+static void linear_rows(struct device *d, struct linear *l)
+{
+    const int K = l->w->K;
+    l->tile = tile_choose(d->v, l->n_rows);
+    const int height = l->tile->height;
+    l->n_strips = (l->n_rows + height - 1) / height;
+    l->tail = tile_for(d->v, l->n_rows - (l->n_strips - 1) * height);
+    l->packed = d->packed;
+    l->rows = height == 1 ? l->x : l->packed;
+    if (height > 1)
+        linear_pack(d, l);
+    /* A block's rows stay in the second cache. */
+    const int cached = (1 << 17) / (K > 0 ? K : 1);
+    const int block_rows = cached < 24 ? 24 : cached > BLOCK_ROWS ? BLOCK_ROWS : cached;
+    l->block_strips = block_rows / height;
+    l->n_blocks = (l->n_strips + l->block_strips - 1) / l->block_strips;
+    pool_run(d->pool, l->w->n_groups * l->n_blocks, linear_task, l);
+}
+
+void cpu_linear(struct device *d, float *out, const float *x, const struct weight *w,
+                const float *bias, int n_rows, enum epilogue epilogue, const float *residual)
+{
+    assert(w->K <= d->width_max);
+    const size_t K = (size_t)w->K, N = (size_t)w->N;
+    for (int row = 0; row < n_rows; row += PACKED_ROWS) {
+        struct linear l = {.v = d->v, .w = w, .bias = bias, .epilogue = epilogue};
+        l.out = out + (size_t)row * N;
+        l.x = x + (size_t)row * K;
+        l.residual = residual ? residual + (size_t)row * N : NULL;
+        l.n_rows = n_rows - row < PACKED_ROWS ? n_rows - row : PACKED_ROWS;
+        linear_rows(d, &l);
+    }
+}
+
+/* matmul: a task is a block of rows by a group of columns of one matrix of the batch. It packs both
+ * sides by BLOCK_K into its thread's scratch. */
+struct product {
+    struct device *d;
+    const struct tensor *out, *x, *y;
+    int64_t M, K, N, n_blocks, n_groups;
+    int64_t block_rows;
+};
+
+static int64_t matrix_at(const struct view *v, int64_t batch)
+{
+    int64_t at = v->offset;
+    for (int j = v->rank - 3; j >= 0; j--) {
+        at += batch % v->shape[j] * v->stride[j];
+        batch /= v->shape[j];
+    }
+    return at;
+}
+
+static void panels_pack(float *packed, const float *y, int64_t k_stride, int64_t n_stride, int n_k,
+                        int n_columns)
+{
+    for (int p = 0; p < 4; p++)
+        for (int k = 0; k < n_k; k++) {
+            float *row = packed + (p * BLOCK_K + k) * LANES;
+            for (int column = 0; column < LANES; column++) {
+                const int n = p * LANES + column;
+                row[column] = n < n_columns ? y[k * k_stride + n * n_stride] : 0;
+            }
+        }
+}
+
+static void product_store(const struct product *p, float *out, const float *t, int n_rows,
+                          int n_columns)
+{
+    const struct view *v = &p->out->view;
+    const int64_t row_stride = v->stride[v->rank - 2], column_stride = v->stride[v->rank - 1];
+    for (int r = 0; r < n_rows; r++)
+        for (int column = 0; column < n_columns; column++)
+            out[r * row_stride + column * column_stride] = t[r * GROUP + column];
+}
+
+static void product_task(void *context, int task, int thread)
+{
+    const struct product *p = context;
+    const struct view *xv = &p->x->view, *yv = &p->y->view, *ov = &p->out->view;
+    const int64_t block = task % p->n_blocks, group = task / p->n_blocks % p->n_groups;
+    const int64_t batch = task / p->n_blocks / p->n_groups;
+    const int64_t row = block * p->block_rows, column = group * GROUP;
+    const int n_rows = (int)(p->M - row < p->block_rows ? p->M - row : p->block_rows);
+    const int n_columns = (int)(p->N - column < GROUP ? p->N - column : GROUP);
+    const int64_t x_row = xv->stride[xv->rank - 2], x_k = xv->stride[xv->rank - 1];
+    const int64_t y_k = yv->stride[yv->rank - 2], y_n = yv->stride[yv->rank - 1];
+    const float *x = (const float *)p->x->data + matrix_at(xv, batch) + row * x_row;
+    const float *y = (const float *)p->y->data + matrix_at(yv, batch) + column * y_n;
+    float *a = p->d->scratch[thread].a, *b = p->d->scratch[thread].b;
+    const struct tile *tile = tile_choose(p->d->v, n_rows);
+    float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
+    if (p->K == 0)
+        memset(t, 0, sizeof t);
+    for (int64_t k = 0; k < p->K; k += BLOCK_K) {
+        const int n_k = (int)(p->K - k < BLOCK_K ? p->K - k : BLOCK_K);
+        panels_pack(b, y + k * y_k, y_k, y_n, n_k, n_columns);
+        for (int r = 0; r < n_rows; r += tile->height) {
+            const int left = n_rows - r < tile->height ? n_rows - r : tile->height;
+            strip_pack(a, tile->height, x + r * x_row + k * x_k, x_row, x_k, left, n_k);
+            tile->run(t + r * GROUP, a, b, BLOCK_K * LANES, 4, n_k, k > 0);
+        }
+    }
+    float *out = (float *)p->out->data + matrix_at(ov, batch) + row * ov->stride[ov->rank - 2]
+                 + column * ov->stride[ov->rank - 1];
+    product_store(p, out, t, n_rows, n_columns);
+}
+
+void cpu_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
+                const struct tensor *y)
+{
+    const struct view *v = &out->view;
+    struct product p = {.d = d, .out = out, .x = x, .y = y};
+    p.M = v->shape[v->rank - 2];
+    p.N = v->shape[v->rank - 1];
+    p.K = x->view.shape[x->view.rank - 1];
+    if (view_count(v) == 0)
+        return;
+    p.block_rows = p.M < BLOCK_ROWS ? p.M : BLOCK_ROWS;
+    p.n_blocks = (p.M + p.block_rows - 1) / p.block_rows;
+    p.n_groups = (p.N + GROUP - 1) / GROUP;
+    const int64_t n_batch = view_count(v) / (p.M * p.N);
+    pool_run(d->pool, (int)(n_batch * p.n_blocks * p.n_groups), product_task, &p);
+}

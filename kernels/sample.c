@@ -1,0 +1,185 @@
+/* Greedy choice, and a draw from the softmax by its distribution function: one uniform number of
+ * Philox for each (seed, sequence, step). */
+#include "sample.h"
+#include "scalar.h"
+
+/* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3". */
+void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
+{
+    uint32_t x[4] = {counter[0], counter[1], counter[2], counter[3]};
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];
+        x[0] = (uint32_t)(b >> 32) ^ x[1] ^ k0;
+        x[2] = (uint32_t)(a >> 32) ^ x[3] ^ k1;
+        x[1] = (uint32_t)b;
+        x[3] = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    memcpy(out, x, sizeof x);
+}
+
+/* In [0, 1), of 53 bits. */
+static double uniform(uint64_t seed, uint32_t sequence, uint32_t step)
+{
+    const uint32_t counter[4] = {step, sequence, 0, 0};
+    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t bits[4];
+    philox4x32(bits, counter, key);
+    return (double)(((uint64_t)bits[0] << 32 | bits[1]) >> 11) * 0x1p-53;
+}
+
+/* The lowest id of the largest logit, or -1 where none is more than -infinity. */
+static int32_t argmax(const float *logits, int n)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < n; i++)
+        if (logits[i] > (best < 0 ? -INFINITY : logits[best]))
+            best = i;
+    return best;
+}
+
+static bool any_finite(const float *logits, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (fabsf(logits[i]) < INFINITY)
+            return true;
+    return false;
+}
+
+/* Ids in the order of falling logits, the lower id first among equals and NaN last: a heap gives
+ * them one by one, so that a draw from the head of the list does not pay for a sort of all. Those
+ * taken stand behind the heap's end, in reverse. */
+struct ranking {
+    const float *logits;
+    int32_t *ids; /* [n] */
+    int n, left;  /* of them still in the heap */
+};
+
+static float rank_of(const struct ranking *r, int32_t id)
+{
+    return r->logits[id] == r->logits[id] ? r->logits[id] : -INFINITY;
+}
+
+static bool precedes(const struct ranking *r, int32_t a, int32_t b)
+{
+    const float x = rank_of(r, a), y = rank_of(r, b);
+    return x > y || (x == y && a < b);
+}
+
+static void ranking_sink(struct ranking *r, int at)
+{
+    const int32_t id = r->ids[at];
+    for (int child = 2 * at + 1; child < r->left; child = 2 * at + 1) {
+        if (child + 1 < r->left && precedes(r, r->ids[child + 1], r->ids[child]))
+            child++;
+        if (precedes(r, id, r->ids[child]))
+            break;
+        r->ids[at] = r->ids[child];
+        at = child;
+    }
+    r->ids[at] = id;
+}
+
+static void ranking_init(struct ranking *r, const float *logits, int n, int32_t *ids)
+{
+    *r = (struct ranking){logits, ids, n, n};
+    for (int i = 0; i < n; i++)
+        ids[i] = i;
+    for (int i = n / 2 - 1; i >= 0; i--)
+        ranking_sink(r, i);
+}
+
+static int32_t ranking_take(struct ranking *r)
+{
+    const int32_t id = r->ids[0];
+    r->ids[0] = r->ids[--r->left];
+    r->ids[r->left] = id;
+    ranking_sink(r, 0);
+    return id;
+}
+
+static int32_t ranking_at(const struct ranking *r, int place)
+{
+    return r->ids[r->n - 1 - place];
+}
+
+/* Takes the k first, and what equals the last of them, as Hugging Face's processor does. Returns
+ * their number. */
+static int take_top_k(struct ranking *r, int k)
+{
+    float least = INFINITY;
+    while (r->left > 0 && (r->n - r->left < k || rank_of(r, r->ids[0]) == least))
+        least = rank_of(r, ranking_take(r));
+    return r->n - r->left;
+}
+
+/* Of the first `n_allowed` ids, whose mass is `sum`, those before which less than top_p of it
+ * stands, and one at least. */
+static int take_top_p(struct ranking *r, int n_allowed, double top_p, double sum,
+                      const float *weight)
+{
+    double before = 0;
+    int kept = 0;
+    while (kept < n_allowed && (kept == 0 || before < top_p * sum)) {
+        if (r->n - r->left == kept)
+            ranking_take(r);
+        before += weight[ranking_at(r, kept++)];
+    }
+    return kept;
+}
+
+static int32_t draw_ranked(const struct ranking *r, int kept, const float *weight, double u)
+{
+    double sum = 0, passed = 0;
+    for (int i = 0; i < kept; i++)
+        sum += weight[ranking_at(r, i)];
+    for (int i = 0; i < kept; i++) {
+        passed += weight[ranking_at(r, i)];
+        if (passed > u * sum)
+            return ranking_at(r, i);
+    }
+    return ranking_at(r, 0);
+}
+
+static int32_t draw(const float *weight, int n, double sum, double u, int32_t fallback)
+{
+    double passed = 0;
+    for (int32_t i = 0; i < n; i++) {
+        passed += weight[i];
+        if (passed > u * sum)
+            return i;
+    }
+    return fallback;
+}
+
+int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32_t sequence,
+                     uint32_t step, float *scratch, int32_t *order)
+{
+    const int32_t best = argmax(logits, n);
+    if (best < 0 || !(s->temperature > 0) || logits[best] == INFINITY)
+        return best < 0 || !any_finite(logits, n) ? 0 : best;
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        const double shifted = ((double)logits[i] - logits[best]) / s->temperature;
+        scratch[i] = shifted == shifted ? scalar_exp((float)shifted) : 0.0f;
+        sum += scratch[i];
+    }
+    const double u = uniform(s->seed, sequence, step);
+    const bool few = s->top_k > 0 && s->top_k < n;
+    if (!few && !(s->top_p < 1))
+        return draw(scratch, n, sum, u, best);
+    struct ranking r;
+    ranking_init(&r, logits, n, order);
+    int kept = n;
+    if (few) {
+        kept = take_top_k(&r, s->top_k);
+        sum = 0;
+        for (int i = 0; i < kept; i++)
+            sum += scratch[ranking_at(&r, i)];
+    }
+    if (s->top_p < 1)
+        kept = take_top_p(&r, kept, s->top_p, sum, scratch);
+    return draw_ranked(&r, kept, scratch, u);
+}

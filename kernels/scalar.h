@@ -1,0 +1,425 @@
+/* What every elementwise op means: the functions that the expressions of protocol/ops.def are
+ * written over, compiled from this one source for the host and for a device.
+ *
+ * Only operations that IEEE 754 fixes to the bit are used: + - * /, sqrt, fma where it is written,
+ * rounding to integers, and fmod, which is exact. So every compiler, instruction set and device
+ * gives the same bits, provided that it contracts nothing by itself (-ffp-contract=off,
+ * -fmad=false). Against the true value exp, log, tanh, sigmoid and gelu_new are within 2.2 units in
+ * the last place (gelu_new from -9.8 on: further down it is below 1e-36), sin, cos and pow within
+ * 0.51. Special values are torch's. The vector twins of scalar_exp and scalar_gelu_new stand in
+ * cpu/vector.inc.
+ */
+#pragma once
+#include <math.h>
+#include <string.h>
+#include "../protocol/ops.h"
+
+#ifdef __CUDACC__
+#define SCALAR static __host__ __device__ __forceinline__
+#else
+#define SCALAR static inline __attribute__((always_inline))
+#endif
+
+/* The numbers of scalar_exp, scalar_gelu_new and their vector twins. */
+#define EXP_LOWEST   -104.0f /* below it exp is 0, above EXP_HIGHEST infinite */
+#define EXP_HIGHEST  89.0f
+#define EXP_LOG2E    1.44269504f
+#define EXP_ROUND    12582912.0f /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+#define EXP_LN2_HIGH 0.693115234375f
+#define EXP_LN2_LOW  3.19461833e-5f
+#define EXP_2        0.5f
+#define EXP_3        0x1.55548ep-3f
+#define EXP_4        0x1.55545ep-5f
+#define EXP_5        0x1.123b7cp-7f
+#define EXP_6        0x1.6db45cp-10f
+
+#define GELU_CLAMP   12.0f            /* from here on sigmoid is 0 or 1 */
+#define GELU_1_HIGH  0x1.988454p+0f   /* 2 sqrt(2 / pi) in two floats */
+#define GELU_1_LOW   -0x1.857936p-25f
+#define GELU_3_HIGH  0x1.2444f2p-4f   /* the same times 0.044715 */
+#define GELU_3_LOW   0x1.49b16ap-29f
+
+SCALAR uint32_t scalar_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+SCALAR float scalar_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* 2^n for -126 <= n <= 127; any other n gives some number and no trap. */
+SCALAR float scalar_power_of_two(uint32_t n)
+{
+    return scalar_from_bits((n + 127u) << 23);
+}
+
+/* p 2^n, n being in the low bits of EXP_ROUND + n; in two steps, since 2^n alone may lie outside the
+ * normal range. */
+SCALAR float scalar_times_power(float p, float shifted)
+{
+    const uint32_t n = scalar_bits(shifted) - scalar_bits(EXP_ROUND);
+    const uint32_t half = (n >> 1) | (n & 0x80000000u);
+    return p * scalar_power_of_two(half) * scalar_power_of_two(n - half);
+}
+
+SCALAR float scalar_exp(float x)
+{
+    const float low = EXP_LOWEST > x ? EXP_LOWEST : x; /* a NaN stays */
+    const float t = EXP_HIGHEST < low ? EXP_HIGHEST : low;
+    const float shifted = fmaf(t, EXP_LOG2E, EXP_ROUND);
+    const float n = shifted - EXP_ROUND;
+    float r = fmaf(n, -EXP_LN2_HIGH, t);
+    r = fmaf(n, -EXP_LN2_LOW, r);
+    float p = fmaf(r, EXP_6, EXP_5);
+    p = fmaf(r, p, EXP_4);
+    p = fmaf(r, p, EXP_3);
+    p = fmaf(r, p, EXP_2);
+    p = fmaf(r * r, p, r) + 1.0f;
+    return scalar_times_power(p, shifted);
+}
+
+SCALAR float scalar_log(float x)
+{
+    const bool tiny = x < 0x1p-126f;
+    const uint32_t bits = scalar_bits(tiny ? x * 0x1p23f : x);
+    /* x = m 2^e with m between sqrt(1/2) and sqrt(2) */
+    const uint32_t e_bits = bits - 0x3f3504f3u;
+    const float m = scalar_from_bits((e_bits & 0x007fffffu) + 0x3f3504f3u);
+    const float e = (float)(int)(e_bits >> 23) - (e_bits & 0x80000000u ? 512.0f : 0.0f)
+                    - (tiny ? 23.0f : 0.0f);
+    const float f = m - 1.0f;
+    float p = fmaf(f, -0.07859649f, 0.12881638f);
+    p = fmaf(f, p, -0.13128736f);
+    p = fmaf(f, p, 0.14181193f);
+    p = fmaf(f, p, -0.16624556f);
+    p = fmaf(f, p, 0.20002286f);
+    p = fmaf(f, p, -0.2500081f);
+    p = fmaf(f, p, 0.33333317f);
+    const float square = f * f;
+    const float tail = fmaf(e, EXP_LN2_LOW, fmaf(f * square, p, -0.5f * square));
+    const float y = fmaf(e, EXP_LN2_HIGH, f + tail);
+    return x > 0 ? (x == INFINITY ? x : y) : x == 0 ? -INFINITY : NAN;
+}
+
+SCALAR float scalar_tanh(float x)
+{
+    const float a = fabsf(x);
+    const float s = x * x;
+    float p = fmaf(s, -0.00571472f, 0.0206486f);
+    p = fmaf(s, p, -0.05374292f);
+    p = fmaf(s, p, 0.13331485f);
+    p = fmaf(s, p, -0.33333284f);
+    const float near = fmaf(x * s, p, x);
+    const float far = 1.0f - 2.0f / (scalar_exp(2.0f * a) + 1.0f);
+    return a < 0.625f ? near : copysignf(far, x);
+}
+
+SCALAR float scalar_sigmoid(float x)
+{
+    const float e = scalar_exp(-fabsf(x));
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+/* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is x sigmoid(w) with w twice the argument
+ * of tanh. An error of w grows by |w| in the result, so w is carried in two floats. */
+SCALAR float scalar_gelu_new(float x)
+{
+    const float low = -GELU_CLAMP > x ? -GELU_CLAMP : x;
+    const float t = GELU_CLAMP < low ? GELU_CLAMP : low;
+    const float s = t * t;
+    const float s_low = fmaf(t, t, -s);
+    const float p = GELU_3_HIGH * s;
+    float low_sum = fmaf(GELU_3_HIGH, s_low, fmaf(GELU_3_LOW, s, fmaf(GELU_3_HIGH, s, -p)));
+    const float q = GELU_1_HIGH + p;
+    const float b = q - GELU_1_HIGH;
+    low_sum = low_sum + ((GELU_1_HIGH - (q - b)) + (p - b)) + GELU_1_LOW;
+    const float w = t * q;
+    const float w_low = fmaf(t, low_sum, fmaf(t, q, -w));
+    const float e_high = scalar_exp(-fabsf(w));
+    const float e = fmaf(x < 0 ? w_low : -w_low, e_high, e_high);
+    return x * (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+/* x = n pi/2 + r, |r| <= pi/4: returns r, the quadrant n mod 4 in *quadrant. Not for NaN and
+ * infinities. */
+SCALAR double scalar_reduce(float x, uint32_t *quadrant)
+{
+    if (fabsf(x) < 0x1p18f) {
+        const double n = rint(x * 0x1.45f306dc9c883p-1);
+        *quadrant = (uint32_t)(int32_t)n;
+        return (x - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34;
+    }
+    /* 2/pi behind 32 zero bits. Times the significand, from the bit on whose product weighs 2 turns:
+     * those before it only add multiples of 4. */
+    const uint32_t two_over_pi[] = {0, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u,
+                                    0xdb629599u, 0x3c439041u, 0xfe5163abu};
+    const uint32_t bits = scalar_bits(x);
+    const uint64_t m = (bits & 0x007fffffu) | 0x00800000u;
+    const uint32_t first = ((bits >> 23) & 255u) - 120u;
+    const uint32_t word = first >> 5, shift = first & 31u;
+    const uint64_t w0 = two_over_pi[word], w1 = two_over_pi[word + 1];
+    const uint64_t w2 = two_over_pi[word + 2], w3 = two_over_pi[word + 3];
+    const uint64_t high = (w0 << 32 | w1) << shift | (w2 << shift >> 32);
+    const uint64_t low = (w2 << 32 | w3) << shift >> 32;
+    const uint64_t turns = high * m + (low * m >> 32); /* in units of 2^-62, mod 4 */
+    const uint32_t n = (uint32_t)((turns + ((uint64_t)1 << 61)) >> 62);
+    const double part = (double)(int64_t)(turns - ((uint64_t)n << 62));
+    const double r = part * 0x1.921fb54442d18p-62;
+    *quadrant = bits & 0x80000000u ? 0u - n : n;
+    return bits & 0x80000000u ? -r : r;
+}
+
+/* sin(r + quadrant pi/2) */
+SCALAR float scalar_wave(double r, uint32_t quadrant)
+{
+    const double s = r * r;
+    double y;
+    if (quadrant & 1u)
+        y = 1 + s * (-1.0 / 2 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320
+            + s * (-1.0 / 3628800 + s * (1.0 / 479001600))))));
+    else
+        y = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880
+            + s * (-1.0 / 39916800 + s * (1.0 / 6227020800))))));
+    return (float)(quadrant & 2u ? -y : y);
+}
+
+SCALAR float scalar_sin(float x)
+{
+    if (!(fabsf(x) < INFINITY))
+        return x - x;
+    if (x == 0)
+        return x;
+    uint32_t quadrant;
+    const double r = scalar_reduce(x, &quadrant);
+    return scalar_wave(r, quadrant);
+}
+
+SCALAR float scalar_cos(float x)
+{
+    if (!(fabsf(x) < INFINITY))
+        return x - x;
+    uint32_t quadrant;
+    const double r = scalar_reduce(x, &quadrant);
+    return scalar_wave(r, quadrant + 1u);
+}
+
+/* log2 of a positive finite number. */
+SCALAR double scalar_log2(float x)
+{
+    const double d = x; /* normal as a double, even where x is not as a float */
+    uint64_t bits;
+    memcpy(&bits, &d, sizeof bits);
+    const uint64_t e_bits = bits - 0x3fe6a09e667f3bcdu;
+    const double e = (double)((int64_t)(e_bits >> 52) - (e_bits >> 63 ? 4096 : 0));
+    const uint64_t m_bits = (e_bits & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu;
+    double m;
+    memcpy(&m, &m_bits, sizeof m);
+    const double f = (m - 1) / (m + 1);
+    const double s = f * f;
+    const double p = 1 + s * (1.0 / 3 + s * (1.0 / 5 + s * (1.0 / 7 + s * (1.0 / 9
+                     + s * (1.0 / 11 + s * (1.0 / 13 + s * (1.0 / 15 + s * (1.0 / 17))))))));
+    return e + 2 * f * p * 0x1.71547652b82fep+0;
+}
+
+SCALAR double scalar_exp2(double x)
+{
+    const double t = x < -300 ? -300 : x > 300 ? 300 : x;
+    const double n = rint(t);
+    const double r = (t - n) * 0x1.62e42fefa39efp-1;
+    const double p = 1 + r * (1 + r * (1.0 / 2 + r * (1.0 / 6 + r * (1.0 / 24 + r * (1.0 / 120
+                     + r * (1.0 / 720 + r * (1.0 / 5040 + r * (1.0 / 40320 + r * (1.0 / 362880
+                     + r * (1.0 / 3628800))))))))));
+    const uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52;
+    double scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
+}
+
+/* C's pow, special cases included. */
+SCALAR float scalar_pow(float x, float y)
+{
+    if (y == 0 || x == 1)
+        return 1.0f;
+    if (x != x || y != y)
+        return x + y;
+    const float a = fabsf(x);
+    if (fabsf(y) == INFINITY)
+        return a == 1 ? 1.0f : (a > 1) == (y > 0) ? INFINITY : 0.0f;
+    const bool whole = floorf(y) == y;
+    const bool odd = whole && fabsf(y) < 0x1p24f && floorf(y * 0.5f) != y * 0.5f;
+    const float sign = odd && copysignf(1.0f, x) < 0 ? -1.0f : 1.0f;
+    if (a == 0)
+        return sign * (y < 0 ? INFINITY : 0.0f);
+    if (a == INFINITY)
+        return sign * (y > 0 ? INFINITY : 0.0f);
+    if (x < 0 && !whole)
+        return NAN;
+    return sign * (float)scalar_exp2(y * scalar_log2(a));
+}
+
+SCALAR float scalar_maximum(float x, float y)
+{
+    return x != x ? x : y != y ? y : x > y ? x : y;
+}
+
+SCALAR float scalar_minimum(float x, float y)
+{
+    return x != x ? x : y != y ? y : x < y ? x : y;
+}
+
+/* torch's: the sign of the divisor. */
+SCALAR float scalar_remainder(float x, float y)
+{
+    const float r = fmodf(x, y);
+    return r != 0 && (y < 0) != (r < 0) ? r + y : r;
+}
+
+/* torch's and Python's: built on the exact remainder, so that it agrees with scalar_remainder. */
+SCALAR float scalar_floor_divide(float x, float y)
+{
+    if (y == 0)
+        return x / y;
+    const float r = fmodf(x, y);
+    float quotient = (x - r) / y;
+    if (r != 0 && (y < 0) != (r < 0))
+        quotient -= 1.0f;
+    if (quotient == 0)
+        return copysignf(0.0f, x / y);
+    const float whole = floorf(quotient);
+    return quotient - whole > 0.5f ? whole + 1.0f : whole;
+}
+
+SCALAR int64_t wrap_add(int64_t x, int64_t y)
+{
+    return (int64_t)((uint64_t)x + (uint64_t)y);
+}
+
+SCALAR int64_t wrap_sub(int64_t x, int64_t y)
+{
+    return (int64_t)((uint64_t)x - (uint64_t)y);
+}
+
+SCALAR int64_t wrap_mul(int64_t x, int64_t y)
+{
+    return (int64_t)((uint64_t)x * (uint64_t)y);
+}
+
+/* Division by zero gives 0: a device has no way to refuse it. */
+SCALAR int64_t whole_floor_divide(int64_t x, int64_t y)
+{
+    if (y == 0)
+        return 0;
+    if (y == -1)
+        return wrap_sub(0, x);
+    const int64_t quotient = x / y;
+    return x % y != 0 && (x < 0) != (y < 0) ? quotient - 1 : quotient;
+}
+
+SCALAR int64_t whole_remainder(int64_t x, int64_t y)
+{
+    if (y == 0 || y == -1)
+        return 0;
+    const int64_t r = x % y;
+    return r != 0 && (r < 0) != (y < 0) ? r + y : r;
+}
+
+/* A negative exponent gives 0, except of 1 and -1, as in torch. */
+SCALAR int64_t whole_pow(int64_t x, int64_t y)
+{
+    if (y < 0)
+        return x == 1 ? 1 : x == -1 ? (y & 1 ? -1 : 1) : 0;
+    int64_t power = 1;
+    for (int64_t base = x; y > 0; y >>= 1, base = wrap_mul(base, base))
+        if (y & 1)
+            power = wrap_mul(power, base);
+    return power;
+}
+
+/* float32 to int64: towards zero, at most the ends of the range, NaN to 0. */
+SCALAR int64_t whole_from_float(float x)
+{
+    if (x != x)
+        return 0;
+    if (x >= 0x1p63f)
+        return INT64_MAX;
+    return x < -0x1p63f ? INT64_MIN : (int64_t)x;
+}
+
+/* The three expressions of a row, by the dtype that the op computes in. The first is of ops whose
+ * result is a float, the second of all (a comparison gives 0 or 1). */
+#define VIEW(id, ...)
+#define CALL(id, ...)
+#define EFFECT(id, ...)
+
+#define UNARY(id, types, f, i, b) case OP_##id: return (f);
+#define BINARY(id, types, f, i, b)
+SCALAR float scalar_unary(enum op op, float x)
+{
+    switch (op) {
+#include "../protocol/ops.def"
+    default: return 0.0f;
+    }
+}
+#undef UNARY
+
+#define UNARY(id, types, f, i, b) case OP_##id: return (i);
+SCALAR int64_t whole_unary(enum op op, int64_t x)
+{
+    switch (op) {
+#include "../protocol/ops.def"
+    default: return 0;
+    }
+}
+#undef UNARY
+
+#define UNARY(id, types, f, i, b) case OP_##id: return (b);
+SCALAR bool bool_unary(enum op op, bool x)
+{
+    switch (op) {
+#include "../protocol/ops.def"
+    default: return false;
+    }
+}
+#undef UNARY
+#undef BINARY
+
+#define UNARY(id, types, f, i, b)
+#define BINARY(id, types, f, i, b) case OP_##id: return (f);
+SCALAR float scalar_binary(enum op op, float x, float y)
+{
+    switch (op) {
+#include "../protocol/ops.def"
+    default: return 0.0f;
+    }
+}
+#undef BINARY
+
+#define BINARY(id, types, f, i, b) case OP_##id: return (i);
+SCALAR int64_t whole_binary(enum op op, int64_t x, int64_t y)
+{
+    switch (op) {
+#include "../protocol/ops.def"
+    default: return 0;
+    }
+}
+#undef BINARY
+
+#define BINARY(id, types, f, i, b) case OP_##id: return (b);
+SCALAR bool bool_binary(enum op op, bool x, bool y)
+{
+    switch (op) {
+#include "../protocol/ops.def"
+    default: return false;
+    }
+}
+#undef BINARY
+#undef UNARY
+#undef VIEW
+#undef CALL
+#undef EFFECT
