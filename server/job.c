@@ -23,6 +23,25 @@ struct job *job_new(const char *request_id, struct arena *a)
     return j;
 }
 
+bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
+{
+    const struct plan *p = &j->plan;
+    if (p->n_rows > c->rows)
+        return err_set(e, ERR_limit, "the prompts have %d tokens together, and a pass of this server "
+                       "takes %d (--rows)", p->n_rows, c->rows);
+    if (p->n_logits > c->logits)
+        return err_set(e, ERR_limit, "logits are read at %d positions, and a pass of this server "
+                       "computes %d (--logits-rows)", p->n_logits, c->logits);
+    if (p->n_pages > c->pages)
+        return err_set(e, ERR_limit, "the sequences need %d pages of %d positions of the key/value "
+                       "cache, and this server has %d (--cache-tokens)", p->n_pages, PAGE_TOKENS,
+                       c->pages);
+    if (p->slab_bytes > c->slab_bytes)
+        return err_set(e, ERR_limit, "the graph's values take %zu bytes at once, and this server "
+                       "has %zu (--slab-mb)", p->slab_bytes, c->slab_bytes);
+    return true;
+}
+
 bool job_reserve(struct job *j, struct err *e)
 {
     const struct plan *p = &j->plan;
@@ -51,22 +70,9 @@ void job_free(struct job *j)
     pthread_mutex_destroy(&j->outbox.lock);
 }
 
-int job_pages_each(const struct job *j, int invoke)
-{
-    int positions = j->plan.invokes[invoke].n_tokens + j->plan.n_steps - 1;
-    return (positions + PAGE_TOKENS - 1) / PAGE_TOKENS;
-}
-
-const int32_t *job_pages(const struct job *j, int invoke, int sequence)
-{
-    const int32_t *pages = j->pages;
-    for (int i = 0; i < invoke; i++)
-        pages += job_pages_each(j, i) * j->plan.invokes[i].n_sequences;
-    return pages + job_pages_each(j, invoke) * sequence;
-}
-
 void job_publish(struct job *j)
 {
+    j->n_published = j->n_saved;
     pthread_mutex_lock(&j->outbox.lock);
     j->outbox.n_ready = j->n_saved;
     pthread_cond_signal(&j->outbox.moved);

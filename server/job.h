@@ -21,6 +21,11 @@ struct outbox {         /* the only part that two threads touch; lock guards all
 
 enum { REQUEST_ID_SIZE = 40 };
 
+struct capacity { /* what a pass and the machine have room for */
+    int rows, logits, pages; /* of a pass, of its logits, of the key/value cache */
+    size_t slab_bytes;
+};
+
 struct job {
     char request_id[REQUEST_ID_SIZE]; /* for people and logs: the client's X-Request-Id, or ours */
     struct arena *arena; /* borrowed: the request's, which outlives the job and holds it */
@@ -33,7 +38,8 @@ struct job {
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
     int step, next_stop; /* its place in the plan */
-    int n_saved;         /* saves done so far */
+    int n_saved;         /* saves done so far, and */
+    int n_published;     /* how many of them the connection knows of */
     int row_first;       /* its first row in this pass */
     int logits_first;    /* its first row among this pass's logits */
     int span_first;      /* its first span in this pass */
@@ -47,6 +53,9 @@ struct job {
 /* A job without graph and plan, in the request's arena. */
 struct job *job_new(const char *request_id, struct arena *a);
 
+/* Whether the request could ever run here, by itself; else refused (limit) with both numbers. */
+bool job_fits(const struct job *j, const struct capacity *c, struct err *e);
+
 /* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while the replies
  * of other requests take all that the server has for them. */
 bool job_reserve(struct job *j, struct err *e);
@@ -54,9 +63,12 @@ bool job_reserve(struct job *j, struct err *e);
 /* After its state is final, or if it never was in the queue. Its arena stays. */
 void job_free(struct job *j);
 
-/* The pages of one sequence of an invoke, and how many each sequence of it has. */
-int job_pages_each(const struct job *j, int invoke);
-const int32_t *job_pages(const struct job *j, int invoke, int sequence);
+/* The cache's pages of one sequence of an invoke. */
+static inline const int32_t *job_pages(const struct job *j, int invoke, int sequence)
+{
+    const struct plan_invoke *i = &j->plan.invokes[invoke];
+    return j->pages + i->page_first + sequence * i->n_pages;
+}
 
 /* From the engine to the connection. */
 void job_start(struct job *j);                          /* it runs now */

@@ -8,6 +8,7 @@ struct queue {
     struct job *first, *last;
     int n;
     bool closed;
+    struct err why; /* it was closed */
 };
 
 struct queue *queue_new(int n_max, struct arena *a)
@@ -30,13 +31,20 @@ void queue_free(struct queue *q)
     pthread_mutex_destroy(&q->lock);
 }
 
-static bool append(struct queue *q, struct job *j, struct err *e)
+static bool has_room(const struct queue *q, struct err *e)
 {
-    if (q->closed)
-        return err_set(e, ERR_draining, "the server is stopping and takes no new requests");
+    if (q->closed) {
+        *e = q->why;
+        return false;
+    }
     if (q->n == q->n_max)
         return err_set(e, ERR_busy, "%d requests are waiting already, and no more than %d may",
                        q->n, q->n_max);
+    return true;
+}
+
+static void append(struct queue *q, struct job *j)
+{
     j->next = NULL;
     if (q->last)
         q->last->next = j;
@@ -44,16 +52,17 @@ static bool append(struct queue *q, struct job *j, struct err *e)
         q->first = j;
     q->last = j;
     q->n++;
-    return true;
 }
 
 bool queue_push(struct queue *q, struct job *j, struct err *e)
 {
     j->queued_at = seconds_now();
     pthread_mutex_lock(&q->lock);
-    bool taken = append(q, j, e);
-    if (taken)
+    bool taken = has_room(q, e);
+    if (taken) {
+        append(q, j);
         pthread_cond_signal(&q->moved);
+    }
     pthread_mutex_unlock(&q->lock);
     return taken;
 }
@@ -104,26 +113,28 @@ bool queue_remove(struct queue *q, struct job *j)
     return at != NULL;
 }
 
-void queue_close(struct queue *q)
+bool queue_takes(struct queue *q, struct err *e)
 {
     pthread_mutex_lock(&q->lock);
+    bool takes = has_room(q, e);
+    pthread_mutex_unlock(&q->lock);
+    return takes;
+}
+
+void queue_close(struct queue *q, const struct err *why)
+{
+    pthread_mutex_lock(&q->lock);
+    if (!q->closed)
+        q->why = *why;
     q->closed = true;
     pthread_cond_broadcast(&q->moved);
     pthread_mutex_unlock(&q->lock);
 }
 
-bool queue_is_closed(struct queue *q)
+bool queue_is_over(struct queue *q)
 {
     pthread_mutex_lock(&q->lock);
-    bool closed = q->closed;
+    bool over = q->closed && q->n == 0;
     pthread_mutex_unlock(&q->lock);
-    return closed;
-}
-
-int queue_length(struct queue *q)
-{
-    pthread_mutex_lock(&q->lock);
-    int n = q->n;
-    pthread_mutex_unlock(&q->lock);
-    return n;
+    return over;
 }

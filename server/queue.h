@@ -7,7 +7,7 @@ struct queue;
 struct queue *queue_new(int n_max, struct arena *a);
 void queue_free(struct queue *q); /* empty by then */
 
-/* Borrows the job until its outbox is final. Refused when full (busy) or closed (draining). */
+/* Borrows the job until its outbox is final. Refused when full (busy) or closed (with what closed it). */
 bool queue_push(struct queue *q, struct job *j, struct err *e);
 
 /* Takes the oldest job out, or NULL: after waiting up to wait_seconds for one, at once if the queue
@@ -17,7 +17,12 @@ struct job *queue_pop(struct queue *q, double wait_seconds);
 /* Takes this job out, wherever it stands; false if the engine has it already. */
 bool queue_remove(struct queue *q, struct job *j);
 
-/* From now on pushes are refused; what is queued stays. Wakes the waiting engine. */
-void queue_close(struct queue *q);
-bool queue_is_closed(struct queue *q);
-int queue_length(struct queue *q);
+/* Whether a push would be taken now, and if not, its refusal. */
+bool queue_takes(struct queue *q, struct err *e);
+
+/* From now on pushes are refused with `why`; what is queued stays. Wakes the waiting engine. Only
+ * the first call counts. */
+void queue_close(struct queue *q, const struct err *why);
+
+/* Nothing is queued, and nothing can come any more. */
+bool queue_is_over(struct queue *q);

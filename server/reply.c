@@ -1,0 +1,100 @@
+#include "reply.h"
+#include <limits.h>
+
+/* How often a waiting connection looks whether its client is still there. */
+#define LOOK_SECONDS 0.25
+
+struct stream {
+    const struct http_request *request;
+    struct job *job;
+    struct queue *queue;
+    struct encoder *encoder;
+    int n_sent;     /* saves whose frames are set or sent */
+    bool is_ending; /* the frame that is being pulled is the last */
+    double sent_at; /* when the last bytes left, for the heartbeat */
+};
+
+static void set_last_frame(struct stream *s, enum job_state state)
+{
+    struct job *j = s->job;
+    struct err e = j->err;
+    s->is_ending = true;
+    if (state == JOB_cancelled)
+        err_set(&e, ERR_cancelled, "the request was taken back");
+    if (state == JOB_done)
+        encoder_end(s->encoder, j->admitted_at - j->queued_at, j->finished_at - j->admitted_at);
+    else
+        encoder_error(s->encoder, &e);
+}
+
+/* Waits for the next thing to say. False where nobody listens any more. */
+static bool set_next_frame(struct stream *s)
+{
+    for (;;) {
+        int n_ready;
+        enum job_state state = job_wait(s->job, &n_ready, s->n_sent, LOOK_SECONDS);
+        if (n_ready > s->n_sent) {
+            encoder_tensor(s->encoder, s->n_sent++);
+            return true;
+        }
+        if (job_state_is_final(state)) {
+            set_last_frame(s, state);
+            return true;
+        }
+        if (http_client_left(s->request))
+            return false;
+        if (seconds_now() >= s->sent_at + HEARTBEAT_SECONDS) {
+            encoder_heartbeat(s->encoder);
+            return true;
+        }
+    }
+}
+
+static ptrdiff_t pull(void *context, char *buffer, size_t max)
+{
+    struct stream *s = context;
+    for (;;) {
+        size_t n = encoder_pull(s->encoder, buffer, max);
+        if (n > 0) {
+            s->sent_at = seconds_now();
+            return (ptrdiff_t)n;
+        }
+        if (s->is_ending)
+            return HTTP_END;
+        if (!set_next_frame(s)) {
+            job_cancel(s->job);
+            return HTTP_CUT;
+        }
+    }
+}
+
+/* The engine may be in the middle of a pass with this job: it lets go of it at the end. */
+static void wait_until_final(struct job *j)
+{
+    int n_ready;
+    while (!job_state_is_final(job_wait(j, &n_ready, INT_MAX, HEARTBEAT_SECONDS)))
+        continue;
+}
+
+static void done(void *context)
+{
+    struct stream *s = context;
+    job_cancel(s->job);
+    if (!queue_remove(s->queue, s->job))
+        wait_until_final(s->job);
+    job_free(s->job);
+}
+
+void reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
+                struct queue *q, enum reply_media media, const struct reply_facts *facts)
+{
+    struct stream *s = ARENA_NEW(r->arena, struct stream);
+    *s = (struct stream){.request = r, .job = j, .queue = q, .sent_at = seconds_now()};
+    s->encoder = encoder_open(media, facts, r->arena);
+    encoder_head(s->encoder);
+    *reply = (struct http_reply){.status = 200,
+                                 .content_type = reply_media_type[media],
+                                 .pull = pull,
+                                 .done = done,
+                                 .stream = s};
+}

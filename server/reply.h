@@ -1,0 +1,11 @@
+/* The stream of frames that answers a run: head at once, each saved tensor as it arrives, then end
+ * or error. Runs on the connection's thread. */
+#pragma once
+#include "../protocol/encode.h"
+#include "http.h"
+#include "queue.h"
+
+/* Takes the job, which `q` has: it is freed when the reply is over, and the engine told to stop if
+ * the client leaves before. `facts` lives in the request's arena. */
+void reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
+                struct queue *q, enum reply_media media, const struct reply_facts *facts);

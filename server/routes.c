@@ -1,0 +1,349 @@
+#include "routes.h"
+#include "accept.h"
+#include "document.h"
+#include "reply.h"
+#include <string.h>
+
+enum { RETRY_SECONDS = 1 };
+
+struct call { /* one request on its way through its route */
+    struct service *service;
+    struct http_request *request;
+    struct http_reply *reply;
+    enum media media;             /* of the body of a POST */
+    enum reply_media reply_media;
+};
+
+typedef bool route_fn(struct call *c, struct err *e);
+
+static route_fn run, plan, tokenize, detokenize, models, spec, healthz, readyz;
+
+static const struct route {
+    const char *method, *path;
+    route_fn *answer;
+} routes[] = {
+    {"POST", "/v1/run", run},
+    {"POST", "/v1/plan", plan},
+    {"POST", "/v1/tokenize", tokenize},
+    {"POST", "/v1/detokenize", detokenize},
+    {"GET", "/v1/models", models},
+    {"GET", "/v1/spec", spec},
+    {"GET", "/healthz", healthz},
+    {"GET", "/health", healthz},
+    {"GET", "/readyz", readyz},
+};
+
+enum { N_ROUTES = sizeof routes / sizeof routes[0] };
+
+/* Finding the route. */
+
+static bool method_fits(const struct route *r, const char *method)
+{
+    return strcmp(r->method, method) == 0 ||
+           (strcmp(method, "HEAD") == 0 && strcmp(r->method, "GET") == 0);
+}
+
+/* The methods of a path, for Allow; NULL where there is no such path. */
+static const char *methods_of(const char *path)
+{
+    for (int i = 0; i < N_ROUTES; i++) {
+        if (strcmp(routes[i].path, path) == 0)
+            return strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : routes[i].method;
+    }
+    return NULL;
+}
+
+static const char *nearest_path(const char *path)
+{
+    const char *best = routes[0].path;
+    int distance = 64;
+    for (int i = 0; i < N_ROUTES; i++) {
+        int d = text_distance(path, strlen(path), routes[i].path, strlen(routes[i].path));
+        if (d < distance) {
+            distance = d;
+            best = routes[i].path;
+        }
+    }
+    return best;
+}
+
+static bool find_route(const struct route **route, const struct http_request *r, struct err *e)
+{
+    for (int i = 0; i < N_ROUTES; i++) {
+        *route = &routes[i];
+        if (strcmp(routes[i].path, r->path) == 0 && method_fits(&routes[i], r->method))
+            return true;
+    }
+    const char *methods = methods_of(r->path);
+    if (methods)
+        return err_set(e, ERR_method, "%s takes %s, not %s", r->path, methods, r->method);
+    return err_set(e, ERR_unknown, "there is no %.100s here; the nearest is %s", r->path,
+                   nearest_path(r->path));
+}
+
+static bool check(void *context, const struct http_request *r, struct err *e)
+{
+    (void)context;
+    const struct route *route;
+    enum media media;
+    enum reply_media reply_media;
+    return find_route(&route, r, e) && accept_reply(&reply_media, r->accept, e) &&
+           (strcmp(route->method, "GET") == 0 || accept_body(&media, r->content_type, e));
+}
+
+/* Replies. */
+
+static const char *document_type(enum reply_media media)
+{
+    return reply_media_type[media == REPLY_msgpack ? REPLY_msgpack : REPLY_json];
+}
+
+static bool reply_with(struct call *c, int status, struct bytes body)
+{
+    *c->reply = (struct http_reply){.status = status,
+                                    .content_type = document_type(c->reply_media),
+                                    .body = body.at,
+                                    .body_size = body.size};
+    return true;
+}
+
+static void refuse(void *context, struct http_reply *reply, const struct http_request *r,
+                   const struct err *e)
+{
+    (void)context;
+    struct err ignored = {0};
+    enum reply_media media;
+    accept_reply(&media, r->accept, &ignored);
+    const struct bytes body = encode_error(e, r->id, media, r->arena);
+    *reply = (struct http_reply){.status = err_info[e->code].http,
+                                 .content_type = document_type(media),
+                                 .body = body.at,
+                                 .body_size = body.size};
+    if (e->code == ERR_method)
+        reply->allow = methods_of(r->path);
+    if (reply->status == 503)
+        reply->retry_seconds = RETRY_SECONDS;
+}
+
+static void answer(void *context, struct http_reply *reply, struct http_request *r)
+{
+    struct call c = {.service = context, .request = r, .reply = reply};
+    struct err e = {0};
+    const struct route *route;
+    if (!find_route(&route, r, &e) || !accept_reply(&c.reply_media, r->accept, &e) ||
+        (strcmp(route->method, "POST") == 0 && !accept_body(&c.media, r->content_type, &e)) ||
+        !route->answer(&c, &e))
+        refuse(context, reply, r, &e);
+}
+
+struct http_service routes_of(struct service *s)
+{
+    return (struct http_service){.context = s, .check = check, .answer = answer, .refuse = refuse};
+}
+
+/* POST /v1/run and /v1/plan. */
+
+static bool check_model(const struct call *c, const struct graph *g, struct err *e)
+{
+    const char *loaded = c->service->facts.name;
+    if (!g->model || strcmp(g->model, loaded) == 0)
+        return true;
+    err_set(e, ERR_unknown, "the model \"%.100s\" is not loaded here; \"%s\" is", g->model, loaded);
+    return err_at(e, -1, "model");
+}
+
+/* The planner says how many tokens are too many; ROWS_MAX only bounds the work until then. */
+static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *e)
+{
+    for (int i = 0; i < g->n_invokes; i++) {
+        for (int k = 0; k < g->invokes[i].n_prompts; k++) {
+            struct prompt *p = &g->invokes[i].prompts[k];
+            int32_t *ids;
+            if (!p->text)
+                continue;
+            if (!bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
+                            c->request->arena, e))
+                return err_at(e, -1, "invokes[%d].prompt[%d]", i, k);
+            p->tokens = ids;
+        }
+    }
+    return true;
+}
+
+/* A job whose request makes sense, and could run here. */
+static bool make_job(struct job **out, const struct call *c, struct err *e)
+{
+    const struct http_request *r = c->request;
+    struct job *j = job_new(r->id, r->arena);
+    *out = j;
+    return decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
+                          r->arena, e) &&
+           check_model(c, &j->graph, e) && tokenize_prompts(c, &j->graph, e) &&
+           plan_build(&j->plan, &j->graph, c->service->facts.shape, r->arena, e) &&
+           job_fits(j, &c->service->capacity, e);
+}
+
+static struct reply_facts *facts_of(const struct call *c, const struct job *j)
+{
+    struct reply_facts *f = ARENA_NEW(c->request->arena, struct reply_facts);
+    *f = (struct reply_facts){.request_id = j->request_id,
+                              .model = c->service->facts.name,
+                              .numerics = c->service->facts.numerics,
+                              .graph = &j->graph,
+                              .plan = &j->plan,
+                              .results = j->results,
+                              .generated = j->generated};
+    return f;
+}
+
+static bool run(struct call *c, struct err *e)
+{
+    struct job *j;
+    if (!make_job(&j, c, e) || !job_reserve(j, e) || !queue_push(c->service->queue, j, e)) {
+        job_free(j);
+        return false;
+    }
+    reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j));
+    return true;
+}
+
+static bool plan(struct call *c, struct err *e)
+{
+    struct job *j;
+    const bool made = make_job(&j, c, e);
+    if (made)
+        reply_with(c, 200, encode_plan(&j->graph, &j->plan, c->service->facts.shape,
+                                       c->reply_media, c->request->arena));
+    job_free(j);
+    return made;
+}
+
+/* POST /v1/tokenize and /v1/detokenize. */
+
+struct tokenized {
+    int32_t *ids;
+    int n_ids;
+};
+
+static void write_ids(struct document *d, const struct tokenized *t)
+{
+    document_list(d, t->n_ids);
+    for (int i = 0; i < t->n_ids; i++)
+        document_int(d, t->ids[i]);
+    document_list_end(d);
+}
+
+static void write_pieces(struct document *d, const struct tokenized *t, const struct bpe *bpe)
+{
+    document_list(d, t->n_ids);
+    for (int i = 0; i < t->n_ids; i++) {
+        size_t size;
+        const char *piece = bpe_token(&size, bpe, t->ids[i]);
+        document_text(d, piece, size);
+    }
+    document_list_end(d);
+}
+
+static struct bytes write_tokenized(const struct call *c, const struct text_list *texts,
+                                    const struct tokenized *found)
+{
+    struct document d = {.media = c->reply_media, .arena = c->request->arena};
+    document_map(&d, 2);
+    document_key(&d, "tokens");
+    if (texts->is_list)
+        document_list(&d, texts->count);
+    for (int i = 0; i < texts->count; i++)
+        write_ids(&d, &found[i]);
+    if (texts->is_list)
+        document_list_end(&d);
+    document_key(&d, "pieces");
+    if (texts->is_list)
+        document_list(&d, texts->count);
+    for (int i = 0; i < texts->count; i++)
+        write_pieces(&d, &found[i], c->service->bpe);
+    if (texts->is_list)
+        document_list_end(&d);
+    document_map_end(&d);
+    return d.bytes;
+}
+
+static bool tokenize(struct call *c, struct err *e)
+{
+    const struct http_request *r = c->request;
+    struct text_list texts;
+    if (!decode_texts(&texts, r->body, r->body_size, c->media, r->arena, e))
+        return false;
+    struct tokenized *found = ARENA_ARRAY(r->arena, struct tokenized, (size_t)texts.count);
+    for (int i = 0; i < texts.count; i++) {
+        if (!bpe_encode(&found[i].ids, &found[i].n_ids, c->service->bpe, texts.texts[i],
+                        texts.bytes[i], BODY_BYTES_MAX, r->arena, e))
+            return err_at(e, -1, "text[%d]", i);
+    }
+    return reply_with(c, 200, write_tokenized(c, &texts, found));
+}
+
+static bool detokenize(struct call *c, struct err *e)
+{
+    const struct http_request *r = c->request;
+    struct token_lists lists;
+    if (!decode_token_lists(&lists, r->body, r->body_size, c->media, r->arena, e))
+        return false;
+    struct document d = {.media = c->reply_media, .arena = r->arena};
+    document_map(&d, 1);
+    document_key(&d, "text");
+    if (lists.is_list)
+        document_list(&d, lists.count);
+    for (int i = 0; i < lists.count; i++) {
+        char *text;
+        size_t size;
+        if (!bpe_decode(&text, &size, c->service->bpe, lists.tokens[i], lists.lengths[i], r->arena,
+                        e))
+            return err_at(e, -1, "tokens[%d]", i);
+        document_text(&d, text, size);
+    }
+    if (lists.is_list)
+        document_list_end(&d);
+    document_map_end(&d);
+    return reply_with(c, 200, d.bytes);
+}
+
+/* The GETs. */
+
+static bool models(struct call *c, struct err *e)
+{
+    (void)e;
+    return reply_with(c, 200, models_document(&c->service->facts, c->reply_media,
+                                              c->request->arena));
+}
+
+static bool spec(struct call *c, struct err *e)
+{
+    (void)e;
+    return reply_with(c, 200, spec_document(c->reply_media, c->request->arena));
+}
+
+static bool reply_status(struct call *c, const char *status)
+{
+    struct document d = {.media = c->reply_media, .arena = c->request->arena};
+    document_map(&d, 1);
+    document_key(&d, "status");
+    document_text(&d, status, strlen(status));
+    document_map_end(&d);
+    return reply_with(c, 200, d.bytes);
+}
+
+static bool healthz(struct call *c, struct err *e)
+{
+    (void)e;
+    return reply_status(c, "ok");
+}
+
+static bool readyz(struct call *c, struct err *e)
+{
+    if (queue_takes(c->service->queue, e))
+        return reply_status(c, "ready");
+    refuse(c->service, c->reply, c->request, e);
+    c->reply->status = 503;
+    c->reply->retry_seconds = RETRY_SECONDS;
+    return true;
+}

@@ -1,0 +1,17 @@
+/* What each route does, from a request's bytes to its reply: one table, from which 404, 405, HEAD
+ * and the media types follow. Called by the connections' threads. */
+#pragma once
+#include "../protocol/bpe.h"
+#include "../protocol/spec.h"
+#include "http.h"
+#include "queue.h"
+
+struct service { /* what the routes need; nothing in it changes while they run but the queue */
+    const struct bpe *bpe;
+    struct queue *queue;
+    struct model_facts facts;
+    struct capacity capacity;
+};
+
+/* Borrows `s`. */
+struct http_service routes_of(struct service *s);
