@@ -42,7 +42,9 @@ struct bpe {
     struct added normalized; /* looked for in the text between those */
 };
 
-enum { NONE = INT32_MAX }; /* the rank of a pair that does not merge */
+enum {
+    NONE = INT32_MAX, /* the rank of a pair that does not merge */
+};
 
 /* ---- Characters ---- */
 
@@ -191,6 +193,14 @@ static bool find_bytes(const struct loader *l, struct err *e)
     return true;
 }
 
+static size_t spellings_size(json_t *vocab)
+{
+    size_t sum = 0;
+    for (void *i = json_object_iter(vocab); i; i = json_object_iter_next(vocab, i))
+        sum += json_object_iter_key_len(i);
+    return sum;
+}
+
 static bool load_tokens(const struct loader *l, struct err *e)
 {
     struct bpe *b = l->bpe;
@@ -201,18 +211,15 @@ static bool load_tokens(const struct loader *l, struct err *e)
     b->n_tokens = (int)n;
     b->tokens = ARENA_ARRAY(&b->arena, struct span, n + BPE_ADDED_MAX);
 
-    const char *spelling;
-    size_t size, size_sum = 0;
-    json_t *id;
-    json_object_keylen_foreach(l->vocab, spelling, size, id) size_sum += size;
-    char *bytes = arena_alloc(&b->arena, size_sum);
-    json_object_keylen_foreach(l->vocab, spelling, size, id)
-    {
-        if (!check_token(l, id, size, e))
+    char *bytes = arena_alloc(&b->arena, spellings_size(l->vocab));
+    for (void *i = json_object_iter(l->vocab); i; i = json_object_iter_next(l->vocab, i)) {
+        const struct span spelling = {json_object_iter_key(i), json_object_iter_key_len(i)};
+        const json_t *id = json_object_iter_value(i);
+        if (!check_token(l, id, spelling.size, e))
             return false;
-        const size_t used = unspell(bytes, (struct span){spelling, size});
-        set_token(b, (int)json_integer_value(id), bytes, used);
-        bytes += used;
+        const size_t size = unspell(bytes, spelling);
+        set_token(b, (int)json_integer_value(id), bytes, size);
+        bytes += size;
     }
     return find_bytes(l, e);
 }

@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TEXT_MAX = 16 << 20 };
+enum {
+    TEXT_MAX = 16 << 20,
+};
 
 static void put(const int32_t *numbers, int n)
 {

@@ -1,5 +1,7 @@
 /* The smallest vocabularies that protocol/bpe.c takes, as text. */
 #pragma once
+#include <stdio.h>
+
 #include "../protocol/base.h"
 
 /* Is this one of the 256 characters that GPT-2's files spell bytes with? In this order, 'a' has id
@@ -12,14 +14,17 @@ static inline bool tiny_is_spelling(int c)
 /* Ids 0 to 255 are the single bytes. `more` goes behind them: ",\"ab\":256". */
 static inline const char *tiny_vocab(struct arena *a, const char *more)
 {
-    const char *all = "{";
+    enum {
+        ROW = sizeof ",\"\\u0000\":255",
+    };
+    char *all = arena_alloc(a, 256 * ROW), *end = all;
     int id = 0;
     for (int c = 0; c <= 0x143; c++)
         if (tiny_is_spelling(c)) {
-            all = arena_format(a, "%s%s\"\\u%04x\":%d", all, id > 0 ? "," : "", c, id);
+            end += snprintf(end, ROW, "%s\"\\u%04x\":%d", id > 0 ? "," : "", (unsigned)c, id);
             id++;
         }
-    return arena_format(a, "%s%s}", all, more);
+    return arena_format(a, "{%s%s}", all, more);
 }
 
 /* A whole tokenizer.json. `settings` goes behind the parts that must be there. */

@@ -204,7 +204,9 @@ static void a_word_of_a_megabyte_takes_no_minute(void **state)
     (void)state;
     struct bpe *b = pair_of(",\"aa\":256,\"aaaa\":257", "a a\naa aa\n");
     assert_non_null(b);
-    enum { SIZE = (1 << 20) - 1 };
+    enum {
+        SIZE = (1 << 20) - 1,
+    };
     char *text = arena_alloc(&arena, SIZE);
     memset(text, 'a', SIZE);
     int32_t *ids;
@@ -277,7 +279,7 @@ static void a_malformed_pair_of_files_is_refused(void **state)
         {",\"\":256", "", "vocab.json: token 256 has 0 bytes, not 1 to 1024"},
         {",\"a\":256", "", "vocab.json, line 1, column 3222: duplicate object key"},
         {",\"ab\":256}", "", "vocab.json, line 1, column 3229: end of file expected"},
-        {",\"ab\":99999999999999999999", "", "vocab.json, line 1, column 3239: too big integer"},
+        {",\"ab\":99999999999999999999", "", "vocab.json, line 1, column 3244: too big integer"},
         {",\"ab\":256", "a b\n\n", "merges.txt, line 2: not two tokens with one space between"},
         {",\"ab\":256", "a b \n", "merges.txt, line 1: not two tokens with one space between"},
         {",\"ab\":256", "ab\n", "merges.txt, line 1: not two tokens with one space between"},
