@@ -29,7 +29,8 @@ struct value {
  * (the same, into `out`), where, sum .. norm (over the last `n_reduced` dimensions of in[0]),
  * softmax, log_softmax (over the last dimension), matmul, ln_f, lm_head (in[0] is contiguous),
  * hook (gathers a point without a live tensor: `hook` of nodes[node]), save (in[0] goes to
- * results). Views and constants need no action: they are only values. */
+ * results). Views and constants need no action: they are only values. A clone of what parks an
+ * activation belongs to the node behind which it is as it is. */
 struct action {
     enum op op;
     int node;     /* whose work it is, an index into the graph's nodes */
@@ -37,6 +38,9 @@ struct action {
     int in[3];    /* values */
     int n_reduced;
 };
+
+/* How many of `in` an op's action has: 0 to 3. */
+int action_n_in(enum op op);
 
 struct stop { /* the actions due at one site of one pass */
     int step, site;

@@ -2,8 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef bool shape_fn(struct operand *out, bool *is_new, const struct shape_query *q,
-                      struct err *e);
+typedef bool shape_fn(struct value *out, bool *is_new, const struct shape_query *q, struct err *e);
 
 /* Declared from the table, so that the compiler names a rule that is missing. */
 #define UNARY(id, types, f, i, b)
@@ -19,10 +18,10 @@ typedef bool shape_fn(struct operand *out, bool *is_new, const struct shape_quer
 
 static shape_fn shape_elementwise;
 
-#define UNARY(id, types, f, i, b)  [OP_##id] = shape_elementwise,
+#define UNARY(id, types, f, i, b) [OP_##id] = shape_elementwise,
 #define BINARY(id, types, f, i, b) [OP_##id] = shape_elementwise,
-#define VIEW(id, params)           [OP_##id] = shape_##id,
-#define CALL(id, params)           [OP_##id] = shape_##id,
+#define VIEW(id, params) [OP_##id] = shape_##id,
+#define CALL(id, params) [OP_##id] = shape_##id,
 static shape_fn *const rules[OP_COUNT] = {
 #include "ops.def"
 };
@@ -80,17 +79,17 @@ bool shape_allowed(const struct node *node, enum dtype dtype, int rank, const in
     return true;
 }
 
-static bool new_tensor(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool new_tensor(struct value *out, bool *is_new, const struct shape_query *q,
                        enum dtype dtype, int rank, const int64_t *shape, struct err *e)
 {
     if (!shape_allowed(q->node, dtype, rank, shape, e))
         return false;
-    *out = (struct operand){.dtype = dtype, .view = view_of(rank, shape)};
+    *out = (struct value){.dtype = dtype, .view = view_of(rank, shape)};
     *is_new = true;
     return true;
 }
 
-bool shape_infer(struct operand *out, bool *is_new, const struct shape_query *q, struct err *e)
+bool shape_infer(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     assert(rules[q->node->op]);
     *is_new = false;
@@ -157,7 +156,7 @@ enum dtype shape_compute_dtype(const struct shape_query *q)
 }
 
 static bool broadcast_pair(int *rank, int64_t *shape, const struct shape_query *q,
-                           const struct operand *x, const struct operand *y, struct err *e)
+                           const struct value *x, const struct value *y, struct err *e)
 {
     if (shape_broadcast(rank, shape, &x->view, &y->view))
         return true;
@@ -165,7 +164,7 @@ static bool broadcast_pair(int *rank, int64_t *shape, const struct shape_query *
                        SHAPE_TEXT(&x->view), SHAPE_TEXT(&y->view));
 }
 
-static bool shape_elementwise(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_elementwise(struct value *out, bool *is_new, const struct shape_query *q,
                               struct err *e)
 {
     const enum op_types types = op_info[q->node->op].types;
@@ -250,8 +249,8 @@ static bool index_check(int *n_named, const struct shape_query *q, struct err *e
     *n_named = of_kind[INDEX_int] + of_kind[INDEX_slice];
     if (*n_named > v->rank)
         return node_refuse(e, q->node, 1, ERR_index,
-                           "too many indices for %s: %d for %d dimensions", SHAPE_TEXT(v),
-                           *n_named, v->rank);
+                           "too many indices for %s: %d for %d dimensions", SHAPE_TEXT(v), *n_named,
+                           v->rank);
     int rank = v->rank - of_kind[INDEX_int] + of_kind[INDEX_new_axis];
     if (rank > RANK_MAX)
         return node_refuse(e, q->node, 1, ERR_limit,
@@ -260,7 +259,7 @@ static bool index_check(int *n_named, const struct shape_query *q, struct err *e
     return true;
 }
 
-static bool shape_getitem(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_getitem(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     (void)is_new;
@@ -269,7 +268,7 @@ static bool shape_getitem(struct operand *out, bool *is_new, const struct shape_
     int n_named = 0;
     if (!index_check(&n_named, q, e))
         return false;
-    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    *out = (struct value){.dtype = q->in[0]->dtype, .view.offset = v->offset};
     int dim = 0;
     for (int i = 0; i < a->count; i++) {
         const struct index *x = &a->index[i];
@@ -296,7 +295,7 @@ static bool shape_getitem(struct operand *out, bool *is_new, const struct shape_
     return true;
 }
 
-static bool shape_transpose(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_transpose(struct value *out, bool *is_new, const struct shape_query *q,
                             struct err *e)
 {
     (void)is_new;
@@ -314,7 +313,7 @@ static bool shape_transpose(struct operand *out, bool *is_new, const struct shap
     return true;
 }
 
-static bool shape_permute(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_permute(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     (void)is_new;
@@ -325,7 +324,7 @@ static bool shape_permute(struct operand *out, bool *is_new, const struct shape_
         return node_refuse(e, q->node, 1, ERR_shape,
                            "permute of %s needs each of its %d dimensions once: %d are given",
                            SHAPE_TEXT(v), v->rank, count);
-    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    *out = (struct value){.dtype = q->in[0]->dtype, .view.offset = v->offset};
     bool taken[RANK_MAX] = {false};
     for (int i = 0; i < count; i++) {
         int dim = 0;
@@ -373,13 +372,13 @@ static bool reshape_strides(struct view *out, const struct view *v)
 }
 
 /* A view where strides can say it, else a copy: as torch's reshape. The counts are equal. */
-static bool reshape_to(struct operand *out, bool *is_new, const struct shape_query *q, int rank,
+static bool reshape_to(struct value *out, bool *is_new, const struct shape_query *q, int rank,
                        const int64_t *shape, struct err *e)
 {
-    const struct operand *x = q->in[0];
+    const struct value *x = q->in[0];
     if (!shape_allowed(q->node, x->dtype, rank, shape, e))
         return false;
-    *out = (struct operand){.dtype = x->dtype, .view = view_of(rank, shape)};
+    *out = (struct value){.dtype = x->dtype, .view = view_of(rank, shape)};
     out->view.offset = x->view.offset;
     if (view_count(&x->view) == 0 || reshape_strides(&out->view, &x->view))
         return true;
@@ -393,7 +392,7 @@ static bool reshape_refuse(const struct shape_query *q, const struct view *shape
                        SHAPE_TEXT(shape));
 }
 
-static bool shape_reshape(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_reshape(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     int rank, open = -1;
@@ -426,7 +425,7 @@ static bool shape_reshape(struct operand *out, bool *is_new, const struct shape_
     return reshape_to(out, is_new, q, rank, to.shape, e);
 }
 
-static bool shape_flatten(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_flatten(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     const struct view *v = &q->in[0]->view;
@@ -437,8 +436,8 @@ static bool shape_flatten(struct operand *out, bool *is_new, const struct shape_
         return false;
     if (first > last)
         return node_refuse(e, q->node, 2, ERR_value,
-                           "flatten of %s: start_dim %d is behind end_dim %d", SHAPE_TEXT(v),
-                           first, last);
+                           "flatten of %s: start_dim %d is behind end_dim %d", SHAPE_TEXT(v), first,
+                           last);
     int64_t shape[RANK_MAX] = {1};
     int rank = 0;
     for (int i = 0; i < v->rank; i++) {
@@ -450,7 +449,7 @@ static bool shape_flatten(struct operand *out, bool *is_new, const struct shape_
     return reshape_to(out, is_new, q, rank ? rank : 1, shape, e);
 }
 
-static bool shape_unsqueeze(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_unsqueeze(struct value *out, bool *is_new, const struct shape_query *q,
                             struct err *e)
 {
     (void)is_new;
@@ -462,14 +461,14 @@ static bool shape_unsqueeze(struct operand *out, bool *is_new, const struct shap
         return node_refuse(e, q->node, -1, ERR_limit,
                            "unsqueeze makes a tensor of %d dimensions: the limit is %d",
                            RANK_MAX + 1, RANK_MAX);
-    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    *out = (struct value){.dtype = q->in[0]->dtype, .view.offset = v->offset};
     keep_dims(&out->view, v, 0, dim);
     out->view.shape[out->view.rank++] = 1;
     keep_dims(&out->view, v, dim, v->rank - dim);
     return true;
 }
 
-static bool shape_squeeze(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_squeeze(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     (void)is_new;
@@ -478,7 +477,7 @@ static bool shape_squeeze(struct operand *out, bool *is_new, const struct shape_
     int dim = 0;
     if (!all && !shape_dim(&dim, q, 1, v->rank, e))
         return false;
-    *out = (struct operand){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    *out = (struct value){.dtype = q->in[0]->dtype, .view.offset = v->offset};
     for (int i = 0; i < v->rank; i++) {
         if (v->shape[i] != 1 || !(all || i == dim))
             keep_dims(&out->view, v, i, 1);
@@ -486,7 +485,7 @@ static bool shape_squeeze(struct operand *out, bool *is_new, const struct shape_
     return true;
 }
 
-static bool shape_expand(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_expand(struct value *out, bool *is_new, const struct shape_query *q,
                          struct err *e)
 {
     (void)is_new;
@@ -516,17 +515,16 @@ static bool shape_expand(struct operand *out, bool *is_new, const struct shape_q
 
 /* Calls. */
 
-static bool shape_clone(struct operand *out, bool *is_new, const struct shape_query *q,
-                        struct err *e)
+static bool shape_clone(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
-    const struct operand *x = q->in[0];
+    const struct value *x = q->in[0];
     return new_tensor(out, is_new, q, x->dtype, x->view.rank, x->view.shape, e);
 }
 
 /* As in torch, the dtype that a tensor has already gives the tensor itself. */
-static bool shape_to(struct operand *out, bool *is_new, const struct shape_query *q, struct err *e)
+static bool shape_to(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
-    const struct operand *x = q->in[0];
+    const struct value *x = q->in[0];
     const enum dtype dtype = q->node->args[1].dtype;
     if (dtype != x->dtype)
         return new_tensor(out, is_new, q, dtype, x->view.rank, x->view.shape, e);
@@ -534,14 +532,13 @@ static bool shape_to(struct operand *out, bool *is_new, const struct shape_query
     return true;
 }
 
-static bool shape_where(struct operand *out, bool *is_new, const struct shape_query *q,
-                        struct err *e)
+static bool shape_where(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
-    const struct operand *mask = q->in[0];
+    const struct value *mask = q->in[0];
     if (mask->dtype != DT_bool)
         return node_refuse(e, q->node, 0, ERR_type, "where needs a mask of bool: this is %s",
                            dtype_name(mask->dtype));
-    struct operand both = {.dtype = DT_f32};
+    struct value both = {.dtype = DT_f32};
     int rank;
     int64_t shape[RANK_MAX];
     if (!broadcast_pair(&both.view.rank, both.view.shape, q, q->in[1], q->in[2], e))
@@ -570,8 +567,7 @@ static bool parts_exist(const struct shape_query *q, struct err *e)
     return node_refuse(e, q->node, 0, ERR_value, "%s of an empty list", op_name(q));
 }
 
-static bool shape_cat(struct operand *out, bool *is_new, const struct shape_query *q,
-                      struct err *e)
+static bool shape_cat(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     if (!parts_exist(q, e))
         return false;
@@ -593,8 +589,7 @@ static bool shape_cat(struct operand *out, bool *is_new, const struct shape_quer
     return new_tensor(out, is_new, q, shape_compute_dtype(q), to.rank, to.shape, e);
 }
 
-static bool shape_stack(struct operand *out, bool *is_new, const struct shape_query *q,
-                        struct err *e)
+static bool shape_stack(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     if (!parts_exist(q, e))
         return false;
@@ -621,8 +616,8 @@ static bool needs_float(const struct shape_query *q, int arg, struct err *e)
                        dtype_name(q->in[arg]->dtype));
 }
 
-static bool reduce(struct operand *out, bool *is_new, const struct shape_query *q,
-                   enum dtype dtype, struct err *e)
+static bool reduce(struct value *out, bool *is_new, const struct shape_query *q, enum dtype dtype,
+                   struct err *e)
 {
     bool chosen[RANK_MAX];
     if (!shape_dims(chosen, q, e))
@@ -641,7 +636,7 @@ static bool reduce(struct operand *out, bool *is_new, const struct shape_query *
 }
 
 /* The reductions that have no answer for nothing. */
-static bool reduce_some(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool reduce_some(struct value *out, bool *is_new, const struct shape_query *q,
                         enum dtype dtype, struct err *e)
 {
     bool chosen[RANK_MAX];
@@ -657,49 +652,44 @@ static bool reduce_some(struct operand *out, bool *is_new, const struct shape_qu
     return reduce(out, is_new, q, dtype, e);
 }
 
-static bool shape_sum(struct operand *out, bool *is_new, const struct shape_query *q,
-                      struct err *e)
+static bool shape_sum(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return reduce(out, is_new, q, dtype_promote(q->in[0]->dtype, DT_i64), e);
 }
 
-static bool shape_mean(struct operand *out, bool *is_new, const struct shape_query *q,
-                       struct err *e)
+static bool shape_mean(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return needs_float(q, 0, e) && reduce(out, is_new, q, DT_f32, e);
 }
 
-static bool shape_norm(struct operand *out, bool *is_new, const struct shape_query *q,
-                       struct err *e)
+static bool shape_norm(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return needs_float(q, 0, e) && reduce(out, is_new, q, DT_f32, e);
 }
 
-static bool shape_max(struct operand *out, bool *is_new, const struct shape_query *q,
-                      struct err *e)
+static bool shape_max(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return reduce_some(out, is_new, q, q->in[0]->dtype, e);
 }
 
-static bool shape_min(struct operand *out, bool *is_new, const struct shape_query *q,
-                      struct err *e)
+static bool shape_min(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return reduce_some(out, is_new, q, q->in[0]->dtype, e);
 }
 
-static bool shape_argmax(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_argmax(struct value *out, bool *is_new, const struct shape_query *q,
                          struct err *e)
 {
     return reduce_some(out, is_new, q, DT_i64, e);
 }
 
-static bool shape_argmin(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_argmin(struct value *out, bool *is_new, const struct shape_query *q,
                          struct err *e)
 {
     return reduce_some(out, is_new, q, DT_i64, e);
 }
 
-static bool shape_softmax(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_softmax(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     const struct view *v = &q->in[0]->view;
@@ -708,13 +698,13 @@ static bool shape_softmax(struct operand *out, bool *is_new, const struct shape_
            new_tensor(out, is_new, q, DT_f32, v->rank, v->shape, e);
 }
 
-static bool shape_log_softmax(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_log_softmax(struct value *out, bool *is_new, const struct shape_query *q,
                               struct err *e)
 {
     return shape_softmax(out, is_new, q, e);
 }
 
-static bool shape_matmul(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_matmul(struct value *out, bool *is_new, const struct shape_query *q,
                          struct err *e)
 {
     if (!needs_float(q, 0, e) || !needs_float(q, 1, e))
@@ -738,29 +728,28 @@ static bool shape_matmul(struct operand *out, bool *is_new, const struct shape_q
     return new_tensor(out, is_new, q, DT_f32, rank, shape, e);
 }
 
-static bool model_layer(struct operand *out, bool *is_new, const struct shape_query *q,
-                        int64_t n_out, struct err *e)
+static bool model_layer(struct value *out, bool *is_new, const struct shape_query *q, int64_t n_out,
+                        struct err *e)
 {
     if (!needs_float(q, 0, e))
         return false;
     const struct view *v = &q->in[0]->view;
     if (v->rank == 0 || v->shape[v->rank - 1] != q->model->width)
         return node_refuse(e, q->node, 0, ERR_shape,
-                           "%s of %s: the last dimension must be the model's width, %d",
-                           op_name(q), SHAPE_TEXT(v), q->model->width);
+                           "%s of %s: the last dimension must be the model's width, %d", op_name(q),
+                           SHAPE_TEXT(v), q->model->width);
     int64_t shape[RANK_MAX];
     memcpy(shape, v->shape, sizeof shape);
     shape[v->rank - 1] = n_out;
     return new_tensor(out, is_new, q, DT_f32, v->rank, shape, e);
 }
 
-static bool shape_ln_f(struct operand *out, bool *is_new, const struct shape_query *q,
-                       struct err *e)
+static bool shape_ln_f(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return model_layer(out, is_new, q, q->model->width, e);
 }
 
-static bool shape_lm_head(struct operand *out, bool *is_new, const struct shape_query *q,
+static bool shape_lm_head(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {
     return model_layer(out, is_new, q, q->model->vocab, e);

@@ -2,23 +2,18 @@
  * found through a table that ops.def fills. A new VIEW or CALL row without its rule does not
  * compile. */
 #pragma once
-#include "graph.h"
-
-struct operand {
-    enum dtype dtype;
-    struct view view;
-};
+#include "plan.h"
 
 struct shape_query {
     const struct node *node;
-    const struct operand *const *in; /* the tensor operands in order, a list's one by one */
+    const struct value *const *in; /* the tensor operands in order, a list's one by one */
     int n_in;
     const struct model_shape *model;
 };
 
-/* The result of every op but the EFFECTs. `*is_new`: a row-major tensor of its own, else a view of
- * the first operand. */
-bool shape_infer(struct operand *out, bool *is_new, const struct shape_query *q, struct err *e);
+/* The dtype and view of the result, for every op but the EFFECTs. `*is_new`: a row-major tensor of
+ * its own, else a view of the first operand. */
+bool shape_infer(struct value *out, bool *is_new, const struct shape_query *q, struct err *e);
 
 /* The dtype that elementwise ops, where, cat and stack compute in, once shape_infer agreed. */
 enum dtype shape_compute_dtype(const struct shape_query *q);

@@ -1,0 +1,517 @@
+/* Living nodes to actions: operands of the right dtype and shape, copies for late readers, all in
+ * the order of running. Nothing here can be wrong with a request, but for the work it asks for. */
+#include "planner.h"
+#include <string.h>
+
+struct lowering {
+    struct planner *s;
+    int node;
+    struct parking *parking;
+};
+
+/* What late readers need of activations. A version is the node behind which an activation is as
+ * it is: its hook or a set. */
+struct parking {
+    int *seen;       /* of each node: the version for which it was last counted, or -1 */
+    int64_t *wanted; /* of each version: the elements that its late readers look at */
+    int *whole;      /* of each version: the copy of all its rows, or 0 */
+    int *of_version; /* of each node: the version of its last copy, or -1, and */
+    int *copy;       /* that copy */
+};
+
+static int *ints_new(int n, int value, struct arena *a)
+{
+    int *ints = ARENA_ARRAY(a, int, n + 1);
+    for (int i = 0; i < n; i++)
+        ints[i] = value;
+    return ints;
+}
+
+/* Actions. */
+
+static double action_cost(const struct planner *s, const struct action *a)
+{
+    const struct value *values = s->p->values;
+    const double n_in = (double)view_count(&values[a->in[0]].view);
+    const double n_out = a->op == OP_save ? n_in : (double)view_count(&values[a->out].view);
+    const struct view *x = &values[a->in[0]].view;
+    if (a->op == OP_matmul)
+        return n_out * (double)x->shape[x->rank - 1];
+    if (a->op == OP_lm_head)
+        return n_out * s->m->width;
+    return a->op == OP_hook || n_out > n_in ? n_out : n_in;
+}
+
+/* An action at a turn, among others of that turn behind those of nodes before `node`: `behind` is
+ * 0 for the node's own work and 1 for what comes right behind it. */
+static void emit_at(struct planner *s, int turn, int node, int behind, struct action a)
+{
+    if (a.op != OP_save && view_count(&s->p->values[a.out].view) == 0)
+        return;
+    struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
+    d->key = (int64_t)turn << 32 | (2 * node + behind);
+    d->action = a;
+    s->cost += action_cost(s, &a);
+}
+
+static void emit(struct planner *s, struct action a)
+{
+    emit_at(s, s->turns[a.node], a.node, 0, a);
+}
+
+/* Parked copies. */
+
+static void version_reset(struct planner *s)
+{
+    for (int i = 0; i < s->n_roots; i++)
+        s->roots[i].version = s->roots[i].node;
+}
+
+static void version_advance(struct planner *s, int node)
+{
+    if (s->g->nodes[node].op == OP_set)
+        root_of(s, node)->version = node;
+}
+
+/* Adds up what late readers look at, so that what is parked is never more than all rows. */
+static void count_parked(struct planner *s, struct parking *k)
+{
+    version_reset(s);
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (!s->is_alive[i])
+            continue;
+        operands_take(s, &s->g->nodes[i]);
+        for (int j = 0; j < s->n_in; j++) {
+            const int value = s->in[j], version = root_of(s, value)->version;
+            if (!is_late(s, i, value) || k->seen[value] == version)
+                continue;
+            k->seen[value] = version;
+            k->wanted[version] += view_count(&s->p->values[value].view);
+        }
+        version_advance(s, i);
+    }
+    version_reset(s);
+}
+
+/* A copy of a value to the slab, right behind the node that made it what it is. */
+static int park(struct planner *s, int value, const struct root *r)
+{
+    const int turn = r->turn, version = r->version;
+    const struct view view = s->p->values[value].view;
+    const int copy = tensor_add(s, -1, turn, s->p->values[value].dtype, &view);
+    emit_at(s, turn, version, 1,
+            (struct action){.op = OP_clone, .node = version, .out = copy, .in = {value}});
+    return copy;
+}
+
+/* The same elements in a copy of the rows without what lies between them. */
+static struct view view_packed(const struct view *v, const struct view *rows)
+{
+    const int64_t row = rows->stride[0], width = rows->shape[1];
+    struct view packed = *v;
+    packed.offset = v->offset / row * width + v->offset % row;
+    for (int i = 0; i < v->rank; i++) {
+        if (v->stride[i] >= row)
+            packed.stride[i] = v->stride[i] / row * width;
+    }
+    return packed;
+}
+
+static int park_whole(struct planner *s, struct parking *k, int value)
+{
+    const int version = root_of(s, value)->version;
+    const struct view rows = root_rows(s, root_of(s, value));
+    if (!k->whole[version]) {
+        int all = value_add(s, s->value_roots[value], s->p->values[value].dtype, rows);
+        k->whole[version] = park(s, all, root_of(s, value));
+    }
+    const int whole = k->whole[version];
+    const struct view view = s->p->values[value].view;
+    return value_add(s, s->value_roots[whole], s->p->values[whole].dtype,
+                     view_packed(&view, &rows));
+}
+
+static int parked(struct planner *s, struct parking *k, int value)
+{
+    const int version = root_of(s, value)->version;
+    if (k->of_version[value] == version)
+        return k->copy[value];
+    const struct view rows = root_rows(s, root_of(s, value));
+    k->of_version[value] = version;
+    k->copy[value] = k->wanted[version] < view_count(&rows) ? park(s, value, root_of(s, value))
+                                                            : park_whole(s, k, value);
+    return k->copy[value];
+}
+
+/* Operands. */
+
+/* A row-major copy of a value, of this dtype, made as part of the node's work. */
+static int copied(struct planner *s, int node, int value, enum dtype dtype)
+{
+    const struct view view = s->p->values[value].view;
+    const int copy = tensor_add(s, -1, s->turns[node], dtype, &view);
+    emit(s, (struct action){.op = OP_clone, .node = node, .out = copy, .in = {value}});
+    return copy;
+}
+
+static enum dtype dtype_of(const struct planner *s, int value)
+{
+    return s->p->values[value].dtype;
+}
+
+static struct view view_at(const struct planner *s, int value)
+{
+    return s->p->values[value].view;
+}
+
+/* Operand k as this node may read it. */
+static int operand(struct lowering *l, int k)
+{
+    struct planner *s = l->s;
+    return is_late(s, l->node, s->in[k]) ? parked(s, l->parking, s->in[k]) : s->in[k];
+}
+
+static int operand_as(struct lowering *l, int k, enum dtype dtype)
+{
+    struct planner *s = l->s;
+    const struct root *r = root_of(s, s->in[k]);
+    if (r->number && view_at(s, s->in[k]).rank == 0)
+        return number_value(s, r->number, dtype);
+    const int value = operand(l, k);
+    return dtype_of(s, value) == dtype ? value : copied(s, l->node, value, dtype);
+}
+
+static int reshaped(struct planner *s, int value, struct view view)
+{
+    return value_add(s, s->value_roots[value], dtype_of(s, value), view);
+}
+
+static int broadcast(struct planner *s, int value, int rank, const int64_t *shape)
+{
+    struct view from = view_at(s, value), to;
+    const bool fits = view_expand(&to, &from, rank, shape);
+    assert(fits);
+    return view_same_shape(&from, &to) ? value : reshaped(s, value, to);
+}
+
+/* Ops. */
+
+static void lower_elementwise(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const struct node *n = &s->g->nodes[l->node];
+    const struct shape_query q = operands_query(s, n);
+    const enum dtype dtype = shape_compute_dtype(&q);
+    const struct view out = view_at(s, l->node);
+    struct action a = {.op = n->op, .node = l->node, .out = l->node};
+    const int n_in = s->n_in;
+    for (int k = 0; k < n_in; k++) {
+        const bool mask = n->op == OP_where && k == 0;
+        a.in[k] = broadcast(s, operand_as(l, k, mask ? DT_bool : dtype), out.rank, out.shape);
+    }
+    emit(s, a);
+}
+
+/* A view whose chosen dimensions come last, in their order. */
+static struct view view_chosen_last(const struct view *v, const bool chosen[RANK_MAX])
+{
+    struct view out = {.offset = v->offset};
+    for (int last = 0; last < 2; last++) {
+        for (int i = 0; i < v->rank; i++) {
+            if (chosen[i] != (last == 1))
+                continue;
+            out.shape[out.rank] = v->shape[i];
+            out.stride[out.rank++] = v->stride[i];
+        }
+    }
+    return out;
+}
+
+static void add_one(struct view *v)
+{
+    v->shape[v->rank] = 1;
+    v->stride[v->rank++] = 1;
+}
+
+/* bool is reduced as int64: a sum counts, a maximum is turned back. */
+static void lower_reduction(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const struct node *n = &s->g->nodes[l->node];
+    const struct shape_query q = operands_query(s, n);
+    bool chosen[RANK_MAX];
+    const bool known = shape_dims(chosen, &q, s->e);
+    assert(known);
+    const enum dtype from = dtype_of(s, s->in[0]);
+    const int x = operand_as(l, 0, from == DT_bool ? DT_i64 : from);
+    const struct view view = view_at(s, x);
+    struct view in = view_chosen_last(&view, chosen);
+    int n_reduced = 0;
+    for (int i = 0; i < view.rank; i++)
+        n_reduced += chosen[i];
+    if (view.rank == 0) {
+        add_one(&in);
+        n_reduced = 1;
+    }
+    struct view out = view_of(in.rank - n_reduced, in.shape);
+    const bool narrows = dtype_of(s, l->node) == DT_bool;
+    const int result =
+        narrows ? tensor_add(s, -1, s->turns[l->node], DT_i64, &out) : reshaped(s, l->node, out);
+    emit(s, (struct action){.op = n->op,
+                            .node = l->node,
+                            .out = result,
+                            .in = {reshaped(s, x, in)},
+                            .n_reduced = n_reduced});
+    if (narrows)
+        emit(s, (struct action){.op = OP_clone,
+                                .node = l->node,
+                                .out = reshaped(s, l->node, out),
+                                .in = {result}});
+}
+
+static void lower_softmax(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const struct node *n = &s->g->nodes[l->node];
+    const struct shape_query q = operands_query(s, n);
+    int dim = 0;
+    const bool known = shape_dim(&dim, &q, 1, view_at(s, s->in[0]).rank, s->e);
+    assert(known);
+    bool chosen[RANK_MAX] = {false};
+    chosen[dim] = true;
+    const int x = operand(l, 0);
+    const struct view in = view_at(s, x), out = view_at(s, l->node);
+    struct view in_last = view_chosen_last(&in, chosen), out_last = view_chosen_last(&out, chosen);
+    if (in.rank == 0) {
+        add_one(&in_last);
+        add_one(&out_last);
+    }
+    emit(s, (struct action){.op = n->op,
+                            .node = l->node,
+                            .out = reshaped(s, l->node, out_last),
+                            .in = {reshaped(s, x, in_last)}});
+}
+
+/* Each part is copied to its place in the result: a slice for cat, an index for stack. */
+static void lower_join(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const struct node *n = &s->g->nodes[l->node];
+    const struct view out = view_at(s, l->node);
+    const int64_t asked = n->args[1].kind == ARG_absent ? 0 : n->args[1].integer;
+    const int dim = (int)(asked < 0 ? asked + out.rank : asked), n_in = s->n_in;
+    int64_t at = 0;
+    for (int k = 0; k < n_in; k++) {
+        const int part = operand(l, k);
+        struct view place = view_at(s, part);
+        const int64_t size = n->op == OP_cat ? place.shape[dim] : 1;
+        place.offset = at * out.stride[dim];
+        for (int i = 0; i < place.rank; i++)
+            place.stride[i] = out.stride[n->op == OP_stack && i >= dim ? i + 1 : i];
+        emit(s, (struct action){.op = OP_clone,
+                                .node = l->node,
+                                .out = reshaped(s, l->node, place),
+                                .in = {part}});
+        at += size;
+    }
+}
+
+/* The leading dimensions of `to`, then the last two of `v`, which is broadcast over them. */
+static struct view view_batched(const struct view *v, const struct view *to)
+{
+    int64_t shape[RANK_MAX];
+    memcpy(shape, to->shape, sizeof shape);
+    shape[to->rank - 2] = v->shape[v->rank - 2];
+    shape[to->rank - 1] = v->shape[v->rank - 1];
+    struct view out;
+    const bool fits = view_expand(&out, v, to->rank, shape);
+    assert(fits);
+    return out;
+}
+
+static void insert_one(struct view *v, int dim)
+{
+    memmove(&v->shape[dim + 1], &v->shape[dim], sizeof v->shape[0] * (size_t)(v->rank - dim));
+    memmove(&v->stride[dim + 1], &v->stride[dim], sizeof v->stride[0] * (size_t)(v->rank - dim));
+    v->rank++;
+    v->shape[dim] = 1;
+    v->stride[dim] = 0;
+}
+
+static void lower_matmul(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const int a = operand(l, 0), b = operand(l, 1);
+    struct view x = view_at(s, a), y = view_at(s, b), out = view_at(s, l->node);
+    const bool row = x.rank == 1, column = y.rank == 1;
+    if (row)
+        insert_one(&x, 0);
+    if (column)
+        insert_one(&y, 1);
+    if (row)
+        insert_one(&out, out.rank - !column);
+    if (column)
+        insert_one(&out, out.rank);
+    emit(s, (struct action){.op = OP_matmul,
+                            .node = l->node,
+                            .out = reshaped(s, l->node, out),
+                            .in = {reshaped(s, a, view_batched(&x, &out)),
+                                   reshaped(s, b, view_batched(&y, &out))}});
+}
+
+static void lower_layer(struct lowering *l)
+{
+    struct planner *s = l->s;
+    int x = operand(l, 0);
+    const struct view view = view_at(s, x);
+    if (!view_is_contiguous(&view))
+        x = copied(s, l->node, x, DT_f32);
+    emit(s, (struct action){
+                .op = s->g->nodes[l->node].op, .node = l->node, .out = l->node, .in = {x}});
+}
+
+static void lower_clone(struct lowering *l)
+{
+    emit(l->s,
+         (struct action){.op = OP_clone, .node = l->node, .out = l->node, .in = {operand(l, 0)}});
+}
+
+static bool views_equal(const struct view *a, const struct view *b)
+{
+    bool equal = view_same_shape(a, b) && a->offset == b->offset;
+    for (int i = 0; i < a->rank && equal; i++)
+        equal = a->shape[i] == 1 || a->stride[i] == b->stride[i];
+    return equal;
+}
+
+static bool views_may_meet(const struct view *a, const struct view *b)
+{
+    int64_t a_low, a_high, b_low, b_high;
+    view_extent(&a_low, &a_high, a);
+    view_extent(&b_low, &b_high, b);
+    return a_low <= b_high && b_low <= a_high;
+}
+
+/* A value that shares elements with its target is copied first: the copy of one element must not
+ * change another before that is read. */
+static void lower_set(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const int target = s->in[0];
+    int value = operand(l, 1);
+    const struct view to = view_at(s, target), given = view_at(s, value);
+    const struct view from = view_without_ones(&given, to.rank);
+    if (s->value_roots[value] == s->value_roots[target]) {
+        if (views_equal(&from, &to))
+            return;
+        if (views_may_meet(&from, &to))
+            value = copied(s, l->node, reshaped(s, value, from), dtype_of(s, value));
+        else
+            value = reshaped(s, value, from);
+    } else if (from.rank != given.rank) {
+        value = reshaped(s, value, from);
+    }
+    emit(s, (struct action){.op = OP_set,
+                            .node = l->node,
+                            .out = target,
+                            .in = {broadcast(s, value, to.rank, to.shape)}});
+}
+
+static void lower_save(struct lowering *l)
+{
+    emit(l->s, (struct action){.op = OP_save, .node = l->node, .in = {operand(l, 0)}});
+}
+
+static void lower_hook(struct lowering *l)
+{
+    emit(l->s, (struct action){.op = OP_hook, .node = l->node, .out = l->node});
+}
+
+/* One case for each op of ops.def, so that the compiler names the one that is missing. */
+/* clang-format off */
+static void lower_node(struct lowering *l)
+{
+    switch (l->s->g->nodes[l->node].op) {
+#define UNARY(id, types, f, i, b)  case OP_##id: lower_elementwise(l); break;
+#define BINARY(id, types, f, i, b) case OP_##id: lower_elementwise(l); break;
+#define VIEW(id, params)           case OP_##id: lower_clone(l); break; /* strides cannot say it */
+#define CALL(id, params)
+#define EFFECT(id, params)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef VIEW
+#undef CALL
+#undef EFFECT
+    case OP_clone: case OP_to: lower_clone(l); break;
+    case OP_where: lower_elementwise(l); break;
+    case OP_cat: case OP_stack: lower_join(l); break;
+    case OP_sum: case OP_mean: case OP_norm: lower_reduction(l); break;
+    case OP_max: case OP_min: case OP_argmax: case OP_argmin: lower_reduction(l); break;
+    case OP_softmax: case OP_log_softmax: lower_softmax(l); break;
+    case OP_matmul: lower_matmul(l); break;
+    case OP_ln_f: case OP_lm_head: lower_layer(l); break;
+    case OP_hook: lower_hook(l); break;
+    case OP_set: lower_set(l); break;
+    case OP_save: lower_save(l); break;
+    case OP_constant: case OP_COUNT: assert(!"a constant is no work");
+    }
+}
+/* clang-format on */
+
+/* Merges from the bottom up: stable, so that actions of one node keep their order. */
+static void sort_drafts(struct planner *s)
+{
+    const int n = s->n_drafts;
+    struct draft *from = s->drafts, *to = ARENA_ARRAY(s->a, struct draft, n);
+    for (int width = 1; width < n; width *= 2) {
+        for (int low = 0; low < n; low += 2 * width) {
+            const int middle = low + width < n ? low + width : n;
+            const int high = middle + width < n ? middle + width : n;
+            int i = low, j = middle;
+            for (int k = low; k < high; k++)
+                to[k] =
+                    j >= high || (i < middle && from[i].key <= from[j].key) ? from[i++] : from[j++];
+        }
+        struct draft *sorted = to;
+        to = from;
+        from = sorted;
+    }
+    s->drafts = from;
+}
+
+static bool lower_nodes(struct planner *s, struct parking *k)
+{
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (!s->is_alive[i])
+            continue;
+        operands_take(s, &s->g->nodes[i]);
+        lower_node(&(struct lowering){s, i, k});
+        version_advance(s, i);
+        if (s->cost > (double)COMPUTE_MAX)
+            return node_refuse(s->e, &s->g->nodes[i], -1, ERR_limit,
+                               "up to here the graph itself asks for %.3g multiply-adds: the "
+                               "limit is %.3g",
+                               s->cost, (double)COMPUTE_MAX);
+    }
+    return true;
+}
+
+bool lower(struct planner *s)
+{
+    const int n = s->g->n_nodes;
+    struct parking k = {.seen = ints_new(n, -1, s->a),
+                        .wanted = ARENA_ARRAY(s->a, int64_t, n + 1),
+                        .whole = ints_new(n, 0, s->a),
+                        .of_version = ints_new(n, -1, s->a),
+                        .copy = ints_new(n, 0, s->a)};
+    count_parked(s, &k);
+    if (!lower_nodes(s, &k))
+        return false;
+    sort_drafts(s);
+    s->p->n_actions = s->n_drafts;
+    s->p->actions = ARENA_ARRAY(s->a, struct action, s->n_drafts);
+    for (int i = 0; i < s->n_drafts; i++)
+        s->p->actions[i] = s->drafts[i].action;
+    return true;
+}

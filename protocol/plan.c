@@ -1,0 +1,767 @@
+#include "planner.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Tables from keys to small numbers. */
+
+static struct table table_new(int n_max, struct arena *a)
+{
+    int size = 16;
+    while (size < 2 * n_max)
+        size *= 2;
+    return (struct table){.keys = ARENA_ARRAY(a, int64_t, size),
+                          .items = ARENA_ARRAY(a, int, size),
+                          .mask = size - 1};
+}
+
+/* The place of this key's item: 0 where it is new. */
+static int *table_find(struct table *t, int64_t key)
+{
+    uint64_t hash = (uint64_t)key * UINT64_C(0x9e3779b97f4a7c15);
+    int i = (int)(hash >> 33) & t->mask;
+    while (t->items[i] && t->keys[i] != key)
+        i = (i + 1) & t->mask;
+    t->keys[i] = key;
+    return &t->items[i];
+}
+
+/* Roots and values. */
+
+int root_add(struct planner *s, struct root root)
+{
+    struct root *r = arena_push(s->a, &s->roots, &s->n_roots, &s->root_capacity, sizeof *r);
+    *r = root;
+    r->set_turn = r->turn;
+    r->version = r->node;
+    r->first = 0;
+    r->last = -1;
+    return s->n_roots - 1;
+}
+
+int value_add(struct planner *s, int root, enum dtype dtype, struct view view)
+{
+    struct value *v =
+        arena_push(s->a, &s->p->values, &s->p->n_values, &s->value_capacity, sizeof *v);
+    int *r =
+        arena_push(s->a, &s->value_roots, &s->n_value_roots, &s->value_root_capacity, sizeof *r);
+    *v = (struct value){s->roots[root].home, s->roots[root].invoke, 0, dtype, view};
+    *r = root;
+    return s->p->n_values - 1;
+}
+
+static int slab_root(struct planner *s, int node, int turn, enum dtype dtype,
+                     const struct view *shape)
+{
+    return root_add(s, (struct root){.home = HOME_slab,
+                                     .node = node,
+                                     .turn = turn,
+                                     .bytes = view_count(shape) * (int64_t)dtype_size(dtype)});
+}
+
+int tensor_add(struct planner *s, int node, int turn, enum dtype dtype, const struct view *shape)
+{
+    int root = slab_root(s, node, turn, dtype, shape);
+    return value_add(s, root, dtype, view_of(shape->rank, shape->shape));
+}
+
+static double number_real(const struct arg *n)
+{
+    return n->kind == ARG_float ? n->real : n->kind == ARG_int ? (double)n->integer : n->boolean;
+}
+
+/* Numbers are only ever promoted: a float never becomes an integer here. */
+static void number_bytes(void *to, const struct arg *n, enum dtype dtype)
+{
+    const float real = (float)number_real(n);
+    const int64_t integer = n->kind == ARG_int ? n->integer : n->boolean;
+    const bool boolean = n->kind == ARG_bool && n->boolean;
+    const void *from[DT_COUNT] = {[DT_f32] = &real, [DT_i64] = &integer, [DT_bool] = &boolean};
+    memcpy(to, from[dtype], dtype_size(dtype));
+}
+
+static enum dtype number_dtype(const struct arg *n)
+{
+    return n->kind == ARG_float ? DT_f32 : n->kind == ARG_int ? DT_i64 : DT_bool;
+}
+
+int number_value(struct planner *s, const struct arg *number, enum dtype dtype)
+{
+    int64_t bits = 0;
+    number_bytes(&bits, number, dtype);
+    int *found = table_find(&s->numbers[dtype], bits);
+    if (!*found) {
+        int64_t *bytes = ARENA_NEW(s->a, int64_t);
+        *bytes = bits;
+        int value = tensor_add(s, -1, 0, dtype, &(struct view){.rank = 0});
+        struct root *r = root_of(s, value);
+        r->number = number;
+        r->constant = bytes;
+        r->readonly = true;
+        *found = value + 1;
+    }
+    return *found - 1;
+}
+
+/* Operands. */
+
+static int operand_of(struct planner *s, const struct arg *a)
+{
+    return a->kind == ARG_node ? a->node : number_value(s, a, number_dtype(a));
+}
+
+void operands_take(struct planner *s, const struct node *n)
+{
+    const struct op_info *op = &op_info[n->op];
+    s->n_in = 0;
+    for (int i = 0; i < op->n_params; i++) {
+        const struct arg *a = &n->args[i];
+        if (op->params[i].kind == PARAM_tensor)
+            s->in[s->n_in++] = operand_of(s, a);
+        else if (op->params[i].kind == PARAM_tensors)
+            for (int k = 0; k < a->count; k++)
+                s->in[s->n_in++] = a->nodes[k];
+    }
+}
+
+struct shape_query operands_query(struct planner *s, const struct node *n)
+{
+    for (int i = 0; i < s->n_in; i++)
+        s->in_values[i] = &s->p->values[s->in[i]];
+    return (struct shape_query){n, s->in_values, s->n_in, s->m};
+}
+
+/* The request's prompts. */
+
+static bool check_tokens(const struct planner *s, int invoke, int prompt)
+{
+    const struct invoke *v = &s->g->invokes[invoke];
+    const struct prompt *q = &v->prompts[prompt];
+    for (int i = 0; i < q->n_tokens; i++) {
+        if (q->tokens[i] >= 0 && q->tokens[i] < s->m->vocab)
+            continue;
+        err_set(s->e, ERR_index, "token %d does not exist: this model has tokens 0 to %d",
+                q->tokens[i], s->m->vocab - 1);
+        if (v->n_prompts > 1)
+            return err_at(s->e, -1, "invokes[%d].prompt[%d][%d]", invoke, prompt, i);
+        return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i);
+    }
+    return true;
+}
+
+static bool check_prompts(const struct planner *s, int invoke)
+{
+    const struct invoke *v = &s->g->invokes[invoke];
+    if (v->n_prompts < 1) {
+        err_set(s->e, ERR_value, "an invoke needs at least one prompt");
+        return err_at(s->e, -1, "invokes[%d].prompt", invoke);
+    }
+    const int T = v->prompts[0].n_tokens, n_new = s->g->n_new_tokens;
+    for (int i = 0; i < v->n_prompts; i++) {
+        const int n = v->prompts[i].n_tokens;
+        if (n < 1)
+            err_set(s->e, ERR_value, "a prompt needs at least one token: this one has none");
+        else if (n > s->m->context - n_new)
+            err_set(s->e, ERR_context,
+                    "%d tokens and %d new ones are %d: this model's context is %d", n, n_new,
+                    n + n_new, s->m->context);
+        else if (n != T)
+            err_set(s->e, ERR_shape,
+                    "the prompts of one invoke must have the same number of tokens: %d and %d; "
+                    "give each its own invoke",
+                    T, n);
+        else if (check_tokens(s, invoke, i))
+            continue;
+        if (v->n_prompts > 1)
+            return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i);
+        return err_at(s->e, -1, "invokes[%d].prompt", invoke);
+    }
+    return true;
+}
+
+static bool check_sampling(const struct planner *s)
+{
+    const struct sampling *o = &s->g->sampling;
+    if (s->g->n_new_tokens < 0 || s->g->n_new_tokens > NEW_TOKENS_MAX) {
+        err_set(s->e, ERR_value, "max_new_tokens must be from 0 to %d: it is %d", NEW_TOKENS_MAX,
+                s->g->n_new_tokens);
+        return err_at(s->e, -1, "max_new_tokens");
+    }
+    if (!(o->temperature >= 0) || isinf(o->temperature)) {
+        err_set(s->e, ERR_value, "temperature must be 0 or more, and finite: it is %g",
+                o->temperature);
+        return err_at(s->e, -1, "sampling.temperature");
+    }
+    if (o->top_k < 0) {
+        err_set(s->e, ERR_value, "top_k must be 0 (all) or more: it is %d", o->top_k);
+        return err_at(s->e, -1, "sampling.top_k");
+    }
+    if (!(o->top_p > 0 && o->top_p <= 1)) {
+        err_set(s->e, ERR_value, "top_p must be above 0 and at most 1: it is %g", o->top_p);
+        return err_at(s->e, -1, "sampling.top_p");
+    }
+    return true;
+}
+
+static bool check_counts(const struct planner *s, int64_t n_sequences, int64_t n_rows)
+{
+    if (n_sequences > SEQUENCES_MAX) {
+        err_set(s->e, ERR_limit, "%lld prompts in one request: the limit is %d",
+                (long long)n_sequences, SEQUENCES_MAX);
+        return err_at(s->e, -1, "invokes");
+    }
+    if (n_rows > ROWS_MAX) {
+        err_set(s->e, ERR_limit, "the prompts have %lld tokens together: the limit is %d",
+                (long long)n_rows, ROWS_MAX);
+        return err_at(s->e, -1, "invokes");
+    }
+    return true;
+}
+
+/* Checks the prompts and gives every invoke its rows, sequences and pages. */
+static bool place_invokes(struct planner *s)
+{
+    struct plan *p = s->p;
+    p->samples = s->g->n_new_tokens > 0;
+    p->n_steps = p->samples ? s->g->n_new_tokens : 1;
+    p->n_invokes = s->g->n_invokes;
+    p->invokes = ARENA_ARRAY(s->a, struct plan_invoke, p->n_invokes);
+    if (p->n_invokes < 1) {
+        err_set(s->e, ERR_value, "a request needs at least one prompt");
+        return err_at(s->e, -1, "invokes");
+    }
+    for (int i = 0; i < p->n_invokes; i++) {
+        if (!check_prompts(s, i))
+            return false;
+        struct plan_invoke *v = &p->invokes[i];
+        v->n_sequences = s->g->invokes[i].n_prompts;
+        v->n_tokens = s->g->invokes[i].prompts[0].n_tokens;
+        v->row_first = p->n_rows;
+        v->sequence_first = p->n_sequences;
+        v->page_first = p->n_pages;
+        v->n_pages = (v->n_tokens + p->n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        v->logits_from = p->samples ? v->n_tokens - 1 : v->n_tokens;
+        const int64_t n_rows = p->n_rows + (int64_t)v->n_sequences * v->n_tokens;
+        if (!check_counts(s, p->n_sequences + (int64_t)v->n_sequences, n_rows))
+            return false;
+        p->n_rows = (int)n_rows;
+        p->n_sequences += v->n_sequences;
+        p->n_pages += v->n_sequences * v->n_pages;
+    }
+    return true;
+}
+
+/* Inference: one node after the other, in program order. */
+
+static bool refuse_at(struct planner *s, const struct node *n, const char *field)
+{
+    return n->wire < 0 ? err_at(s->e, -1, "%s", n->place)
+                       : err_at(s->e, n->wire, "%s.%s", n->place, field);
+}
+
+static bool check_hook(struct planner *s, const struct node *n)
+{
+    if (n->invoke < 0 || n->invoke >= s->p->n_invokes) {
+        err_set(s->e, ERR_index, "invoke %d does not exist: the request has invokes 0 to %d",
+                n->invoke, s->p->n_invokes - 1);
+        return refuse_at(s, n, "invoke");
+    }
+    if (n->hook.step < 0 || n->hook.step >= s->p->n_steps) {
+        err_set(s->e, ERR_index,
+                "step %d does not exist: the request makes %d pass%s, steps 0 to %d", n->hook.step,
+                s->p->n_steps, s->p->n_steps == 1 ? "" : "es", s->p->n_steps - 1);
+        return refuse_at(s, n, "step");
+    }
+    return true;
+}
+
+/* All hooks of the same rows at the same site and step are views of one root. */
+static bool infer_hook(struct planner *s, int i, struct value *out)
+{
+    const struct node *n = &s->g->nodes[i];
+    if (!check_hook(s, n))
+        return false;
+    const struct plan_invoke *v = &s->p->invokes[n->invoke];
+    const enum point pt = n->hook.name->point;
+    const int step = pt == PT_generated ? s->p->n_steps - 1 : n->hook.step;
+    const int turn = step * s->n_sites + site_of(pt, n->hook.block, s->m->n_blocks);
+    const bool prompts = step == 0 || pt == PT_generated;
+    out->dtype = point_dtype(pt);
+    out->view = point_view(n->hook.name, s->m, v->n_sequences, prompts ? v->n_tokens : 1,
+                           step ? v->n_tokens + step - 1 : 0, s->g->n_new_tokens);
+    if (!shape_allowed(n, out->dtype, out->view.rank, out->view.shape, s->e))
+        return false;
+    const bool live = point_info[pt].row != ROW_none;
+    int *root = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
+    if (!*root) {
+        int r = live ? root_add(s, (struct root){.home = HOME_activation, .node = i, .turn = turn})
+                     : slab_root(s, i, turn, out->dtype, &out->view);
+        s->roots[r].invoke = n->invoke;
+        s->roots[r].point = pt;
+        s->roots[r].readonly = !point_info[pt].writable;
+        s->is_new[i] = !live;
+        *root = r + 1;
+    }
+    s->value_roots[i] = *root - 1;
+    s->turns[i] = turn;
+    return true;
+}
+
+static bool infer_constant(struct planner *s, int i, struct value *out)
+{
+    const struct tensor *t = s->g->nodes[i].constant;
+    if (!shape_allowed(&s->g->nodes[i], t->dtype, t->view.rank, t->view.shape, s->e))
+        return false;
+    out->dtype = t->dtype;
+    out->view = view_of(t->view.rank, t->view.shape);
+    s->value_roots[i] = slab_root(s, i, 0, t->dtype, &t->view);
+    s->roots[s->value_roots[i]].constant =
+        (const char *)t->data + (size_t)t->view.offset * dtype_size(t->dtype);
+    return true;
+}
+
+/* The moment when all operands are what the program says they are at this node. */
+static int operands_turn(struct planner *s)
+{
+    int turn = 0;
+    for (int i = 0; i < s->n_in; i++) {
+        const struct root *r = root_of(s, s->in[i]);
+        turn = r->set_turn > turn ? r->set_turn : turn;
+    }
+    return turn;
+}
+
+static void operands_read(struct planner *s, int turn)
+{
+    for (int i = 0; i < s->n_in; i++) {
+        struct root *r = root_of(s, s->in[i]);
+        r->read_turn = turn > r->read_turn ? turn : r->read_turn;
+    }
+}
+
+/* "transformer.h.2.output[0]", with its step where there are several. */
+static const char *turn_text(char *buffer, size_t size, const struct planner *s, int turn)
+{
+    char site[SITE_TEXT_SIZE];
+    site_text(site, turn % s->n_sites, s->m->n_blocks);
+    if (s->p->n_steps > 1)
+        snprintf(buffer, size, "%s of step %d", site, turn / s->n_sites);
+    else
+        snprintf(buffer, size, "%s", site);
+    return buffer;
+}
+
+static bool check_target(struct planner *s, const struct node *n)
+{
+    const struct root *r = root_of(s, s->in[0]);
+    char site[SITE_TEXT_SIZE];
+    if (r->number)
+        return node_refuse(s->e, n, 0, ERR_type, "a number cannot be set, only a tensor");
+    if (r->readonly)
+        return node_refuse(s->e, n, 0, ERR_type, "%s can be read, but not set",
+                           site_text(site, r->turn % s->n_sites, s->m->n_blocks));
+    const struct view *to = &s->p->values[s->in[0]].view, *from = &s->p->values[s->in[1]].view;
+    if (view_count(to) == 0)
+        return node_refuse(s->e, n, 0, ERR_shape, "set of %s, which has no elements to change",
+                           SHAPE_TEXT(to));
+    for (int i = 0; i < to->rank; i++) {
+        if (to->stride[i] == 0 && to->shape[i] > 1)
+            return node_refuse(s->e, n, 0, ERR_shape,
+                               "set of %s, an expanded tensor in which elements share their "
+                               "place: clone it first",
+                               SHAPE_TEXT(to));
+    }
+    struct view wide, value = view_without_ones(from, to->rank);
+    if (!view_expand(&wide, &value, to->rank, to->shape))
+        return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
+                           SHAPE_TEXT(from));
+    return true;
+}
+
+static bool infer_set(struct planner *s, int i, struct value *out)
+{
+    const struct node *n = &s->g->nodes[i];
+    if (!check_target(s, n))
+        return false;
+    struct root *r = root_of(s, s->in[0]);
+    int turn = operands_turn(s);
+    if (r->home == HOME_activation && turn > r->turn) {
+        char site[SITE_TEXT_SIZE + 24], known[SITE_TEXT_SIZE + 24];
+        return node_refuse(
+            s->e, n, 1, ERR_order, "%s has passed when the new value is known, at %s",
+            turn_text(site, sizeof site, s, r->turn), turn_text(known, sizeof known, s, turn));
+    }
+    if (r->home == HOME_slab && r->read_turn > turn)
+        turn = r->read_turn;
+    operands_read(s, turn);
+    r->set_turn = turn;
+    *out = s->p->values[s->in[0]];
+    s->value_roots[i] = s->value_roots[s->in[0]];
+    s->turns[i] = turn;
+    return true;
+}
+
+static bool infer_save(struct planner *s, int i, struct value *out)
+{
+    const struct node *n = &s->g->nodes[i];
+    *out = s->p->values[s->in[0]];
+    s->value_roots[i] = s->value_roots[s->in[0]];
+    s->turns[i] = operands_turn(s);
+    operands_read(s, s->turns[i]);
+    if (++s->p->n_saves > SAVES_MAX)
+        return node_refuse(s->e, n, -1, ERR_limit, "more than %d saves in one request", SAVES_MAX);
+    s->result_bytes += (view_count(&out->view) * (int64_t)dtype_size(out->dtype) + 63) / 64 * 64;
+    if (s->result_bytes > RESULT_BYTES_MAX)
+        return node_refuse(s->e, n, -1, ERR_limit,
+                           "with this one the saves take %lld bytes: the limit is %lld",
+                           (long long)s->result_bytes, (long long)RESULT_BYTES_MAX);
+    return true;
+}
+
+static bool infer_op(struct planner *s, int i, struct value *out)
+{
+    const struct node *n = &s->g->nodes[i];
+    const struct shape_query q = operands_query(s, n);
+    if (!shape_infer(out, &s->is_new[i], &q, s->e))
+        return false;
+    s->turns[i] = operands_turn(s);
+    if (s->is_new[i]) {
+        operands_read(s, s->turns[i]);
+        s->value_roots[i] = slab_root(s, i, s->turns[i], out->dtype, &out->view);
+    } else {
+        s->value_roots[i] = s->value_roots[s->in[0]];
+    }
+    return true;
+}
+
+static bool infer(struct planner *s)
+{
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        const struct node *n = &s->g->nodes[i];
+        struct value out = {.home = HOME_slab};
+        operands_take(s, n);
+        bool known = n->op == OP_hook       ? infer_hook(s, i, &out)
+                     : n->op == OP_constant ? infer_constant(s, i, &out)
+                     : n->op == OP_set      ? infer_set(s, i, &out)
+                     : n->op == OP_save     ? infer_save(s, i, &out)
+                                            : infer_op(s, i, &out);
+        if (!known)
+            return false;
+        const struct root *r = root_of(s, i);
+        out.home = r->home;
+        out.invoke = r->invoke;
+        s->p->values[i] = out;
+    }
+    return true;
+}
+
+/* What is needed. */
+
+/* The last moment whose changes of the model anyone will see. */
+static int last_turn(const struct planner *s)
+{
+    int turn = -1;
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (s->g->nodes[i].op == OP_save && s->turns[i] > turn)
+            turn = s->turns[i];
+    }
+    return s->p->samples ? s->p->n_steps * s->n_sites : turn;
+}
+
+static void mark(struct planner *s)
+{
+    const int last = last_turn(s);
+    for (int i = s->g->n_nodes - 1; i >= 0; i--) {
+        const struct node *n = &s->g->nodes[i];
+        const struct root *r = root_of(s, i);
+        if (n->op == OP_set)
+            s->is_alive[i] = r->home == HOME_activation ? r->turn <= last : r->needed;
+        else
+            s->is_alive[i] = n->op == OP_save || (s->is_new[i] && r->needed);
+        if (!s->is_alive[i])
+            continue;
+        operands_take(s, n);
+        for (int k = 0; k < s->n_in; k++)
+            root_of(s, s->in[k])->needed = true;
+    }
+}
+
+/* Logits on demand. */
+
+/* The first position of any sequence that a view of the logits of all T positions touches; 0 where
+ * one of its dimensions walks from one sequence into the next. */
+static int64_t first_position(const struct view *v, int64_t T, int64_t V)
+{
+    if (view_count(v) == 0)
+        return T - 1;
+    const int64_t sequence = T * V, inside = v->offset % sequence;
+    int64_t end = inside;
+    for (int i = 0; i < v->rank; i++) {
+        if (v->shape[i] > 1 && v->stride[i] % sequence != 0)
+            end += (v->shape[i] - 1) * v->stride[i];
+    }
+    return end < sequence ? inside / V : 0;
+}
+
+/* The same elements where only the positions from `from` on exist. */
+static void drop_positions(struct view *v, int64_t T, int64_t V, int64_t from)
+{
+    const int64_t sequence = T * V, kept = (T - from) * V;
+    v->offset = v->offset / sequence * kept + v->offset % sequence - from * V;
+    for (int i = 0; i < v->rank; i++) {
+        if (v->stride[i] % sequence == 0)
+            v->stride[i] = v->stride[i] / sequence * kept;
+    }
+}
+
+static bool is_first_logits(struct planner *s, int value)
+{
+    const struct root *r = root_of(s, value);
+    return r->home == HOME_activation && r->point == PT_logits && r->turn < s->n_sites;
+}
+
+static void find_positions(struct planner *s)
+{
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (!s->is_alive[i])
+            continue;
+        operands_take(s, &s->g->nodes[i]);
+        for (int k = 0; k < s->n_in; k++) {
+            if (!is_first_logits(s, s->in[k]))
+                continue;
+            struct plan_invoke *v = &s->p->invokes[root_of(s, s->in[k])->invoke];
+            const struct view *view = &s->p->values[s->in[k]].view;
+            const int64_t from = first_position(view, v->n_tokens, s->m->vocab);
+            if (from < v->logits_from)
+                v->logits_from = (int)from;
+        }
+    }
+}
+
+static void settle_logits(struct planner *s)
+{
+    struct plan *p = s->p;
+    find_positions(s);
+    for (int i = 0; i < p->n_invokes; i++) {
+        struct plan_invoke *v = &p->invokes[i];
+        v->logits_first = p->n_logits;
+        p->n_logits += v->n_sequences * (v->n_tokens - v->logits_from);
+    }
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (!is_first_logits(s, i) || view_count(&p->values[i].view) == 0)
+            continue;
+        const struct plan_invoke *v = &p->invokes[root_of(s, i)->invoke];
+        struct view *view = &p->values[i].view;
+        /* Views that reach further back are read by nobody, or all positions are kept. */
+        if (v->logits_from > 0 && first_position(view, v->n_tokens, s->m->vocab) >= v->logits_from)
+            drop_positions(view, v->n_tokens, s->m->vocab, v->logits_from);
+    }
+    p->logits_wanted = ARENA_ARRAY(s->a, bool, p->n_steps);
+    for (int i = 0; i < p->n_steps; i++)
+        p->logits_wanted[i] = p->samples || p->n_logits > 0;
+}
+
+struct view root_rows(const struct planner *s, const struct root *r)
+{
+    const struct plan_invoke *v = &s->p->invokes[r->invoke];
+    const bool first = r->turn < s->n_sites, part = r->point >= PT_query && r->point <= PT_value;
+    const int64_t T = !first                  ? 1
+                      : r->point == PT_logits ? v->n_tokens - v->logits_from
+                                              : v->n_tokens;
+    const int64_t row = point_row_stride(r->point, s->m);
+    return (struct view){
+        .rank = 2, .shape = {v->n_sequences * T, part ? s->m->width : row}, .stride = {row, 1}};
+}
+
+/* The results of all phases. */
+
+static int count_stops(const struct planner *s)
+{
+    int count = 0;
+    for (int i = 0; i < s->p->n_actions; i++)
+        count += i == 0 || s->drafts[i].key >> 32 != s->drafts[i - 1].key >> 32;
+    return count;
+}
+
+static void make_stops(struct planner *s)
+{
+    struct plan *p = s->p;
+    p->stops = ARENA_ARRAY(s->a, struct stop, count_stops(s));
+    for (int i = 0; i < p->n_actions; i++) {
+        const int turn = (int)(s->drafts[i].key >> 32);
+        const struct action *a = &p->actions[i];
+        if (i == 0 || turn != s->drafts[i - 1].key >> 32)
+            p->stops[p->n_stops++] =
+                (struct stop){.step = turn / s->n_sites, .site = turn % s->n_sites, .first = i};
+        struct stop *stop = &p->stops[p->n_stops - 1];
+        stop->n_actions++;
+        stop->n_saves += a->op == OP_save;
+        stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
+    }
+    const int logits = site_of(PT_logits, 0, s->m->n_blocks);
+    for (int i = 0; i < p->n_stops; i++) {
+        if (p->stops[i].site <= logits && p->stops[i].site > p->last_site)
+            p->last_site = p->stops[i].site;
+    }
+    if (p->samples)
+        p->last_site = logits;
+}
+
+static const char *save_name(const struct planner *s, const struct node *n)
+{
+    if (n->name)
+        return n->name;
+    if (n->args[0].kind == ARG_node && s->g->nodes[n->args[0].node].name)
+        return s->g->nodes[n->args[0].node].name;
+    return arena_format(s->a, "node %d", n->wire);
+}
+
+static void make_saves(struct planner *s)
+{
+    struct plan *p = s->p;
+    p->saves = ARENA_ARRAY(s->a, struct save, p->n_saves);
+    int n = 0;
+    for (int i = 0; i < p->n_stops; i++) {
+        for (int k = 0; k < p->stops[i].n_actions; k++) {
+            struct action *a = &p->actions[p->stops[i].first + k];
+            if (a->op != OP_save)
+                continue;
+            const struct value *v = &p->values[a->in[0]];
+            p->saves[n] =
+                (struct save){.node = a->node,
+                              .name = save_name(s, &s->g->nodes[a->node]),
+                              .step = p->stops[i].step,
+                              .dtype = v->dtype,
+                              .view = view_of(v->view.rank, v->view.shape),
+                              .offset = p->result_bytes,
+                              .bytes = (size_t)view_count(&v->view) * dtype_size(v->dtype)};
+            p->result_bytes += (p->saves[n].bytes + 63) / 64 * 64;
+            a->out = n++;
+        }
+    }
+    assert(n == p->n_saves);
+}
+
+static void use_root(struct planner *s, int value, int action)
+{
+    struct root *r = root_of(s, value);
+    if (r->first > r->last)
+        r->first = r->constant ? 0 : action;
+    r->last = action;
+}
+
+int action_n_in(enum op op)
+{
+    const bool three = op == OP_where, two = op == OP_matmul || op_info[op].kind == OPK_binary;
+    return op == OP_hook ? 0 : three ? 3 : two ? 2 : 1;
+}
+
+static bool make_slab(struct planner *s)
+{
+    struct plan *p = s->p;
+    for (int i = 0; i < p->n_actions; i++) {
+        const struct action *a = &p->actions[i];
+        for (int k = 0; k < action_n_in(a->op); k++)
+            use_root(s, a->in[k], i);
+        if (a->op != OP_save)
+            use_root(s, a->out, i);
+    }
+    p->slab_bytes = lifetimes_fold(s->roots, s->n_roots, p->n_actions, s->a);
+    if (p->slab_bytes > (size_t)SLAB_BYTES_MAX)
+        return err_set(s->e, ERR_limit,
+                       "the graph keeps values of %zu bytes at the same time: the limit is %lld",
+                       p->slab_bytes, (long long)SLAB_BYTES_MAX);
+    for (int i = 0; i < p->n_values; i++)
+        p->values[i].base = root_of(s, i)->base;
+    return true;
+}
+
+static void make_constants(struct planner *s)
+{
+    for (int i = 0; i < s->n_roots; i++) {
+        const struct root *r = &s->roots[i];
+        if (r->constant && r->first <= r->last && r->base + (size_t)r->bytes > s->p->constant_bytes)
+            s->p->constant_bytes = r->base + (size_t)r->bytes;
+    }
+    char *bytes = arena_alloc(s->a, s->p->constant_bytes);
+    for (int i = 0; i < s->n_roots; i++) {
+        const struct root *r = &s->roots[i];
+        if (r->constant && r->first <= r->last)
+            memcpy(bytes + r->base, r->constant, (size_t)r->bytes);
+    }
+    s->p->constants = bytes;
+}
+
+/* Multiply-adds of all passes, each to its last site, with what the graph itself asks for. */
+static void add_up_cost(struct planner *s)
+{
+    const struct model_shape *m = s->m;
+    struct plan *p = s->p;
+    enum point last;
+    int block;
+    site_split(&last, &block, p->last_site, m->n_blocks);
+    const double blocks = last < PT_EACH_FIRST ? 0 : last > PT_EACH_LAST ? m->n_blocks : block + 1;
+    const double D = m->width, row = 4 * D * D + 2 * D * m->inner, head = D * m->vocab;
+    p->cost = s->cost + p->n_logits * head;
+    for (int i = 0; i < p->n_invokes; i++) {
+        const double B = p->invokes[i].n_sequences, T = p->invokes[i].n_tokens;
+        const double later = p->n_steps - 1; /* passes over one row, T + 1, T + 2, ... keys */
+        const double keys = T * (T + 1) / 2 + later * T + later * (later + 1) / 2;
+        p->cost += B * (blocks * ((T + later) * row + 2 * D * keys) + later * head);
+    }
+}
+
+static void planner_open(struct planner *s)
+{
+    const int n = s->g->n_nodes;
+    int n_numbers = 0, n_in_max = PARAMS_MAX;
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < PARAMS_MAX; k++) {
+            const struct arg *a = &s->g->nodes[i].args[k];
+            n_numbers += a->kind == ARG_int || a->kind == ARG_float || a->kind == ARG_bool;
+            if (a->kind == ARG_nodes && a->count + PARAMS_MAX > n_in_max)
+                n_in_max = a->count + PARAMS_MAX;
+        }
+    }
+    s->n_sites = n_sites(s->m->n_blocks);
+    s->hooks = table_new(n, s->a);
+    for (int i = 0; i < DT_COUNT; i++)
+        s->numbers[i] = table_new(2 * n_numbers, s->a); /* their own dtype and the op's */
+    s->in = ARENA_ARRAY(s->a, int, n_in_max);
+    s->in_values = ARENA_ARRAY(s->a, const struct value *, n_in_max);
+    s->turns = ARENA_ARRAY(s->a, int, n + 1);
+    s->is_new = ARENA_ARRAY(s->a, bool, n + 1);
+    s->is_alive = ARENA_ARRAY(s->a, bool, n + 1);
+    s->value_capacity = s->value_root_capacity = 2 * n + 64;
+    s->p->values = ARENA_ARRAY(s->a, struct value, s->value_capacity);
+    s->value_roots = ARENA_ARRAY(s->a, int, s->value_root_capacity);
+    s->p->n_values = s->n_value_roots = n;
+}
+
+bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m, struct arena *a,
+                struct err *e)
+{
+    *p = (struct plan){0};
+    struct planner s = {.p = p, .g = g, .m = m, .a = a, .e = e};
+    if (!check_sampling(&s) || !place_invokes(&s))
+        return false;
+    planner_open(&s);
+    if (!infer(&s))
+        return false;
+    mark(&s);
+    settle_logits(&s);
+    if (!lower(&s))
+        return false;
+    make_stops(&s);
+    make_saves(&s);
+    if (!make_slab(&s))
+        return false;
+    make_constants(&s);
+    add_up_cost(&s);
+    return true;
+}
+
+const struct value *plan_value(const struct plan *p, int node)
+{
+    return &p->values[node];
+}

@@ -1,0 +1,116 @@
+/* What the planner's files share: plan.h is what others see. The phases, each a walk over the nodes
+ * in program order unless it says otherwise:
+ *
+ *   plan.c       infer    every node's shape, dtype, root and turn; everything wrong is found here
+ *                mark     backwards: what some save or some change of the model depends on
+ *                logits   from which position on anyone reads them
+ *   lower.c      lower    living nodes to actions; late readers get parked copies
+ *   lifetimes.c  fold     values whose lives do not meet share bytes of the slab
+ */
+#pragma once
+#include "shapes.h"
+
+struct root { /* one tensor that values are views of, and its history in program order */
+    enum home home;
+    int node;      /* the node that brings it into being, or -1 */
+    int turn;      /* when it comes into being */
+    int set_turn;  /* when its last set so far is done */
+    int read_turn; /* on the slab: when its last reader so far is done */
+    int version;   /* the node behind which it is as it is now: its hook or its last set */
+    int invoke;    /* of an activation: whose rows, and where */
+    enum point point;
+    const struct arg *number; /* a number of the request, or NULL */
+    const void *constant;     /* the bytes that it starts with, or NULL */
+    bool readonly;
+    bool needed;     /* by something alive */
+    int64_t bytes;   /* on the slab */
+    size_t base;     /* where on the slab, and */
+    int first, last; /* the actions from which to which it is there; first > last: never */
+};
+
+struct table { /* from a key to a small number, open addressing */
+    int64_t *keys;
+    int *items; /* 0: empty */
+    int mask;
+};
+
+struct draft { /* an action before its place in the order is known */
+    int64_t key;
+    struct action action;
+};
+
+struct planner {
+    struct plan *p;
+    const struct graph *g;
+    const struct model_shape *m;
+    struct arena *a;
+    struct err *e;
+    int n_sites;
+
+    int *value_roots; /* of each of p->values */
+    int value_capacity, n_value_roots, value_root_capacity;
+    struct root *roots;
+    int n_roots, root_capacity;
+    struct table hooks, numbers[DT_COUNT];
+
+    int *turns;   /* of each node */
+    bool *is_new; /* whether it brings a root into being */
+    bool *is_alive;
+
+    int *in; /* the operands of the node at hand: values */
+    int n_in;
+    const struct value **in_values;
+
+    struct draft *drafts;
+    int n_drafts, draft_capacity;
+    double cost; /* of the graph so far */
+    int64_t result_bytes;
+};
+
+int root_add(struct planner *s, struct root root);
+int value_add(struct planner *s, int root, enum dtype dtype, struct view view);
+
+/* A new row-major tensor on the slab. */
+int tensor_add(struct planner *s, int node, int turn, enum dtype dtype, const struct view *shape);
+
+/* A number of the request as a constant of this dtype, one for equal numbers. */
+int number_value(struct planner *s, const struct arg *number, enum dtype dtype);
+
+/* Fills s->in with the operands of a node, a list's one by one, numbers as constants. */
+void operands_take(struct planner *s, const struct node *n);
+struct shape_query operands_query(struct planner *s, const struct node *n);
+
+/* What torch lets a set ignore: dimensions of size 1 in front of a value that has more dimensions
+ * than its target. */
+static inline struct view view_without_ones(const struct view *v, int rank)
+{
+    struct view out = {.offset = v->offset};
+    for (int i = 0; i < v->rank; i++) {
+        if (out.rank == 0 && v->shape[i] == 1 && v->rank - i > rank)
+            continue;
+        out.shape[out.rank] = v->shape[i];
+        out.stride[out.rank++] = v->stride[i];
+    }
+    return out;
+}
+
+static inline struct root *root_of(struct planner *s, int value)
+{
+    return &s->roots[s->value_roots[value]];
+}
+
+static inline bool is_late(struct planner *s, int node, int value)
+{
+    const struct root *r = root_of(s, value);
+    return r->home == HOME_activation && s->turns[node] > r->turn;
+}
+
+/* The rows of an activation root, as a matrix without what lies beside them. */
+struct view root_rows(const struct planner *s, const struct root *r);
+
+/* Living nodes to p->actions, sorted. */
+bool lower(struct planner *s);
+
+/* Gives roots that are used their place: `base`, from `bytes`, `first` and `last`. Constants come
+ * first, from offset 0. Returns the bytes of the whole slab. O(roots + actions). */
+size_t lifetimes_fold(struct root *roots, int n_roots, int n_actions, struct arena *a);

@@ -1,0 +1,158 @@
+#include "dispatch.h"
+
+struct place { /* where a stop's actions run */
+    const struct job *job;
+    const struct stop *stop;
+    struct gpt2 *model;
+    const struct backend *be;
+    struct device *device;
+    const struct tensor *activation;
+};
+
+/* The first row of an invoke in the live activation. */
+static int64_t first_row(const struct place *p, const struct plan_invoke *v)
+{
+    const struct job *j = p->job;
+    const bool logits = p->stop->site == site_of(PT_logits, 0, p->model->shape.n_blocks);
+    if (p->stop->step > 0)
+        return (logits ? j->logits_first : j->row_first) + v->sequence_first;
+    return logits ? j->logits_first + v->logits_first : j->row_first + v->row_first;
+}
+
+static struct tensor tensor_at(const struct place *p, int value)
+{
+    const struct value *v = &p->job->plan.values[value];
+    struct tensor t = {.data = p->job->slab + v->base, .dtype = v->dtype, .view = v->view};
+    if (v->home == HOME_slab)
+        return t;
+    assert(p->activation->data);
+    t.data = p->activation->data;
+    t.view.offset += p->activation->view.offset +
+                     first_row(p, &p->job->plan.invokes[v->invoke]) * p->activation->view.stride[0];
+    return t;
+}
+
+static float *rows_at(const struct tensor *t)
+{
+    return (float *)t->data + t->view.offset;
+}
+
+/* The model's own layers take packed rows of its width. */
+static int count_rows(const struct place *p, const struct tensor *x)
+{
+    return (int)(view_count(&x->view) / p->model->shape.width);
+}
+
+static void gather_cache(const struct place *p, const struct node *n, const struct tensor *out)
+{
+    const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
+    const int which = n->hook.name->point == PT_block_values;
+    for (int i = 0; i < v->n_sequences; i++) {
+        struct tensor one = *out; /* (H, S, dh) */
+        one.view = view_of(out->view.rank - 1, out->view.shape + 1);
+        one.view.offset = out->view.offset + i * out->view.stride[0];
+        p->be->cache_read(p->device, &one, p->model->cache, n->hook.block, which,
+                          p->job->pages + v->page_first + i * v->n_pages, (int)out->view.shape[2]);
+    }
+}
+
+/* Token ids as int64, in pieces that fit on the stack. Returns the place behind them. */
+static int64_t *upload_ids(const struct place *p, int64_t *to, const int32_t *ids, int count)
+{
+    int64_t piece[256];
+    for (int done = 0, n; done < count; done += n) {
+        for (n = 0; n < 256 && done + n < count; n++)
+            piece[n] = ids[done + n];
+        p->be->upload(p->device, to + done, piece, (size_t)n * sizeof *piece);
+    }
+    return to + count;
+}
+
+static void gather_generated(const struct place *p, const struct node *n, const struct tensor *out)
+{
+    const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
+    const int n_new = p->job->graph.n_new_tokens;
+    int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
+    for (int i = 0; i < v->n_sequences; i++) {
+        const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
+        to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
+        if (n_new > 0)
+            to = upload_ids(p, to, p->job->generated + (v->sequence_first + i) * n_new, n_new);
+    }
+}
+
+static void gather(const struct place *p, const struct action *a, const struct tensor *out)
+{
+    const struct node *n = &p->job->graph.nodes[a->node];
+    if (n->hook.name->point == PT_generated)
+        gather_generated(p, n, out);
+    else
+        gather_cache(p, n, out);
+}
+
+static void reduce(const struct place *p, const struct action *a, const struct tensor *out,
+                   const struct tensor *in)
+{
+    p->be->reduce(p->device, a->op, out, in, a->n_reduced);
+}
+
+/* One case for each op of ops.def, so that the compiler names the one that is missing. */
+/* clang-format off */
+static void run_op(const struct place *p, const struct action *a, const struct tensor *out,
+                   const struct tensor *in)
+{
+    switch (a->op) {
+#define UNARY(id, types, f, i, b) case OP_##id: p->be->unary(p->device, a->op, out, in); break;
+#define BINARY(id, types, f, i, b) \
+    case OP_##id: p->be->binary(p->device, a->op, out, in, in + 1); break;
+#define VIEW(id, params) case OP_##id: assert(!"a view is no action"); break;
+#define CALL(id, params)
+#define EFFECT(id, params)
+#include "../protocol/ops.def"
+#undef UNARY
+#undef BINARY
+#undef VIEW
+#undef CALL
+#undef EFFECT
+    case OP_clone: case OP_set: p->be->copy(p->device, out, in); break;
+    case OP_where: p->be->where(p->device, out, in, in + 1, in + 2); break;
+    case OP_sum: case OP_mean: case OP_norm: reduce(p, a, out, in); break;
+    case OP_max: case OP_min: case OP_argmax: case OP_argmin: reduce(p, a, out, in); break;
+    case OP_softmax: case OP_log_softmax: p->be->softmax(p->device, a->op, out, in); break;
+    case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
+    case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
+    case OP_lm_head: gpt2_lm_head(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
+    case OP_hook: gather(p, a, out); break;
+    case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_save: case OP_COUNT:
+        assert(!"the planner makes other actions of these");
+    }
+}
+/* clang-format on */
+
+static void save(const struct place *p, const struct save *s, const struct tensor *x)
+{
+    if (s->bytes > 0)
+        p->be->download(p->device, p->job->results + s->offset, x);
+}
+
+static void run(const struct place *p, const struct action *a)
+{
+    struct tensor in[3];
+    const int n_in = action_n_in(a->op);
+    for (int i = 0; i < n_in; i++)
+        in[i] = tensor_at(p, a->in[i]);
+    if (a->op == OP_save) {
+        save(p, &p->job->plan.saves[a->out], in);
+        return;
+    }
+    const struct tensor out = tensor_at(p, a->out);
+    run_op(p, a, &out, in);
+}
+
+void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
+                   const struct tensor *activation)
+{
+    const struct place p = {j, stop, m, m->be, m->device, activation};
+    for (int i = 0; i < stop->n_actions; i++)
+        run(&p, &j->plan.actions[stop->first + i]);
+}
