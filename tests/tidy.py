@@ -21,7 +21,8 @@ KERNELS_SEE = {"base.h", "tensor.h", "ops.h", "ops.def", "points.h", "points.def
 # An outside header, and the files that alone may name it.
 OWNERS = {
     "microhttpd.h": ("server/http.",),
-    "jansson.h": ("protocol/decode", "protocol/bpe.", "kernels/safetensors.", "kernels/gpt2."),
+    "jansson.h": ("protocol/decode", "protocol/bpe.", "kernels/safetensors.", "kernels/shards.",
+                  "kernels/config."),
     "msgpack": ("protocol/encode", "protocol/decode"),
     "cuda": ("kernels/cuda/",),
     "cublas": ("kernels/cuda/",),
