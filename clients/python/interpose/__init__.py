@@ -1,0 +1,25 @@
+"""Interpretability experiments on a GPT-2 that an Interpose server holds.
+
+    from interpose import LanguageModel
+
+    model = LanguageModel("demo")
+    with model.trace("The Eiffel Tower is in the city of"):
+        hidden = model.transformer.h[-1].output[0].save()
+    hidden.value
+
+Every op of the server is also a function here (`interpose.softmax(x, dim=-1)`).
+"""
+from . import functions as _functions
+from .errors import InterposeError, NoValue, RequestError, ServerError
+from .functions import full_like, ones_like, tensor, zeros_like
+from .losses import cross_entropy_loss
+from .model import LanguageModel
+from .proxy import Proxy
+
+__version__ = "0.1.0"
+
+__all__ = ["InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError", "ServerError",
+           "cross_entropy_loss", "full_like", "ones_like", "tensor", "zeros_like",
+           *_functions.FUNCTIONS]
+
+globals().update(_functions.FUNCTIONS)

@@ -1,0 +1,131 @@
+"""HTTP: requests out, documents and frames in. Knows nothing of graphs."""
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import msgpack
+import urllib3
+
+from .errors import RequestError, ServerError
+
+DEFAULT_HOST = "http://127.0.0.1:8000"
+CONNECT_SECONDS = 10
+SILENCE_SECONDS = 60            # a server sends a heartbeat every 10 seconds
+FRAME_BYTES_MAX = (1 << 30) + (1 << 20)     # a server's own limit of a tensor, and the rest of a frame
+
+MSGPACK = "application/msgpack"
+
+
+class Client:
+    """One server. Any thread may call it; connections are kept and shared."""
+
+    def __init__(self, host=None):
+        host = host or os.environ.get("INTERPOSE_HOST") or DEFAULT_HOST
+        self.host = (host if "://" in host else f"http://{host}").rstrip("/")
+        self._pool = urllib3.PoolManager(
+            maxsize=8, retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS))
+        self._documents = {}
+        self._lock = threading.Lock()
+
+    def document(self, path):
+        """A document of the server that does not change while it runs: asked for once."""
+        with self._lock:
+            if path not in self._documents:
+                self._documents[path] = self._whole(self._send("GET", path))
+            return self._documents[path]
+
+    def ask(self, path, body):
+        """The document that a POST is answered with."""
+        return self._whole(self._send("POST", path, body))
+
+    def stream(self, path, body):
+        """The frames that a POST is answered with, as they arrive; None is a heartbeat."""
+        reply = self._send("POST", path, body)
+        if reply.status != 200:
+            self._whole(reply)
+        unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES_MAX)
+        ended = drained = False
+        try:
+            for chunk in reply.stream(1 << 18):
+                unpacker.feed(chunk)
+                for frame in unpacker:
+                    if frame is not None and (ended or not isinstance(frame, dict)):
+                        raise ServerError(f"{self.host} sent a reply that is no stream of frames")
+                    ended = ended or frame is not None and frame.get("type") in ("end", "error")
+                    yield frame
+            drained = True
+        except (urllib3.exceptions.HTTPError, OSError) as e:
+            raise self._failure(e) from None
+        except (ValueError, msgpack.UnpackException) as e:
+            raise ServerError(f"{self.host} sent a reply that is no msgpack: {e}") from None
+        finally:
+            if drained:
+                reply.release_conn()
+            else:       # left early, or broken: the server stops working for it
+                reply.close()
+        if not ended:
+            raise ServerError(f"the stream from {self.host} was cut: run it again")
+
+    def _send(self, method, path, body=None):
+        headers = {"Accept": MSGPACK, "User-Agent": "interpose-python"}
+        if body is not None:
+            headers["Content-Type"] = MSGPACK
+            body = msgpack.packb(body)
+        for attempt in (0, 1):
+            try:
+                return self._pool.request(method, self.host + path, body=body, headers=headers,
+                                          preload_content=False, redirect=False)
+            except urllib3.exceptions.ProtocolError as e:
+                if attempt:     # once: a kept connection that the server has closed meanwhile
+                    raise self._failure(e) from None
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as e:
+                raise self._failure(e) from None
+        raise AssertionError
+
+    def _whole(self, reply):
+        try:
+            data = reply.read()
+        except (urllib3.exceptions.HTTPError, OSError) as e:
+            raise self._failure(e) from None
+        finally:
+            reply.release_conn()
+        kind = reply.headers.get("Content-Type", "").partition(";")[0]
+        try:
+            document = msgpack.unpackb(data) if kind == MSGPACK else json.loads(data)
+        except (ValueError, msgpack.UnpackException):
+            document = None
+        if not isinstance(document, dict):
+            raise ServerError(f"{self.host} answered {reply.status} with something that is not "
+                              "ours: is it an Interpose server?")
+        if reply.status != 200:
+            raise request_error(document, reply.headers.get("X-Request-Id"))
+        return document
+
+    def _failure(self, e):
+        if isinstance(e, urllib3.exceptions.NewConnectionError):
+            return ServerError(f"no server at {self.host}: start one with `make run` or set "
+                               "INTERPOSE_HOST")
+        if isinstance(e, urllib3.exceptions.ConnectTimeoutError):
+            return ServerError(f"{self.host} did not answer within {CONNECT_SECONDS} seconds: is "
+                               "the address right, and INTERPOSE_HOST?")
+        if isinstance(e, urllib3.exceptions.TimeoutError):
+            return ServerError(f"{self.host} was silent for {SILENCE_SECONDS} seconds, not even a "
+                               "heartbeat came: look at its log, then run it again")
+        if isinstance(e, (urllib3.exceptions.LocationParseError, ValueError,
+                          urllib3.exceptions.URLSchemeUnknown)):
+            return ServerError(f"{self.host!r} is no address of a server: write "
+                               f"{DEFAULT_HOST!r}, for example")
+        return ServerError(f"the connection to {self.host} broke: {e}")
+
+
+def request_error(document, request_id=None, place_of=lambda node: None):
+    """The exception of an {"error": ...} document; `place_of` finds a node's line."""
+    error = document.get("error")
+    if not isinstance(error, dict):
+        return ServerError("the server refused without saying why")
+    node = error.get("node")
+    return RequestError(str(error.get("code")), str(error.get("message")), error.get("path"), node,
+                        error.get("request_id") or request_id, place_of(node))

@@ -1,0 +1,200 @@
+"""Each op as a function: `interpose.softmax(x, dim=-1)`, made from the table of ops.
+
+torch's and numpy's own functions on proxies arrive here too, by their names.
+"""
+from __future__ import annotations
+
+import inspect
+import json
+import os
+
+from .proxy import ALIASES, Proxy, apply
+from .run import current_run
+from .spec import Op
+from .values import constant
+
+# One sentence for each op that a formula does not say as well.
+_MEANING = {
+    "neg": "-x", "abs": "|x|", "sign": "-1, 0 or 1", "square": "x * x", "exp": "e to the power x",
+    "log": "the natural logarithm", "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
+    "reciprocal": "1 / x", "tanh": "the hyperbolic tangent", "sigmoid": "1 / (1 + exp(-x))",
+    "relu": "x where it is positive, else 0", "gelu_new": "GPT-2's activation, the tanh GELU",
+    "sin": "the sine", "cos": "the cosine", "floor": "rounded down", "ceil": "rounded up",
+    "round": "rounded to the nearest integer, halves to even", "isnan": "whether x is NaN",
+    "isinf": "whether x is infinite", "logical_not": "whether x is zero",
+    "bitwise_not": "~x", "add": "x + y", "sub": "x - y", "mul": "x * y",
+    "div": "x / y, of float32", "floor_divide": "x // y", "remainder": "x % y, with y's sign",
+    "pow": "x ** y", "maximum": "the greater of x and y", "minimum": "the lesser of x and y",
+    "eq": "x == y", "ne": "x != y", "lt": "x < y", "le": "x <= y", "gt": "x > y", "ge": "x >= y",
+    "logical_and": "whether both are non-zero", "logical_or": "whether one is non-zero",
+    "bitwise_and": "x & y", "bitwise_or": "x | y", "bitwise_xor": "x ^ y",
+    "getitem": "x[index], a view", "transpose": "two dimensions exchanged, a view",
+    "permute": "the dimensions in another order, a view",
+    "reshape": "the same elements in another shape, a view where that can be",
+    "flatten": "dimensions start_dim to end_dim as one", "unsqueeze": "a new dimension of size 1",
+    "squeeze": "without dimensions of size 1", "expand": "dimensions of size 1 repeated, a view",
+    "clone": "a copy", "to": "as another dtype", "where": "x where the mask holds, else y",
+    "cat": "tensors one behind the other along a dimension",
+    "stack": "tensors one behind the other along a new dimension",
+    "sum": "the sum over dimensions, of all elements if none is given",
+    "mean": "the mean over dimensions, of all elements if none is given",
+    "max": "the greatest element; with dim, the pair (values, indices)",
+    "min": "the least element; with dim, the pair (values, indices)",
+    "argmax": "where the greatest element is", "argmin": "where the least element is",
+    "norm": "the Euclidean norm over dimensions, of all elements if none is given",
+    "softmax": "exp(x) / sum(exp(x)) over a dimension",
+    "log_softmax": "log(softmax(x)) over a dimension", "matmul": "the matrix product x @ y",
+    "ln_f": "the model's last layernorm", "lm_head": "the model's unembedding: logits of x",
+}
+
+_TYPES = {
+    "same": "Takes float32, int64 and bool; the result has the operands' promoted dtype.",
+    "number": "Takes float32 and int64; the result has the operands' promoted dtype.",
+    "real": "Gives float32; other dtypes are converted to it.",
+    "bits": "Takes int64 and bool.",
+    "compare": "Gives bool.",
+}
+
+_ARGUMENTS = {  # of the examples, by the kind of a parameter; x is (2, 3)
+    "tensor": "x", "tensors": "[x, x]", "dtype": "'int64'", "bool": "True",
+}
+_EXAMPLES = {   # where those would not do
+    "transpose": "(x, 0, 1)", "permute": "(x, (1, 0))", "reshape": "(x, (3, 2))",
+    "expand": "(x, (4, 2, 3))", "unsqueeze": "(x, 0)", "flatten": "(x)", "squeeze": "(x)",
+    "matmul": "(x, x.T)", "where": "(x > 0, x, 0)", "softmax": "(x, dim=-1)",
+    "log_softmax": "(x, dim=-1)", "cat": "([x, x], dim=0)", "stack": "([x, x], dim=0)",
+    "sum": "(x, dim=-1)", "mean": "(x, dim=-1)", "norm": "(x, dim=-1)", "max": "(x)",
+    "min": "(x)", "argmax": "(x, dim=-1)", "argmin": "(x, dim=-1)",
+    "ln_f": "(model.transformer.h[0].output[0])", "lm_head": "(model.transformer.ln_f.output)",
+    "bitwise_and": "(x > 0, x < 2)", "bitwise_or": "(x > 0, x < 2)",
+    "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",
+}
+
+
+def function_of(op):
+    """The function of one row of the table."""
+    def function(*args, **kwargs):
+        return _call(op.name, args, kwargs)
+
+    function.__name__ = function.__qualname__ = op.name
+    function.__module__ = "interpose"
+    function.__signature__ = inspect.Signature([
+        inspect.Parameter(p.name, inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                          default=None if p.optional else inspect.Parameter.empty)
+        for p in op.params])
+    arguments = _EXAMPLES.get(op.name) or "({})".format(
+        ", ".join(_ARGUMENTS[p.kind] for p in op.params if not p.optional))
+    function.__doc__ = f"""{_MEANING.get(op.name, op.name)}
+
+        {_TYPES.get(op.types, "Takes every dtype that torch's function takes.")}
+        Shapes follow torch's rules: operands broadcast, dimensions count from either end.
+        Raises RequestError, when the block ends, where shapes or dtypes do not fit.
+
+        >>> with model.trace("Hello"):
+        ...     x = interpose.tensor([[1.0, 2.0, 0.5], [-1.0, 0.25, 3.0]])
+        ...     y = interpose.{op.name}{arguments}.save()
+        >>> type(y.value).__name__
+        'ndarray'
+        """
+    return function
+
+
+def table():
+    """The ops that this package knows without having asked a server."""
+    with open(os.path.join(os.path.dirname(__file__), "ops.json"), encoding="utf-8") as file:
+        return [Op.of(row) for row in json.load(file)]
+
+
+FUNCTIONS = {op.name: function_of(op) for op in table()
+             if op.kind != "effect" and op.name != "getitem"}
+
+
+def tensor(data, dtype=None):
+    """A tensor of the run from an array, a torch tensor, a number or nested lists.
+
+    Floats of any width become float32, integers int64. Use it where a function has no proxy among
+    its arguments, or to send a constant once that is used often.
+
+    Raises TypeError for anything that is not numbers, RuntimeError outside a run.
+
+    >>> with model.trace("Hello"):
+    ...     x = (interpose.tensor([1.0, 2.0]) * 2).save()
+    >>> x.value
+    array([2., 4.], dtype=float32)
+    """
+    run = current_run()
+    if isinstance(data, Proxy):
+        return data if dtype is None else data.to(dtype)
+    x = apply(run, "clone", [data])
+    return x if dtype is None else x.to(dtype)
+
+
+def zeros_like(x):
+    """Zeros of a proxy's shape and dtype."""
+    return apply(x._run, "expand", [constant(0), x.shape]).to(x.dtype).clone()
+
+
+def ones_like(x):
+    """Ones of a proxy's shape and dtype."""
+    return apply(x._run, "expand", [constant(1), x.shape]).to(x.dtype).clone()
+
+
+def full_like(x, fill_value):
+    """One number in a proxy's shape and dtype."""
+    return apply(x._run, "expand", [constant(fill_value), x.shape]).to(x.dtype).clone()
+
+
+_LIKE = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like}
+
+
+def _proxies(values):
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _proxies(value)
+        elif isinstance(value, Proxy):
+            yield value
+        elif hasattr(value, "_as_tensor"):
+            yield value._as_tensor()
+
+
+def _call(name, args, kwargs):
+    """An op, or a method of the same name, whose first argument need not be a proxy."""
+    proxy = next(_proxies([*args, *kwargs.values()]), None)
+    run = proxy._run if proxy is not None else current_run()
+    if name not in vars(Proxy) or name == "where":
+        return apply(run, name, args, kwargs)
+    if not args:    # x=... or input=...
+        names = [n for n in ("x", "input", "self", "a") if n in kwargs]
+        if not names:
+            raise TypeError(f"{name}() needs a tensor")
+        args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
+    x = getattr(args[0], "_as_tensor", lambda: args[0])()
+    x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
+    return getattr(x, name)(*args[1:], **kwargs)
+
+
+def call_by_name(name, args, kwargs):
+    """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
+    kwargs = {k: v for k, v in kwargs.items()
+              if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
+    if name == "gelu":
+        if kwargs.pop("approximate", "none") != "tanh":
+            raise TypeError("gelu: only approximate='tanh' is offered, the one that GPT-2 uses")
+    name = name.strip("_") if name.startswith("__") else name
+    name = {"floordiv": "floor_divide", "and": "bitwise_and", "or": "bitwise_or",
+            "xor": "bitwise_xor", "logical_not": "logical_not"}.get(name, name)
+    if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
+        axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
+        return args[0].T if axes is None else args[0].permute(*axes)
+    if name in _LIKE:
+        return _LIKE[name](*args, **kwargs)
+    proxy = next(_proxies([*args, *kwargs.values()]), None)
+    op = ALIASES.get(name, name)
+    if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
+        return _call(op, args, kwargs)
+    if proxy is not None and not name.startswith("_") and callable(vars(Proxy).get(name)):
+        return _call(name, args, kwargs)
+    raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
+                    "or write it with the ops of interpose")
+
+

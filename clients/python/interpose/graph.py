@@ -1,0 +1,172 @@
+"""A request while it is being written: nodes in program order, and the form they travel in.
+
+A node's arguments are other nodes or plain data. Indices are given only when the request is sent,
+so that nodes can be left out (hooks that nobody used) or put in between.
+"""
+from __future__ import annotations
+
+from .errors import user_place
+
+
+class Node:
+    """One row of the request's `nodes`."""
+
+    __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
+                 "replaced_by", "frozen", "shape", "dtype", "saves", "value")
+
+    def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None):
+        self.op, self.args, self.kwargs = op, args, kwargs or {}
+        self.invoke, self.step = invoke, step
+        self.optional = optional    # left out where nothing uses it
+        self.base = base            # the node that this one is a view of
+        self.replaced_by = None     # of a hook: the set that gave the module another value
+        self.frozen = None          # what it was before that
+        self.shape = self.dtype = None
+        self.saves = []             # the save nodes of this one
+        self.value = None           # of a save, once it has arrived
+        self.place = user_place()
+
+    def inputs(self):
+        for arg in [*self.args, *self.kwargs.values()]:
+            if isinstance(arg, Node):
+                yield arg
+            elif isinstance(arg, list):
+                yield from (item for item in arg if isinstance(item, Node))
+
+    def label(self, depth=2):
+        """A text for people: "transformer.h.0.mlp.output", "add(lm_head.output, 1.0)"."""
+        if self.op == "hook":
+            return self.args[0] + (f" at step {self.step}" if self.step else "")
+        if depth == 0:
+            return f"{self.op}(...)"
+        args = [_label(a, depth - 1) for a in self.args]
+        if self.op == "getitem":
+            return args[0] + args[1]
+        args += [f"{name}={_label(a, depth - 1)}" for name, a in self.kwargs.items()]
+        return f"{self.op}({', '.join(args)})"
+
+
+def _label(arg, depth):
+    if isinstance(arg, Node):
+        return arg.label(depth)
+    if isinstance(arg, Index):
+        return str(arg)
+    if isinstance(arg, list):
+        return "[" + ", ".join(_label(a, depth) for a in arg[:8]) + "]"
+    if isinstance(arg, dict):
+        return f"tensor{tuple(arg['shape'])}"
+    return repr(arg)
+
+
+class Index(list):
+    """x[...] as the wire has it: integers, None, "..." and {"slice": [start, stop, step]}."""
+
+    def __str__(self):
+        return "[" + ", ".join(self._text(i) for i in self) + "]"
+
+    @staticmethod
+    def _text(item):
+        if not isinstance(item, dict):
+            return str(item)
+        start, stop, step = ("" if bound is None else str(bound) for bound in item["slice"])
+        return f"{start}:{stop}" + (f":{step}" if step else "")
+
+
+class Graph:
+    """The nodes of one run."""
+
+    def __init__(self):
+        self.nodes = []
+        self._hooks = {}    # (path, invoke, step) -> the node that stands for that place
+
+    def add(self, op, args, kwargs=None, optional=False, is_view=False):
+        """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
+        args = [self.used(a) for a in args]
+        kwargs = {name: self.used(a) for name, a in (kwargs or {}).items()}
+        base = args[0] if is_view and isinstance(args[0], Node) else None
+        node = Node(op, args, kwargs, optional=optional, base=base)
+        self.nodes.append(node)
+        return node
+
+    def hook(self, path, invoke, step):
+        """The node that stands for a place of the model: one, however often it is asked for."""
+        key = path, invoke, step
+        if key not in self._hooks:
+            node = Node("hook", [path], invoke=invoke, step=step, optional=True)
+            self._hooks[key] = node
+            self.nodes.append(node)
+        return self._hooks[key]
+
+    def replace(self, hook, value):
+        """`module.output = value`: the place has another tensor from here on.
+
+        What a name was bound to before is the old tensor, as in Python: should it be used again,
+        a copy is made in front of the set (see used).
+        """
+        if hook.replaced_by is not None:    # two names of one place: speak of what is there now
+            hook = self.hook(hook.args[0], hook.invoke, hook.step)
+        hook.replaced_by = self.add("set", [hook, value])
+        del self._hooks[hook.args[0], hook.invoke, hook.step]
+
+    def used(self, arg):
+        """What an argument stands for by now: itself, or what it was before its place was replaced."""
+        if isinstance(arg, list) and not isinstance(arg, Index):
+            return [self.used(a) for a in arg]
+        if not isinstance(arg, Node):
+            return arg
+        root = arg
+        while root.base is not None:
+            root = root.base
+        return arg if root.replaced_by is None else self._freeze(arg, root.replaced_by)
+
+    def _freeze(self, node, before):
+        """What `node`, a hook or a view of one, was before the set `before`."""
+        if node.frozen is None:
+            if node.base is None:
+                frozen = Node("clone", [node])
+            else:
+                base = self._freeze(node.base, before)
+                frozen = Node(node.op, [base, *node.args[1:]], node.kwargs, base=base)
+            frozen.place = node.place
+            self.nodes.insert(self.nodes.index(before), frozen)
+            node.frozen = frozen
+        return node.frozen
+
+    def ends_with_set_of(self, node):
+        """Whether the last thing that the program did was to change this very node."""
+        last = self.nodes[-1] if self.nodes else None
+        return last is not None and last.op == "set" and last.args[0] is node
+
+    def needed(self):
+        """The nodes that a run needs: all but optional ones that nothing uses."""
+        used, kept = set(), []
+        for node in reversed(self.nodes):
+            if node.optional and node not in used:
+                continue
+            used.update(node.inputs())
+            kept.append(node)
+        return kept[::-1]
+
+
+def wire(nodes):
+    """`nodes` of the request."""
+    index = {node: i for i, node in enumerate(nodes)}
+
+    def form(arg):
+        if isinstance(arg, Node):
+            return {"node": index[arg]}
+        if isinstance(arg, list) and not isinstance(arg, Index):
+            return [form(a) for a in arg]
+        return arg
+
+    rows = []
+    for node in nodes:
+        row = {"op": node.op, "args": [form(a) for a in node.args]}
+        if node.kwargs:
+            row["kwargs"] = {name: form(a) for name, a in node.kwargs.items()}
+        if node.invoke is not None:
+            row["invoke"] = node.invoke
+        if node.step is not None:
+            row["step"] = node.step
+        rows.append(row)
+    return rows

@@ -1,0 +1,349 @@
+"""The model as a tree of modules, built from the hook points that its server has."""
+from __future__ import annotations
+
+import difflib
+import types
+
+from . import run as runs
+from .client import Client
+from .nested import Inputs, Outputs
+from .proxy import Proxy, apply, operand
+from .spec import Op, Point, tree_of
+from .tokenizer import Tokenizer
+from .values import whole
+
+
+class Spec:
+    """GET /v1/spec: the ops by name and the tree of hook points."""
+
+    def __init__(self, document):
+        self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
+        self.tree = tree_of(Point(row["path"], row["shape"], row["access"] == "rw")
+                            for row in document["points"])
+
+
+class Module:
+    """A module of the model: its submodules, and its tensors (`output`, `input`, ...)."""
+
+    __slots__ = ("_model", "_path", "_branch", "_step")
+
+    def __init__(self, model, path, branch, step=None):
+        for name, value in zip(Module.__slots__, (model, path, branch, step)):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        branch = self._branch
+        if name in branch.children and name != "*":
+            kind = Modules if branch.children[name].is_list else Module
+            return kind(self._model, self._join(name), branch.children[name], self._step)
+        if name in branch.leaves:
+            return self._tensors(name)
+        if name == "inputs" and "input" in branch.leaves:
+            return self._tensors("input")
+        raise self._unknown(name)
+
+    def __setattr__(self, name, value):
+        if name not in self._branch.leaves:
+            raise self._unknown(name)
+        leaf, place = self._branch.leaves[name], self._tensors(name)
+        if isinstance(leaf, Point):
+            if isinstance(place, Inputs):
+                place = place._tensor
+                if isinstance(value, tuple) and not isinstance(value, Inputs):  # (args, kwargs)
+                    value = value[0][0] if isinstance(value[0], tuple) else value[0]
+            _replace(place, value)
+        elif isinstance(value, tuple):
+            self._set_tuple(place, value)
+        else:
+            place[0] = value
+
+    def _set_tuple(self, place, value):
+        if len(value) != len(place):
+            raise ValueError(f"{place._path} is a tuple of {len(place)}: {len(value)} are given")
+        for i, (old, new) in enumerate(zip(place, value)):
+            if isinstance(old, tuple):
+                self._set_tuple(old, new)
+            elif not isinstance(new, Proxy) or new._node is not old._node:
+                place[i] = new
+
+    def _tensors(self, name):
+        """What a name that ends a path gives: a proxy, or several as the module returns them."""
+        run, step = runs.current_run(self._model), self._step_now()
+        path, leaf = self._join(name), self._branch.leaves[name]
+        if not isinstance(leaf, Point):
+            return _outputs(run, path, leaf, step)
+        tensor = Proxy(run, run.hook(path, step))
+        return Inputs(tensor, _replace) if name == "input" else tensor
+
+    def _join(self, name):
+        return f"{self._path}.{name}" if self._path else name
+
+    def _unknown(self, name):
+        names = [n for n in self._branch.names() if n != "*"]
+        near = difflib.get_close_matches(name, names, 3, 0.5)
+        return AttributeError(
+            f"{self._path or 'the model'} has no {name!r}"
+            + (f": did you mean {' or '.join(near)}?" if near else f": it has {', '.join(names)}"))
+
+    def __dir__(self):
+        return [*self._branch.names(), "next", "step"]
+
+    # Generation steps.
+
+    def step(self, k):
+        """This module at generation step k (0 is the pass over the prompt, -1 the last step).
+
+        Raises IndexError for a step that the run does not have, RuntimeError outside a run.
+
+        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=3):
+        ...     last = model.lm_head.step(2).output.save()
+        >>> last.value.shape[:2]
+        (1, 1)
+        """
+        n = runs.current_run(self._model).n_steps
+        k = whole(k, "a step")
+        if not -n <= k < n:
+            raise IndexError(f"step {k} does not exist: this run has steps 0 to {n - 1} "
+                             f"(max_new_tokens={n})")
+        return type(self)(self._model, self._path, self._branch, k % n)
+
+    def next(self, increment=1, propagate=False):
+        """Moves this module (with `propagate` its submodules too) on to the next generation step,
+        for the rest of the invoke; returns it.
+
+        Raises IndexError behind the last step, RuntimeError outside an invoke.
+
+        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2):
+        ...     first = model.lm_head.output.save()
+        ...     second = model.lm_head.next().output.save()
+        >>> first.value.shape[1] > second.value.shape[1]
+        True
+        """
+        if self._step is not None:
+            return self.step(self._step + increment)
+        invoke = self._invoke()
+        moved = self._step_now() + whole(increment, "increment")
+        if not 0 <= moved < invoke.run.n_steps:
+            n = invoke.run.n_steps
+            raise IndexError(f"{self._path or 'the model'} has no next step: this run has steps 0 "
+                             f"to {n - 1} (max_new_tokens={invoke.run.max_new_tokens})")
+        invoke.steps[self._path] = moved
+        if propagate or not self._path:
+            for path in self._model._paths_below(self._path, self._branch):
+                invoke.steps[path] = moved
+        return self
+
+    def _invoke(self):
+        invoke = runs.current_run(self._model).open_invoke
+        if invoke is None:
+            raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
+                               "`with run.invoke(prompt):`")
+        return invoke
+
+    def _step_now(self):
+        if self._step is not None:
+            return self._step
+        if self._path == "generator":   # its ids are complete behind the last step
+            return self._invoke().run.n_steps - 1
+        return self._invoke().steps.get(self._path, 0)
+
+    # The rest.
+
+    def __call__(self, x):
+        """What the module makes of a tensor: for the modules that the server has as ops."""
+        run, name = runs.current_run(self._model), self._path.rpartition(".")[2]
+        op = run.spec.ops.get(name)
+        if op is None or op.kind != "call" or len(op.params) != 1:
+            raise TypeError(f"{self._path} cannot be called: the modules that can are lm_head and "
+                            "transformer.ln_f")
+        return apply(run, name, [x])
+
+    def __repr__(self):
+        return "\n".join(_drawn(self._path or "model", self._branch, self._model, 0))
+
+
+class Modules(Module):
+    """The list of blocks."""
+
+    __slots__ = ()
+
+    def __getitem__(self, i):
+        n = len(self)
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(n))]
+        i = whole(i, "a block's number")
+        if not -n <= i < n:
+            raise IndexError(f"{self._path}.{i} does not exist: this model has blocks 0 to {n - 1}")
+        return Module(self._model, f"{self._path}.{i % n}", self._branch.children["*"], self._step)
+
+    def __len__(self):
+        return self._model.config.n_blocks
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+
+def _outputs(run, path, leaves, step):
+    items = [Proxy(run, run.hook(f"{path}[{i}]", step)) if isinstance(leaf, Point)
+             else _outputs(run, f"{path}[{i}]", leaf, step) for i, leaf in enumerate(leaves)]
+    return Outputs(items, path, _replace)
+
+
+def _replace(place, value):
+    run = place._run
+    run.replace(place._node, operand(run, value))
+
+
+def _drawn(name, branch, model, depth):
+    """The lines of a module's tree, blocks drawn once."""
+    indent = "    " * depth
+    if branch.is_list:
+        yield f"{indent}{name}: blocks 0 to {model.config.n_blocks - 1}, each"
+        branch = branch.children["*"]
+    else:
+        yield indent + name
+    for leaf, points in sorted(branch.leaves.items()):
+        yield f"{indent}    .{leaf} {_shapes(points)}"
+    for child, below in branch.children.items():
+        yield from _drawn(child, below, model, depth + 1)
+
+
+def _shapes(points):
+    if isinstance(points, Point):
+        return points.shape + ("" if points.writable else ", read only")
+    return f"({', '.join(_shapes(p) for p in points)}{',' * (len(points) == 1)})"
+
+
+class LanguageModel:
+    """A model on an Interpose server.
+
+    `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
+    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000. The server is asked when the
+    model is first used: then ServerError is raised where none answers, RequestError where it has
+    no such model. A model can be shared by threads.
+
+    Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
+    print(model) shows them all. `device_map` and `dispatch`, which nnsight takes, change nothing.
+
+    >>> with model.trace("The Eiffel Tower is in the city of"):
+    ...     hidden = model.transformer.h[-1].output[0].save()
+    >>> hidden.value.shape == (1, 10, model.config.width)
+    True
+    """
+
+    def __init__(self, name, host=None, *, progress=True, device_map=None, dispatch=None):
+        self.name, self.client, self.progress = name, Client(host), progress
+        self.tokenizer = Tokenizer(self.client)
+        self._facts = self._spec = None
+
+    @property
+    def config(self):
+        """The model's sizes: n_blocks, n_heads, width, inner, vocab, context, and Hugging Face's
+        names for them."""
+        return self._known()[0]
+
+    @property
+    def spec(self):
+        """The server's tables of ops and hook points."""
+        return self._known()[1]
+
+    @property
+    def server_name(self):
+        """What the server calls the model."""
+        return self.config.name
+
+    def _known(self):
+        if self._spec is None:
+            facts = _facts_of(self.client.document("/v1/models"), self.name, self.client.host)
+            self._facts, spec = facts, Spec(self.client.document("/v1/spec"))
+            self._spec = spec
+        return self._facts, self._spec
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(Module(self, "", self.spec.tree), name)
+
+    def __dir__(self):
+        return sorted({*super().__dir__(), *self.spec.tree.names(), "next", "step"})
+
+    def __repr__(self):
+        return f"{self.server_name} at {self.client.host}\n" + "\n".join(
+            line for name, branch in self.spec.tree.children.items()
+            for line in _drawn(name, branch, self, 0))
+
+    def _paths_below(self, path, branch):
+        """The paths of all modules below one."""
+        for name, child in branch.children.items():
+            names = map(str, range(self.config.n_blocks)) if name == "*" else [name]
+            for each in names:
+                below = f"{path}.{each}" if path else each
+                yield below
+                yield from self._paths_below(below, child)
+
+    def generate(self, prompt=None, *, max_new_tokens=1, temperature=0.0, top_k=0, top_p=1.0,
+                 seed=0, progress=None, **unsupported):
+        """Opens a run that generates: max_new_tokens passes, a token sampled after each.
+
+        Temperature 0 is greedy; top_k 0 and top_p 1 keep every token; the same seed gives the same
+        tokens. With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
+        Hooks see step 0, the pass over the prompt, unless `.next()` or `.step(k)` says otherwise.
+
+        Raises TypeError for other parameters; RequestError, when the block ends, for everything
+        that the server refuses.
+
+        >>> with model.generate(max_new_tokens=1) as generator:
+        ...     with generator.invoke("The Eiffel Tower is in the city of"):
+        ...         hidden = model.transformer.h[-1].output[0].save()
+        >>> [model.tokenizer.decode(tokens) for tokens in generator.output]
+        ['The Eiffel Tower is in the city of Paris']
+        """
+        self._refuse("generate", unsupported,
+                     "max_new_tokens, temperature, top_k, top_p, seed and progress")
+        sampling = {"temperature": float(temperature), "top_k": whole(top_k, "top_k"),
+                    "top_p": float(top_p), "seed": whole(seed, "seed")}
+        n = whole(max_new_tokens, "max_new_tokens")
+        return runs.Run(self, n, sampling, self._progress(progress), prompt)
+
+    def trace(self, prompt=None, *, progress=None, **unsupported):
+        """Opens a run of one pass over the prompts; nothing is generated.
+
+        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
+        Raises as generate does.
+
+        >>> with model.trace("Hello"):
+        ...     logits = model.lm_head.output[0, -1].save()
+        >>> logits.value.shape == (model.config.vocab,)
+        True
+        """
+        self._refuse("trace", unsupported, "a prompt and progress")
+        sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+        return runs.Run(self, 0, sampling, self._progress(progress), prompt)
+
+    def _progress(self, progress):
+        return self.progress if progress is None else progress
+
+    @staticmethod
+    def _refuse(what, unsupported, takes):
+        if unsupported:
+            raise TypeError(f"{what}() has no parameter {next(iter(unsupported))!r}: it takes "
+                            f"{takes}")
+
+
+# Hugging Face's names of a model's sizes.
+_CONFIG_NAMES = {"n_layer": "n_blocks", "num_hidden_layers": "n_blocks", "n_head": "n_heads",
+                 "num_attention_heads": "n_heads", "n_embd": "width", "hidden_size": "width",
+                 "n_inner": "inner", "vocab_size": "vocab", "n_positions": "context",
+                 "n_ctx": "context", "max_position_embeddings": "context"}
+
+
+def _facts_of(document, name, host):
+    """The facts of the model of this name, from GET /v1/models."""
+    models = {row["name"]: row for row in document["models"]}
+    row = models.get(name) or models.get(str(name).rpartition("/")[2])
+    if row is None:
+        raise ValueError(f"{host} has no model {name!r}: it has {', '.join(sorted(models))}")
+    names = {theirs: row[ours] for theirs, ours in _CONFIG_NAMES.items() if ours in row}
+    return types.SimpleNamespace(**{**names, **row})

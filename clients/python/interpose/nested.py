@@ -1,0 +1,125 @@
+"""What a module's `.output` and `.input` are where they hold several tensors."""
+from __future__ import annotations
+
+from .proxy import Proxy
+
+
+class Outputs(tuple):
+    """A module's tuple of outputs, proxies or tuples of them, as Hugging Face's modules return it.
+
+    `outputs[0] = value` sets the whole tensor; `.shape`, `.save()` and `.value` are of all of them.
+    """
+
+    def __new__(cls, items, path, replace):
+        self = super().__new__(cls, items)
+        self._path = path
+        self._replace = replace     # (places, value): sets the tensor at these places
+        return self
+
+    @property
+    def shape(self):
+        """The shapes of the tensors, nested as they are."""
+        return tuple(item.shape for item in self)
+
+    @property
+    def value(self):
+        """The saved values, nested as they are."""
+        return tuple(item.value for item in self)
+
+    def save(self):
+        """Saves each tensor."""
+        return Outputs([item.save() for item in self], self._path, self._replace)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice) or hasattr(i, "__index__"):
+            return tuple.__getitem__(self, i)
+        raise TypeError(self._instead())
+
+    def __setitem__(self, i, value):
+        item = self[i]
+        if isinstance(item, Proxy):
+            self._replace(item, value)
+        else:
+            raise TypeError(f"{self._path}[{i}] is a tuple: set its tensors one by one")
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(f"{self._instead()}.{name}")
+
+    def _as_tensor(self):
+        raise TypeError(self._instead())
+
+    def _instead(self):
+        return f"{self._path} is a tuple of {len(self)}: its tensor is {self._path}[0]"
+
+    def __repr__(self):
+        return f"<{self._path}: ({', '.join(repr(item) for item in self)}{',' * (len(self) == 1)})>"
+
+
+class Arguments(tuple):
+    """A module's positional arguments, of which the first can be set."""
+
+    def __new__(cls, tensor, replace):
+        self = super().__new__(cls, (tensor,))
+        self._replace = replace
+        return self
+
+    def __setitem__(self, i, value):
+        self._replace(self[i], value)
+
+
+class Inputs(tuple):
+    """A module's (args, kwargs), whose `[0][0]` is its tensor.
+
+    Anything but [0] and [1] goes to that tensor: `.input.mean()`, `.input[:, -1]`, `.input + 1`.
+    """
+
+    def __new__(cls, tensor, replace):
+        self = super().__new__(cls, (Arguments(tensor, replace), {}))
+        self._tensor = tensor
+        return self
+
+    def _as_tensor(self):
+        return self._tensor
+
+    def __getitem__(self, key):
+        if hasattr(key, "__index__") and not isinstance(key, (list, Proxy)):
+            return tuple.__getitem__(self, key)
+        return self._tensor[key]
+
+    def __setitem__(self, key, value):
+        if hasattr(key, "__index__"):
+            raise TypeError("set the module's .input, or its .input[0][0]")
+        self._tensor[key] = value
+
+    def __getattr__(self, name):
+        return getattr(self._tensor, name)
+
+    def __repr__(self):
+        return f"<input: (({self._tensor!r},), {{}})>"
+
+
+def _forward(name):
+    return lambda self, *args: getattr(self._tensor, name)(*args)
+
+
+def _refuse(name):
+    def method(self, other):
+        if isinstance(other, tuple) and name in ("__add__", "__radd__"):
+            return getattr(tuple(self), name)(other)
+        raise TypeError(self._instead())
+    return method
+
+
+for _op in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+    for _name in (f"__{_op}__", f"__r{_op}__"):
+        setattr(Inputs, _name, _forward(_name))
+        setattr(Outputs, _name, _refuse(_name))
+for _op in ("neg", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge", "hash", "bool",
+            "float", "int", "array"):
+    setattr(Inputs, f"__{_op}__", _forward(f"__{_op}__"))
+# They look at the arguments only.
+Inputs.__array_ufunc__ = Proxy.__array_ufunc__
+Inputs.__array_function__ = Proxy.__array_function__
+Inputs.__torch_function__ = classmethod(Proxy.__torch_function__.__func__)

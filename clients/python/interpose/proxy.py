@@ -1,0 +1,672 @@
+"""What stands for a tensor while a request is written: every operation on it becomes a node."""
+from __future__ import annotations
+
+import difflib
+import numbers
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import NoValue
+from .graph import Index, Node
+from .spec import bind
+from .values import as_array, constant, dtype_name, is_array_like, whole
+
+# torch's and numpy's other names of ops.
+ALIASES = {
+    "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "negative": "neg",
+    "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
+    "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow", "float_power": "pow",
+    "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
+    "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
+    "concatenate": "cat", "concat": "cat", "hstack": None, "gelu": "gelu_new",
+    "linalg_norm": "norm", "ravel": "flatten", "broadcast_to": "expand", "copy": "clone",
+}
+
+
+class Proxy:
+    """A tensor of a run: of the model, or computed from others. Made by the contexts, not by hand.
+
+    Python's operators, torch's methods and torch's and numpy's functions work on it and give new
+    proxies; `x[...] = v`, `x += v` and `x.add_(v)` change what x is a view of, the model's own
+    activation included. `.shape`, `.dtype`, `.ndim` and len() are known before anything has run.
+    """
+
+    __slots__ = ("_run", "_node", "_save")
+
+    def __init__(self, run, node, save=None):
+        self._run, self._node, self._save = run, node, save
+
+    # What is known before the run.
+
+    @property
+    def shape(self):
+        """The shape, a tuple of ints: asked of the server, which plans the request so far."""
+        return self._run.planned(self._node).shape
+
+    @property
+    def dtype(self):
+        """numpy's dtype: float32, int64 or bool."""
+        return np.dtype(self._run.planned(self._node).dtype)
+
+    @property
+    def ndim(self):
+        """The number of dimensions."""
+        return len(self.shape)
+
+    def dim(self):
+        """The number of dimensions, as torch spells it."""
+        return self.ndim
+
+    def size(self, dim=None):
+        """The shape, or one dimension's size."""
+        return self.shape if dim is None else self.shape[whole(dim, "dim")]
+
+    def numel(self):
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError(f"{self._label()} has no dimensions, and so no length")
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    # What is known after it.
+
+    def save(self):
+        """Asks for this tensor as it is at this point of the program: it comes back as `.value`.
+
+        Returns a proxy of the same tensor, so that `x = model.lm_head.output.save()` reads well.
+        """
+        save = self._run.add("save", [self._node])
+        self._node.saves.append(save)
+        return Proxy(self._run, self._node, save)
+
+    @property
+    def value(self):
+        """The saved tensor, a numpy array; NoValue before the run or where nothing was saved."""
+        save = self._save or (self._node.saves[-1] if self._node.saves else None)
+        if save is None:
+            raise NoValue(f"{self._label()} was not saved: call .save() inside the block")
+        if save.value is None:
+            raise NoValue(f"{self._label()} has no value: {self._run.why_no_value()}")
+        return save.value
+
+    def torch(self):
+        """The saved tensor as torch's, sharing memory with `.value`."""
+        import torch
+        return torch.from_numpy(self.value)
+
+    def numpy(self):
+        """The saved tensor, as `.value`."""
+        return self.value
+
+    def _now(self, wish):
+        """The value for something that needs it at once."""
+        if self._run.is_open:
+            raise NoValue(f"{wish} needs a value now, and nothing has run yet: save {self._label()} "
+                          "and use its .value behind the block")
+        return self.value
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._now("a numpy array"), dtype=dtype)
+
+    def __float__(self):
+        return float(self._now("float()"))
+
+    def __int__(self):
+        return int(self._now("int()"))
+
+    def __index__(self):
+        return self._now("an index").__index__()
+
+    def __bool__(self):
+        return bool(self._now("`if` (and `and`, `or`, `not`, bool())"))
+
+    def item(self):
+        """The one number that a saved tensor holds, after the run."""
+        return self._now("item()").item()
+
+    def tolist(self):
+        """The saved tensor as nested lists, after the run."""
+        return self._now("tolist()").tolist()
+
+    def __contains__(self, item):
+        raise TypeError("`in` needs a value now: save the tensor and look in its .value")
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("a proxy cannot be copied or pickled: it belongs to one run")
+
+    def __hash__(self):
+        return id(self._node)
+
+    def _label(self):
+        return self._node.label()
+
+    def __repr__(self):
+        save = self._save or (self._node.saves[-1] if self._node.saves else None)
+        value = f" = {save.value!r}" if save is not None and save.value is not None else ""
+        return f"<proxy of {self._label()}{value}>"
+
+    # Reading and changing parts.
+
+    def __getitem__(self, key):
+        index = index_of(key)
+        if index is None:
+            return _pick(self, key)
+        return apply(self._run, "getitem", [self, index])
+
+    def __setitem__(self, key, value):
+        index = index_of(key)
+        if index is None:
+            _put(self, key, value)
+        elif not self._was_changed_by(index, value):
+            self[key]._assign(value)
+
+    def _was_changed_by(self, index, value):
+        """Whether this is the second half of `x[...] += v`: Python has set x[...] to itself."""
+        if not isinstance(value, Proxy) or value._run is not self._run:
+            return False
+        node = value._node
+        return (node.op == "getitem" and node.args[0] is self._run.graph.used(self._node)
+                and node.args[1] == index and self._run.graph.ends_with_set_of(node))
+
+    def _assign(self, value):
+        self._run.add("set", [self._node, operand(self._run, value)])
+        return self
+
+    def copy_(self, value):
+        """Sets every element, as x[...] = value."""
+        return self._assign(value)
+
+    def fill_(self, value):
+        """Sets every element to one number."""
+        return self._assign(value)
+
+    def zero_(self):
+        """Sets every element to 0."""
+        return self._assign(0)
+
+    # Every other method is an op of the server's table; these have torch's own conventions.
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        ops = self._run.spec.ops
+        op = ops.get(ALIASES.get(name, name))
+        if op is not None and op.kind != "effect":
+            return Method(self, op.name)
+        if name.endswith("_") and hasattr(self, name[:-1]):
+            change = getattr(self, name[:-1])
+            return lambda *args, **kwargs: self._assign(change(*args, **kwargs))
+        near = difflib.get_close_matches(name, dir(self), 3)
+        raise AttributeError(f"a proxy has no {name!r}"
+                             + (f": did you mean {', '.join(near)}?" if near else ""))
+
+    def __dir__(self):
+        ops = (op.name for op in self._run.spec.ops.values() if op.kind != "effect")
+        return sorted({*super().__dir__(), *ops})
+
+    def max(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
+        """The greatest element; with dim, the pair (values, indices); with a tensor, maximum."""
+        return _extreme(self, "max", "argmax", "maximum", dim if axis is None else axis,
+                        keepdim or keepdims)
+
+    def min(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
+        """The least element; with dim, the pair (values, indices); with a tensor, minimum."""
+        return _extreme(self, "min", "argmin", "minimum", dim if axis is None else axis,
+                        keepdim or keepdims)
+
+    def amax(self, dim=None, keepdim=False, **numpy_names):
+        """The greatest elements over one or several dimensions, without indices."""
+        return apply(self._run, "max", [self, dim, keepdim], numpy_names)
+
+    def amin(self, dim=None, keepdim=False, **numpy_names):
+        """The least elements over one or several dimensions, without indices."""
+        return apply(self._run, "min", [self, dim, keepdim], numpy_names)
+
+    def norm(self, p=2, dim=None, keepdim=False, *, axis=None, ord=None, keepdims=False):
+        """The Euclidean norm, over all elements or over dimensions."""
+        for order in (p, ord):
+            if order not in (2, "fro", None):
+                raise ValueError(f"norm: only the Euclidean norm is offered, not p={order!r}")
+        return apply(self._run, "norm", [self, dim if axis is None else axis, keepdim or keepdims])
+
+    def var(self, dim=None, unbiased=True, keepdim=False):
+        """The variance over one or several dimensions (all, if none is given)."""
+        over = self.shape if dim is None else [self.shape[d] for d in _ints(dim)]
+        count = int(np.prod(over, dtype=np.int64)) - bool(unbiased)
+        mean = apply(self._run, "mean", [self, dim, dim is not None])
+        return (self - mean).square().sum(dim=dim, keepdim=keepdim) / max(count, 0)
+
+    def std(self, dim=None, unbiased=True, keepdim=False):
+        """The standard deviation over one or several dimensions (all, if none is given)."""
+        return self.var(dim, unbiased, keepdim).sqrt()
+
+    def logsumexp(self, dim, keepdim=False):
+        """log(sum(exp(x))) over one or several dimensions, without overflow."""
+        top = self.amax(dim, keepdim=True)
+        total = (self - top).exp().sum(dim=dim, keepdim=True).log() + top
+        return total if keepdim else _without(total, dim)
+
+    def clamp(self, min=None, max=None):
+        """Between min and max, of which one may be left out."""
+        result = self if min is None else apply(self._run, "maximum", [self, min])
+        return result if max is None else apply(self._run, "minimum", [result, max])
+
+    clip = clamp
+
+    def where(self, condition, other):
+        """This where the condition holds, else `other`."""
+        return apply(self._run, "where", [condition, self, other])
+
+    def masked_fill(self, mask, value):
+        """`value` where the mask holds, else this."""
+        return apply(self._run, "where", [mask, value, self])
+
+    def softmax(self, dim=None, dtype=None, *, axis=None):
+        """exp(x) / sum(exp(x)) over a dimension."""
+        dim = dim if axis is None else axis
+        return apply(self._run, "softmax", [self if dtype is None else self.to(dtype), dim])
+
+    def log_softmax(self, dim=None, dtype=None, *, axis=None):
+        """log(softmax(x)) over a dimension."""
+        dim = dim if axis is None else axis
+        return apply(self._run, "log_softmax", [self if dtype is None else self.to(dtype), dim])
+
+    def reshape(self, *shape):
+        """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
+        return apply(self._run, "reshape", [self, _varargs(shape)])
+
+    def view(self, *shape):
+        """As reshape."""
+        return self.reshape(*shape)
+
+    def expand(self, *shape):
+        """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
+        return apply(self._run, "expand", [self, _varargs(shape)])
+
+    def expand_as(self, other):
+        """Expanded to the shape of another."""
+        return self.expand(other.shape)
+
+    def view_as(self, other):
+        """Reshaped to the shape of another."""
+        return self.reshape(other.shape)
+
+    def permute(self, *dims):
+        """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
+        return apply(self._run, "permute", [self, _varargs(dims)])
+
+    def flatten(self, start_dim=0, end_dim=-1):
+        """Dimensions start_dim to end_dim as one."""
+        return apply(self._run, "flatten", [self, start_dim, end_dim])
+
+    def split(self, split_size, dim=0):
+        """Views of split_size (or of the sizes in a list) along a dimension, as a tuple."""
+        dim, size = whole(dim, "dim"), self.size(dim)
+        if isinstance(split_size, (list, tuple)):
+            sizes = [whole(n, "a size") for n in split_size]
+            if sum(sizes) != size:
+                raise ValueError(f"split: the sizes {sizes} do not add up to {size}")
+        else:
+            step = whole(split_size, "split_size")
+            if step < 1:
+                raise ValueError(f"split: split_size must be at least 1: it is {step}")
+            sizes = [min(step, size - start) for start in range(0, size, step)]
+        before = (slice(None),) * (dim if dim >= 0 else dim + self.ndim)
+        ends = np.cumsum(sizes).tolist()
+        return tuple(self[before + (slice(end - n, end),)] for n, end in zip(sizes, ends))
+
+    def chunk(self, chunks, dim=0):
+        """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
+        return self.split(max(1, -(-self.size(dim) // whole(chunks, "chunks"))), dim)
+
+    def unbind(self, dim=0):
+        """The views along a dimension, as a tuple."""
+        before = (slice(None),) * (dim if dim >= 0 else dim + self.ndim)
+        return tuple(self[before + (i,)] for i in range(self.size(dim)))
+
+    def t(self):
+        """The transpose of a matrix."""
+        if self.ndim > 2:
+            raise ValueError(f"t() is for matrices: {self._label()} has {self.ndim} dimensions, "
+                             "name two with transpose(dim0, dim1)")
+        return self if self.ndim < 2 else self.transpose(0, 1)
+
+    @property
+    def T(self):
+        """The dimensions in reverse order."""
+        return self.permute(*reversed(range(self.ndim)))
+
+    @property
+    def mT(self):
+        """The last two dimensions transposed."""
+        return self.transpose(-2, -1)
+
+    def to(self, *args, dtype=None, device=None, **unsupported):
+        """As another dtype; a device is the server's business, and ignored."""
+        if unsupported:
+            raise TypeError(f"to() has no parameter {next(iter(unsupported))!r}")
+        for arg in args:
+            if isinstance(arg, Proxy):
+                dtype = arg.dtype
+            elif not _is_device(arg):
+                dtype = arg
+        return self if dtype is None else apply(self._run, "to", [self, dtype])
+
+    type = to
+    astype = to
+
+    def type_as(self, other):
+        """As the dtype of another."""
+        return self.to(other.dtype)
+
+    def float(self):
+        """As float32."""
+        return apply(self._run, "to", [self, "float32"])
+
+    def long(self):
+        """As int64."""
+        return apply(self._run, "to", [self, "int64"])
+
+    def int(self):
+        """As int64, the only integer that a server has."""
+        return apply(self._run, "to", [self, "int64"])
+
+    def bool(self):
+        """As bool."""
+        return apply(self._run, "to", [self, "bool"])
+
+    def detach(self):
+        """Itself: there are no gradients."""
+        return self
+
+    def cpu(self):
+        """Itself: where it is computed is the server's business."""
+        return self
+
+    def cuda(self, device=None):
+        """Itself: where it is computed is the server's business."""
+        return self
+
+    def contiguous(self):
+        """Itself: how it lies in memory is the server's business."""
+        return self
+
+    # torch's and numpy's functions, and arrays on the left of an operator.
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        from .functions import call_by_name
+        return call_by_name(func.__name__, args, kwargs or {})
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        from .functions import call_by_name
+        if method != "__call__":
+            raise TypeError(f"numpy.{ufunc.__name__}.{method} is not offered on proxies")
+        return call_by_name(ufunc.__name__, inputs, kwargs)
+
+    def __array_function__(self, func, types, args, kwargs):
+        from .functions import call_by_name
+        pair = {"max": "amax", "min": "amin"}   # numpy's have no indices
+        return call_by_name(pair.get(func.__name__, func.__name__), args, kwargs)
+
+    # Python's operators.
+
+    def __neg__(self):
+        return apply(self._run, "neg", [self])
+
+    def __pos__(self):
+        return self
+
+    def __abs__(self):
+        return apply(self._run, "abs", [self])
+
+    def __invert__(self):
+        return apply(self._run, "bitwise_not", [self])
+
+    def __round__(self, digits=None):
+        if digits:
+            raise TypeError("round() to a number of digits is not offered: scale by a power of ten")
+        return apply(self._run, "round", [self])
+
+    def __matmul__(self, other):
+        return apply(self._run, "matmul", [self, other])
+
+    def __rmatmul__(self, other):
+        return apply(self._run, "matmul", [other, self])
+
+
+class Method:
+    """An op of the table as a method of a proxy."""
+
+    __slots__ = ("_proxy", "_op")
+
+    def __init__(self, proxy, op):
+        self._proxy, self._op = proxy, op
+
+    def __call__(self, *args, **kwargs):
+        return apply(self._proxy._run, self._op, [self._proxy, *args], kwargs)
+
+    def __repr__(self):
+        return f"<op {self._op} of {self._proxy!r}>"
+
+
+class Extremes(NamedTuple):
+    """What x.max(dim) and x.min(dim) give."""
+    values: Proxy
+    indices: Proxy
+
+    def save(self):
+        return Extremes(self.values.save(), self.indices.save())
+
+
+_OPERATORS = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div",
+              "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
+              "or": "bitwise_or", "xor": "bitwise_xor"}
+
+
+def _give_operators():
+    """x + v, v + x and x += v for each operator, and the comparisons."""
+    def forward(op):
+        return lambda self, other: apply(self._run, op, [self, other])
+
+    def reflected(op):
+        return lambda self, other: apply(self._run, op, [other, self])
+
+    def in_place(op):
+        return lambda self, other: self._assign(apply(self._run, op, [self, other]))
+
+    for name, op in _OPERATORS.items():
+        setattr(Proxy, f"__{name}__", forward(op))
+        setattr(Proxy, f"__r{name}__", reflected(op))
+        setattr(Proxy, f"__i{name}__", in_place(op))
+    for op in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(Proxy, f"__{op}__", forward(op))
+
+
+_give_operators()
+
+
+# From a call to a node.
+
+def apply(run, name, args, kwargs=None, optional=False):
+    """Adds the node of an op of the table, its parameters by position or name; gives its proxy."""
+    op = run.spec.ops[name]
+    kwargs = dict(kwargs or {})
+    for ignored in ("out", "dtype", "_stacklevel", "where"):    # torch's and numpy's own defaults
+        if kwargs.get(ignored) is None or ignored == "_stacklevel":
+            kwargs.pop(ignored, None)
+    given = {p: _convert(run, op, p, v) for p, v in bind(op, args, kwargs).items()}
+    in_order = []
+    for param in op.params:
+        if param.name not in given:
+            break
+        in_order.append(given.pop(param.name))
+    node = run.add(op.name, in_order, given, optional=optional, is_view=op.kind == "view")
+    return Proxy(run, node)
+
+
+def _convert(run, op, name, value):
+    kind = next(p.kind for p in op.params if p.name == name)
+    what = f"{op.name}: {name}"
+    if kind == "tensor":
+        return operand(run, value)
+    if kind == "tensors":
+        return [operand(run, item) for item in value]
+    if kind == "int":
+        return whole(value, what)
+    if kind == "ints":
+        return [whole(i, what) for i in value] if _is_listed(value) else whole(value, what)
+    if kind == "bool":
+        return bool(value)
+    if kind == "dtype":
+        return dtype_name(value)
+    return value    # an Index, made by __getitem__
+
+
+def operand(run, value):
+    """What stands for a tensor among a node's arguments: a node, a number, a constant."""
+    value = getattr(value, "_as_tensor", lambda: value)()
+    if isinstance(value, Proxy):
+        if value._run is not run:
+            raise ValueError(f"{value._label()} is of another run: save it there and use its "
+                             ".value here")
+        return value._node
+    if not is_array_like(value):
+        raise TypeError(f"a tensor, an array or a number is needed here, not {value!r:.80}")
+    return constant(value)
+
+
+def _is_listed(value):
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def _ints(value):
+    return [whole(v, "dim") for v in (value if _is_listed(value) else [value])]
+
+
+def _varargs(given):
+    return given[0] if len(given) == 1 and _is_listed(given[0]) else list(given)
+
+
+def _is_device(arg):
+    return (type(arg).__name__ == "device"
+            or isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "mps"))
+
+
+def _extreme(x, op, arg_op, pairwise, dim, keepdim):
+    if dim is None:
+        return apply(x._run, op, [x])
+    if isinstance(dim, Proxy) or getattr(dim, "ndim", 0):
+        return apply(x._run, pairwise, [x, dim])
+    if _is_listed(dim):
+        raise TypeError(f"{op} over several dimensions has no indices: use a{op}")
+    return Extremes(apply(x._run, op, [x, dim, keepdim]),
+                    apply(x._run, arg_op, [x, dim, keepdim], optional=True))
+
+
+def _without(x, dim):
+    """x without dimensions of size 1 that a reduction kept."""
+    rank = x.ndim
+    for d in sorted({d % rank for d in _ints(dim)} if rank else (), reverse=True):
+        x = x.squeeze(d)
+    return x
+
+
+# Indices.
+
+def _is_mask(item):
+    return isinstance(item, Proxy) or getattr(getattr(item, "dtype", None), "kind", "") == "b" or (
+        str(getattr(item, "dtype", "")) == "torch.bool")
+
+
+def index_of(key):
+    """x[key] as the wire has it; None where the key holds a list or a tensor (see _pick, _put)."""
+    index = Index()
+    for item in key if isinstance(key, tuple) else (key,):
+        if item is None:
+            index.append(None)
+        elif item is Ellipsis:
+            index.append("...")
+        elif isinstance(item, slice):
+            index.append({"slice": [b if b is None else whole(b, "a slice's bound")
+                                    for b in (item.start, item.stop, item.step)]})
+        elif isinstance(item, (list, Proxy)) or getattr(item, "ndim", 0):
+            return None
+        else:
+            index.append(whole(item, "an index"))
+    return index
+
+
+def _picked(key):
+    """A key with one list of integers: what stands before it, the integers, what comes behind."""
+    key = key if isinstance(key, tuple) else (key,)
+    at = [i for i, item in enumerate(key)
+          if isinstance(item, (list, Proxy)) or getattr(item, "ndim", 0)]
+    item = key[at[0]]
+    if _is_mask(item) or isinstance(item, list) and any(isinstance(i, (bool, Proxy)) for i in item):
+        raise IndexError("an index must be known before the run: take where(mask, x, y) for a mask "
+                         "or a computed index; x[mask] = number works")
+    if len(at) > 1 or np.ndim(item) != 1:
+        raise IndexError("one list of integers in an index is offered, not several or nested ones")
+    if isinstance(item, list) and not item:
+        raise IndexError("an empty list of indices")
+    chosen = [whole(i, "an index") for i in as_array(item).tolist()]
+    return key[:at[0]], chosen, key[at[0] + 1:]
+
+
+def _one(i):
+    """Index i with its dimension kept; a slice would be empty, not refused, when out of range."""
+    return i, None
+
+
+def _kept(items):
+    return sum(item is None or isinstance(item, slice) for item in items)
+
+
+def _pick(x, key):
+    """x[:, [1, 5, 7]]: the chosen elements of one dimension, a new tensor."""
+    before, chosen, after = _picked(key)
+    dim = -1 - _kept(after) if Ellipsis in before else _kept(before)
+    return apply(x._run, "cat", [[x[before + _one(i) + after] for i in chosen], dim])
+
+
+def _put(x, key, value):
+    """x[:, [1, 5, 7]] = v, element by element; x[mask] = number."""
+    if not isinstance(key, (tuple, list)) and _is_mask(key):
+        return _put_where(x, key, value)
+    before, chosen, after = _picked(key)
+    value = getattr(value, "_as_tensor", lambda: value)()
+    if isinstance(value, numbers.Real):
+        for i in chosen:
+            x[before + _one(i) + after] = value
+        return None
+    value = value if isinstance(value, Proxy) else as_array(value)
+    named = sum(not (item is None or item is Ellipsis) for item in before + after) + 1
+    from_end = 1 + _kept(after) + (x.ndim - named if Ellipsis not in before else 0)
+    shared = value.ndim < from_end or value.shape[-from_end] == 1
+    if not shared and value.shape[-from_end] != len(chosen):
+        raise IndexError(f"{value.shape[-from_end]} values for {len(chosen)} indices")
+    for n, i in enumerate(chosen):
+        part = value if shared else value[(Ellipsis, *_one(n)) + (slice(None),) * (from_end - 1)]
+        x[before + _one(i) + after] = part
+    return None
+
+
+def _put_where(x, mask, value):
+    value = getattr(value, "_as_tensor", lambda: value)()
+    if not isinstance(value, numbers.Real) and getattr(value, "ndim", 1):
+        raise IndexError("x[mask] takes one number: for a tensor use where(mask, y, x)")
+    mask = mask if isinstance(mask, Proxy) else as_array(mask)
+    if mask.dtype.kind != "b":
+        raise IndexError("an index must be known before the run: take where(mask, x, y) for a mask "
+                         "or a computed index; x[mask] = number works")
+    if mask.ndim != x.ndim:     # a mask of the first dimensions
+        mask = mask.reshape(tuple(mask.shape) + (1,) * (x.ndim - mask.ndim))
+    x._assign(apply(x._run, "where", [mask, value, x]))
+    return None

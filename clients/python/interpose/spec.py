@@ -1,0 +1,109 @@
+"""The server's own tables, as GET /v1/spec gives them: which ops and which hook points exist.
+
+Nothing of them is copied into this package but the ops' names and parameters (ops.json), so that
+`interpose.softmax` exists before a server has been asked; a test holds the two together.
+"""
+from __future__ import annotations
+
+import re
+from typing import Dict, List, NamedTuple, Optional
+
+
+class Param(NamedTuple):
+    name: str
+    kind: str       # tensor, tensors, int, ints, bool, index, dtype, path, text
+    optional: bool
+
+
+class Op(NamedTuple):
+    name: str
+    kind: str               # unary, binary, view, call, effect
+    types: Optional[str]    # of unary and binary: same, number, real, bits, compare
+    params: List[Param]
+
+    @classmethod
+    def of(cls, row):
+        params = [Param(p["name"], p["kind"], bool(p.get("optional"))) for p in row["params"]]
+        return cls(row["name"], row["kind"], row.get("types"), params)
+
+
+class Point(NamedTuple):
+    path: str       # "transformer.h.*.output[0]": * is a block's number
+    shape: str      # "(B, T, D)"
+    writable: bool
+
+
+class Branch:
+    """A module of the tree: its submodules, and its places that hold tensors.
+
+    `leaves["output"]` is a Point, or a tuple (nested) of Points where paths end in [0], [1][0].
+    A list of blocks has one child, "*".
+    """
+
+    def __init__(self):
+        self.children: Dict[str, Branch] = {}
+        self.leaves: Dict[str, object] = {}
+
+    @property
+    def is_list(self):
+        return "*" in self.children
+
+    def names(self):
+        return sorted(self.children) + sorted(self.leaves)
+
+
+def tree_of(points):
+    """The module tree that the paths of hook points spell."""
+    root, nested = Branch(), []
+    for point in points:
+        dotted, suffix = re.fullmatch(r"([^\[\]]+)((?:\[\d+\])*)", point.path).groups()
+        *modules, leaf = dotted.split(".")
+        branch = root
+        for name in modules:
+            branch = branch.children.setdefault(name, Branch())
+        if suffix:
+            places = [int(i) for i in re.findall(r"\d+", suffix)]
+            leaves = branch.leaves.setdefault(leaf, {})
+            for i in places[:-1]:
+                leaves = leaves.setdefault(i, {})
+            leaves[places[-1]] = point
+            nested.append((branch, leaf))
+        else:
+            branch.leaves[leaf] = point
+    for branch, leaf in nested:
+        branch.leaves[leaf] = _tuple_of(branch.leaves[leaf])
+    return root
+
+
+def _tuple_of(leaves):
+    if isinstance(leaves, dict):
+        return tuple(_tuple_of(leaves[i]) for i in sorted(leaves))
+    return leaves
+
+
+# numpy's and torch's own names for parameters that the table calls otherwise.
+_KEYWORDS = {"axis": "dim", "axes": "dims", "keepdims": "keepdim", "other": "y", "input": "x",
+             "self": "x", "condition": "mask", "arrays": "tensors", "size": "shape"}
+
+
+def bind(op, args, kwargs):
+    """The parameters that a call gives, by name; TypeError where they are not the op's."""
+    takes = f"{op.name}({', '.join(p.name + '=...' * p.optional for p in op.params)})"
+    if len(args) > len(op.params):
+        raise TypeError(f"{takes} takes {len(op.params)} arguments: {len(args)} are given")
+    given = {param.name: value for param, value in zip(op.params, args)}
+    known = {param.name for param in op.params}
+    for name, value in kwargs.items():
+        name = name if name in known else _KEYWORDS.get(name, name)
+        if name not in known:
+            raise TypeError(f"{takes} has no parameter {name!r}")
+        if name in given:
+            raise TypeError(f"{takes} is given {name!r} twice")
+        given[name] = value
+    for param in op.params:
+        value = given.get(param.name)
+        if param.optional and (value is None or value is False):
+            given.pop(param.name, None)
+        elif param.name not in given:
+            raise TypeError(f"{takes} needs {param.name!r}")
+    return given

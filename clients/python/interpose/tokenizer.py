@@ -1,0 +1,94 @@
+"""The model's tokenizer, which the server keeps; what was asked once is remembered."""
+from __future__ import annotations
+
+import collections
+
+from .values import as_array, whole
+
+_REMEMBERED = 4096
+
+
+class Tokenizer:
+    """Texts to token ids and back.
+
+    >>> ids = model.tokenizer.encode("The Eiffel Tower")
+    >>> model.tokenizer.decode(ids)
+    'The Eiffel Tower'
+    >>> model.tokenizer("The Eiffel Tower")["input_ids"] == ids
+    True
+    """
+
+    def __init__(self, client):
+        self._client = client
+        self._known = collections.OrderedDict()
+
+    def encode(self, text):
+        """The ids of a text as a list of ints; of a list of texts, a list of such lists.
+
+        Raises TypeError for anything else.
+
+        >>> [len(ids) > 0 for ids in model.tokenizer.encode(["Hello", "The Eiffel Tower"])]
+        [True, True]
+        """
+        return self._ask(text, "tokens")
+
+    def tokenize(self, text):
+        """The pieces of a text, as texts; bytes that are no UTF-8 by themselves show as \ufffd.
+
+        >>> "".join(model.tokenizer.tokenize("The Eiffel Tower"))
+        'The Eiffel Tower'
+        """
+        return self._ask(text, "pieces")
+
+    def decode(self, tokens):
+        """The text of one id, or of a list or 1-D array of ids; of rows of ids, a list of texts.
+
+        Raises TypeError for anything else, RequestError for an id that the model does not have.
+
+        >>> model.tokenizer.decode(model.tokenizer.encode("Hello")[0])
+        'Hello'
+        """
+        if hasattr(tokens, "__index__") and not getattr(tokens, "ndim", 0):
+            tokens = [tokens]
+        elif getattr(tokens, "ndim", 1) == 2 or any(
+                isinstance(t, (list, tuple)) or getattr(t, "ndim", 0) for t in tokens):
+            return [self.decode(row) for row in tokens]
+        ids = tuple(whole(t, "a token id") for t in as_array(tokens).tolist())
+        return self._remembered(("text", ids), lambda: self._client.ask(
+            "/v1/detokenize", {"tokens": list(ids)})["text"])
+
+    batch_decode = decode
+
+    def __call__(self, text, **unsupported):
+        """{"input_ids": ..., "attention_mask": ...}, as Hugging Face's tokenizers give it."""
+        if unsupported:
+            raise TypeError(f"the tokenizer has no parameter {next(iter(unsupported))!r}")
+        ids = self.encode(text)
+        ones = [1] * len(ids) if isinstance(text, str) else [[1] * len(row) for row in ids]
+        return {"input_ids": ids, "attention_mask": ones}
+
+    def _ask(self, text, field):
+        if isinstance(text, str):
+            return list(self._reply(text)[field])
+        if not isinstance(text, (list, tuple)) or not all(isinstance(t, str) for t in text):
+            raise TypeError(f"a text or a list of texts is needed, not {text!r:.60}")
+        missing = [t for t in dict.fromkeys(text) if ("tokens", t) not in self._known]
+        if len(missing) > 1:
+            reply = self._client.ask("/v1/tokenize", {"text": missing})
+            for t, tokens, pieces in zip(missing, reply["tokens"], reply["pieces"]):
+                self._remember(("tokens", t), {"tokens": tokens, "pieces": pieces})
+        return [list(self._reply(t)[field]) for t in text]
+
+    def _reply(self, text):
+        return self._remembered(("tokens", text),
+                                lambda: self._client.ask("/v1/tokenize", {"text": text}))
+
+    def _remembered(self, key, ask):
+        known = self._known.get(key)
+        return self._remember(key, ask()) if known is None else known
+
+    def _remember(self, key, answer):
+        self._known[key] = answer
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return answer
