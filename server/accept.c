@@ -55,7 +55,7 @@ static bool is_exact(const char *range, enum reply_media media)
 /* JSON first: it is what a range such as application/star means. */
 static const enum reply_media order[] = {REPLY_json, REPLY_msgpack, REPLY_ndjson, REPLY_text};
 
-/* The best media of one range, or REPLY_MEDIA_COUNT; `refused` has a bit for those with weight 0. */
+/* The best media of a range, or REPLY_MEDIA_COUNT; `refused` has a bit for each of weight 0. */
 static enum reply_media media_of(const char *range, unsigned refused)
 {
     for (size_t i = 0; i < sizeof order / sizeof *order; i++) {

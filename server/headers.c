@@ -133,8 +133,8 @@ bool headers_check_sender(const struct headers *h, const struct headers_policy *
     if (!check_host(h, p, e))
         return false;
     if (h->count[HEADER_origin] && !origin_is_ours(h) && !headers_origin_is_listed(h, p))
-        return err_set(e, ERR_origin, "a page of \"%.100s\" may not call this server: start it with "
-                       "--allow-origin if it should", value_of(h, HEADER_origin));
+        return err_set(e, ERR_origin, "a page of \"%.100s\" may not call this server: start it "
+                       "with --allow-origin if it should", value_of(h, HEADER_origin));
     if (h->count[HEADER_coding] && strcasecmp(value_of(h, HEADER_coding), "identity") != 0)
         return err_set(e, ERR_media, "the body is compressed (Content-Encoding: %.40s): send it "
                        "as it is", value_of(h, HEADER_coding));

@@ -27,8 +27,8 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
 {
     const struct plan *p = &j->plan;
     if (p->n_rows > c->rows)
-        return err_set(e, ERR_limit, "the prompts have %d tokens together, and a pass of this server "
-                       "takes %d (--rows)", p->n_rows, c->rows);
+        return err_set(e, ERR_limit, "the prompts have %d tokens together, and a pass of this "
+                       "server takes %d (--rows)", p->n_rows, c->rows);
     if (p->n_logits > c->logits)
         return err_set(e, ERR_limit, "logits are read at %d positions, and a pass of this server "
                        "computes %d (--logits-rows)", p->n_logits, c->logits);

@@ -56,8 +56,8 @@ struct job *job_new(const char *request_id, struct arena *a);
 /* Whether the request could ever run here, by itself; else refused (limit) with both numbers. */
 bool job_fits(const struct job *j, const struct capacity *c, struct err *e);
 
-/* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while the replies
- * of other requests take all that the server has for them. */
+/* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while the
+ * replies of other requests take all that the server has for them. */
 bool job_reserve(struct job *j, struct err *e);
 
 /* After its state is final, or if it never was in the queue. Its arena stays. */

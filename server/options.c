@@ -66,8 +66,8 @@ static bool set_number(int64_t *out, const struct option *r, const char *said, c
     errno = 0;
     long long number = strtoll(value, &end, 10);
     if (end == value || *end || errno || number < r->low || number > r->high)
-        return err_set(e, ERR_value, "%s is \"%.40s\", and must be a whole number from %lld to %lld",
-                       said, value, (long long)r->low, (long long)r->high);
+        return err_set(e, ERR_value, "%s is \"%.40s\", and must be a whole number from %lld to "
+                       "%lld", said, value, (long long)r->low, (long long)r->high);
     *out = number;
     return true;
 }
@@ -119,8 +119,8 @@ static bool refuse_unknown(const char *flag, struct err *e)
             memcpy(near, candidate, sizeof near);
         }
     }
-    return err_set(e, ERR_unknown, "there is no option %.60s; the nearest is %s, and --help lists all",
-                   flag, near);
+    return err_set(e, ERR_unknown, "there is no option %.60s; the nearest is %s, and --help lists "
+                   "all", flag, near);
 }
 
 static const struct option *find_flag(const char *argument, size_t length)

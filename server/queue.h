@@ -7,7 +7,7 @@ struct queue;
 struct queue *queue_new(int n_max, struct arena *a);
 void queue_free(struct queue *q); /* empty by then */
 
-/* Borrows the job until its outbox is final. Refused when full (busy) or closed (with what closed it). */
+/* Borrows the job until its outbox is final. Refused when full (busy), or with what closed it. */
 bool queue_push(struct queue *q, struct job *j, struct err *e);
 
 /* Takes the oldest job out, or NULL: after waiting up to wait_seconds for one, at once if the queue
