@@ -35,6 +35,9 @@ bool decode_token_lists(struct token_lists *t, const char *body, size_t size, en
 bool decode_index(const struct index **index, int *count, size_t *used, const char *text,
                   size_t length, struct arena *a, struct err *e);
 
+/* How many bytes the UTF-8 character at the start of the text has, 0 where there is none. */
+size_t utf8_length(const char *text, size_t length);
+
 /* The pre-scans alone, for tests: depth, objects, declared lengths, UTF-8, trailing bytes. */
 bool prescan_json(const char *body, size_t size, struct err *e);
 bool prescan_msgpack(const char *body, size_t size, struct err *e);
