@@ -2,6 +2,8 @@
 #pragma once
 #include "encode.h"
 
+#define SPEC_VERSION "0.1.0"
+
 struct bytes spec_document(enum reply_media media, struct arena *a);
 
 struct model_facts {

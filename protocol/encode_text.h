@@ -1,0 +1,16 @@
+/* A reply as a person reads it in a terminal (text/plain). */
+#pragma once
+#include "encode.h"
+#include "encode_writer.h"
+
+/* How many bytes the longest of the texts below takes at most. */
+size_t text_room(const struct reply_facts *f);
+
+void text_head(struct writer *w, const struct reply_facts *f);
+void text_tensor(struct writer *w, const struct save *s, const char *data);
+void text_end(struct writer *w, const struct reply_facts *f, double queue_seconds,
+              double run_seconds);
+void text_error(struct writer *w, const struct err *e);
+
+/* One element as JSON has it, in a buffer of NUMBER_SIZE bytes; returns its length. */
+int element_text(char *buffer, const char *from, enum dtype dtype);
