@@ -1,0 +1,285 @@
+#include "reference.h"
+#include "../kernels/scalar.h"
+
+bool reference_same(const float *x, const float *y, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (scalar_bits(x[i]) != scalar_bits(y[i]) && !(x[i] != x[i] && y[i] != y[i]))
+            return false;
+    return true;
+}
+
+/* The place of element `i` in row-major order, from the tensor's data. */
+static int64_t place(const struct view *v, int64_t i)
+{
+    int64_t at = v->offset;
+    for (int j = v->rank - 1; j >= 0; j--) {
+        at += i % v->shape[j] * v->stride[j];
+        i /= v->shape[j];
+    }
+    return at;
+}
+
+static float *float_at(const struct tensor *t, int64_t i)
+{
+    return (float *)t->data + place(&t->view, i);
+}
+
+static int64_t *whole_at(const struct tensor *t, int64_t i)
+{
+    return (int64_t *)t->data + place(&t->view, i);
+}
+
+static uint8_t *bool_at(const struct tensor *t, int64_t i)
+{
+    return (uint8_t *)t->data + place(&t->view, i);
+}
+
+void reference_copy(const struct tensor *out, const struct tensor *x)
+{
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        const float f = x->dtype == DT_f32   ? *float_at(x, i)
+                        : x->dtype == DT_i64 ? (float)*whole_at(x, i)
+                                             : (float)*bool_at(x, i);
+        const int64_t whole = x->dtype == DT_f32   ? whole_from_float(*float_at(x, i))
+                              : x->dtype == DT_i64 ? *whole_at(x, i)
+                                                   : *bool_at(x, i);
+        switch (out->dtype) {
+        case DT_f32: *float_at(out, i) = f; break;
+        case DT_i64: *whole_at(out, i) = whole; break;
+        default: *bool_at(out, i) = x->dtype == DT_f32 ? f != 0 : whole != 0; break;
+        }
+    }
+}
+
+void reference_unary(enum op op, const struct tensor *out, const struct tensor *x)
+{
+    const bool compares = op_info[op].types == TYPES_compare;
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        if (x->dtype == DT_f32) {
+            const float y = scalar_unary(op, *float_at(x, i));
+            if (compares)
+                *bool_at(out, i) = y != 0;
+            else
+                *float_at(out, i) = y;
+        } else if (x->dtype == DT_i64) {
+            const int64_t y = whole_unary(op, *whole_at(x, i));
+            if (compares)
+                *bool_at(out, i) = y != 0;
+            else
+                *whole_at(out, i) = y;
+        } else {
+            *bool_at(out, i) = bool_unary(op, *bool_at(x, i));
+        }
+    }
+}
+
+void reference_binary(enum op op, const struct tensor *out, const struct tensor *x,
+                      const struct tensor *y)
+{
+    const bool compares = op_info[op].types == TYPES_compare;
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        if (x->dtype == DT_f32) {
+            const float z = scalar_binary(op, *float_at(x, i), *float_at(y, i));
+            if (compares)
+                *bool_at(out, i) = z != 0;
+            else
+                *float_at(out, i) = z;
+        } else if (x->dtype == DT_i64) {
+            const int64_t z = whole_binary(op, *whole_at(x, i), *whole_at(y, i));
+            if (compares)
+                *bool_at(out, i) = z != 0;
+            else
+                *whole_at(out, i) = z;
+        } else {
+            *bool_at(out, i) = bool_binary(op, *bool_at(x, i), *bool_at(y, i));
+        }
+    }
+}
+
+void reference_where(const struct tensor *out, const struct tensor *mask, const struct tensor *x,
+                     const struct tensor *y)
+{
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        const struct tensor *from = *bool_at(mask, i) ? x : y;
+        switch (out->dtype) {
+        case DT_f32: *float_at(out, i) = *float_at(from, i); break;
+        case DT_i64: *whole_at(out, i) = *whole_at(from, i); break;
+        default: *bool_at(out, i) = *bool_at(from, i); break;
+        }
+    }
+}
+
+static float tree(float *lanes)
+{
+    for (int l = 0; l < 8; l++)
+        lanes[l] += lanes[l + 8];
+    for (int l = 0; l < 4; l++)
+        lanes[l] += lanes[l + 4];
+    for (int l = 0; l < 2; l++)
+        lanes[l] += lanes[l + 2];
+    return lanes[0] + lanes[1];
+}
+
+/* The elements n i .. n i + n - 1 of x make output i. */
+static void reduce_floats(enum op op, const struct tensor *out, const struct tensor *x, int64_t i,
+                          int64_t n)
+{
+    float lanes[16] = {0}, best = 0;
+    int64_t best_at = 0;
+    for (int64_t j = 0; j < n; j++) {
+        const float value = *float_at(x, i * n + j);
+        lanes[j % 16] = op == OP_norm ? fmaf(value, value, lanes[j % 16]) : lanes[j % 16] + value;
+        const bool wins = op == OP_max || op == OP_argmax ? value > best : value < best;
+        if (j == 0 || (best == best && (wins || value != value))) {
+            best = value;
+            best_at = j;
+        }
+    }
+    const float sum = tree(lanes);
+    switch (op) {
+    case OP_sum: *float_at(out, i) = sum; break;
+    case OP_mean: *float_at(out, i) = sum / (float)n; break;
+    case OP_norm: *float_at(out, i) = sqrtf(sum); break;
+    case OP_max: case OP_min: *float_at(out, i) = best; break;
+    default: *whole_at(out, i) = best_at; break;
+    }
+}
+
+static void reduce_wholes(enum op op, const struct tensor *out, const struct tensor *x, int64_t i,
+                          int64_t n)
+{
+    int64_t sum = 0, best = 0, best_at = 0;
+    for (int64_t j = 0; j < n; j++) {
+        const int64_t value = x->dtype == DT_i64 ? *whole_at(x, i * n + j) : *bool_at(x, i * n + j);
+        sum = wrap_add(sum, value);
+        if (j == 0 || (op == OP_max || op == OP_argmax ? value > best : value < best)) {
+            best = value;
+            best_at = j;
+        }
+    }
+    const int64_t y = op == OP_sum ? sum : op == OP_max || op == OP_min ? best : best_at;
+    if (out->dtype == DT_i64)
+        *whole_at(out, i) = y;
+    else
+        *bool_at(out, i) = y != 0;
+}
+
+void reference_reduce(enum op op, const struct tensor *out, const struct tensor *x, int n_reduced)
+{
+    int64_t n = 1;
+    for (int j = x->view.rank - n_reduced; j < x->view.rank; j++)
+        n *= x->view.shape[j];
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        if (x->dtype == DT_f32)
+            reduce_floats(op, out, x, i, n);
+        else
+            reduce_wholes(op, out, x, i, n);
+    }
+}
+
+void reference_softmax(enum op op, const struct tensor *out, const struct tensor *x)
+{
+    const int64_t n = x->view.shape[x->view.rank - 1];
+    for (int64_t i = 0; i < view_count(&x->view); i += n) {
+        float most = -INFINITY, lanes[16] = {0};
+        for (int64_t j = 0; j < n; j++)
+            most = *float_at(x, i + j) > most ? *float_at(x, i + j) : most;
+        for (int64_t j = 0; j < n; j++)
+            lanes[j % 16] += scalar_exp(*float_at(x, i + j) - most);
+        const float sum = tree(lanes);
+        for (int64_t j = 0; j < n; j++) {
+            const float shifted = *float_at(x, i + j) - most;
+            *float_at(out, i + j)
+                = op == OP_softmax ? scalar_exp(shifted) / sum : shifted - scalar_log(sum);
+        }
+    }
+}
+
+/* The canonical product of two rows of n elements, `x_step` and `y_step` apart. */
+static float product(const float *x, int64_t x_step, const float *y, int64_t y_step, int64_t n)
+{
+    float sum = 0;
+    for (int64_t chunk = 0; chunk < n; chunk += 64) {
+        float partial = 0;
+        for (int64_t k = chunk; k < n && k < chunk + 64; k++)
+            partial = fmaf(x[k * x_step], y[k * y_step], partial);
+        sum = chunk == 0 ? partial : sum + partial;
+    }
+    return sum;
+}
+
+void reference_matmul(const struct tensor *out, const struct tensor *x, const struct tensor *y)
+{
+    const int rank = out->view.rank;
+    const int64_t M = out->view.shape[rank - 2], N = out->view.shape[rank - 1];
+    const int64_t K = x->view.shape[rank - 1];
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        const int64_t batch = i / (M * N), m = i / N % M, n = i % N;
+        *float_at(out, i) = K == 0 ? 0
+            : product(float_at(x, (batch * M + m) * K), x->view.stride[rank - 1],
+                      float_at(y, batch * K * N + n), y->view.stride[rank - 2], K);
+    }
+}
+
+void reference_layernorm(float *out, const float *x, const float *weight, const float *bias,
+                         int n_rows, int width, float epsilon)
+{
+    for (int r = 0; r < n_rows; r++, x += width, out += width) {
+        float sums[16] = {0}, squares[16] = {0};
+        for (int i = 0; i < width; i++)
+            sums[i % 16] += x[i];
+        const float mean = tree(sums) / (float)width;
+        for (int i = 0; i < width; i++)
+            squares[i % 16] = fmaf(x[i] - mean, x[i] - mean, squares[i % 16]);
+        const float scale = 1.0f / sqrtf(tree(squares) / (float)width + epsilon);
+        for (int i = 0; i < width; i++)
+            out[i] = fmaf((x[i] - mean) * scale, weight[i], bias[i]);
+    }
+}
+
+void reference_linear(float *out, const float *x, const float *matrix, enum layout l, int K, int N,
+                      const float *bias, int n_rows, enum epilogue epilogue, const float *residual)
+{
+    for (int r = 0; r < n_rows; r++)
+        for (int n = 0; n < N; n++) {
+            const float *column = l == LAYOUT_kn ? matrix + n : matrix + (int64_t)n * K;
+            float y = product(x + (int64_t)r * K, 1, column, l == LAYOUT_kn ? N : 1, K);
+            if (bias)
+                y += bias[n];
+            const int64_t at = (int64_t)r * N + n;
+            out[at] = epilogue == EPILOGUE_gelu       ? scalar_gelu_new(y)
+                      : epilogue == EPILOGUE_residual ? residual[at] + y
+                                                      : y;
+        }
+}
+
+static void attend_row(float *z, const float *qkv, int row, int head, int n_heads, int head_dim)
+{
+    const int64_t width = (int64_t)n_heads * head_dim, step = 3 * width;
+    const float *q = qkv + row * step + head * head_dim;
+    const float *keys = qkv + width + head * head_dim, *values = keys + width;
+    const float factor = 1.0f / sqrtf((float)head_dim);
+    float p[1024], most = -INFINITY, lanes[16] = {0};
+    for (int j = 0; j <= row; j++) {
+        p[j] = product(q, 1, keys + j * step, 1, head_dim) * factor;
+        most = p[j] > most ? p[j] : most;
+    }
+    for (int j = 0; j <= row; j++) {
+        p[j] = scalar_exp(p[j] - most);
+        lanes[j % 16] += p[j];
+    }
+    const float sum = tree(lanes);
+    for (int j = 0; j <= row; j++)
+        p[j] = p[j] / sum;
+    for (int i = 0; i < head_dim; i++)
+        z[row * width + head * head_dim + i] = product(p, 1, values + i, step, row + 1);
+}
+
+void reference_attend(float *z, const float *qkv, int n_rows, int n_heads, int head_dim)
+{
+    assert(n_rows <= 1024);
+    for (int row = 0; row < n_rows; row++)
+        for (int head = 0; head < n_heads; head++)
+            attend_row(z, qkv, row, head, n_heads, head_dim);
+}

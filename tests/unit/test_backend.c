@@ -1,0 +1,714 @@
+/* Every call of backend_cpu beside tests/reference.c, to the bit: all instruction sets that this
+ * machine has, one to three threads, shapes and strides by chance. */
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "../reference.h"
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+enum { ROWS = 300, WIDTH = 1100, CONTEXT = 400, THREADS_MAX = 3 };
+
+static const struct backend *const be = &backend_cpu;
+static struct device *devices[3 * THREADS_MAX];
+static int n_devices;
+static struct arena arena;
+static struct err error;
+
+static int open_devices(void **state)
+{
+    (void)state;
+    const char *const isas[] = {"plain", "avx2", "avx512"};
+    for (int i = 0; i < COUNT(isas); i++)
+        for (int threads = 1; threads <= THREADS_MAX; threads++) {
+            const struct device_options o = {threads, isas[i], ROWS, WIDTH, CONTEXT, 8};
+            struct err e = {0};
+            if (be->open(&devices[n_devices], &o, &e))
+                n_devices++;
+            else
+                assert_non_null(strstr(e.text, "this machine has no"));
+        }
+    assert_true(n_devices >= THREADS_MAX);
+    return 0;
+}
+
+static int close_devices(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_devices; i++)
+        be->close(devices[i]);
+    return 0;
+}
+
+static int free_arena(void **state)
+{
+    (void)state;
+    arena_free(&arena);
+    return 0;
+}
+
+/* Chance, the same in every run. */
+static uint64_t chance_state = 1;
+
+static uint32_t chance(uint32_t n)
+{
+    chance_state = chance_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(chance_state >> 33) % n;
+}
+
+static float chance_float(void)
+{
+    return ((float)chance(20001) - 10000.0f) / 4000.0f;
+}
+
+/* Mostly tame, at times an edge of the format. */
+static float chance_edge(void)
+{
+    static const float edges[] = {0.0f, -0.0f, 1.0f, -1.0f, __builtin_inff(), -__builtin_inff(),
+                                  0x1p-149f, -0x1p-130f, 3e38f, -3e38f, 0.5f, 1e10f, -1e19f, 88.0f,
+                                  -103.5f, 2.0f, 3.0f, -2.0f};
+    const uint32_t kind = chance(8);
+    if (kind == 0)
+        return chance(6) == 0 ? __builtin_nanf("") : edges[chance(COUNT(edges))];
+    return kind == 1 ? (float)((int)chance(20) - 10) : chance_float();
+}
+
+static int64_t chance_whole(void)
+{
+    static const int64_t edges[] = {0, 1, -1, INT64_MAX, INT64_MIN, 2, 63, -63};
+    return chance(5) == 0 ? edges[chance(COUNT(edges))] : (int64_t)chance(41) - 20;
+}
+
+static float *floats(int64_t n)
+{
+    float *x = arena_array(&arena, (size_t)n, sizeof *x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = chance_float();
+    return x;
+}
+
+/* A tensor of this shape with dimensions laid in memory in any order, with gaps and an offset. An
+ * input may also repeat dimensions. */
+static struct tensor chance_tensor(enum dtype dtype, int rank, const int64_t *shape, bool repeats)
+{
+    struct tensor t = {.dtype = dtype, .view = {.rank = rank}};
+    int order[RANK_MAX];
+    for (int i = 0; i < rank; i++)
+        order[i] = i;
+    const bool shuffled = chance(2) == 0;
+    for (int i = rank - 1; i > 0 && shuffled; i--) {
+        const int j = (int)chance((uint32_t)i + 1), other = order[i];
+        order[i] = order[j];
+        order[j] = other;
+    }
+    int64_t stride = chance(4) == 0 ? 2 : 1;
+    for (int i = rank - 1; i >= 0; i--) {
+        const int j = order[i];
+        t.view.shape[j] = shape[j];
+        const bool repeated = repeats && chance(6) == 0;
+        t.view.stride[j] = repeated ? 0 : stride;
+        stride *= repeated ? 1 : shape[j] + (chance(5) == 0);
+    }
+    t.view.offset = chance(3);
+    const int64_t n = stride + t.view.offset + 1;
+    t.data = arena_array(&arena, (size_t)n, dtype_size(dtype));
+    for (int64_t i = 0; i < n; i++) {
+        switch (dtype) {
+        case DT_f32: ((float *)t.data)[i] = chance_edge(); break;
+        case DT_i64: ((int64_t *)t.data)[i] = chance_whole(); break;
+        default: ((uint8_t *)t.data)[i] = (uint8_t)chance(2); break;
+        }
+    }
+    return t;
+}
+
+static int chance_shape(int64_t *shape, int rank_min)
+{
+    const int rank = rank_min + (int)chance(5 - (uint32_t)rank_min);
+    for (int i = 0; i < rank; i++)
+        shape[i] = chance(12) == 0 ? 0 : 1 + chance(chance(4) == 0 ? 40 : 6);
+    return rank;
+}
+
+/* The same view over memory of its own, for the reference to write. */
+static struct tensor twin(const struct tensor *t)
+{
+    struct tensor copy = *t;
+    int64_t low = 0, high = -1;
+    if (view_count(&t->view) > 0)
+        view_extent(&low, &high, &t->view);
+    const size_t size = dtype_size(t->dtype) * (size_t)(high + 1);
+    copy.data = arena_alloc(&arena, size + 1);
+    memcpy(copy.data, t->data, size);
+    return copy;
+}
+
+/* Whole buffers are compared: nothing may be written between the elements either. */
+static bool same(const struct tensor *got, const struct tensor *expected)
+{
+    if (view_count(&got->view) == 0)
+        return true;
+    int64_t low, high;
+    view_extent(&low, &high, &got->view);
+    if (got->dtype == DT_f32)
+        return reference_same(got->data, expected->data, high + 1);
+    return memcmp(got->data, expected->data, dtype_size(got->dtype) * (size_t)(high + 1)) == 0;
+}
+
+static void must_be_same(const struct tensor *got, const struct tensor *expected,
+                         const char *what, struct device *d)
+{
+    char shape[SHAPE_TEXT_SIZE];
+    if (!same(got, expected))
+        fail_msg("%s on %s, %s %s", what, be->describe(d), dtype_name(got->dtype),
+                 shape_text(shape, &got->view));
+}
+
+static bool exists(enum op op, enum dtype dtype)
+{
+    const enum op_types t = op_info[op].types;
+    return dtype == DT_f32   ? t != TYPES_bits
+           : dtype == DT_i64 ? t != TYPES_real
+                             : t != TYPES_real && t != TYPES_number;
+}
+
+static enum dtype result_dtype(enum op op, enum dtype dtype)
+{
+    return op_info[op].types == TYPES_compare ? DT_bool : dtype;
+}
+
+static void every_elementwise_op_has_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    for (int op = 0; op < OP_COUNT; op++) {
+        const enum op_kind kind = op_info[op].kind;
+        if (kind != OPK_unary && kind != OPK_binary)
+            continue;
+        for (int i = 0; i < 60; i++) {
+            const enum dtype dtype = (enum dtype)(i % DT_COUNT);
+            if (!exists((enum op)op, dtype))
+                continue;
+            int64_t shape[RANK_MAX];
+            const int rank = chance_shape(shape, 0);
+            const struct tensor x = chance_tensor(dtype, rank, shape, true);
+            const struct tensor y = chance_tensor(dtype, rank, shape, true);
+            const struct tensor expected
+                = chance_tensor(result_dtype((enum op)op, dtype), rank, shape, false);
+            struct device *d = devices[i / DT_COUNT % n_devices];
+            const struct tensor out = twin(&expected);
+            if (kind == OPK_unary) {
+                reference_unary((enum op)op, &expected, &x);
+                be->unary(d, (enum op)op, &out, &x);
+            } else {
+                reference_binary((enum op)op, &expected, &x, &y);
+                be->binary(d, (enum op)op, &out, &x, &y);
+            }
+            must_be_same(&out, &expected, op_info[op].name, d);
+        }
+        arena_free(&arena);
+    }
+}
+
+static void a_long_row_is_cut_into_pieces_and_may_be_changed_in_place(void **state)
+{
+    (void)state;
+    const int64_t shape[] = {3, 70001};
+    struct tensor x = {floats(3 * 70001), DT_f32, view_of(2, shape)};
+    struct tensor y = {floats(70001), DT_f32, view_of(2, shape)};
+    y.view.stride[0] = 0;
+    struct tensor expected = twin(&x);
+    reference_binary(OP_mul, &expected, &x, &y);
+    reference_unary(OP_tanh, &expected, &expected);
+    for (int i = 0; i < n_devices; i++) {
+        const struct tensor out = twin(&x);
+        be->binary(devices[i], OP_mul, &out, &out, &y);
+        be->unary(devices[i], OP_tanh, &out, &out);
+        must_be_same(&out, &expected, "mul and tanh", devices[i]);
+    }
+}
+
+static void copies_convert_between_all_dtypes(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 450; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 0);
+        const struct tensor x = chance_tensor((enum dtype)(i % 3), rank, shape, true);
+        const struct tensor expected = chance_tensor((enum dtype)(i / 3 % 3), rank, shape, false);
+        const struct tensor out = twin(&expected);
+        reference_copy(&expected, &x);
+        be->copy(devices[i % n_devices], &out, &x);
+        must_be_same(&out, &expected, "copy", devices[i % n_devices]);
+    }
+}
+
+static void a_float_outside_int64_saturates_and_nan_is_zero(void **state)
+{
+    (void)state;
+    float x[] = {1e30f, -1e30f, __builtin_inff(), __builtin_nanf(""), -2.7f, 9223371487098961920.0f};
+    int64_t y[COUNT(x)];
+    const int64_t shape[] = {COUNT(x)};
+    const struct tensor in = {x, DT_f32, view_of(1, shape)}, out = {y, DT_i64, view_of(1, shape)};
+    be->copy(devices[0], &out, &in);
+    const int64_t expected[] = {INT64_MAX, INT64_MIN, INT64_MAX, 0, -2, 9223371487098961920};
+    assert_memory_equal(y, expected, sizeof y);
+}
+
+static void where_chooses_by_element(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 200; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 0);
+        const enum dtype dtype = (enum dtype)(i % 3);
+        const struct tensor mask = chance_tensor(DT_bool, rank, shape, true);
+        const struct tensor x = chance_tensor(dtype, rank, shape, true);
+        const struct tensor y = chance_tensor(dtype, rank, shape, true);
+        const struct tensor expected = chance_tensor(dtype, rank, shape, false);
+        const struct tensor out = twin(&expected);
+        reference_where(&expected, &mask, &x, &y);
+        be->where(devices[i % n_devices], &out, &mask, &x, &y);
+        must_be_same(&out, &expected, "where", devices[i % n_devices]);
+    }
+}
+
+static const enum op reductions[]
+    = {OP_sum, OP_mean, OP_max, OP_min, OP_argmax, OP_argmin, OP_norm};
+
+static enum dtype reduced_dtype(enum op op, enum dtype dtype)
+{
+    return op == OP_argmax || op == OP_argmin || (op == OP_sum && dtype == DT_bool) ? DT_i64 : dtype;
+}
+
+static void every_reduction_has_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 1500; i++) {
+        const enum op op = reductions[i % COUNT(reductions)];
+        const bool real = op == OP_mean || op == OP_norm;
+        const enum dtype dtype = real ? DT_f32 : (enum dtype)chance(DT_COUNT);
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1), n_reduced = 1 + (int)chance((uint32_t)rank);
+        const struct tensor x = chance_tensor(dtype, rank, shape, true);
+        int64_t n = 1;
+        for (int j = rank - n_reduced; j < rank; j++)
+            n *= shape[j];
+        if (n == 0 && op != OP_sum && !real)
+            continue; /* the planner refuses it */
+        const struct tensor expected
+            = chance_tensor(reduced_dtype(op, dtype), rank - n_reduced, shape, false);
+        const struct tensor out = twin(&expected);
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        reference_reduce(op, &expected, &x, n_reduced);
+        be->reduce(d, op, &out, &x, n_reduced);
+        must_be_same(&out, &expected, op_info[op].name, d);
+    }
+}
+
+static void reductions_of_long_contiguous_rows_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    const int64_t shape[] = {2, 50257};
+    const struct tensor x = {floats(2 * 50257), DT_f32, view_of(2, shape)};
+    for (int i = 0; i < n_devices * COUNT(reductions); i++) {
+        const enum op op = reductions[i % COUNT(reductions)];
+        struct device *d = devices[i / COUNT(reductions)];
+        for (int n_reduced = 1; n_reduced <= 2; n_reduced++) {
+            const struct tensor expected
+                = chance_tensor(reduced_dtype(op, DT_f32), 2 - n_reduced, shape, false);
+            const struct tensor out = twin(&expected);
+            reference_reduce(op, &expected, &x, n_reduced);
+            be->reduce(d, op, &out, &x, n_reduced);
+            must_be_same(&out, &expected, op_info[op].name, d);
+        }
+    }
+}
+
+static void softmax_and_log_softmax_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 600; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1);
+        const enum op op = i % 2 ? OP_softmax : OP_log_softmax;
+        const struct tensor x = chance_tensor(DT_f32, rank, shape, true);
+        const struct tensor expected = chance_tensor(DT_f32, rank, shape, false);
+        const struct tensor out = twin(&expected);
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        if (view_count(&x.view) > 0)
+            reference_softmax(op, &expected, &x);
+        be->softmax(d, op, &out, &x);
+        must_be_same(&out, &expected, op_info[op].name, d);
+    }
+}
+
+static void softmax_takes_masked_elements_and_all_masked_rows(void **state)
+{
+    (void)state;
+    const float inf = __builtin_inff();
+    float x[] = {-inf, 0, -inf, 0, -inf, -inf, -inf, -inf}, y[8];
+    const int64_t shape[] = {2, 4};
+    const struct tensor in = {x, DT_f32, view_of(2, shape)}, out = {y, DT_f32, view_of(2, shape)};
+    be->softmax(devices[0], OP_softmax, &out, &in);
+    const float expected[] = {0, 0.5f, 0, 0.5f};
+    assert_memory_equal(y, expected, sizeof expected);
+    assert_true(y[4] != y[4] && y[7] != y[7]);
+}
+
+static void matmul_has_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 300; i++) {
+        int64_t x_shape[RANK_MAX], y_shape[RANK_MAX], shape[RANK_MAX];
+        const int rank = chance_shape(shape, 2);
+        const bool large = i % 10 == 0;
+        shape[rank - 2] = chance(large ? 200 : 9);
+        shape[rank - 1] = chance(large ? 150 : 70);
+        const int64_t K = chance(i % 20 == 0 ? 600 : 80);
+        memcpy(x_shape, shape, sizeof shape);
+        memcpy(y_shape, shape, sizeof shape);
+        x_shape[rank - 1] = y_shape[rank - 2] = K;
+        for (int j = 0; j < rank - 2; j++)
+            x_shape[j] = y_shape[j] = shape[j] = 1 + chance(2);
+        const struct tensor x = chance_tensor(DT_f32, rank, x_shape, true);
+        const struct tensor y = chance_tensor(DT_f32, rank, y_shape, true);
+        const struct tensor expected = chance_tensor(DT_f32, rank, shape, false);
+        const struct tensor out = twin(&expected);
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        reference_matmul(&expected, &x, &y);
+        be->matmul(d, &out, &x, &y);
+        must_be_same(&out, &expected, "matmul", d);
+        arena_free(&arena);
+    }
+}
+
+static const int rows_of_linear[] = {1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33, 100, 257};
+static const int sizes_of_linear[][2] = {{64, 64}, {1, 1}, {63, 17}, {130, 80}, {200, 131}}; /* K, N */
+
+/* All rows are computed once; each number of rows must give the first of them. */
+static void check_linear(struct device *d, int K, int N, enum layout layout, enum epilogue epilogue,
+                         bool biased)
+{
+    const int rows = rows_of_linear[COUNT(rows_of_linear) - 1];
+    const float *matrix = floats((int64_t)K * N), *x = floats((int64_t)rows * K);
+    const float *bias = biased ? floats(N) : NULL, *residual = floats((int64_t)rows * N);
+    float *expected = floats((int64_t)rows * N), *out = floats((int64_t)(rows + 1) * N);
+    reference_linear(expected, x, matrix, layout, K, N, bias, rows, epilogue, residual);
+    struct weight *w;
+    assert_true(be->weight_pack(d, &w, matrix, layout, K, N, &error));
+    for (int i = 0; i < COUNT(rows_of_linear); i++) {
+        const int n = rows_of_linear[i];
+        memcpy(out, residual, sizeof *out * (size_t)n * (size_t)N);
+        out[n * N] = 7.0f;
+        be->linear(d, out, x, w, bias, n, epilogue, out);
+        if (!reference_same(out, expected, (int64_t)n * N))
+            fail_msg("%s: %d rows, K %d, N %d, epilogue %d", be->describe(d), n, K, N, epilogue);
+        assert_true(out[n * N] == 7.0f);
+    }
+    be->weight_free(d, w);
+}
+
+static void every_linear_layer_has_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_devices * COUNT(sizes_of_linear); i++) {
+        const int *size = sizes_of_linear[i % COUNT(sizes_of_linear)];
+        struct device *d = devices[i / COUNT(sizes_of_linear)];
+        const enum layout layout = i % 2 ? LAYOUT_nk : LAYOUT_kn;
+        check_linear(d, size[0], size[1], layout, (enum epilogue)(i % 3), i % 5 != 0);
+        arena_free(&arena);
+    }
+}
+
+static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
+{
+    (void)state;
+    enum { M = 1000, K = WIDTH, N = 70 };
+    const float *matrix = floats(K * N), *x = floats(M * K), *bias = floats(N);
+    float *out = floats(M * N), *row = floats(N);
+    for (int i = 0; i < n_devices; i++) {
+        if (strstr(be->describe(devices[i]), "plain"))
+            continue; /* minutes under a sanitizer, and the same code */
+        struct weight *w;
+        assert_true(be->weight_pack(devices[i], &w, matrix, LAYOUT_kn, K, N, &error));
+        be->linear(devices[i], out, x, w, bias, M, EPILOGUE_gelu, NULL);
+        for (int r = 0; r < M; r += 37) {
+            be->linear(devices[i], row, x + r * K, w, bias, 1, EPILOGUE_gelu, NULL);
+            assert_true(reference_same(row, out + r * N, N));
+        }
+        reference_linear(row, x, matrix, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
+        assert_true(reference_same(row, out, N));
+        be->weight_free(devices[i], w);
+    }
+}
+
+static void a_nan_row_does_not_touch_its_neighbours(void **state)
+{
+    (void)state;
+    enum { M = 17, K = 100, N = 40 };
+    const float *matrix = floats(K * N), *x = floats(M * K);
+    float *ill = floats(M * K), *out = floats(M * N), *expected = floats(M * N);
+    for (int i = 0; i < n_devices; i++) {
+        struct weight *w;
+        assert_true(be->weight_pack(devices[i], &w, matrix, LAYOUT_kn, K, N, &error));
+        be->linear(devices[i], expected, x, w, NULL, M, EPILOGUE_gelu, NULL);
+        memcpy(ill, x, sizeof *x * M * K);
+        for (int k = 0; k < K; k++)
+            ill[8 * K + k] = k % 2 ? __builtin_nanf("") : __builtin_inff();
+        be->linear(devices[i], out, ill, w, NULL, M, EPILOGUE_gelu, NULL);
+        assert_memory_equal(out, expected, sizeof *out * 8 * N);
+        assert_memory_equal(out + 9 * N, expected + 9 * N, sizeof *out * (M - 9) * N);
+        assert_true(out[8 * N] != out[8 * N]);
+        be->weight_free(devices[i], w);
+    }
+}
+
+static void layernorm_has_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    const int widths[] = {1, 15, 16, 17, 64, 127, 768};
+    for (int i = 0; i < n_devices * COUNT(widths); i++) {
+        const int width = widths[i % COUNT(widths)], rows = 1 + (int)chance(40);
+        struct device *d = devices[i / COUNT(widths)];
+        const float *x = floats((int64_t)rows * width), *weight = floats(width);
+        const float *bias = floats(width);
+        float *out = floats((int64_t)rows * width), *expected = floats((int64_t)rows * width);
+        reference_layernorm(expected, x, weight, bias, rows, width, 1e-5f);
+        be->layernorm(d, out, x, weight, bias, rows, width, 1e-5f);
+        assert_true(reference_same(out, expected, (int64_t)rows * width));
+    }
+}
+
+static void gelu_add_embed_and_gather_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    enum { N = 20011, WIDE = 33, COUNT_IDS = 700 };
+    const int64_t shape[] = {N};
+    const struct tensor x = {floats(N), DT_f32, view_of(1, shape)};
+    const struct tensor y = {floats(N), DT_f32, view_of(1, shape)};
+    const struct tensor expected = {floats(N), DT_f32, view_of(1, shape)};
+    float *out = floats(N), *rows = floats(COUNT_IDS * WIDE);
+    int32_t ids[COUNT_IDS];
+    for (int i = 0; i < COUNT_IDS; i++)
+        ids[i] = (int32_t)chance(N / WIDE);
+    for (int i = 0; i < n_devices; i++) {
+        reference_unary(OP_gelu_new, &expected, &x);
+        be->gelu(devices[i], out, x.data, N);
+        assert_true(reference_same(out, expected.data, N));
+        reference_binary(OP_add, &expected, &x, &y);
+        be->add(devices[i], out, x.data, y.data, N);
+        assert_true(reference_same(out, expected.data, N));
+        for (int call = 0; call < 2; call++) {
+            if (call == 0)
+                be->embed(devices[i], rows, x.data, ids, COUNT_IDS, WIDE);
+            else
+                be->rows_gather(devices[i], rows, x.data, ids, COUNT_IDS, WIDE);
+            for (int r = 0; r < COUNT_IDS; r++)
+                assert_memory_equal(rows + r * WIDE, (float *)x.data + ids[r] * WIDE,
+                                    WIDE * sizeof(float));
+        }
+    }
+}
+
+/* Attention. Pages lie anywhere and start full of NaN, as after another sequence that went wrong. */
+struct heads {
+    int H, dh;
+};
+static const struct heads heads_tried[] = {{2, 64}, {3, 32}, {1, 5}, {2, 40}, {1, 130}};
+enum { PAGES = 16, BLOCKS = 2, PAST_MAX = 200 };
+
+static struct cache *spoiled_cache(struct device *d, struct heads h)
+{
+    struct cache *c;
+    assert_true(be->cache_open(d, &c, PAGES, BLOCKS, h.H, h.dh, &error));
+    const int row = 3 * h.H * h.dh;
+    float *ill = floats(64 * row);
+    for (int i = 0; i < 64 * row; i++)
+        ill[i] = __builtin_nanf("");
+    for (int block = 0; block < BLOCKS; block++)
+        for (int32_t page = 0; page < PAGES; page++) {
+            const struct span s = {0, 64, 0, &page};
+            be->cache_append(d, c, block, ill, &s, 1);
+        }
+    return c;
+}
+
+static void attention_has_the_bits_of_the_reference_in_any_chunks(void **state)
+{
+    (void)state;
+    const int32_t pages[] = {5, 2, 15, 0};
+    for (int i = 0; i < n_devices * COUNT(heads_tried); i++) {
+        struct device *d = devices[i / COUNT(heads_tried)];
+        const struct heads h = heads_tried[i % COUNT(heads_tried)];
+        const int width = h.H * h.dh;
+        const float *qkv = floats(PAST_MAX * 3 * width);
+        float *z = floats(PAST_MAX * width), *expected = floats(PAST_MAX * width);
+        reference_attend(expected, qkv, PAST_MAX, h.H, h.dh);
+        for (int chunk_max = 1; chunk_max <= PAST_MAX; chunk_max = chunk_max * 4 + 1) {
+            struct cache *c = spoiled_cache(d, h);
+            for (int row = 0, n; row < PAST_MAX; row += n) {
+                n = 1 + (int)chance((uint32_t)chunk_max);
+                n = n < PAST_MAX - row ? n : PAST_MAX - row;
+                const struct span s = {0, n, row, pages};
+                be->cache_append(d, c, 1, qkv + row * 3 * width, &s, 1);
+                be->attend(d, z + row * width, c, 1, qkv + row * 3 * width, &s, 1);
+            }
+            if (!reference_same(z, expected, PAST_MAX * width))
+                fail_msg("%s: heads of %d, chunks to %d", be->describe(d), h.dh, chunk_max);
+            be->cache_close(d, c);
+        }
+        arena_free(&arena);
+    }
+}
+
+static void sequences_that_share_a_pass_do_not_see_each_other(void **state)
+{
+    (void)state;
+    const int32_t pages[][2] = {{3, 1}, {0, 6}, {2, 4}};
+    const int n_rows[] = {70, 1, 9};
+    const struct heads h = {2, 32};
+    const int width = h.H * h.dh;
+    for (int i = 0; i < n_devices; i++) {
+        struct device *d = devices[i];
+        struct cache *c = spoiled_cache(d, h);
+        float *qkv = floats(80 * 3 * width), *z = floats(80 * width), *expected = floats(80 * width);
+        struct span spans[3];
+        for (int s = 0, row = 0; s < 3; row += n_rows[s++]) {
+            spans[s] = (struct span){row, n_rows[s], 0, pages[s]};
+            for (int j = 0; s == 1 && j < 3 * width; j++)
+                qkv[row * 3 * width + j] = __builtin_nanf("");
+            reference_attend(expected + row * width, qkv + row * 3 * width, n_rows[s], h.H, h.dh);
+        }
+        be->cache_append(d, c, 0, qkv, spans, 3);
+        be->attend(d, z, c, 0, qkv, spans, 3);
+        assert_true(reference_same(z, expected, 80 * width));
+        be->cache_close(d, c);
+    }
+}
+
+static struct tensor view3(float *data, int64_t a, int64_t b, int64_t c)
+{
+    const int64_t shape[] = {a, b, c};
+    return (struct tensor){data, DT_f32, view_of(3, shape)};
+}
+
+static void attention_by_hand_has_the_bits_of_the_fused_kernel(void **state)
+{
+    (void)state;
+    enum { T = 100, H = 2, DH = 64, W = H * DH };
+    float *qkv = floats(T * 3 * W), *fused = floats(T * W), *open = floats(T * W);
+    float *scores = floats(H * T * T), *keys = floats(T * W), *values = floats(T * W);
+    const int32_t pages[] = {1, 0};
+    const struct span span = {0, T, 0, pages};
+    for (int i = 0; i < n_devices; i++) {
+        struct device *d = devices[i];
+        struct cache *c = spoiled_cache(d, (struct heads){H, DH});
+        be->cache_append(d, c, 0, qkv, &span, 1);
+        be->attend(d, fused, c, 0, qkv, &span, 1);
+        const struct tensor k = view3(keys, H, T, DH), v = view3(values, H, T, DH);
+        be->cache_read(d, &k, c, 0, 0, pages, T);
+        be->cache_read(d, &v, c, 0, 1, pages, T);
+        struct tensor q = view3(qkv, H, T, DH), k_turned = view3(keys, H, DH, T);
+        q.view.stride[0] = DH, q.view.stride[1] = 3 * W;
+        k_turned.view.stride[0] = T * DH, k_turned.view.stride[1] = 1, k_turned.view.stride[2] = DH;
+        const struct tensor s = view3(scores, H, T, T);
+        be->matmul(d, &s, &q, &k_turned);
+        for (int h = 0; h < H; h++)
+            for (int row = 0; row < T; row++)
+                for (int key = 0; key < T; key++)
+                    scores[(h * T + row) * T + key]
+                        = key > row ? -__builtin_inff() : scores[(h * T + row) * T + key] * 0.125f;
+        be->softmax(d, OP_softmax, &s, &s);
+        struct tensor z = view3(open, H, T, DH);
+        z.view.stride[0] = DH, z.view.stride[1] = W;
+        be->matmul(d, &z, &s, &v);
+        assert_memory_equal(open, fused, sizeof *open * T * W);
+        be->cache_close(d, c);
+    }
+}
+
+static void the_cache_gives_back_keys_and_values(void **state)
+{
+    (void)state;
+    enum { T = 90, H = 3, DH = 20, W = H * DH };
+    const float *qkv = floats(T * 3 * W);
+    const int32_t pages[] = {7, 3};
+    const struct span span = {0, T, 0, pages};
+    struct cache *c = spoiled_cache(devices[0], (struct heads){H, DH});
+    be->cache_append(devices[0], c, 1, qkv, &span, 1);
+    for (int which = 0; which < 2; which++) {
+        float *read = floats(H * T * DH);
+        const struct tensor out = view3(read, H, T, DH);
+        be->cache_read(devices[0], &out, c, 1, which, pages, T);
+        for (int h = 0; h < H; h++)
+            for (int p = 0; p < T; p++)
+                assert_memory_equal(read + (h * T + p) * DH,
+                                    qkv + p * 3 * W + (1 + which) * W + h * DH,
+                                    DH * sizeof *read);
+    }
+    be->cache_close(devices[0], c);
+}
+
+static void memory_is_zeroed_aligned_and_comes_back_row_major(void **state)
+{
+    (void)state;
+    struct device *d = devices[0];
+    void *p;
+    assert_true(be->alloc(d, &p, 6 * sizeof(float), &error));
+    assert_true((uintptr_t)p % 64 == 0);
+    const float zeros[6] = {0}, numbers[6] = {0, 1, 2, 3, 4, 5}, turned[6] = {0, 3, 1, 4, 2, 5};
+    assert_memory_equal(p, zeros, sizeof zeros);
+    be->upload(d, p, numbers, sizeof numbers);
+    const int64_t shape[] = {3, 2};
+    struct tensor t = {p, DT_f32, view_of(2, shape)};
+    t.view.stride[0] = 1, t.view.stride[1] = 3;
+    float back[6];
+    be->download(d, back, &t);
+    assert_true(be->fence(d, &error));
+    assert_memory_equal(back, turned, sizeof back);
+    be->release(d, p, 6 * sizeof(float));
+}
+
+static void an_unknown_instruction_set_is_refused(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct err e = {0};
+    const struct device_options o = {1, "sse9", ROWS, WIDTH, CONTEXT, 8};
+    assert_false(be->open(&d, &o, &e));
+    assert_int_equal(e.code, ERR_value);
+    assert_string_equal(e.text, "isa is sse9: it can be auto, avx512, avx2 or plain");
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, free_arena)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(every_elementwise_op_has_the_bits_of_the_reference),
+        TEST(a_long_row_is_cut_into_pieces_and_may_be_changed_in_place),
+        TEST(copies_convert_between_all_dtypes),
+        TEST(a_float_outside_int64_saturates_and_nan_is_zero),
+        TEST(where_chooses_by_element),
+        TEST(every_reduction_has_the_bits_of_the_reference),
+        TEST(reductions_of_long_contiguous_rows_have_the_bits_of_the_reference),
+        TEST(softmax_and_log_softmax_have_the_bits_of_the_reference),
+        TEST(softmax_takes_masked_elements_and_all_masked_rows),
+        TEST(matmul_has_the_bits_of_the_reference),
+        TEST(every_linear_layer_has_the_bits_of_the_reference),
+        TEST(many_rows_and_a_long_k_have_the_bits_of_few),
+        TEST(a_nan_row_does_not_touch_its_neighbours),
+        TEST(layernorm_has_the_bits_of_the_reference),
+        TEST(gelu_add_embed_and_gather_have_the_bits_of_the_reference),
+        TEST(attention_has_the_bits_of_the_reference_in_any_chunks),
+        TEST(sequences_that_share_a_pass_do_not_see_each_other),
+        TEST(attention_by_hand_has_the_bits_of_the_fused_kernel),
+        TEST(the_cache_gives_back_keys_and_values),
+        TEST(memory_is_zeroed_aligned_and_comes_back_row_major),
+        TEST(an_unknown_instruction_set_is_refused),
+    };
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}
