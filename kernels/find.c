@@ -52,6 +52,17 @@ static bool is_repo_id(const char *name)
     return n_slashes <= 1;
 }
 
+/* The start of a name that may hold anything, with '?' for what is not plain. */
+static const char *printable(const char *name, struct arena *a)
+{
+    const size_t n = strnlen(name, REPO_ID_MAX);
+    char *text = arena_copy_text(a, name, n);
+    for (size_t i = 0; i < n; i++)
+        if (!isascii((unsigned char)text[i]) || iscntrl((unsigned char)text[i]))
+            text[i] = '?';
+    return text;
+}
+
 /* A variable's text, or NULL where it is empty or not set. */
 static const char *variable(const char *name)
 {
@@ -106,8 +117,9 @@ bool model_find(char **dir, const char *name, struct arena *a, struct err *e)
     }
     if (!is_repo_id(name))
         return err_set(e, ERR_file,
-                       "the model must be a folder, or a name as on Hugging Face such as "
-                       "openai-community/gpt2: there is no folder of the name given");
+                       "there is no folder \"%s\": a model is a folder, or a name as on Hugging "
+                       "Face such as openai-community/gpt2",
+                       printable(name, a));
     const char *cache = cache_dir(a);
     if (find_repo(dir, cache, name, a))
         return true;

@@ -1,8 +1,8 @@
 /* GPT-2: weights resident on one backend, and one pass over packed rows with its hook points.
  *
  * Loads any Hugging Face GPT-2 (gpt2, medium, large, xl, distilgpt2, fine-tunes): config.json and
- * model.safetensors, or its sharded index. Everything about a file that is wrong is refused with one
- * line that names the file and the field.
+ * model.safetensors, or its sharded index. Whatever is wrong with a file is refused with one line
+ * that names the file and the field.
  */
 #pragma once
 #include "../protocol/points.h"
@@ -31,14 +31,15 @@ struct gpt2 {
 
 struct gpt2_options {
     int rows_max;     /* rows of a pass; 0: ROWS_DEFAULT */
-    int logits_max;   /* rows of logits of a pass; 0: rows_max */
+    int logits_max;   /* rows of logits of a pass, at most rows_max; 0: rows_max */
     int cache_tokens; /* positions of all sequences together, rounded up to pages; 0: enough for
                          eight sequences as long as the context, and for rows_max */
 };
 
 /* Called at each wanted site in turn with the activation of all rows (of the logits: of the rows
  * asked for); what it writes there, the model goes on with. The tensor is (rows, row length) with
- * point_row_stride between rows; points that are gathered come with data NULL. */
+ * point_row_stride between rows and offset 0; points that are gathered come as (rows, 0) with data
+ * NULL. `generated` belongs to no pass. */
 typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
 
 struct pass {

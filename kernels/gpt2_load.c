@@ -233,7 +233,8 @@ static struct gpt2 *model_new(const struct backend *be, struct device *d,
     struct gpt2 *m = ARENA_NEW(&a, struct gpt2);
     *m = (struct gpt2){.be = be, .device = d, .shape = *shape};
     m->rows_max = o->rows_max > 0 ? o->rows_max : ROWS_DEFAULT;
-    m->logits_max = o->logits_max > 0 ? o->logits_max : m->rows_max;
+    const bool fewer = o->logits_max > 0 && o->logits_max < m->rows_max;
+    m->logits_max = fewer ? o->logits_max : m->rows_max;
     m->arena = a;
     return m;
 }
