@@ -3,9 +3,10 @@
 #include <string.h>
 #include <strings.h>
 
+/* Parameters do not count, on neither side. */
 static bool is_type(const char *text, const char *type)
 {
-    const size_t length = strlen(type);
+    const size_t length = strcspn(type, ";");
     return strncasecmp(text, type, length) == 0 && strchr(" \t;,", text[length]);
 }
 

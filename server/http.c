@@ -34,6 +34,7 @@ struct connection { /* guarded by the lock of struct http */
 
 struct http {
     struct headers_policy policy;
+    int header_seconds, body_seconds;
     struct http_service service;
     struct MHD_Daemon *daemon;
     uint32_t boot;           /* tells this process's request ids from another's */
@@ -83,7 +84,7 @@ static struct connection *connection_opened(struct http *h, int socket)
         c++;
     assert(c < h->connections + CONNECTIONS_MAX + SPARE_CONNECTIONS);
     const double now = seconds_now();
-    *c = (struct connection){true, socket, PHASE_idle, now, now + HEADER_SECONDS_MAX};
+    *c = (struct connection){true, socket, PHASE_idle, now, now + h->header_seconds};
     h->n_open++;
     pthread_mutex_unlock(&h->lock);
     return c;
@@ -306,7 +307,7 @@ static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connecti
         x->reply.close = true;
     if (at_once)
         return send_refusal(x, connection);
-    enter_phase(x->http, x->connection, PHASE_body, BODY_SECONDS_MAX);
+    enter_phase(x->http, x->connection, PHASE_body, x->http->body_seconds);
     return MHD_YES;
 }
 
@@ -397,7 +398,7 @@ static void *on_uri(void *context, const char *uri, struct MHD_Connection *conne
     x->headers.uri = arena_copy_text(&arena, uri, strlen(uri));
     x->uri_end = uri + strlen(uri);
     x->arena = arena;
-    enter_phase(h, x->connection, PHASE_headers, HEADER_SECONDS_MAX);
+    enter_phase(h, x->connection, PHASE_headers, h->header_seconds);
     return x;
 }
 
@@ -495,6 +496,8 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
 {
     struct http *h = ARENA_NEW(a, struct http);
     h->policy = (struct headers_policy){o->host, o->allow_origin};
+    h->header_seconds = o->header_seconds;
+    h->body_seconds = o->body_seconds;
     h->service = *service;
     pthread_mutex_init(&h->lock, NULL);
     if (getrandom(&h->boot, sizeof h->boot, 0) != sizeof h->boot)

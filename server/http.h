@@ -61,6 +61,7 @@ struct http_options {
     const char *host;         /* the address to listen on */
     int port;                 /* 0: a free one */
     const char *allow_origin; /* origins separated by commas, "*" or "" */
+    int header_seconds, body_seconds; /* how long they may take to arrive */
 };
 
 struct http;

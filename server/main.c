@@ -77,6 +77,29 @@ static const char *base_name(const char *path, struct arena *a)
     return arena_copy_text(a, path + start, end - start);
 }
 
+static bool has_file(const char *folder, const char *name)
+{
+    struct arena a = {0};
+    const bool is_there = access(arena_format(&a, "%s/%s", folder, name), F_OK) == 0;
+    arena_free(&a);
+    return is_there;
+}
+
+/* A model may come without one, as random ones do: then prompts are token ids. */
+static bool load_tokenizer(struct server *s, struct err *e)
+{
+    if (!has_file(s->folder, "tokenizer.json") && !has_file(s->folder, "vocab.json")) {
+        log_line("start", "%s has no tokenizer: prompts must be token ids", s->folder);
+        return true;
+    }
+    if (!bpe_load(&s->bpe, s->folder, e))
+        return false;
+    if (bpe_size(s->bpe) > s->shape.vocab)
+        return err_set(e, ERR_file, "%s: the tokenizer has %d tokens and the model %d: they belong "
+                       "to different models", s->folder, bpe_size(s->bpe), s->shape.vocab);
+    return true;
+}
+
 static bool find_model(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
@@ -89,15 +112,12 @@ static bool find_model(struct server *s, struct err *e)
         return false;
     s->folder = folder;
     s->model_name = *o->model_name ? o->model_name : base_name(asked, &s->arena);
-    return gpt2_config(&s->shape, s->folder, e) && bpe_load(&s->bpe, s->folder, e);
+    return gpt2_config(&s->shape, s->folder, e) && load_tokenizer(s, e);
 }
 
 static bool load_model(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
-    if (bpe_size(s->bpe) > s->shape.vocab)
-        return err_set(e, ERR_file, "%s: the tokenizer has %d tokens and the model %d: they belong "
-                       "to different models", s->folder, bpe_size(s->bpe), s->shape.vocab);
     s->be = &backend_cpu;
     const struct device_options device = {
         .threads = (int)o->threads, .isa = o->isa, .rows_max = (int)o->rows,
@@ -123,7 +143,8 @@ static bool start_serving(struct server *s, struct err *e)
                   .numerics = "exact", .rows_max = s->model->rows_max,
                   .cache_tokens = s->model->n_pages * PAGE_TOKENS, .shape = &s->shape},
         .capacity = batch_capacity(s->batch)};
-    const struct http_options http = {o->host, (int)o->port, o->allow_origin};
+    const struct http_options http = {o->host, (int)o->port, o->allow_origin,
+                                      (int)o->header_seconds, (int)o->body_seconds};
     const struct http_service routes = routes_of(&s->service);
     return http_open(&s->http, &s->port, &http, &routes, &s->arena, e) &&
            worker_start(&s->worker, s->batch, s->queue, &s->arena, e);

@@ -152,6 +152,12 @@ static bool check_model(const struct call *c, const struct graph *g, struct err 
     return err_at(e, -1, "model");
 }
 
+static bool check_tokenizer(const struct call *c, struct err *e)
+{
+    return c->service->bpe || err_set(e, ERR_file, "the model %s has no tokenizer: send token ids",
+                                      c->service->facts.name);
+}
+
 /* The planner says how many tokens are too many; ROWS_MAX only bounds the work until then. */
 static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *e)
 {
@@ -161,7 +167,8 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
             int32_t *ids;
             if (!p->text)
                 continue;
-            if (!bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
+            if (!check_tokenizer(c, e) ||
+                !bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
                             c->request->arena, e))
                 return err_at(e, -1, "invokes[%d].prompt[%d]", i, k);
             p->tokens = ids;
@@ -271,7 +278,8 @@ static bool tokenize(struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
     struct text_list texts;
-    if (!decode_texts(&texts, r->body, r->body_size, c->media, r->arena, e))
+    if (!check_tokenizer(c, e) ||
+        !decode_texts(&texts, r->body, r->body_size, c->media, r->arena, e))
         return false;
     struct tokenized *found = ARENA_ARRAY(r->arena, struct tokenized, (size_t)texts.count);
     for (int i = 0; i < texts.count; i++) {
@@ -286,7 +294,8 @@ static bool detokenize(struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
     struct token_lists lists;
-    if (!decode_token_lists(&lists, r->body, r->body_size, c->media, r->arena, e))
+    if (!check_tokenizer(c, e) ||
+        !decode_token_lists(&lists, r->body, r->body_size, c->media, r->arena, e))
         return false;
     struct document d = {.media = c->reply_media, .arena = r->arena};
     document_map(&d, 1);

@@ -7,7 +7,7 @@
 #include "queue.h"
 
 struct service { /* what the routes need; nothing in it changes while they run but the queue */
-    const struct bpe *bpe;
+    const struct bpe *bpe; /* NULL where the model came without a tokenizer */
     struct queue *queue;
     struct model_facts facts;
     struct capacity capacity;

@@ -1,0 +1,436 @@
+"""What the HTTP layer does with everything that a browser, a scanner, a broken proxy or an attacker may
+send, byte by byte. Behind each abuse a good request must still be served at once."""
+import json
+import pathlib
+import re
+import socket
+import time
+
+import pytest
+
+from conftest import IS_SLOW
+
+GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BODY = json.dumps({"prompt": [1, 2, 3]}).encode()
+MIB = 1 << 20
+
+
+def post(*lines, body=b"", path=b"/v1/plan"):
+    """A POST with these header lines beside Host and Content-Type."""
+    head = [b"POST %s HTTP/1.1" % path, b"Host: localhost", b"Content-Type: application/json"]
+    return b"\r\n".join([*head, *lines, b"", b""]) + body
+
+
+def get(*lines, path=b"/healthz", method=b"GET", host=b"Host: localhost", version=b"HTTP/1.1"):
+    return b"\r\n".join([b"%s %s %s" % (method, path, version), *([host] if host else []), *lines,
+                         b"", b""])
+
+
+def chunks(*sizes):
+    return b"".join(b"%x\r\n%s\r\n" % (n, b" " * n) for n in sizes)
+
+
+class Connection:
+    def __init__(self, server, seconds=30):
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=seconds)
+        self.unread = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, data):
+        """Sends until the other side has had enough."""
+        try:
+            self.socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def _more(self):
+        try:
+            data = self.socket.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
+        self.unread += data
+        return bool(data)
+
+    def _until(self, marker):
+        while marker not in self.unread:
+            if not self._more():
+                return None
+        found, self.unread = self.unread.split(marker, 1)
+        return found
+
+    def _exactly(self, count):
+        while len(self.unread) < count:
+            assert self._more(), "the body was cut"
+        found, self.unread = self.unread[:count], self.unread[count:]
+        return found
+
+    def _chunks(self):
+        body = b""
+        while size := int(self._until(b"\r\n"), 16):
+            body += self._exactly(size)
+            assert self._until(b"\r\n") == b""
+        assert self._until(b"\r\n") == b""
+        return body
+
+    def reply(self, has_body=True):
+        """(status, headers, body) of the next reply, or None if the connection just ends."""
+        head = self._until(b"\r\n\r\n")
+        if head is None:
+            return None
+        status, *lines = head.decode("latin-1").split("\r\n")
+        headers = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in lines)}
+        body = b""
+        if has_body and "content-length" in headers:
+            body = self._exactly(int(headers["content-length"]))
+        elif has_body and headers.get("transfer-encoding") == "chunked":
+            body = self._chunks()
+        return int(status.split()[1]), headers, body
+
+    def is_closed(self):
+        """The other side closes within the timeout, and says nothing more before."""
+        return not self._more() and self.unread == b""
+
+
+def ask(server, data, seconds=30):
+    with Connection(server, seconds) as c:
+        c.send(data)
+        return c.reply()
+
+
+def code_of(reply):
+    return json.loads(reply[2])["error"]["code"]
+
+
+@pytest.fixture(autouse=True)
+def still_serving(request):
+    """After each test a good request succeeds within a second (ten under a sanitizer)."""
+    yield
+    if "server" in request.fixturenames:
+        start = time.monotonic()
+        status, _, body = ask(request.getfixturevalue("server"), GOOD)
+        assert (status, json.loads(body)) == (200, {"status": "ok"})
+        assert time.monotonic() - start < (10 if IS_SLOW else 1)
+
+
+REFUSED = {  # name: (what is sent, status, code, whether the connection must end)
+    "two different lengths": (post(b"Content-Length: 2", b"Content-Length: 50", body=b"{}" + GOOD),
+                              400, "header", True),
+    "the same length twice": (post(b"Content-Length: 2", b"Content-Length: 2", body=b"{}"),
+                              400, "header", True),
+    "length and chunks": (post(b"Content-Length: 4", b"Transfer-Encoding: chunked",
+                               body=b"0\r\n\r\n" + GOOD), 400, "header", True),
+    "chunked twice": (post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked",
+                           body=b"0\r\n\r\n"), 400, "header", True),
+    "gzip, then chunked": (post(b"Transfer-Encoding: gzip, chunked"), 501, "encoding", True),
+    "xchunked": (post(b"Transfer-Encoding: xchunked"), 501, "encoding", True),
+    "identity": (post(b"Transfer-Encoding: identity"), 501, "encoding", True),
+    "a GET with gzip framing": (get(b"Transfer-Encoding: gzip"), 501, "encoding", True),
+    "no length": (post(body=b"{}"), 411, "length", True),
+    "a length just too large": (post(b"Content-Length: %d" % (16 * MIB + 1)), 413, "limit", True),
+    "a length of 2^63 - 1": (post(b"Content-Length: 9223372036854775807"), 413, "limit", True),
+    "expect and a huge length": (post(b"Expect: 100-continue", b"Content-Length: 99999999"),
+                                 413, "limit", True),
+    "expect and a bad type": (post(b"Expect: 100-continue", b"Content-Length: 5",
+                                   b"Content-Encoding: gzip"), 415, "media", True),
+    "TRACE": (get(method=b"TRACE"), 405, "method", True),
+    "PUT": (get(b"Content-Length: 2", method=b"PUT", path=b"/v1/run") + b"{}", 405, "method", True),
+    "lower case": (get(method=b"get"), 405, "method", True),
+    "POST where GET is meant": (post(b"Content-Length: 2", body=b"{}", path=b"/healthz"),
+                                405, "method", True),
+    "OPTIONS from nowhere": (get(method=b"OPTIONS"), 405, "method", True),
+    "no Host": (get(host=None), 400, "header", True),
+    "two Hosts": (get(b"Host: localhost"), 400, "header", True),
+    "another's Host": (get(host=b"Host: evil.example"), 421, "misdirected", True),
+    "a Host that starts like ours": (get(host=b"Host: localhost.evil.example"), 421, "misdirected",
+                                     True),
+    "a Host with an odd port": (get(host=b"Host: localhost:80@evil.example"), 421, "misdirected",
+                                True),
+    "an empty Host": (get(host=b"Host: "), 421, "misdirected", True),
+    "another site's page": (post(b"Origin: https://evil.example", b"Content-Length: 2", body=b"{}"),
+                            403, "origin", True),
+    "a page from nowhere": (get(b"Origin: null"), 403, "origin", True),
+    "two Authorizations": (get(b"Authorization: Bearer a", b"Authorization: Bearer b"),
+                           400, "header", True),
+    "two Content-Types": (post(b"Content-Type: application/json", b"Content-Length: 2", body=b"{}"),
+                          400, "header", True),
+    "a compressed body": (post(b"Content-Encoding: gzip", b"Content-Length: 2", body=b"\x1f\x8b"),
+                          415, "media", True),
+    "an escaped NUL in the path": (get(path=b"/healthz%00.json"), 400, "header", True),
+    "a NUL in the path": (get(path=b"/healthz\0.json"), 400, "header", True),
+    "a route that is not there": (get(path=b"/v1/modles"), 404, "unknown", True),
+    "a path that climbs": (get(path=b"/v1/%2e%2e/%2e%2e/etc/passwd"), 404, "unknown", True),
+    "a form": (b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+               b"Content-Type: application/x-www-form-urlencoded\r\n\r\n1", 415, "media", True),
+    "a type that cannot be made": (get(b"Accept: image/png"), 406, "accept", True),
+    "an empty body": (post(b"Content-Length: 0"), 400, "syntax", False),
+    "a body that is not JSON": (post(b"Content-Length: 5", body=b"hello"), 400, "syntax", False),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(server, name):
+    sent, status, code, ends = REFUSED[name]
+    with Connection(server) as c:
+        c.send(sent)
+        reply = c.reply()
+        assert (reply[0], code_of(reply)) == (status, code)
+        assert reply[1]["content-type"] == "application/json"
+        assert re.fullmatch(r"[A-Za-z0-9._-]{1,36}", reply[1]["x-request-id"])
+        assert json.loads(reply[2])["error"]["request_id"] == reply[1]["x-request-id"]
+        if ends:
+            assert reply[1]["connection"].lower() == "close"
+            assert c.is_closed(), "something behind the refused request was answered"
+
+
+# What the library underneath refuses by itself: the status is its own, the connection ends, and
+# nothing that follows is taken for a request.
+UNPARSABLE = {
+    "a negative length": (post(b"Content-Length: -1"), {400}),
+    "a length with a sign": (post(b"Content-Length: +5", body=b"hello"), {400}),
+    "a length in hex": (post(b"Content-Length: 0x5", body=b"hello"), {400}),
+    "a length with letters": (post(b"Content-Length: 5abc", body=b"hello"), {400}),
+    "a length of 2^64": (post(b"Content-Length: 18446744073709551616"), {400, 413}),
+    "a chunk of fff...f": (post(b"Transfer-Encoding: chunked", body=b"f" * 20 + b"\r\n"), {400, 413}),
+    "a negative chunk": (post(b"Transfer-Encoding: chunked", body=b"-5\r\nhello\r\n"), {400}),
+    "a chunk in 0x": (post(b"Transfer-Encoding: chunked", body=b"0x5\r\nhello\r\n"), {400}),
+    "a chunk without its end": (post(b"Transfer-Encoding: chunked", body=b"5\r\nhelloX\r\n"), {400}),
+    "a header of 70 KB": (get(b"X: " + b"y" * 70000), {400, 413, 414, 431, 500}),
+    "a path of 70 KB": (get(path=b"/" + b"a" * 70000), {400, 404, 413, 414, 431, 500}),
+    "5,000 headers": (get(*[b"X-%d: y" % i for i in range(5000)]), {400, 413, 431, 500}),
+    "a chunk extension of 70 KB": (post(b"Transfer-Encoding: chunked",
+                                        body=b"5;" + b"x" * 70000 + b"\r\nhello\r\n0\r\n\r\n"),
+                                   {400, 413, 431, 500}),
+    "a method of 70 KB": (get(method=b"A" * 70000), {400, 405, 413, 414, 431, 500, 501}),
+    "HTTP/2.0 in plain text": (get(version=b"HTTP/2.0"), {400, 505}),
+    "HTTP/0.9": (b"GET /healthz\r\n\r\n", {400, 505}),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xaa" * 64 + b"\r\n\r\n", {400, 405, 505}),
+    "HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 404, 405, 505}),
+    "a Redis command": (b"*1\r\n$4\r\nPING\r\n\r\n", {400, 404, 405, 505}),
+}
+
+
+@pytest.mark.parametrize("name", UNPARSABLE)
+def test_unparsable(server, name):
+    sent, statuses = UNPARSABLE[name]
+    with Connection(server) as c:
+        c.send(sent + GOOD)
+        reply = c.reply(has_body=False)
+        assert reply is None or reply[0] in statuses
+        while c._more():
+            pass
+        assert b'"ok"' not in c.unread, "a request hidden behind the refused one was run"
+
+
+def test_3000_arguments_are_harmless(server):
+    path = b"/healthz?" + b"&".join(b"a%d=b" % i for i in range(3000))
+    with Connection(server, seconds=60) as c:
+        c.send(get(b"Connection: close", path=path))
+        reply = c.reply(has_body=False)
+        assert reply is None or reply[0] in {200, 400, 413, 414, 431}
+
+
+def test_a_chunked_body_past_the_limit(server):
+    with Connection(server) as c:
+        c.send(post(b"Transfer-Encoding: chunked") + chunks(*[MIB] * 17) + b"0\r\n\r\n")
+        reply = c.reply()
+        assert (reply[0], code_of(reply)) == (413, "limit")
+        assert reply[1]["connection"] == "close"
+        assert c.is_closed()
+
+
+def test_an_endless_chunked_body_is_cut(server):
+    with Connection(server) as c:
+        c.send(post(b"Transfer-Encoding: chunked"))
+        piece, sent = chunks(MIB), 0
+        try:
+            while sent < 100:
+                c.socket.sendall(piece)
+                sent += 1
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        assert sent < 80, "the server went on reading"
+
+
+def test_a_large_body_in_tiny_chunks(server):
+    count = 20000 if IS_SLOW else 200000
+    body = b"".join(b"1\r\n \r\n" for _ in range(count)) + chunks(0)[:-2] + b"\r\n"
+    start = time.monotonic()
+    reply = ask(server, post(b"Transfer-Encoding: chunked") + body)
+    assert (reply[0], code_of(reply)) == (400, "syntax")
+    assert time.monotonic() - start < 10
+
+
+def test_a_body_in_chunks_is_a_body(server):
+    half = len(BODY) // 2
+    body = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (half, BODY[:half], len(BODY) - half, BODY[half:])
+    assert ask(server, post(b"Transfer-Encoding: chunked") + body)[0] == 200
+
+
+def test_expect_is_answered(server):
+    with Connection(server) as c:
+        c.send(post(b"Expect: 100-continue", b"Content-Length: %d" % len(BODY)))
+        assert c.reply(has_body=False)[0] == 100
+        c.send(BODY)
+        assert c.reply()[0] == 200
+
+
+def test_pipelined_requests_are_answered_in_order(server):
+    count = 1000
+    with Connection(server) as c:
+        c.send(b"".join(get(b"X-Request-Id: n%d" % i) for i in range(count)))
+        got = [c.reply() for _ in range(count)]
+    assert [reply[1]["x-request-id"] for reply in got] == [f"n{i}" for i in range(count)]
+    assert all(reply[0] == 200 for reply in got)
+
+
+def test_a_connection_is_kept(server):
+    with Connection(server) as c:
+        for _ in range(3):
+            c.send(post(b"Content-Length: %d" % len(BODY)) + BODY)
+            assert c.reply()[0] == 200
+
+
+def test_half_closing_behind_a_request_is_fine(server):
+    with Connection(server) as c:
+        c.send(post(b"Content-Length: %d" % len(BODY)) + BODY)
+        c.socket.shutdown(socket.SHUT_WR)
+        assert c.reply()[0] == 200
+
+
+def test_old_clients_need_no_host(server):
+    assert ask(server, get(host=None, version=b"HTTP/1.0"))[0] == 200
+
+
+@pytest.mark.parametrize("host", [b"127.0.0.1", b"localhost", b"LocalHost:1234", b"[::1]:80"])
+def test_our_own_names(server, host):
+    assert ask(server, get(host=b"Host: " + host))[0] == 200
+
+
+def test_our_own_page_may_call(server):
+    own = b"127.0.0.1:%d" % server.port
+    assert ask(server, get(b"Origin: http://" + own, host=b"Host: " + own))[0] == 200
+
+
+def test_head_has_no_body(server):
+    with Connection(server) as c:
+        c.send(get(method=b"HEAD", path=b"/v1/models"))
+        status, headers, _ = c.reply(has_body=False)
+        assert status == 200 and int(headers["content-length"]) > 100
+        c.send(GOOD)
+        assert c.reply()[0] == 200
+
+
+@pytest.mark.parametrize("path, allow", [(b"/v1/run", "POST"), (b"/v1/spec", "GET, HEAD")])
+def test_a_wrong_method_names_the_right_ones(server, path, allow):
+    reply = ask(server, get(method=b"DELETE", path=path))
+    assert (reply[0], reply[1]["allow"]) == (405, allow)
+
+
+@pytest.mark.parametrize("sent, echoed", [(b"a.B_9-", True), (b"x" * 36, True), (b"x" * 37, False),
+                                          (b"a b", False), (b"<script>", False), (b"", False)])
+def test_request_ids(server, sent, echoed):
+    got = ask(server, get(b"X-Request-Id: " + sent))[1]["x-request-id"]
+    assert (got == sent.decode()) == echoed
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,36}", got)
+
+
+@pytest.mark.parametrize("accept, kind", [
+    (None, "application/json"), ("*/*", "application/json"), ("application/*", "application/json"),
+    ("application/msgpack", "application/msgpack"),
+    ("text/html, application/xhtml+xml, */*;q=0.8", "application/json"),
+    ("application/json;q=0.5, application/msgpack", "application/msgpack"),
+    ("application/msgpack;q=0.2, application/json;q=0.3", "application/json"),
+    ("application/json;q=0, */*", "application/msgpack"),
+    ("image/png, application/msgpack", "application/msgpack"),
+])
+def test_the_reply_is_what_the_client_likes_most(server, accept, kind):
+    lines = [b"Accept: " + accept.encode()] if accept else []
+    assert ask(server, get(*lines))[1]["content-type"] == kind
+
+
+@pytest.mark.parametrize("accept", ["application/msgpack", "application/x-ndjson",
+                                    "application/json", "text/plain"])
+def test_streams_come_in_every_form(server, accept):
+    reply = ask(server, post(b"Accept: " + accept.encode(), b"Content-Length: %d" % len(BODY),
+                             body=BODY, path=b"/v1/run"))
+    assert reply[0] == 200
+    assert reply[1]["content-type"].split(";")[0] == accept
+
+
+def test_a_listed_origin_may_call(start_server):
+    with start_server("--allow-origin", "https://a.example, https://lab.example") as s:
+        listed = b"Origin: https://lab.example"
+        reply = ask(s, get(listed))
+        assert reply[0] == 200
+        assert reply[1]["access-control-allow-origin"] == "https://lab.example"
+        reply = ask(s, get(listed, b"Access-Control-Request-Method: POST", method=b"OPTIONS",
+                           path=b"/v1/run"))
+        assert reply[0] == 204 and "POST" in reply[1]["access-control-allow-methods"]
+        assert ask(s, get(b"Origin: https://other.example"))[0] == 403
+
+
+def test_slow_senders_are_cut(start_server):
+    with start_server("--header-seconds", "1", "--body-seconds", "2") as s:
+        start = time.monotonic()
+        with Connection(s) as silent, Connection(s) as head, Connection(s) as body:
+            head.send(b"GET /healthz HTTP/1.1\r\nX: ")
+            body.send(post(b"Content-Length: 1000000"))
+            while time.monotonic() - start < 4:
+                head.send(b"y")
+                body.send(b"{")
+                assert ask(s, GOOD)[0] == 200
+            assert silent.is_closed()
+            assert head.is_closed()
+            reply = body.reply()
+            assert (reply[0], code_of(reply)) == (408, "timeout")
+            assert body.is_closed()
+
+
+def test_bodies_take_memory_as_they_come(server):
+    if IS_SLOW:
+        pytest.skip("a sanitizer has memory of its own")
+
+    def resident():
+        status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
+
+    before = resident()
+    liars = [Connection(server) for _ in range(100)]
+    for liar in liars:
+        liar.send(post(b"Content-Length: %d" % (16 * MIB)) + b"{")
+    assert ask(server, GOOD)[0] == 200
+    assert resident() - before < 64
+    for liar in liars:
+        liar.socket.close()
+
+
+def test_too_many_connections_are_told_so(start_server):
+    with start_server() as s:
+        crowd = [Connection(s) for _ in range(256)]
+        for c in crowd:
+            c.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        reply = ask(s, GOOD)
+        assert (reply[0], code_of(reply)) == (503, "busy")
+        assert int(reply[1]["retry-after"]) >= 1
+        for c in crowd:
+            c.send(b"\r\n")
+            c.reply()
+            c.socket.close()
+        until = time.monotonic() + 10
+        while ask(s, GOOD)[0] != 200:
+            assert time.monotonic() < until
+
+
+def test_idle_connections_make_room(start_server):
+    with start_server() as s:
+        crowd = [Connection(s) for _ in range(280)]
+        until = time.monotonic() + 10
+        while ask(s, GOOD)[0] != 200:
+            assert time.monotonic() < until
+        for c in crowd:
+            c.socket.close()
