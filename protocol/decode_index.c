@@ -59,7 +59,7 @@ static bool take(struct reader *r, const char *word)
 
 static bool refuse_text(const struct reader *r, struct err *e)
 {
-    const int shown = (int)(r->length < 100 ? r->length : 100);
+    const int shown = text_shown((struct tree_text){r->text, r->length});
     if (r->at >= r->length)
         return err_set(e, ERR_syntax, "\"%.*s\" ends inside an index", shown, r->text);
     return err_set(e, ERR_syntax,
@@ -126,7 +126,7 @@ bool decode_index(const struct index **index, int *count, size_t *used, const ch
     int n = 0;
     if (!take(&r, "["))
         return err_set(e, ERR_syntax, "\"%.*s\" is not an index: it starts with [",
-                       (int)(length < 100 ? length : 100), text);
+                       text_shown((struct tree_text){text, length}), text);
     while (!take(&r, "]")) {
         if (n == INDEX_MAX)
             return refuse_count(e);

@@ -1,6 +1,78 @@
-/* The two arguments that are more than a value: constants and indices. */
+/* What the files of the decoder share. */
 #pragma once
 #include "decode_tree.h"
+
+/* Fields of a map. */
+
+enum {
+    KIND_bool = 1 << TREE_bool, KIND_int = 1 << TREE_int, KIND_text = 1 << TREE_text,
+    KIND_list = 1 << TREE_list, KIND_map = 1 << TREE_map, KIND_bin = 1 << TREE_bin,
+    KIND_number = 1 << TREE_int | 1 << TREE_real, KIND_any = ~0
+};
+
+struct field {
+    const char *name;
+    int kinds;
+    bool needed;
+};
+
+/* The values of a map's fields in the order of the table; a null counts as left out. `place` is
+ * what errors call the map, empty for the body itself. */
+bool decode_fields(struct tree *values, struct tree map, const struct field *fields, int count,
+                   const char *place, int wire, struct err *e);
+
+/* An integer from `low` to `high`; `what` begins the sentence that refuses another. */
+bool decode_int(int64_t *out, struct tree t, const char *what, int64_t low, int64_t high,
+                struct err *e);
+
+/* A request on its way to a graph. */
+
+struct decoder {
+    struct graph *graph;
+    const struct model_shape *model;
+    struct arena *arena;   /* the request's */
+    struct arena *scratch; /* gone when decoding ends */
+    struct err *e;
+    int node_capacity, n_edges, n_saves, n_numbers, n_sequences;
+    struct name *names; /* of the nodes, sorted */
+    int n_names;
+    int n_wire;      /* the length of `nodes` */
+    int n_decoded;   /* of them */
+    int *wire_node;  /* [n_wire]: the node of the graph that a reference to nodes[i] means */
+};
+
+/* All nodes of the graph, in program order: set, nodes, save. */
+bool decode_nodes(struct tree nodes, struct tree set, struct tree save, struct decoder *d);
+
+struct owner { /* what an argument belongs to: what hooks inside it look at, and errors name */
+    int wire;
+    const char *place;  /* "nodes[7]", "save.last" */
+    const char *part;   /* "args", "kwargs", or NULL where the place says it all */
+    int position;       /* in args */
+    struct tree_text key; /* in kwargs */
+    int invoke, step;
+};
+
+/* Names the place of the failure just recorded: this argument of this node. Returns false. */
+bool decode_blame(const struct owner *o, struct err *e);
+
+bool decode_add_node(int *index, const struct node *node, struct decoder *d);
+struct node decode_implicit_node(enum op op, const struct owner *o, struct decoder *d);
+
+/* A parameter's argument; of a hook and a constant it sets the node's own fields. */
+bool decode_arg(struct node *node, int param, struct tree t, const struct owner *o,
+                struct decoder *d);
+bool decode_tensor_arg(struct arg *arg, struct tree t, const struct owner *o, struct decoder *d);
+
+/* A name or a hook path, then any number of indices, each of which becomes a getitem. */
+bool decode_expression(struct arg *arg, struct tree_text text, const struct owner *o,
+                       struct decoder *d);
+
+/* "sum(x: tensor, dim?: ints, keepdim?: bool)" */
+enum { SIGNATURE_SIZE = 160 };
+const char *decode_signature(char *buffer, enum op op);
+
+/* Arguments that are more than a value. */
 
 /* A `{"tensor": data, "dtype": ..., "shape": ...}` in the arena: contiguous, aligned to 64 bytes.
  * `*n_numbers` counts the numbers of the body that came as lists. */

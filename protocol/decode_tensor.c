@@ -27,7 +27,7 @@ bool decode_dtype(enum dtype *dtype, struct tree t, struct err *e)
         memcpy(name, text.at, text.length);
     if (!dtype_from_name(dtype, name))
         return err_set(e, ERR_type, "the dtype \"%.*s\" is none of float32, int64 and bool",
-                       (int)(text.length < 40 ? text.length : 40), text.at);
+                       text_shown(text), text.at);
     return true;
 }
 
@@ -115,10 +115,10 @@ static bool find_dtype(enum dtype *dtype, const struct tree *leaves, int64_t cou
         kinds[tree_kind(leaves[i])]++;
     if (kinds[TREE_bool] && kinds[TREE_bool] != count)
         return err_set(e, ERR_type, "a tensor holds booleans or numbers, not both");
-    *dtype = count == 0          ? DT_f32
-             : kinds[TREE_bool]  ? DT_bool
+    *dtype = count == 0                 ? DT_f32
+             : kinds[TREE_bool]         ? DT_bool
              : kinds[TREE_int] == count ? DT_i64
-                                 : DT_f32;
+                                        : DT_f32;
     return true;
 }
 
@@ -246,8 +246,8 @@ bool decode_tensor(const struct tensor **tensor, struct tree data, struct tree d
     if (kind == TREE_map || kind == TREE_null)
         return err_set(e, ERR_type, "a tensor is lists of numbers or bytes, not %s",
                        tree_kind_name[kind]);
-    const bool is_bytes = kind == TREE_bin || (kind == TREE_text &&
-                                               !decode_special(&special, tree_text(data)));
+    const bool is_bytes =
+        kind == TREE_bin || (kind == TREE_text && !decode_special(&special, tree_text(data)));
     if (is_bytes)
         return read_bytes(out, data, dtype, shape, a, e);
     if (!read_lists(out, data, dtype, n_numbers, a, scratch, e))

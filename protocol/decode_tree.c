@@ -6,9 +6,9 @@
 #include <string.h>
 
 const char *const tree_kind_name[TREE_KIND_COUNT] = {
-    [TREE_null] = "null",  [TREE_bool] = "a boolean", [TREE_int] = "an integer",
-    [TREE_real] = "a float", [TREE_text] = "a text",  [TREE_bin] = "a bin",
-    [TREE_list] = "a list", [TREE_map] = "a map",
+    [TREE_null] = "null",    [TREE_bool] = "a boolean", [TREE_int] = "an integer",
+    [TREE_real] = "a float", [TREE_text] = "a text",    [TREE_bin] = "a bin",
+    [TREE_list] = "a list",  [TREE_map] = "a map",
 };
 
 static const msgpack_object *packed(struct tree t)
@@ -36,8 +36,8 @@ static struct tree_text key_text(const msgpack_object_kv *pair)
 
 static bool refuse_key(struct tree_text key, struct err *e)
 {
-    return err_set(e, ERR_syntax, "the key \"%.*s\" stands twice in one map",
-                   (int)(key.length < 100 ? key.length : 100), key.at);
+    return err_set(e, ERR_syntax, "the key \"%.*s\" stands twice in one map", text_shown(key),
+                   key.at);
 }
 
 static bool check_few_keys(const msgpack_object_map *map, struct err *e)
@@ -136,14 +136,21 @@ void tree_close(struct tree_document *d)
 static enum tree_kind json_kind(const json_t *json)
 {
     switch (json_typeof(json)) {
-    case JSON_OBJECT:  return TREE_map;
-    case JSON_ARRAY:   return TREE_list;
-    case JSON_STRING:  return TREE_text;
-    case JSON_INTEGER: return TREE_int;
-    case JSON_REAL:    return TREE_real;
+    case JSON_OBJECT:
+        return TREE_map;
+    case JSON_ARRAY:
+        return TREE_list;
+    case JSON_STRING:
+        return TREE_text;
+    case JSON_INTEGER:
+        return TREE_int;
+    case JSON_REAL:
+        return TREE_real;
     case JSON_TRUE:
-    case JSON_FALSE:   return TREE_bool;
-    case JSON_NULL:    break;
+    case JSON_FALSE:
+        return TREE_bool;
+    case JSON_NULL:
+        break;
     }
     return TREE_null;
 }
@@ -153,17 +160,25 @@ enum tree_kind tree_kind(struct tree t)
     if (t.media == MEDIA_json)
         return json_kind(t.at);
     switch (packed(t)->type) {
-    case MSGPACK_OBJECT_BOOLEAN:          return TREE_bool;
+    case MSGPACK_OBJECT_BOOLEAN:
+        return TREE_bool;
     case MSGPACK_OBJECT_POSITIVE_INTEGER:
-    case MSGPACK_OBJECT_NEGATIVE_INTEGER: return TREE_int;
+    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+        return TREE_int;
     case MSGPACK_OBJECT_FLOAT32:
-    case MSGPACK_OBJECT_FLOAT64:          return TREE_real;
-    case MSGPACK_OBJECT_STR:              return TREE_text;
-    case MSGPACK_OBJECT_ARRAY:            return TREE_list;
-    case MSGPACK_OBJECT_MAP:              return TREE_map;
-    case MSGPACK_OBJECT_BIN:              return TREE_bin;
+    case MSGPACK_OBJECT_FLOAT64:
+        return TREE_real;
+    case MSGPACK_OBJECT_STR:
+        return TREE_text;
+    case MSGPACK_OBJECT_ARRAY:
+        return TREE_list;
+    case MSGPACK_OBJECT_MAP:
+        return TREE_map;
+    case MSGPACK_OBJECT_BIN:
+        return TREE_bin;
     case MSGPACK_OBJECT_NIL:
-    case MSGPACK_OBJECT_EXT:              break;
+    case MSGPACK_OBJECT_EXT:
+        break;
     }
     return TREE_null;
 }

@@ -50,6 +50,15 @@ struct tree tree_item(struct tree list, int i);
 bool tree_next(struct tree_walk *w, struct tree_text *key, struct tree *value);
 struct tree tree_find(struct tree map, const char *key);
 
+/* How much of a client's text an error shows. */
+static inline int text_shown(struct tree_text text)
+{
+    int n = (int)(text.length < 80 ? text.length : 80);
+    while (n > 0 && (size_t)n < text.length && (text.at[n] & 0xc0) == 0x80)
+        n--;
+    return n;
+}
+
 bool text_is(struct tree_text t, const char *word);
 
 /* Names sorted by their bytes: found in O(log n) whatever names a client chooses. */

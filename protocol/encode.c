@@ -17,21 +17,21 @@ enum data_form { DATA_none, DATA_bytes, DATA_numbers };
 struct encoder {
     enum reply_media media;
     struct reply_facts facts;
-    bool begun;               /* a frame has been set */
+    bool begun; /* a frame has been set */
 
-    char *head;               /* a frame without its tensor's data, in a buffer for the largest */
+    char *head; /* a frame without its tensor's data, in a buffer for the largest */
     size_t capacity, head_size, head_sent;
 
-    enum data_form form;      /* the data behind it */
+    enum data_form form; /* the data behind it */
     const struct save *save;
     const char *data;
-    size_t data_sent;         /* DATA_bytes */
-    int64_t count, next;      /* DATA_numbers: elements */
-    int64_t at[RANK_MAX];     /* the next one's place */
+    size_t data_sent;     /* DATA_bytes */
+    int64_t count, next;  /* DATA_numbers: elements */
+    int64_t at[RANK_MAX]; /* the next one's place */
     char item[NUMBER_SIZE + 2 * RANK_MAX + 8];
     size_t item_size, item_sent;
 
-    char tail[8];             /* what closes the frame */
+    char tail[8]; /* what closes the frame */
     size_t tail_size, tail_sent;
 };
 
@@ -427,9 +427,10 @@ static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks
         turns[i] = NEVER;
     for (int i = 0; i < p->n_stops; i++) {
         const struct stop *s = &p->stops[i];
-        for (int j = s->first; j < s->first + s->n_actions; j++)
-            turns[p->actions[j].node] =
-                later(turns[p->actions[j].node], s->step * sites + s->site);
+        for (int j = s->first; j < s->first + s->n_actions; j++) {
+            int *turn = &turns[p->actions[j].node];
+            *turn = later(*turn, s->step * sites + s->site);
+        }
     }
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *node = &g->nodes[i];

@@ -135,6 +135,7 @@ void write_end(struct writer *w)
     end(w);
 }
 
+/* What is no UTF-8 becomes U+FFFD, so that whatever an error quotes, the reply can be read. */
 static void put_json_text(struct writer *w, const char *text)
 {
     const size_t length = strlen(text);
@@ -156,6 +157,19 @@ static void put_json_text(struct writer *w, const char *text)
     put(w, "\"");
 }
 
+/* The same for msgpack, where the length stands in front: a broken byte becomes a "?". */
+static void put_msgpack_text(struct writer *w, const char *text)
+{
+    const size_t length = strlen(text);
+    msgpack_packer p = packer(w);
+    msgpack_pack_str(&p, length);
+    size_t n;
+    for (size_t at = 0; at < length; at += n ? n : 1) {
+        n = utf8_length(text + at, length - at);
+        write_raw(w, n ? text + at : "?", n ? n : 1);
+    }
+}
+
 void write_text(struct writer *w, const char *text)
 {
     if (!text) {
@@ -163,13 +177,10 @@ void write_text(struct writer *w, const char *text)
         return;
     }
     begin(w);
-    if (w->form == WRITER_msgpack) {
-        msgpack_packer p = packer(w);
-        msgpack_pack_str(&p, strlen(text));
-        msgpack_pack_str_body(&p, text, strlen(text));
-    } else {
+    if (w->form == WRITER_msgpack)
+        put_msgpack_text(w, text);
+    else
         put_json_text(w, text);
-    }
     end(w);
 }
 
@@ -243,7 +254,9 @@ void write_bin_header(struct writer *w, size_t size)
 static int special_text(char *buffer, double value)
 {
     return snprintf(buffer, NUMBER_SIZE, "\"%s\"",
-                    isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity");
+                    isnan(value) ? "NaN"
+                    : value > 0  ? "Infinity"
+                                 : "-Infinity");
 }
 
 /* "3" is an integer in JSON, "3.0" is not. */

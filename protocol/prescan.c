@@ -137,7 +137,7 @@ struct head { /* what a value's first byte says */
 
 /* The bytes 0xc0 to 0xdf. 0xc1 means nothing, the extension types have no use here. */
 static const struct head heads[32] = {
-    [0x00] = {HEAD_scalar, 0, 0},                              /* nil */
+    [0x00] = {HEAD_scalar, 0, 0},                               /* nil */
     [0x02] = {HEAD_scalar, 0, 0}, [0x03] = {HEAD_scalar, 0, 0}, /* false, true */
     [0x04] = {HEAD_bin, 1, 0},    [0x05] = {HEAD_bin, 2, 0},    [0x06] = {HEAD_bin, 4, 0},
     [0x0a] = {HEAD_scalar, 0, 4}, [0x0b] = {HEAD_scalar, 0, 8}, /* floats */
