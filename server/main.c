@@ -206,7 +206,7 @@ static void drain(struct server *s, const sigset_t *set)
     queue_close(s->queue, &why);
     http_drain(s->http);
     log_line("stop", "finishing %d requests", http_active(s->http));
-    const double until = seconds_now() + DRAIN_SECONDS;
+    const double until = seconds_now() + (double)s->options.drain_seconds;
     while (!worker_is_over(s->worker) && seconds_now() < until)
         leave_if_asked_again(set);
     worker_abort(s->worker);

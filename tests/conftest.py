@@ -35,7 +35,7 @@ class Server:
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
             errors="replace", cwd=ROOT, env={**os.environ, **environment})
-        self.lines = []
+        self.lines, self.is_told = [], False
         self._moved = threading.Condition()
         threading.Thread(target=self._read_log, daemon=True).start()
         ready = self.wait_line(r"^interposed: .* on (http://(\S+):(\d+)),", START_SECONDS)
@@ -82,6 +82,7 @@ class Server:
             connection.close()
 
     def signal(self, number):
+        self.is_told = True
         self.process.send_signal(number)
 
     def wait_exit(self, seconds=STOP_SECONDS):
@@ -92,7 +93,7 @@ class Server:
             raise AssertionError("the server did not stop:\n" + self.log[-4000:]) from None
 
     def stop(self):
-        if self.process.poll() is None:
+        if self.process.poll() is None and not self.is_told:
             self.signal(signal.SIGTERM)
         status = self.wait_exit()
         assert status == 0, f"the server exited with {status}:\n" + self.log[-8000:]
