@@ -50,9 +50,11 @@ static const char *variable_of(char *buffer, const struct option *r)
 
 static bool is_choice(const char *value, const char *choices)
 {
-    size_t length = strlen(value);
+    size_t length = strcspn(value, "|");
+    if (length == 0 || value[length])
+        return false;
     for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL) {
-        if (length && strncmp(c, value, length) == 0 && (c[length] == '|' || c[length] == '\0'))
+        if (strncmp(c, value, length) == 0 && (c[length] == '|' || c[length] == '\0'))
             return true;
     }
     return false;
