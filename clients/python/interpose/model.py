@@ -18,7 +18,7 @@ class Spec:
 
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
-        self.tree = tree_of(Point(row["path"], row["shape"], row["access"] == "rw")
+        self.tree = tree_of(Point(row["path"], row["shape"], row["writable"])
                             for row in document["points"])
 
 

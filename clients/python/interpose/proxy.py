@@ -220,13 +220,13 @@ class Proxy:
         return _extreme(self, "min", "argmin", "minimum", dim if axis is None else axis,
                         keepdim or keepdims)
 
-    def amax(self, dim=None, keepdim=False, **numpy_names):
+    def amax(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
         """The greatest elements over one or several dimensions, without indices."""
-        return apply(self._run, "max", [self, dim, keepdim], numpy_names)
+        return apply(self._run, "max", [self, dim if axis is None else axis, keepdim or keepdims])
 
-    def amin(self, dim=None, keepdim=False, **numpy_names):
+    def amin(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
         """The least elements over one or several dimensions, without indices."""
-        return apply(self._run, "min", [self, dim, keepdim], numpy_names)
+        return apply(self._run, "min", [self, dim if axis is None else axis, keepdim or keepdims])
 
     def norm(self, p=2, dim=None, keepdim=False, *, axis=None, ord=None, keepdims=False):
         """The Euclidean norm, over all elements or over dimensions."""
@@ -277,17 +277,17 @@ class Proxy:
         dim = dim if axis is None else axis
         return apply(self._run, "log_softmax", [self if dtype is None else self.to(dtype), dim])
 
-    def reshape(self, *shape):
+    def reshape(self, *shape, **named):
         """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
-        return apply(self._run, "reshape", [self, _varargs(shape)])
+        return apply(self._run, "reshape", [self, *_varargs(shape)], named)
 
     def view(self, *shape):
         """As reshape."""
         return self.reshape(*shape)
 
-    def expand(self, *shape):
+    def expand(self, *shape, **named):
         """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
-        return apply(self._run, "expand", [self, _varargs(shape)])
+        return apply(self._run, "expand", [self, *_varargs(shape)], named)
 
     def expand_as(self, other):
         """Expanded to the shape of another."""
@@ -297,9 +297,9 @@ class Proxy:
         """Reshaped to the shape of another."""
         return self.reshape(other.shape)
 
-    def permute(self, *dims):
+    def permute(self, *dims, **named):
         """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
-        return apply(self._run, "permute", [self, _varargs(dims)])
+        return apply(self._run, "permute", [self, *_varargs(dims)], named)
 
     def flatten(self, start_dim=0, end_dim=-1):
         """Dimensions start_dim to end_dim as one."""
@@ -551,7 +551,8 @@ def _ints(value):
 
 
 def _varargs(given):
-    return given[0] if len(given) == 1 and _is_listed(given[0]) else list(given)
+    """(2, -1) and ((2, -1),) as the one argument that the op takes; none where none is given."""
+    return given if len(given) == 1 and _is_listed(given[0]) else [list(given)] * bool(given)
 
 
 def _is_device(arg):
@@ -588,7 +589,7 @@ def _is_mask(item):
 def index_of(key):
     """x[key] as the wire has it; None where the key holds a list or a tensor (see _pick, _put)."""
     index = Index()
-    for item in key if isinstance(key, tuple) else (key,):
+    for item in (key or (Ellipsis,)) if isinstance(key, tuple) else (key,):
         if item is None:
             index.append(None)
         elif item is Ellipsis:

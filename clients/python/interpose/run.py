@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections.abc
 import contextvars
-import warnings
 
 import numpy as np
 
@@ -199,7 +198,7 @@ class Run:
                 for frame in self.model.client.stream("/v1/run", self._request(nodes)):
                     kind = frame and frame.get("type")
                     if kind == "head":
-                        self._take_head(frame, nodes)
+                        self._take_head(frame)
                         progress.text = f"running, {n_saves} values to come"
                     elif kind == "tensor":
                         self._take_tensor(frame, nodes)
@@ -215,15 +214,10 @@ class Run:
         except RequestError as e:
             self._raise(e, nodes)
 
-    def _take_head(self, frame, nodes):
+    def _take_head(self, frame):
         self.request_id = frame.get("request_id")
         for invoke, rows in zip(self.invokes, frame["tokens"]):
             invoke.take_tokens(rows)
-        for row in frame.get("touched") or []:
-            if row.get("elements") == 0 and isinstance(row.get("node"), int):
-                place = nodes[row["node"]].place
-                warnings.warn_explicit("this set touches no element: " + str(place), UserWarning,
-                                       place.filename, place.lineno)
 
     def _take_tensor(self, frame, nodes):
         i = frame.get("node")

@@ -45,8 +45,8 @@ class Tokenizer:
 
         Raises TypeError for anything else, RequestError for an id that the model does not have.
 
-        >>> model.tokenizer.decode(model.tokenizer.encode("Hello")[0])
-        'Hello'
+        >>> model.tokenizer.decode(model.tokenizer.encode(".")[0])
+        '.'
         """
         if hasattr(tokens, "__index__") and not getattr(tokens, "ndim", 0):
             tokens = [tokens]

@@ -37,7 +37,7 @@ def constant(data):
         if not -2**63 <= data < 2**63:
             raise OverflowError(f"{data} does not fit into int64")
         return int(data)
-    if isinstance(data, numbers.Real) and math.isfinite(data):
+    if isinstance(data, numbers.Real):
         return float(data)
     array = as_array(data)
     if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
