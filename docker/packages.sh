@@ -20,6 +20,7 @@ END
     tests) cat <<END
 libcmocka-dev the C unit tests
 clang the fuzzers and a second compiler's opinion
+libclang-rt-dev what fuzzers and sanitizers run on
 git the checks of the tree
 END
     ;;

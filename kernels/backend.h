@@ -84,7 +84,8 @@ struct backend {
     void (*matmul)(struct device *d, const struct tensor *out, const struct tensor *x,
                    const struct tensor *y);
 
-    /* The layers of the model: rows packed one behind the other, `stride` elements apart. */
+    /* The layers of the model: rows packed one behind the other. ids, rows, spans and the matrix
+     * of weight_pack are host memory, the rest is the device's. In add and gelu out may be x. */
     bool (*weight_pack)(struct device *d, struct weight **w, const float *matrix, enum layout l,
                         int K, int N, struct err *e);
     void (*weight_free)(struct device *d, struct weight *w);

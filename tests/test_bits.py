@@ -1,6 +1,7 @@
 """One request, one set of bits: alone, beside any neighbours, on any number of threads, under every
 instruction set, prefilled or decoded. Everything here is compared as bytes."""
 import concurrent.futures
+import json
 import random
 
 import pytest
@@ -8,15 +9,12 @@ import pytest
 import wire
 from random_requests import random_request
 
-SIZES = {"n_blocks": 4, "vocab": 1000, "context": 256}
 SEEDS = range(48)
 
 
 @pytest.fixture(scope="module")
 def sizes(server):
-    model = wire.call(server.host, "GET", "/v1/models")[2]
-    import json
-    facts = json.loads(model)["models"][0]
+    facts = json.loads(wire.call(server.host, "GET", "/v1/models")[2])["models"][0]
     return {"n_blocks": facts["n_blocks"], "vocab": facts["vocab"], "context": facts["context"]}
 
 
@@ -81,7 +79,7 @@ def test_decoded_equals_prefilled(server, sizes, length, n_new):
              "logits": "lm_head.output"}
 
     def saves(step):
-        return [{"op": "save", "args": [path], "name": name, "step": step}
+        return [{"op": "save", "args": [path], "name": f"{name}.{step}", "step": step}
                 for name, path in paths.items()]
 
     nodes = [node for step in range(n_new) for node in saves(step)]
@@ -92,9 +90,9 @@ def test_decoded_equals_prefilled(server, sizes, length, n_new):
     whole, _ = wire.run(server.host, {"invokes": [{"prompt": prompt + new[:-1]}],
                                       "nodes": saves(0)})
     for name in paths:
-        full = whole[name, 0]
+        full = whole[f"{name}.0", 0]
         axis = 2 if name == "mid" else 1
-        assert full.take(range(length), axis).tobytes() == stepped[name, 0].tobytes()
+        assert full.take(range(length), axis).tobytes() == stepped[f"{name}.0", 0].tobytes()
         for step in range(1, n_new):
             row = full.take([length + step - 1], axis)
-            assert row.tobytes() == stepped[name, step].tobytes(), (name, step)
+            assert row.tobytes() == stepped[f"{name}.{step}", step].tobytes(), (name, step)

@@ -72,12 +72,12 @@ def test_every_point_reads_what_hf_computes(pair):
 def test_keys_and_values_are_what_hf_caches(pair):
     cache = transformers.DynamicCache()
     pair.oracle.run(pair.ids, cache=cache)
-    nodes = [save(f"{which}{block}", f"transformer.h.{block}.output[1][{which}]")
+    nodes = [save(f"h{block}.{which}", f"transformer.h.{block}.output[1][{which}]")
              for block in range(pair.n_blocks) for which in (0, 1)]
     saved, _ = wire.run(pair.host, {"prompt": pair.ids, "nodes": nodes})
     for block in range(pair.n_blocks):
         for which, tensor in enumerate((cache.layers[block].keys, cache.layers[block].values)):
-            check(f"output[1][{which}]", saved[f"{which}{block}", 0], tensor)
+            check(f"output[1][{which}]", saved[f"h{block}.{which}", 0], tensor)
 
 
 def zero_slice(x):
@@ -143,7 +143,7 @@ def test_generation_with_the_cache_and_an_edit_at_one_step(pair):
     n_new = 5
     paths = ["transformer.h.1.attn.z.output", f"transformer.h.{pair.n_blocks - 1}.output[0]",
              "lm_head.output"]
-    nodes = [save(path, path, step) for step in range(n_new) for path in paths]
+    nodes = [save(f"s{step}.{path}", path, step) for step in range(n_new) for path in paths]
     nodes.insert(0, {"op": "set", "args": ["transformer.h.0.attn.value.output[:, 1]", 0.5],
                      "step": 2})
     saved, end = wire.run(pair.host, {"prompt": pair.ids, "nodes": nodes,
@@ -157,7 +157,7 @@ def test_generation_with_the_cache_and_an_edit_at_one_step(pair):
         edits = [("transformer.h.0.attn.value.output", edit)] if step == 2 else []
         values = pair.oracle.run(ids, paths, edits, cache)
         for path in paths:
-            check(path, saved[path, step], values[path])
+            check(path, saved[f"s{step}.{path}", step], values[path])
         ids = [int(values["lm_head.output"][0, -1].argmax())]
         new += ids
     assert end["generated"][0][0] == new
