@@ -51,7 +51,8 @@ static const char *skip_json_string(const char *from, const char *end, struct er
 {
     const char *at = from + 1;
     while (at < end && *at != '"') {
-        if (*at == '\0') {
+        const bool is_nul = *at == '\0' || (end - at >= 6 && memcmp(at, "\\u0000", 6) == 0);
+        if (is_nul) {
             err_set(e, ERR_syntax, "a text holds a NUL byte");
             return NULL;
         }
