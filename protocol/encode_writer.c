@@ -135,17 +135,18 @@ void write_end(struct writer *w)
     end(w);
 }
 
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+
 /* What is no UTF-8 becomes U+FFFD, so that whatever an error quotes, the reply can be read. */
-static void put_json_text(struct writer *w, const char *text)
+static void put_json_text(struct writer *w, const char *text, size_t length)
 {
-    const size_t length = strlen(text);
     size_t at = 0;
     put(w, "\"");
     while (at < length) {
         const unsigned char c = (unsigned char)text[at];
         const size_t n = utf8_length(text + at, length - at);
         if (n == 0)
-            put(w, "\\ufffd");
+            put(w, REPLACEMENT);
         else if (c == '"' || c == '\\')
             write_format(w, "\\%c", c);
         else if (c < 0x20 || c == 0x7f)
@@ -157,31 +158,38 @@ static void put_json_text(struct writer *w, const char *text)
     put(w, "\"");
 }
 
-/* The same for msgpack, where the length stands in front: a broken byte becomes a "?". */
-static void put_msgpack_text(struct writer *w, const char *text)
+/* The same for msgpack, where the length stands in front. */
+static void put_msgpack_text(struct writer *w, const char *text, size_t length)
 {
-    const size_t length = strlen(text);
-    msgpack_packer p = packer(w);
-    msgpack_pack_str(&p, length);
-    size_t n;
+    size_t n, size = 0;
     for (size_t at = 0; at < length; at += n ? n : 1) {
         n = utf8_length(text + at, length - at);
-        write_raw(w, n ? text + at : "?", n ? n : 1);
+        size += n ? n : strlen(REPLACEMENT);
     }
+    msgpack_packer p = packer(w);
+    msgpack_pack_str(&p, size);
+    for (size_t at = 0; at < length; at += n ? n : 1) {
+        n = utf8_length(text + at, length - at);
+        write_raw(w, n ? text + at : REPLACEMENT, n ? n : strlen(REPLACEMENT));
+    }
+}
+
+void write_text_of(struct writer *w, const char *text, size_t length)
+{
+    begin(w);
+    if (w->form == WRITER_msgpack)
+        put_msgpack_text(w, text, length);
+    else
+        put_json_text(w, text, length);
+    end(w);
 }
 
 void write_text(struct writer *w, const char *text)
 {
-    if (!text) {
-        write_null(w);
-        return;
-    }
-    begin(w);
-    if (w->form == WRITER_msgpack)
-        put_msgpack_text(w, text);
+    if (text)
+        write_text_of(w, text, strlen(text));
     else
-        put_json_text(w, text);
-    end(w);
+        write_null(w);
 }
 
 void write_key(struct writer *w, const char *key)

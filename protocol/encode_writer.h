@@ -35,6 +35,7 @@ void write_end(struct writer *w);
 
 void write_key(struct writer *w, const char *key);
 void write_text(struct writer *w, const char *text); /* NULL is null */
+void write_text_of(struct writer *w, const char *text, size_t length); /* may hold NUL bytes */
 void write_int(struct writer *w, int64_t value);
 void write_real(struct writer *w, double value);
 void write_bool(struct writer *w, bool value);

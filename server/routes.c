@@ -1,6 +1,6 @@
 #include "routes.h"
+#include "../protocol/encode_writer.h"
 #include "accept.h"
-#include "document.h"
 #include "reply.h"
 #include <string.h>
 
@@ -232,46 +232,51 @@ struct tokenized {
     int n_ids;
 };
 
-static void write_ids(struct document *d, const struct tokenized *t)
+static struct writer document_of(const struct call *c)
 {
-    document_list(d, t->n_ids);
-    for (int i = 0; i < t->n_ids; i++)
-        document_int(d, t->ids[i]);
-    document_list_end(d);
+    return writer_grows(c->reply_media == REPLY_msgpack ? WRITER_msgpack : WRITER_json,
+                        c->request->arena);
 }
 
-static void write_pieces(struct document *d, const struct tokenized *t, const struct bpe *bpe)
+static bool reply_document(struct call *c, struct writer *w)
 {
-    document_list(d, t->n_ids);
+    if (w->form == WRITER_json)
+        write_raw(w, "\n", 1);
+    return reply_with(c, 200, (struct bytes){w->at, w->size});
+}
+
+static void write_ids(struct writer *w, const struct call *c, const struct tokenized *t)
+{
+    (void)c;
+    write_list(w, t->n_ids);
+    for (int i = 0; i < t->n_ids; i++)
+        write_int(w, t->ids[i]);
+    write_end(w);
+}
+
+static void write_pieces(struct writer *w, const struct call *c, const struct tokenized *t)
+{
+    write_list(w, t->n_ids);
     for (int i = 0; i < t->n_ids; i++) {
         size_t size;
-        const char *piece = bpe_token(&size, bpe, t->ids[i]);
-        document_text(d, piece, size);
+        const char *piece = bpe_token(&size, c->service->bpe, t->ids[i]);
+        write_text_of(w, piece, size);
     }
-    document_list_end(d);
+    write_end(w);
 }
 
-static struct bytes write_tokenized(const struct call *c, const struct text_list *texts,
-                                    const struct tokenized *found)
+typedef void write_fn(struct writer *w, const struct call *c, const struct tokenized *t);
+
+/* A value for each text, in a list if the texts came as one. */
+static void write_each(struct writer *w, const struct call *c, const struct text_list *texts,
+                       const struct tokenized *found, write_fn *write)
 {
-    struct document d = {.media = c->reply_media, .arena = c->request->arena};
-    document_map(&d, 2);
-    document_key(&d, "tokens");
     if (texts->is_list)
-        document_list(&d, texts->count);
+        write_list(w, texts->count);
     for (int i = 0; i < texts->count; i++)
-        write_ids(&d, &found[i]);
+        write(w, c, &found[i]);
     if (texts->is_list)
-        document_list_end(&d);
-    document_key(&d, "pieces");
-    if (texts->is_list)
-        document_list(&d, texts->count);
-    for (int i = 0; i < texts->count; i++)
-        write_pieces(&d, &found[i], c->service->bpe);
-    if (texts->is_list)
-        document_list_end(&d);
-    document_map_end(&d);
-    return d.bytes;
+        write_end(w);
 }
 
 static bool tokenize(struct call *c, struct err *e)
@@ -287,7 +292,14 @@ static bool tokenize(struct call *c, struct err *e)
                         texts.bytes[i], BODY_BYTES_MAX, r->arena, e))
             return err_at(e, -1, "text[%d]", i);
     }
-    return reply_with(c, 200, write_tokenized(c, &texts, found));
+    struct writer w = document_of(c);
+    write_map(&w, 2);
+    write_key(&w, "tokens");
+    write_each(&w, c, &texts, found, write_ids);
+    write_key(&w, "pieces");
+    write_each(&w, c, &texts, found, write_pieces);
+    write_end(&w);
+    return reply_document(c, &w);
 }
 
 static bool detokenize(struct call *c, struct err *e)
@@ -297,23 +309,23 @@ static bool detokenize(struct call *c, struct err *e)
     if (!check_tokenizer(c, e) ||
         !decode_token_lists(&lists, r->body, r->body_size, c->media, r->arena, e))
         return false;
-    struct document d = {.media = c->reply_media, .arena = r->arena};
-    document_map(&d, 1);
-    document_key(&d, "text");
+    struct writer w = document_of(c);
+    write_map(&w, 1);
+    write_key(&w, "text");
     if (lists.is_list)
-        document_list(&d, lists.count);
+        write_list(&w, lists.count);
     for (int i = 0; i < lists.count; i++) {
         char *text;
         size_t size;
         if (!bpe_decode(&text, &size, c->service->bpe, lists.tokens[i], lists.lengths[i], r->arena,
                         e))
             return err_at(e, -1, "tokens[%d]", i);
-        document_text(&d, text, size);
+        write_text_of(&w, text, size);
     }
     if (lists.is_list)
-        document_list_end(&d);
-    document_map_end(&d);
-    return reply_with(c, 200, d.bytes);
+        write_end(&w);
+    write_end(&w);
+    return reply_document(c, &w);
 }
 
 /* The GETs. */
@@ -333,12 +345,12 @@ static bool spec(struct call *c, struct err *e)
 
 static bool reply_status(struct call *c, const char *status)
 {
-    struct document d = {.media = c->reply_media, .arena = c->request->arena};
-    document_map(&d, 1);
-    document_key(&d, "status");
-    document_text(&d, status, strlen(status));
-    document_map_end(&d);
-    return reply_with(c, 200, d.bytes);
+    struct writer w = document_of(c);
+    write_map(&w, 1);
+    write_key(&w, "status");
+    write_text(&w, status);
+    write_end(&w);
+    return reply_document(c, &w);
 }
 
 static bool healthz(struct call *c, struct err *e)
