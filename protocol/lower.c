@@ -370,10 +370,16 @@ static void lower_layer(struct lowering *l)
                 .op = s->g->nodes[l->node].op, .node = l->node, .out = l->node, .in = {x}});
 }
 
+/* What a reshape copies has another shape than its copy, and the same order. */
 static void lower_clone(struct lowering *l)
 {
-    emit(l->s,
-         (struct action){.op = OP_clone, .node = l->node, .out = l->node, .in = {operand(l, 0)}});
+    struct planner *s = l->s;
+    const int x = operand(l, 0);
+    const struct view from = view_at(s, x), to = view_at(s, l->node);
+    const int out = view_same_shape(&from, &to)
+                        ? l->node
+                        : reshaped(s, l->node, view_of(from.rank, from.shape));
+    emit(s, (struct action){.op = OP_clone, .node = l->node, .out = out, .in = {x}});
 }
 
 static bool views_equal(const struct view *a, const struct view *b)
