@@ -154,7 +154,7 @@ static bool refuse_path(const char *path, size_t length, struct err *e)
     int best = 0, best_distance = 1 << 30;
     for (int i = 0; i < n_point_names; i++) {
         int d = text_distance(stem, (size_t)stem_length, point_names[i].path,
-                              strlen(point_names[i].path));
+                              strcspn(point_names[i].path, "["));
         if (d < best_distance) {
             best = i;
             best_distance = d;
