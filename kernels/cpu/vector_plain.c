@@ -4,7 +4,7 @@
 
 #define TARGET
 #define NAME "plain"
-#define OP   static inline __attribute__((always_inline))
+#define OP   static inline
 
 typedef struct {
     float f[16];

@@ -1,0 +1,191 @@
+/* kernels/scalar.h beside the C library in double precision, and its special values beside torch's. */
+#include <setjmp.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "../../kernels/scalar.h"
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+static const float nan_ = NAN, inf = INFINITY;
+
+typedef float narrow_fn(float x);
+typedef double wide_fn(double x);
+
+/* SCALAR functions are always inlined; a table needs functions. */
+#define NARROW(name) \
+    static float narrow_##name(float x) { return scalar_##name(x); }
+NARROW(exp)
+NARROW(log)
+NARROW(tanh)
+NARROW(sigmoid)
+NARROW(gelu_new)
+NARROW(sin)
+NARROW(cos)
+
+static double wide_sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+static double wide_gelu_new(double x)
+{
+    return x / (1 + exp(-2 * sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+/* In units of the last place of the true value, which is a normal number. */
+static double error_of(float got, double expected)
+{
+    const float rounded = (float)expected;
+    if (rounded != rounded || fabsf(rounded) == INFINITY)
+        return (rounded != rounded && got != got) || rounded == got ? 0 : 1e9;
+    return fabs(got - expected) / ldexp(1.0, ilogbf(rounded) - 23);
+}
+
+static void functions_are_as_near_the_true_value_as_promised(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        narrow_fn *narrow;
+        wide_fn *wide;
+        double units; /* the largest error */
+        float lowest; /* of the arguments */
+    } cases[] = {
+        {"exp", narrow_exp, exp, 1.1, -INFINITY},
+        {"log", narrow_log, log, 0.8, -INFINITY},
+        {"tanh", narrow_tanh, tanh, 1.4, -INFINITY},
+        {"sigmoid", narrow_sigmoid, wide_sigmoid, 2.2, -INFINITY},
+        {"gelu_new", narrow_gelu_new, wide_gelu_new, 2.5, -9.8f},
+        {"sin", narrow_sin, sin, 0.51, -INFINITY},
+        {"cos", narrow_cos, cos, 0.51, -INFINITY},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        double most = 0;
+        float at = 0;
+        for (uint64_t bits = 0; bits <= UINT32_MAX; bits += 9973) {
+            const float x = scalar_from_bits((uint32_t)bits);
+            const double expected = cases[i].wide((double)x);
+            if (x < cases[i].lowest || fabs(expected) < 0x1p-126)
+                continue;
+            const double units = error_of(cases[i].narrow(x), expected);
+            at = units > most ? x : at;
+            most = units > most ? units : most;
+        }
+        if (most > cases[i].units)
+            fail_msg("%s is %.2f units off at %a", cases[i].name, most, (double)at);
+    }
+}
+
+static uint64_t chance_state = 7;
+
+static uint32_t chance(void)
+{
+    chance_state = chance_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(chance_state >> 32);
+}
+
+static void pow_is_nearly_exact(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 400000; i++) {
+        float x = scalar_from_bits(chance()), y = scalar_from_bits(chance());
+        if (i % 2) {
+            x = (float)(int)(chance() % 4001) / 200.0f - 10.0f;
+            y = i % 4 == 1 ? (float)(int)(chance() % 41) - 20.0f : (float)(chance() % 999) / 50.0f;
+        }
+        const double expected = pow((double)x, (double)y);
+        if (fabs(expected) >= 0x1p-126 && error_of(scalar_pow(x, y), expected) > 0.51)
+            fail_msg("pow(%a, %a) is %a", (double)x, (double)y, (double)scalar_pow(x, y));
+    }
+}
+
+static void special_arguments_of_pow_are_c_s(void **state)
+{
+    (void)state;
+    const float values[] = {0.0f, -0.0f, 1, -1, 2, -2, 3, -3, 0.5f, -0.5f, inf, -inf, nan_, 1e30f,
+                            -1e30f, 16777216.0f, 16777215.0f, -16777215.0f, 1.5f};
+    for (int i = 0; i < COUNT(values); i++)
+        for (int j = 0; j < COUNT(values); j++) {
+            const float got = scalar_pow(values[i], values[j]), c = powf(values[i], values[j]);
+            const bool same = got == c && signbit(got) == signbit(c);
+            if (!same && !(got != got && c != c) && error_of(got, c) > 1)
+                fail_msg("pow(%g, %g) is %g, in C %g", (double)values[i], (double)values[j],
+                         (double)got, (double)c);
+        }
+}
+
+static void special_values_are_torch_s(void **state)
+{
+    (void)state;
+    const struct {
+        float got, expected;
+    } cases[] = {
+        {scalar_exp(-inf), 0}, {scalar_exp(inf), inf}, {scalar_exp(89), inf}, {scalar_exp(-104), 0},
+        {scalar_exp(0), 1}, {scalar_exp(nan_), nan_}, {scalar_exp(-103.5f), 0x1p-149f},
+        {scalar_log(0), -inf}, {scalar_log(-0.0f), -inf}, {scalar_log(-1), nan_},
+        {scalar_log(-inf), nan_}, {scalar_log(inf), inf}, {scalar_log(1), 0},
+        {scalar_log(nan_), nan_}, {scalar_log(0x1p-149f), -103.278929903431851f},
+        {scalar_tanh(inf), 1}, {scalar_tanh(-inf), -1}, {scalar_tanh(30), 1}, {scalar_tanh(nan_), nan_},
+        {scalar_tanh(0x1p-149f), 0x1p-149f},
+        {scalar_sigmoid(inf), 1}, {scalar_sigmoid(-inf), 0}, {scalar_sigmoid(0), 0.5f},
+        {scalar_sigmoid(nan_), nan_},
+        {scalar_gelu_new(inf), inf}, {scalar_gelu_new(-inf), nan_}, {scalar_gelu_new(nan_), nan_},
+        {scalar_gelu_new(100), 100}, {scalar_gelu_new(-100), 0},
+        {scalar_sin(inf), nan_}, {scalar_cos(-inf), nan_}, {scalar_sin(nan_), nan_},
+        {scalar_cos(0), 1},
+        {scalar_maximum(nan_, 1), nan_}, {scalar_maximum(1, nan_), nan_}, {scalar_maximum(1, 2), 2},
+        {scalar_minimum(nan_, 1), nan_}, {scalar_minimum(1, nan_), nan_}, {scalar_minimum(1, 2), 1},
+        {scalar_remainder(7, 3), 1}, {scalar_remainder(-7, 3), 2}, {scalar_remainder(7, -3), -2},
+        {scalar_remainder(-7, -3), -1}, {scalar_remainder(7, 0), nan_}, {scalar_remainder(7, inf), 7},
+        {scalar_remainder(-7, inf), inf}, {scalar_remainder(inf, 3), nan_},
+        {scalar_floor_divide(7, 3), 2}, {scalar_floor_divide(-7, 3), -3},
+        {scalar_floor_divide(7, -3), -3}, {scalar_floor_divide(-7, -3), 2},
+        {scalar_floor_divide(7, 0), inf}, {scalar_floor_divide(-7, 0), -inf},
+        {scalar_floor_divide(0, 0), nan_}, {scalar_floor_divide(1, 0.1f), 9},
+        {scalar_floor_divide(-1, inf), -1},
+    };
+    for (int i = 0; i < COUNT(cases); i++)
+        if (cases[i].got != cases[i].expected
+            && !(cases[i].got != cases[i].got && cases[i].expected != cases[i].expected))
+            fail_msg("case %d: %g, expected %g", i, (double)cases[i].got, (double)cases[i].expected);
+}
+
+static void whole_numbers_wrap_and_never_trap(void **state)
+{
+    (void)state;
+    const int64_t least = INT64_MIN, most = INT64_MAX;
+    const struct {
+        int64_t got, expected;
+    } cases[] = {
+        {wrap_add(most, 1), least}, {wrap_sub(least, 1), most}, {wrap_mul(most, 2), -2},
+        {wrap_sub(0, least), least},
+        {whole_floor_divide(7, 3), 2}, {whole_floor_divide(-7, 3), -3},
+        {whole_floor_divide(7, -3), -3}, {whole_floor_divide(-6, 3), -2},
+        {whole_floor_divide(5, 0), 0}, {whole_floor_divide(least, -1), least},
+        {whole_remainder(-7, 3), 2}, {whole_remainder(7, -3), -2}, {whole_remainder(5, 0), 0},
+        {whole_remainder(least, -1), 0}, {whole_remainder(-6, 3), 0},
+        {whole_pow(3, 4), 81}, {whole_pow(-2, 3), -8}, {whole_pow(2, 64), 0}, {whole_pow(0, 0), 1},
+        {whole_pow(2, -1), 0}, {whole_pow(1, -5), 1}, {whole_pow(-1, -5), -1},
+        {whole_pow(-1, -4), 1}, {whole_pow(0, -1), 0}, {whole_pow(3, most), -6148914691236517205},
+        {whole_from_float(2.9f), 2}, {whole_from_float(-2.9f), -2}, {whole_from_float(nan_), 0},
+        {whole_from_float(inf), most}, {whole_from_float(-inf), least},
+        {whole_from_float(0x1p63f), most}, {whole_from_float(-0x1p63f), least},
+    };
+    for (int i = 0; i < COUNT(cases); i++)
+        if (cases[i].got != cases[i].expected)
+            fail_msg("case %d: %lld, expected %lld", i, (long long)cases[i].got,
+                     (long long)cases[i].expected);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(functions_are_as_near_the_true_value_as_promised),
+        cmocka_unit_test(pow_is_nearly_exact),
+        cmocka_unit_test(special_arguments_of_pow_are_c_s),
+        cmocka_unit_test(special_values_are_torch_s),
+        cmocka_unit_test(whole_numbers_wrap_and_never_trap),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
