@@ -418,7 +418,7 @@ static int latest_input(const struct node *node, const int *turns)
     return turn;
 }
 
-/* When each node's value is known, as step * sites + site; NEVER for what was so before the pass. */
+/* When each node's value is known, as step * sites + site; NEVER for what is before the pass. */
 static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks, struct arena *a)
 {
     const int sites = n_sites(n_blocks);

@@ -392,7 +392,8 @@ static void a_broken_body_is_refused(void **state)
         {"{\"prompt\": \"\xc0\x80\"}", ERR_syntax, "", -1, "a text is not UTF-8"},
         {"{\"prompt\": \"\xed\xa0\x80\"}", ERR_syntax, "", -1, "a text is not UTF-8"},
         {"{\"prompt\": \"\\ud800\"}", ERR_syntax, "", -1,
-         "the JSON cannot be read at line 1, column 20: invalid Unicode '\\uD800'"},
+         "the JSON cannot be read at line 1, column 19: invalid Unicode '\\uD800' near "
+         "'\"\\ud800\"'"},
         {"{}", ERR_syntax, "", -1, "a request has either invokes or a prompt"},
         {"{\"prompt\": [1], \"invokes\": []}", ERR_syntax, "", -1,
          "a request has either invokes or a prompt"},
