@@ -216,11 +216,16 @@ def test_prompts_of_torch():
     assert interpose.run.prompt_of(encoding) == [[1, 2]]
 
 
-@pytest.mark.parametrize("prompt", [3, 1.5, None and 0, [1.5], [True], [[1], "a"], [["a"]], {"x": 1},
+@pytest.mark.parametrize("prompt", [3, 1.5, [1.5], [True], [[1], "a"], [["a"]], {"x": 1},
                                     np.zeros((1, 1, 1), int), object()], ids=repr)
 def test_what_is_no_prompt(prompt):
     with pytest.raises(TypeError):
         interpose.run.prompt_of(prompt)
+
+
+def test_a_text_that_is_none_is_refused_at_once():
+    with pytest.raises(ValueError, match="a prompt is no text"):
+        interpose.run.prompt_of("\ud800")
 
 
 def test_a_mask_that_hides_tokens_is_refused():
@@ -270,6 +275,7 @@ x.eq(y); x.ne(y); x.lt(y); x.le(y); x.gt(y); x.ge(y); x.greater(y); i.bitwise_an
 x.clamp(-0.5, 0.5); x.clamp(min=0); x.clip(max=0); i.clamp(1, 3); x.where(x > 0, 0.0); x.masked_fill(x > 0, 7.0); x.masked_fill(x > 0, float("-inf"))
 x[0]; x[-1]; x[:, 1]; x[..., 1]; x[:, :, ::2]; x[0, 1, 2]; x[None]; x[:, None, 1]; x[..., None]; x[1:2]; x[:, -2:]; x[()]; x[5:]
 x[[0, 1]]; x[:, [0, 2]]; x[..., [1, -1]]; x[:, [2, 0, 1], 1:3]; x[0, :, [1, 2]]; x[[1], None]; x[:, np.array([0, 1])]
+x[[0, 1], [1, 2]]; x[0, [0, 1, 2], [3, 0, -1]]; x[:, [0, 2], [1, 1]]; x[..., [0, 2], [1, 1]]; x[:, [0, 0], 1:3]; x[range(2), [0, 1], 2]
 x.transpose(0, 1); x.transpose(-1, -2); x.swapaxes(0, 2); x.permute(2, 0, 1); x.permute((1, 0, 2)); y.T; x.mT; y.t(); v.t()
 x.reshape(6, 4); x.reshape((2, -1)); x.reshape(-1); x.view(3, 8); x.view(-1, 2); x.transpose(0, 1).reshape(-1); x.flatten(); x.flatten(1); x.flatten(0, 1)
 x.unsqueeze(0); x.unsqueeze(-1); x[:, :1].squeeze(1); x[:1].squeeze(); x.squeeze(); v.expand(3, 4); v.expand(2, -1); y[:, None].expand(3, 2, 4); v.expand_as(y)
@@ -350,7 +356,7 @@ FUNCTIONS = [e.strip() for e in FUNCTIONS if e.strip()]
 @pytest.mark.parametrize("expression", FUNCTIONS)
 def test_function(model, expression):
     torch = pytest.importorskip("torch")
-    names = {name: getattr(torch, name) for name in interpose.__all__ if hasattr(torch, name)}
+    names = {name: getattr(torch, name) for name in vars(interpose) if hasattr(torch, name)}
     tensors = {name: torch.tensor(array) for name, array in TENSORS.items()}
     names.update(to=lambda x, dtype: x.long(), gelu_new=lambda x: x,
                  maximum=lambda x, y: torch.clamp(y, min=x),
@@ -383,6 +389,10 @@ x[:, [0, 2]] = y[:2]
 x[[1]] = y
 x[..., [3, 0]] = y[:, :2]
 x[:, [0, 2]] += 1
+x[[0, 1], [2, 0]] = 0
+x[[0, 1], [2, 0]] = y[:2]
+x[:, [0, 2], [1, 3]] = v[:2]
+x[..., [0, 2], [1, 3]] += 2
 x[:, [1], 2:] = v[:2]
 x[x > 0] = 0
 x[x < y] = -1.0
@@ -746,8 +756,17 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output[1.5]", TypeError, "an index must be an integer: it is 1.5"),
     ("model.lm_head.output['a']", TypeError, "an index must be an integer: it is 'a'"),
     ("model.lm_head.output[True]", TypeError, "an index must be an integer: it is True"),
-    ("model.lm_head.output[[0], [1]]", IndexError,
-     "one list of integers in an index is offered, not several or nested ones"),
+    ("model.lm_head.output[[0], :, [1]]", IndexError, "lists of integers in an index must stand side "
+     "by side and have one length, 1 or more: [0] and [1]"),
+    ("model.lm_head.output[[0, 1], [1]]", IndexError, "lists of integers in an index must stand side "
+     "by side and have one length, 1 or more: [0, 1] and [1]"),
+    ("model.lm_head.output[[[0]]]", IndexError, "lists of integers in an index must stand side by "
+     "side and have one length, 1 or more: [[0]]"),
+    ("model.lm_head.output[[]]", IndexError, "lists of integers in an index must stand side by side "
+     "and have one length, 1 or more: []"),
+    ("model.lm_head.output[2**64]", OverflowError,
+     "an index must fit into int64: it is 18446744073709551616"),
+    ("model.lm_head.output[:, [0, 1]] = np.ones((3, 1))", IndexError, "3 values for 2 indices"),
     ("x = model.lm_head.output; x[x > 0].save()", IndexError,
      "an index must be known before the run: take where(mask, x, y) for a mask or a computed "
      "index; x[mask] = number works"),
@@ -908,7 +927,7 @@ def test_no_server():
 
 
 def test_another_model(server, name):
-    with pytest.raises(ValueError, match=f"has no model 'gpt5': it has {name}"):
+    with pytest.raises(RequestError, match=f"has no model 'gpt5': it has {name}"):
         LanguageModel("gpt5", host=server.host).config
 
 
@@ -920,7 +939,7 @@ class Pretender:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.rfile.read(int(self.headers["Content-Length"] or 0))
                 self.send_response(status)
                 for key, value in headers.items():
                     self.send_header(key, value)
@@ -946,6 +965,37 @@ class Pretender:
 def packed(*frames):
     import msgpack
     return b"".join(map(msgpack.packb, frames))
+
+
+def test_another_protocol():
+    body = b'{"models": []}'
+    with Pretender(200, {"Content-Type": "application/json"}, body) as fake:
+        with pytest.raises(ServerError, match="speaks another version of the protocol"):
+            LanguageModel("demo", host=fake.host).spec
+    body = b'{"models": [{"name": "demo"}]}'
+    with Pretender(200, {"Content-Type": "application/json"}, body) as fake:
+        with pytest.raises(ServerError, match="its tables have no 'ops'"):
+            LanguageModel("demo", host=fake.host).spec
+
+
+@pytest.mark.parametrize("frames, sentence", [
+    ([{"type": "head", "tokens": [[["a"]]]}], "token ids that are none"),
+    ([{"type": "head", "tokens": []}], "tokens of other prompts"),
+    ([{"type": "head"}], "tokens of other prompts"),
+    ([{"type": "tensor", "node": 0, "name": "x"}], "a value that nobody saved: 'x'"),
+    ([{"type": "tensor", "node": 99, "name": "x"}], "a value that nobody saved: 'x'"),
+    ([{"type": "tensor", "node": 1, "dtype": "float32", "shape": [2], "data": b"1234"}],
+     "4 bytes for a float32 tensor of shape"),
+    ([{"type": "error", "error": {"code": "internal", "message": "a bug"}}], "a bug"),
+    ([{"type": "end", "generated": [[["a"]]]}], "token ids that are none"),
+])
+def test_frames_that_make_no_sense(model, monkeypatch, frames, sentence):
+    monkeypatch.setattr(model.client, "stream", lambda path, body: iter(frames))
+    with pytest.raises(interpose.InterposeError, match=sentence):
+        with model.trace(IDS):
+            x = model.lm_head.output.save()
+    with pytest.raises(NoValue, match="lm_head.output has no value: the run failed"):
+        x.value
 
 
 END = {"type": "end", "generated": []}

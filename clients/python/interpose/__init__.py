@@ -9,6 +9,8 @@
 
 Every op of the server is also a function here (`interpose.softmax(x, dim=-1)`).
 """
+import builtins as _builtins
+
 from . import functions as _functions
 from .errors import InterposeError, NoValue, RequestError, ServerError
 from .functions import full_like, ones_like, tensor, zeros_like
@@ -20,6 +22,6 @@ __version__ = "0.1.0"
 
 __all__ = ["InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError", "ServerError",
            "cross_entropy_loss", "full_like", "ones_like", "tensor", "zeros_like",
-           *_functions.FUNCTIONS]
+           *(name for name in _functions.FUNCTIONS if not hasattr(_builtins, name))]
 
 globals().update(_functions.FUNCTIONS)

@@ -6,6 +6,7 @@ import types
 
 from . import run as runs
 from .client import Client
+from .errors import RequestError, ServerError
 from .nested import Inputs, Outputs
 from .proxy import Proxy, apply, operand
 from .spec import Op, Point, tree_of
@@ -130,7 +131,7 @@ class Module:
             raise IndexError(f"{self._path or 'the model'} has no next step: this run has steps 0 "
                              f"to {n - 1} (max_new_tokens={invoke.run.max_new_tokens})")
         invoke.steps[self._path] = moved
-        if propagate or not self._path:
+        if propagate or self._branch.is_list or not self._path:
             for path in self._model._paths_below(self._path, self._branch):
                 invoke.steps[path] = moved
         return self
@@ -256,9 +257,13 @@ class LanguageModel:
 
     def _known(self):
         if self._spec is None:
-            facts = _facts_of(self.client.document("/v1/models"), self.name, self.client.host)
-            self._facts, spec = facts, Spec(self.client.document("/v1/spec"))
-            self._spec = spec
+            models, tables = map(self.client.document, ("/v1/models", "/v1/spec"))
+            try:
+                self._facts = _facts_of(models, self.name, self.client.host)
+                self._spec = Spec(tables)
+            except (KeyError, TypeError) as e:
+                raise ServerError(f"{self.client.host} speaks another version of the protocol: "
+                                  f"its tables have no {e}") from None
         return self._facts, self._spec
 
     def __getattr__(self, name):
@@ -344,6 +349,7 @@ def _facts_of(document, name, host):
     models = {row["name"]: row for row in document["models"]}
     row = models.get(name) or models.get(str(name).rpartition("/")[2])
     if row is None:
-        raise ValueError(f"{host} has no model {name!r}: it has {', '.join(sorted(models))}")
+        raise RequestError("unknown",
+                           f"{host} has no model {name!r}: it has {', '.join(sorted(models))}")
     names = {theirs: row[ours] for theirs, ours in _CONFIG_NAMES.items() if ours in row}
     return types.SimpleNamespace(**{**names, **row})

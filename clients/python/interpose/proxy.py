@@ -141,7 +141,7 @@ class Proxy:
         raise TypeError("a proxy cannot be copied or pickled: it belongs to one run")
 
     def __hash__(self):
-        return id(self._node)
+        return id(self)
 
     def _label(self):
         return self._node.label()
@@ -597,44 +597,49 @@ def index_of(key):
         elif isinstance(item, slice):
             index.append({"slice": [b if b is None else whole(b, "a slice's bound")
                                     for b in (item.start, item.stop, item.step)]})
-        elif isinstance(item, (list, Proxy)) or getattr(item, "ndim", 0):
+        elif _is_several(item):
             return None
         else:
             index.append(whole(item, "an index"))
     return index
 
 
+def _is_several(item):
+    return isinstance(item, (list, range, Proxy)) or bool(getattr(item, "ndim", 0))
+
+
 def _picked(key):
-    """A key with one list of integers: what stands before it, the integers, what comes behind."""
+    """A key with lists of integers side by side: what stands before them, the indices that they
+    choose together, what comes behind."""
     key = key if isinstance(key, tuple) else (key,)
-    at = [i for i, item in enumerate(key)
-          if isinstance(item, (list, Proxy)) or getattr(item, "ndim", 0)]
-    item = key[at[0]]
-    if _is_mask(item) or isinstance(item, list) and any(isinstance(i, (bool, Proxy)) for i in item):
-        raise IndexError("an index must be known before the run: take where(mask, x, y) for a mask "
-                         "or a computed index; x[mask] = number works")
-    if len(at) > 1 or np.ndim(item) != 1:
-        raise IndexError("one list of integers in an index is offered, not several or nested ones")
-    if isinstance(item, list) and not item:
-        raise IndexError("an empty list of indices")
-    chosen = [whole(i, "an index") for i in as_array(item).tolist()]
-    return key[:at[0]], chosen, key[at[0] + 1:]
-
-
-def _one(i):
-    """Index i with its dimension kept; a slice would be empty, not refused, when out of range."""
-    return i, None
+    at = [i for i, item in enumerate(key) if _is_several(item)]
+    lists = [key[i] for i in at]
+    for item in lists:
+        if _is_mask(item) or isinstance(item, list) and any(
+                isinstance(i, (bool, Proxy)) for i in item):
+            raise IndexError("an index must be known before the run: take where(mask, x, y) for a "
+                             "mask or a computed index; x[mask] = number works")
+    lists = [as_array(item) for item in lists]
+    if at[-1] - at[0] >= len(at) or any(item.shape != lists[0].shape for item in lists) or (
+            lists[0].ndim != 1 or not lists[0].size):
+        raise IndexError("lists of integers in an index must stand side by side and have one length, "
+                         "1 or more: " + " and ".join(str(item.tolist()) for item in lists))
+    chosen = list(zip(*([whole(i, "an index") for i in item.tolist()] for item in lists)))
+    return key[:at[0]], chosen, key[at[-1] + 1:]
 
 
 def _kept(items):
     return sum(item is None or isinstance(item, slice) for item in items)
 
 
+# A chosen element keeps its dimension: x[:, (i, None)] and not x[:, i:i + 1], which would be empty,
+# and not refused, where i is out of range.
+
 def _pick(x, key):
-    """x[:, [1, 5, 7]]: the chosen elements of one dimension, a new tensor."""
+    """x[:, [1, 5, 7]], x[0, [0, 1], [5, 7]]: the chosen elements, one behind the other."""
     before, chosen, after = _picked(key)
     dim = -1 - _kept(after) if Ellipsis in before else _kept(before)
-    return apply(x._run, "cat", [[x[before + _one(i) + after] for i in chosen], dim])
+    return apply(x._run, "cat", [[x[(*before, *i, None, *after)] for i in chosen], dim])
 
 
 def _put(x, key, value):
@@ -643,19 +648,18 @@ def _put(x, key, value):
         return _put_where(x, key, value)
     before, chosen, after = _picked(key)
     value = getattr(value, "_as_tensor", lambda: value)()
-    if isinstance(value, numbers.Real):
-        for i in chosen:
-            x[before + _one(i) + after] = value
-        return None
-    value = value if isinstance(value, Proxy) else as_array(value)
-    named = sum(not (item is None or item is Ellipsis) for item in before + after) + 1
-    from_end = 1 + _kept(after) + (x.ndim - named if Ellipsis not in before else 0)
-    shared = value.ndim < from_end or value.shape[-from_end] == 1
+    if not isinstance(value, (Proxy, numbers.Real)):
+        value = as_array(value)
+    shared, from_end = not getattr(value, "ndim", 0), 0
+    if not shared:      # does the value have the chosen dimension?
+        named = sum(not (i is None or i is Ellipsis) for i in before + after) + len(chosen[0])
+        from_end = 1 + _kept(after) + (x.ndim - named if Ellipsis not in before else 0)
+        shared = value.ndim < from_end or value.shape[-from_end] == 1
     if not shared and value.shape[-from_end] != len(chosen):
         raise IndexError(f"{value.shape[-from_end]} values for {len(chosen)} indices")
     for n, i in enumerate(chosen):
-        part = value if shared else value[(Ellipsis, *_one(n)) + (slice(None),) * (from_end - 1)]
-        x[before + _one(i) + after] = part
+        part = value if shared else value[(Ellipsis, n, None) + (slice(None),) * (from_end - 1)]
+        x[(*before, *i, None, *after)] = part
     return None
 
 

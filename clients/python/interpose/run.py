@@ -14,7 +14,7 @@ from . import graph as graphs
 from .client import request_error
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
 from .progress import Progress
-from .values import array_of, as_array, whole
+from .values import array_of, as_array, id_lists, whole
 
 _current = contextvars.ContextVar("interpose_run", default=None)
 
@@ -123,7 +123,7 @@ class Run:
         """What `output` holds, or NoValue."""
         if self._new_tokens is None:
             raise NoValue(f"the generated tokens have no value: {self.why_no_value()}")
-        return [np.concatenate([tokens, np.array(new, np.int64)])
+        return [np.concatenate([tokens, new])
                 for invoke, news in zip(self.invokes, self._new_tokens)
                 for tokens, new in zip(invoke.tokens, news)]
 
@@ -206,8 +206,7 @@ class Run:
                         progress.text = (f"step {frame.get('step')} of {self.n_steps - 1}, "
                                          f"{n_arrived} of {n_saves} values")
                     elif kind == "end":
-                        self._new_tokens = frame.get("generated") or [
-                            [[] for _ in invoke.tokens] for invoke in self.invokes]
+                        self._new_tokens = self._by_invoke(frame.get("generated"))
                         self.timing = frame.get("timing")
                     elif kind == "error":
                         raise request_error(frame, self.request_id)
@@ -216,8 +215,13 @@ class Run:
 
     def _take_head(self, frame):
         self.request_id = frame.get("request_id")
-        for invoke, rows in zip(self.invokes, frame["tokens"]):
-            invoke.take_tokens(rows)
+        for invoke, prompts in zip(self.invokes, self._by_invoke(frame.get("tokens"))):
+            invoke.take_tokens(prompts)
+
+    def _by_invoke(self, tokens):
+        if not isinstance(tokens, list) or len(tokens) != len(self.invokes):
+            raise ServerError("the server's reply is malformed: tokens of other prompts")
+        return [id_lists(prompts) for prompts in tokens]
 
     def _take_tensor(self, frame, nodes):
         i = frame.get("node")
@@ -270,12 +274,13 @@ class Invoke:
             prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
             texts = [p for p in prompt if isinstance(p, str)]
             encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
-            self.take_tokens([next(encoded) if isinstance(p, str) else p for p in prompt])
+            self.take_tokens(id_lists([next(encoded) if isinstance(p, str) else p
+                                       for p in prompt]))
         return self._tokens
 
-    def take_tokens(self, rows):
-        """The ids that the server has used."""
-        self._tokens = [np.array(row, np.int64) for row in rows]
+    def take_tokens(self, tokens):
+        """The ids that the server uses."""
+        self._tokens = tokens
 
 
 class Generated(collections.abc.Sequence):
@@ -315,15 +320,23 @@ def prompt_of(prompt):
     if hasattr(prompt, "keys"):     # a dict, or a tokenizer's BatchEncoding
         prompt = _of_encoding(prompt)
     if isinstance(prompt, str):
-        return prompt
+        return _text(prompt)
     if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
-        return list(prompt)
+        return [_text(p) for p in prompt]
     if isinstance(prompt, (list, tuple)) and prompt and all(
             isinstance(p, (list, tuple)) or getattr(p, "ndim", 0) == 1 for p in prompt):
         return [_ids(p) for p in prompt]
     if getattr(prompt, "ndim", 1) == 2:
         return [_ids(row) for row in prompt]
     return _ids(prompt)
+
+
+def _text(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise ValueError(f"a prompt is no text: {e}") from None
+    return text
 
 
 def _ids(row):

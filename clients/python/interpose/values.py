@@ -73,9 +73,20 @@ def whole(number, what):
     if isinstance(number, (bool, np.bool_)):
         raise TypeError(f"{what} must be an integer: it is {number!r}")
     try:
-        return operator.index(number)
+        number = operator.index(number)
     except TypeError:
         raise TypeError(f"{what} must be an integer: it is {number!r}") from None
+    if not -2**63 <= number < 2**63:
+        raise OverflowError(f"{what} must fit into int64: it is {number}")
+    return number
+
+
+def id_lists(prompts):
+    """The arrays of a list of lists of token ids, as the server sends them."""
+    if not isinstance(prompts, list) or not all(
+            isinstance(ids, list) and all(type(i) is int for i in ids) for ids in prompts):
+        raise ServerError("the server's reply is malformed: token ids that are none")
+    return [np.array(ids, np.int64) for ids in prompts]
 
 
 def array_of(dtype, shape, data):
