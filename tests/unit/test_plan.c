@@ -1,0 +1,810 @@
+/* What the planner guarantees, one name each, and each refusal with its sentence and place. That
+ * plans compute the right numbers is shown by test_dispatch.c. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#include "../../protocol/planner.h"
+#include "../tiny_graph.h"
+
+static struct tiny_graph t;
+
+static int set_up(void **state)
+{
+    (void)state;
+    tiny_open(&t);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    arena_free(&t.arena);
+    return 0;
+}
+
+/* The graph so far as the planner answers: stops with their actions, or the refusal. */
+static const char *answer(void)
+{
+    const char *text = "";
+    if (!tiny_plan(&t))
+        return arena_format(&t.arena, "%s %s: %s", err_info[t.error.code].name, t.error.where,
+                            t.error.text);
+    for (int i = 0; i < t.plan.n_stops; i++) {
+        const struct stop *s = &t.plan.stops[i];
+        char site[SITE_TEXT_SIZE];
+        text = arena_format(&t.arena, "%s%s%d %s:", text, i ? "; " : "", s->step,
+                            site_text(site, s->site, t.model.n_blocks));
+        for (int k = 0; k < s->n_actions; k++) {
+            const struct action *a = &t.plan.actions[s->first + k];
+            text = arena_format(&t.arena, "%s %s", text, op_info[a->op].name);
+        }
+    }
+    return text;
+}
+
+#define IS(text) assert_string_equal(answer(), text)
+
+static int hook(const char *path)
+{
+    return tiny_hook(&t, path, 0, 0);
+}
+
+static const struct action *action_at(int stop, int i)
+{
+    return &t.plan.actions[t.plan.stops[stop].first + i];
+}
+
+static const char *shape_of(int value)
+{
+    char *text = arena_alloc(&t.arena, SHAPE_TEXT_SIZE);
+    return shape_text(text, &t.plan.values[value].view);
+}
+
+/* Moments. */
+
+static void the_tutorials_ablation_is_two_stops(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 10);
+    tiny_invoke(&t, 1, 10);
+    t.graph.n_new_tokens = 1;
+    tiny_save(&t, tiny_hook(&t, "lm_head.output", 0, 0));
+    const int v = tiny_hook(&t, "transformer.h.0.attn.value.output", 1, 0);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, v, "[:, 1, :, :]")), FLOAT(0));
+    tiny_save(&t, tiny_hook(&t, "lm_head.output", 1, 0));
+    IS("0 transformer.h.0.attn.value.output: set; 0 lm_head.output: save save");
+    assert_true(t.plan.stops[0].writes);
+    assert_false(t.plan.stops[1].writes);
+    assert_int_equal(t.plan.stops[1].n_saves, 2);
+    assert_int_equal(t.plan.values[action_at(1, 1)->in[0]].home, HOME_activation);
+    assert_int_equal(t.plan.n_logits, 20);
+}
+
+static void nodes_run_when_their_last_input_is_known(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int late = hook("transformer.h.2.output[0]"), early = hook("transformer.h.0.output[0]");
+    const int a = tiny_op(&t, neg, NODE(late)), b = tiny_op(&t, neg, NODE(early));
+    tiny_save(&t, tiny_op(&t, add, NODE(a), NODE(b)));
+    IS("0 transformer.h.0.output[0]: neg; 0 transformer.h.2.output[0]: neg add save");
+}
+
+static void saves_come_in_the_order_in_which_they_are_known(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int late = tiny_save(&t, hook("lm_head.output"));
+    const int early = tiny_save(&t, hook("transformer.wte.output"));
+    t.graph.nodes[late].name = "late";
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.saves[0].node, early);
+    assert_string_equal(t.plan.saves[0].name, "node 3");
+    assert_string_equal(t.plan.saves[1].name, "late");
+    assert_int_equal(t.plan.saves[1].offset % 64, 0);
+    assert_int_equal(t.plan.saves[1].bytes, 4 * 11 * 4);
+}
+
+static void a_late_set_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int early = hook("transformer.h.0.output[0]"), late = hook("transformer.h.2.output[0]");
+    tiny_op(&t, set, NODE(early), NODE(late));
+    IS("order nodes[2].args[1]: transformer.h.0.output[0] has passed when the new value is known, "
+       "at transformer.h.2.output[0]");
+    assert_int_equal(t.error.node, 2);
+}
+
+static void a_set_by_a_later_step_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    t.graph.n_new_tokens = 3;
+    const int early = tiny_hook(&t, "lm_head.output", 0, 0);
+    const int late = tiny_hook(&t, "transformer.wte.output", 0, 2);
+    tiny_op(&t, set, NODE(early), NODE(tiny_getitem(&t, late, "[0, 0, 0]")));
+    IS("order nodes[3].args[1]: lm_head.output of step 0 has passed when the new value is known, "
+       "at transformer.wte.output of step 2");
+}
+
+static void a_model_output_that_feeds_its_own_past_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.1.mlp.input"), y = hook("transformer.h.1.mlp.output");
+    tiny_op(&t, set, NODE(x), NODE(tiny_op(&t, mul, NODE(y), INT(0))));
+    IS("order nodes[3].args[1]: transformer.h.1.ln_2.output has passed when the new value is "
+       "known, at transformer.h.1.mlp.output");
+}
+
+static void a_value_may_be_set_at_any_later_time(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int early = hook("transformer.h.0.output[0]"), late = hook("transformer.h.2.output[0]");
+    const int x = tiny_op(&t, clone, NODE(early));
+    tiny_save(&t, x);
+    tiny_op(&t, set, NODE(x), NODE(late));
+    tiny_save(&t, x);
+    IS("0 transformer.h.0.output[0]: clone save; 0 transformer.h.2.output[0]: set save");
+}
+
+static void a_set_waits_for_the_earlier_readers_of_a_value(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int early = hook("transformer.h.0.output[0]"), late = hook("transformer.h.2.output[0]");
+    const int x = tiny_op(&t, clone, NODE(early));
+    tiny_save(&t, tiny_op(&t, add, NODE(x), NODE(late)));
+    tiny_op(&t, set, NODE(x), INT(0));
+    tiny_save(&t, x);
+    IS("0 transformer.h.0.output[0]: clone; 0 transformer.h.2.output[0]: add save set save");
+}
+
+static void invokes_may_refer_to_each_other(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_invoke(&t, 1, 4);
+    const int to = tiny_hook(&t, "transformer.h.1.output[0]", 0, 0);
+    const int from = tiny_hook(&t, "transformer.h.1.output[0]", 1, 0);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, to, "[:, 2]")), NODE(tiny_getitem(&t, from, "[:, 1]")));
+    const int before = tiny_hook(&t, "transformer.h.0.output[0]", 1, 0);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, to, "[:, 0]")),
+            NODE(tiny_getitem(&t, before, "[:, 0]")));
+    tiny_save(&t, tiny_hook(&t, "lm_head.output", 0, 0));
+    IS("0 transformer.h.0.output[0]: clone; 0 transformer.h.1.output[0]: set set; 0 "
+       "lm_head.output: save");
+}
+
+/* Parking. */
+
+static void only_what_is_read_late_is_parked(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int early = hook("transformer.h.0.output[0]"), late = hook("transformer.h.2.output[0]");
+    const int row = tiny_getitem(&t, early, "[:, -1]");
+    tiny_save(&t, tiny_op(&t, add, NODE(row), NODE(late)));
+    tiny_save(&t, tiny_op(&t, sub, NODE(row), NODE(late)));
+    IS("0 transformer.h.0.output[0]: clone; 0 transformer.h.2.output[0]: add save sub save");
+    assert_string_equal(shape_of(action_at(0, 0)->out), "(1, 8)");
+}
+
+static void all_rows_are_parked_once_where_readers_want_as_much(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int late = hook("transformer.h.2.output[0]");
+    for (int i = 0; i < 3; i++) {
+        const int early = hook("transformer.h.0.output[0]");
+        tiny_save(&t, tiny_op(&t, add, NODE(early), NODE(late)));
+        tiny_save(&t, tiny_op(&t, add, NODE(tiny_getitem(&t, early, "[:, 1]")), NODE(late)));
+    }
+    IS("0 transformer.h.0.output[0]: clone; 0 transformer.h.2.output[0]: add save add save add "
+       "save add save add save add save");
+    assert_string_equal(shape_of(action_at(0, 0)->out), "(4, 8)");
+}
+
+static void a_late_reader_sees_the_sets_before_it_and_none_after(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]"), late = hook("transformer.h.2.output[0]");
+    tiny_save(&t, tiny_op(&t, add, NODE(x), NODE(late)));
+    tiny_op(&t, set, NODE(x), INT(1));
+    tiny_save(&t, tiny_op(&t, add, NODE(x), NODE(late)));
+    tiny_op(&t, set, NODE(x), INT(2));
+    IS("0 transformer.h.0.output[0]: clone set clone set; 0 transformer.h.2.output[0]: add save "
+       "add save");
+}
+
+static void a_parked_part_of_the_fused_rows_is_packed(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 3);
+    const int key = hook("transformer.h.0.attn.key.output"), late = hook("lm_head.output");
+    const int last = tiny_getitem(&t, late, "[0, 0, 0]");
+    tiny_save(&t, tiny_op(&t, add, NODE(key), NODE(last)));
+    assert_true(tiny_plan(&t));
+    assert_string_equal(shape_of(action_at(0, 0)->out), "(6, 8)");
+    const struct view *v = &t.plan.values[action_at(1, 0)->in[0]].view;
+    assert_string_equal(shape_of(action_at(1, 0)->in[0]), "(2, 2, 3, 4)");
+    assert_int_equal(v->stride[0], 24);
+    assert_int_equal(v->stride[1], 4);
+    assert_int_equal(v->stride[2], 8);
+}
+
+/* What nobody needs. */
+
+static void dead_nodes_cost_nothing(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.2.output[0]"), early = hook("transformer.wte.output");
+    const int unused = tiny_op(&t, exp, NODE(x));
+    tiny_op(&t, set, NODE(unused), FLOAT(7));
+    tiny_save(&t, early);
+    IS("0 transformer.wte.output: save");
+    assert_int_equal(t.plan.slab_bytes, 0);
+    assert_int_equal(t.plan.constant_bytes, 0);
+    assert_int_equal(t.plan.last_site, PT_embed);
+    assert_int_equal(t.plan.n_logits, 0);
+    assert_false(t.plan.logits_wanted[0]);
+}
+
+static void dead_nodes_are_checked_all_the_same(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_op(&t, add, NODE(hook("transformer.h.2.output[0]")), NODE(hook("lm_head.output")));
+    IS("shape nodes[2].args[1]: add of (1, 4, 8) and (1, 4, 11)");
+}
+
+static void a_change_behind_the_last_save_is_not_made(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_op(&t, set, NODE(hook("transformer.h.2.output[0]")), FLOAT(0));
+    tiny_save(&t, hook("transformer.h.1.output[0]"));
+    IS("0 transformer.h.1.output[0]: save");
+    t.graph.n_new_tokens = 1;
+    IS("0 transformer.h.1.output[0]: save; 0 transformer.h.2.output[0]: set");
+    assert_int_equal(t.plan.last_site, site_of(PT_logits, 0, 3));
+}
+
+static void a_request_without_a_graph_is_a_plan(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    IS("");
+    assert_int_equal(t.plan.n_steps, 1);
+    t.graph.n_new_tokens = 5;
+    IS("");
+    assert_int_equal(t.plan.n_steps, 5);
+    assert_int_equal(t.plan.n_logits, 1);
+    assert_true(t.plan.logits_wanted[4]);
+}
+
+/* Sets. */
+
+static void hooks_of_one_place_are_one_activation(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_op(&t, set, NODE(hook("transformer.h.0.attn.query.output")), INT(1));
+    tiny_save(&t, hook("blocks.0.attn.hook_q"));
+    tiny_op(&t, set, NODE(hook("blocks.0.attn.hook_q")), INT(2));
+    tiny_save(&t, hook("transformer.h.0.attn.query.output"));
+    IS("0 transformer.h.0.attn.query.output: set save set save");
+}
+
+static void a_set_that_reads_its_target_copies_first(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]");
+    tiny_save(&t, x);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[:, 1:]")), NODE(tiny_getitem(&t, x, "[:, :-1]")));
+    tiny_save(&t, x);
+    IS("0 transformer.h.0.output[0]: save clone set save");
+}
+
+static void a_set_from_elsewhere_in_its_target_copies_nothing(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]");
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[:, 0]")), NODE(tiny_getitem(&t, x, "[:, 3]")));
+    tiny_op(&t, set, NODE(x), NODE(tiny_getitem(&t, x, "[...]")));
+    tiny_save(&t, x);
+    IS("0 transformer.h.0.output[0]: set save");
+}
+
+static void a_set_through_a_copying_reshape_changes_the_copy(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.attn.z.output");
+    const int flat = tiny_op(&t, reshape, NODE(x), INT(-1));
+    tiny_op(&t, set, NODE(flat), INT(1));
+    tiny_save(&t, flat);
+    tiny_save(&t, x);
+    IS("0 transformer.h.0.attn.z.output: clone set save save");
+    assert_false(t.plan.stops[0].writes);
+}
+
+static void a_value_with_leading_ones_can_be_set(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]");
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[0, 0]")), NODE(tiny_shape(&t, DT_i64, 1, 1, 8)));
+    tiny_save(&t, x);
+    IS("0 transformer.h.0.output[0]: set save");
+}
+
+static void a_set_of_another_shape_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int value = tiny_shape(&t, DT_f32, 1, 4, 7);
+    tiny_op(&t, set, NODE(hook("transformer.h.0.output[0]")), NODE(value));
+    IS("shape nodes[2].args[1]: set of (1, 4, 8) to (1, 4, 7)");
+}
+
+static void a_set_that_changes_nothing_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]");
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[:, 4:]")), INT(0));
+    IS("shape nodes[2].args[0]: set of (1, 0, 8), which has no elements to change");
+}
+
+static void a_set_of_an_expanded_value_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_shape(&t, DT_f32, 1, 3);
+    tiny_op(&t, set, NODE(tiny_op(&t, expand, NODE(x), INTS(2, 3))), INT(0));
+    IS("shape nodes[2].args[0]: set of (2, 3), an expanded tensor in which elements share their "
+       "place: clone it first");
+}
+
+static void a_set_of_what_can_only_be_read_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_op(&t, set, NODE(hook("transformer.h.1.output[1][0]")), INT(0));
+    IS("type nodes[1].args[0]: transformer.h.1.output[1][0] can be read, but not set");
+    t.graph.n_nodes = 0;
+    tiny_op(&t, set, NODE(hook("transformer.wte.input")), INT(0));
+    IS("type nodes[1].args[0]: transformer.wte.input can be read, but not set");
+    t.graph.n_nodes = 0;
+    tiny_op(&t, set, INT(1), INT(0));
+    IS("type nodes[0].args[0]: a number cannot be set, only a tensor");
+    t.graph.n_nodes = 0;
+    tiny_op(&t, set, NODE(tiny_op(&t, unsqueeze, INT(1), INT(0))), INT(0));
+    IS("type nodes[1].args[0]: a number cannot be set, only a tensor");
+}
+
+/* Logits on demand. */
+
+static const char *positions(const char *index, int n_prompts, int n_new)
+{
+    t.graph.n_invokes = t.graph.n_nodes = 0;
+    t.graph.n_new_tokens = n_new;
+    tiny_invoke(&t, n_prompts, 6);
+    if (index)
+        tiny_save(&t, tiny_getitem(&t, hook("lm_head.output"), index));
+    assert_true(tiny_plan(&t));
+    return arena_format(&t.arena, "from %d, %d rows", t.plan.invokes[0].logits_from,
+                        t.plan.n_logits);
+}
+
+static void logits_are_computed_where_someone_looks(void **state)
+{
+    (void)state;
+    assert_string_equal(positions("[:, -1]", 1, 0), "from 5, 1 rows");
+    assert_string_equal(positions("[:, 3:5, 2]", 1, 0), "from 3, 3 rows");
+    assert_string_equal(positions("[:, ::2]", 1, 0), "from 0, 6 rows");
+    assert_string_equal(positions("[:, -2:]", 3, 0), "from 4, 6 rows");
+    assert_string_equal(positions("[1, -2:]", 3, 0), "from 4, 6 rows");
+    assert_string_equal(positions(NULL, 1, 0), "from 6, 0 rows");
+    assert_string_equal(positions(NULL, 2, 1), "from 5, 2 rows");
+    assert_string_equal(positions("[:, 2]", 2, 1), "from 2, 8 rows");
+    assert_string_equal(positions("[:, 6:]", 2, 0), "from 5, 2 rows");
+}
+
+static void logits_views_follow_the_rows_that_exist(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 6);
+    const int x = tiny_getitem(&t, hook("lm_head.output"), "[1, -2:, 3:5]");
+    tiny_save(&t, x);
+    assert_true(tiny_plan(&t));
+    const struct view *v = &plan_value(&t.plan, x)->view;
+    assert_int_equal(v->offset, 2 * 11 + 3); /* of 2 rows a sequence */
+    assert_int_equal(v->stride[0], 11);
+    assert_string_equal(shape_of(x), "(2, 2)");
+    assert_string_equal(shape_of(0), "(2, 6, 11)"); /* what the user sees stays */
+}
+
+static void a_view_that_mixes_positions_gets_all_logits(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 6);
+    const int flat = tiny_op(&t, flatten, NODE(hook("lm_head.output")), INT(0), INT(1));
+    tiny_save(&t, tiny_getitem(&t, flat, "[5::5]"));
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 12);
+}
+
+/* Steps. */
+
+static void later_steps_see_one_token(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 5);
+    t.graph.n_new_tokens = 3;
+    const int x = tiny_hook(&t, "transformer.h.0.output[0]", 0, 2);
+    const int keys = tiny_hook(&t, "transformer.h.0.output[1][0]", 0, 2);
+    const int ids = tiny_hook(&t, "generator.output", 0, 0);
+    tiny_save(&t, ids);
+    tiny_save(&t, keys);
+    tiny_save(&t, x);
+    IS("2 transformer.h.0.output[0]: save; 2 transformer.h.0.output[1][0]: hook save; 2 "
+       "generator.output: hook save");
+    assert_string_equal(shape_of(x), "(2, 1, 8)");
+    assert_string_equal(shape_of(keys), "(2, 2, 7, 4)");
+    assert_string_equal(shape_of(ids), "(2, 8)");
+    assert_int_equal(plan_value(&t.plan, ids)->dtype, DT_i64);
+    assert_int_equal(t.plan.last_site, site_of(PT_logits, 0, 3));
+}
+
+static void a_step_that_does_not_exist_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_hook(&t, "lm_head.output", 0, 1);
+    IS("index nodes[0].step: step 1 does not exist: the request makes 1 pass, steps 0 to 0");
+    t.graph.n_new_tokens = 3;
+    t.graph.nodes[0].hook.step = 3;
+    IS("index nodes[0].step: step 3 does not exist: the request makes 3 passes, steps 0 to 2");
+    t.graph.nodes[0].hook.step = -1;
+    IS("index nodes[0].step: step -1 does not exist: the request makes 3 passes, steps 0 to 2");
+}
+
+static void an_invoke_that_does_not_exist_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_hook(&t, "lm_head.output", 1, 0);
+    IS("index nodes[0].invoke: invoke 1 does not exist: the request has invokes 0 to 0");
+}
+
+/* Prompts and sampling. */
+
+static void rows_sequences_and_pages_are_dealt_out(void **state)
+{
+    (void)state;
+    t.model.context = 1024;
+    t.graph.n_new_tokens = 4;
+    tiny_invoke(&t, 2, 61);
+    tiny_invoke(&t, 3, 62);
+    assert_true(tiny_plan(&t));
+    const struct plan_invoke *v = t.plan.invokes;
+    assert_int_equal(t.plan.n_rows, 2 * 61 + 3 * 62);
+    assert_int_equal(t.plan.n_sequences, 5);
+    assert_int_equal(v[1].row_first, 122);
+    assert_int_equal(v[1].sequence_first, 2);
+    assert_int_equal(v[0].n_pages, 1); /* 64 positions: the last token is not run */
+    assert_int_equal(v[1].n_pages, 2);
+    assert_int_equal(v[1].page_first, 2);
+    assert_int_equal(t.plan.n_pages, 8);
+    assert_int_equal(v[1].logits_first, 2);
+}
+
+static void prompts_that_cannot_run_are_refused(void **state)
+{
+    (void)state;
+    IS("value invokes: a request needs at least one prompt");
+    tiny_invoke(&t, 0, 4);
+    IS("value invokes[0].prompt: an invoke needs at least one prompt");
+    t.graph.n_invokes = 0;
+    tiny_invoke(&t, 1, 0);
+    IS("value invokes[0].prompt: a prompt needs at least one token: this one has none");
+    t.graph.n_invokes = 0;
+    tiny_invoke(&t, 2, 5);
+    t.graph.invokes[0].prompts[1].n_tokens = 3;
+    IS("shape invokes[0].prompt[1]: the prompts of one invoke must have the same number of "
+       "tokens: 5 and 3; give each its own invoke");
+    t.graph.n_invokes = 0;
+    tiny_invoke(&t, 1, 30);
+    t.graph.n_new_tokens = 3;
+    IS("context invokes[0].prompt: 30 tokens and 3 new ones are 33: this model's context is 32");
+}
+
+static void tokens_that_do_not_exist_are_refused(void **state)
+{
+    (void)state;
+    static const int32_t too_high[] = {1, 11}, negative[] = {-1, 2};
+    tiny_invoke(&t, 1, 2);
+    t.graph.invokes[0].prompts[0].tokens = too_high;
+    IS("index invokes[0].prompt[1]: token 11 does not exist: this model has tokens 0 to 10");
+    t.graph.n_invokes = 0;
+    tiny_invoke(&t, 2, 2);
+    t.graph.invokes[0].prompts[1].tokens = negative;
+    IS("index invokes[0].prompt[1][0]: token -1 does not exist: this model has tokens 0 to 10");
+}
+
+static void too_many_prompts_are_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 257, 1);
+    IS("limit invokes: 257 prompts in one request: the limit is 256");
+    t.graph.n_invokes = 0;
+    tiny_invoke(&t, 200, 21);
+    IS("limit invokes: the prompts have 4200 tokens together: the limit is 4096");
+}
+
+static void sampling_out_of_range_is_refused(void **state)
+{
+    (void)state;
+    struct sampling *o = &t.graph.sampling;
+    tiny_invoke(&t, 1, 2);
+    o->temperature = -1;
+    IS("value sampling.temperature: temperature must be 0 or more, and finite: it is -1");
+    o->temperature = (double)INFINITY;
+    IS("value sampling.temperature: temperature must be 0 or more, and finite: it is inf");
+    o->temperature = 0;
+    o->top_k = -2;
+    IS("value sampling.top_k: top_k must be 0 (all) or more: it is -2");
+    o->top_k = 0;
+    o->top_p = 0;
+    IS("value sampling.top_p: top_p must be above 0 and at most 1: it is 0");
+    o->top_p = 1.5;
+    IS("value sampling.top_p: top_p must be above 0 and at most 1: it is 1.5");
+    o->top_p = 1;
+    t.graph.n_new_tokens = 1025;
+    IS("value max_new_tokens: max_new_tokens must be from 0 to 1024: it is 1025");
+    t.graph.n_new_tokens = -1;
+    IS("value max_new_tokens: max_new_tokens must be from 0 to 1024: it is -1");
+}
+
+/* Memory and limits. */
+
+static void equal_numbers_are_one_constant(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    int x = hook("transformer.h.0.output[0]");
+    for (int i = 0; i < 10; i++)
+        x = tiny_op(&t, add, NODE(x), FLOAT(0.5));
+    tiny_save(&t, tiny_op(&t, mul, NODE(x), INT(2)));
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.constant_bytes, 68); /* 0.5 and 2.0, both float32 */
+    const float *numbers = t.plan.constants;
+    assert_true(numbers[0] == 0.5f && numbers[16] == 2.0f);
+}
+
+static void values_share_the_slab_when_their_lives_do_not_meet(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    int x = hook("transformer.h.0.output[0]");
+    for (int i = 0; i < 100; i++)
+        x = tiny_op(&t, neg, NODE(x));
+    tiny_save(&t, x);
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.slab_bytes, 2 * 4 * 8 * 4);
+}
+
+static uint64_t seed = 1;
+
+static int pick(int n)
+{
+    seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (int)((seed >> 33) % (uint64_t)n);
+}
+
+static void lives_that_meet_never_share_bytes(void **state)
+{
+    (void)state;
+    enum {
+        ROOTS = 120,
+        ACTIONS = 60
+    };
+    for (int round = 0; round < 2000; round++) {
+        struct root roots[ROOTS] = {{0}};
+        struct arena a = {0};
+        int64_t sum = 0;
+        for (int i = 0; i < ROOTS; i++) {
+            struct root *r = &roots[i];
+            r->first = pick(ACTIONS);
+            r->last = r->first + pick(pick(8) ? 6 : ACTIONS);
+            r->last = r->last < ACTIONS ? r->last : ACTIONS - 1;
+            r->bytes = 1 + pick(pick(4) ? 300 : 30000);
+            r->constant = pick(16) ? NULL : roots;
+            r->first = r->constant ? 0 : r->first;
+            sum += (r->bytes + 63) / 64 * 64;
+        }
+        const size_t size = lifetimes_fold(roots, ROOTS, ACTIONS, &a);
+        for (int i = 0; i < ROOTS; i++) {
+            const struct root *x = &roots[i];
+            assert_true(x->base % 64 == 0 && x->base + (size_t)x->bytes <= size);
+            for (int k = 0; k < i; k++) {
+                const struct root *y = &roots[k];
+                if (x->first <= y->last && y->first <= x->last)
+                    assert_true(x->base + (size_t)x->bytes <= y->base ||
+                                y->base + (size_t)y->bytes <= x->base);
+            }
+        }
+        assert_true(size < (size_t)sum);
+        arena_free(&a);
+    }
+}
+
+static void too_much_is_refused_before_it_is_allocated(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int big = tiny_op(&t, expand, FLOAT(1), INTS(1 << 14, 1 << 14)); /* 2^28, 1 GiB */
+    const int a = tiny_op(&t, neg, NODE(big)), b = tiny_op(&t, abs, NODE(big));
+    const int sum = tiny_op(&t, add, NODE(a), NODE(b));
+    tiny_save(&t, sum);
+    IS("limit nodes[4]: with this one the saves take 1073741824 bytes: the limit is 268435456");
+    t.graph.n_nodes--;
+    tiny_save(&t, tiny_op(&t, sum, NODE(sum)));
+    IS("limit : the graph keeps values of 3221225536 bytes at the same time: the limit is "
+       "1073741824");
+}
+
+static void too_much_work_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, expand, FLOAT(1), INTS(1 << 13, 1 << 13));
+    tiny_save(&t, tiny_op(&t, sum, NODE(tiny_op(&t, matmul, NODE(x), NODE(x)))));
+    IS("limit nodes[1]: up to here the graph itself asks for 5.5e+11 multiply-adds: the limit is "
+       "2.15e+11");
+}
+
+static void too_many_saves_are_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]");
+    for (int i = 0; i < SAVES_MAX; i++)
+        tiny_save(&t, x);
+    assert_true(tiny_plan(&t));
+    tiny_save(&t, x);
+    IS("limit nodes[4097]: more than 4096 saves in one request");
+}
+
+static void the_cost_counts_what_is_run(void **state)
+{
+    (void)state;
+    const double row = 4 * 8 * 8 + 2 * 8 * 16, head = 8 * 11;
+    tiny_invoke(&t, 2, 3);
+    assert_true(tiny_plan(&t));
+    assert_true(t.plan.cost == 0);
+    t.graph.n_new_tokens = 2;
+    assert_true(tiny_plan(&t)); /* 3 rows over 1 + 2 + 3 keys, then one over 4 */
+    assert_true(t.plan.cost == 2 * (3 * (4 * row + 2 * 8 * 10.0) + 2 * head));
+    t.graph.n_new_tokens = 0;
+    tiny_save(&t, hook("transformer.h.0.output[0]"));
+    assert_true(tiny_plan(&t));
+    assert_true(t.plan.cost == 2 * (3 * row + 2 * 8 * 6.0) + 2 * 3 * 8);
+}
+
+/* Large graphs. */
+
+static void plans_in_time(const char *what)
+{
+    const double before = seconds_now();
+    assert_true(tiny_plan(&t));
+    const double ms = 1e3 * (seconds_now() - before);
+    print_message("%s: %d nodes in %.1f ms\n", what, t.graph.n_nodes, ms);
+    assert_true(ms < 1000); /* 50 ms on an idle machine; a sanitizer or a neighbour may be there */
+}
+
+static void a_long_chain_is_planned_in_time(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    int x = hook("transformer.h.0.output[0]");
+    while (t.graph.n_nodes < NODES_MAX - 1)
+        x = tiny_op(&t, add, NODE(x), FLOAT(t.graph.n_nodes));
+    tiny_save(&t, x);
+    plans_in_time("a chain");
+}
+
+static void a_wide_fan_out_is_planned_in_time(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = hook("transformer.h.0.output[0]"), late = hook("lm_head.output");
+    const int last = tiny_getitem(&t, late, "[0, -1, 0]");
+    int sum = tiny_op(&t, clone, NODE(last));
+    while (t.graph.n_nodes < NODES_MAX - 4) {
+        const int part = tiny_getitem(&t, x, "[:, 1, 3]");
+        tiny_op(&t, set, NODE(part), FLOAT(1));
+        tiny_op(&t, set, NODE(sum), NODE(tiny_op(&t, add, NODE(part), NODE(last))));
+    }
+    tiny_save(&t, sum);
+    plans_in_time("parked versions");
+}
+
+static void a_long_list_is_planned_in_time(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    int *nodes = ARENA_ARRAY(&t.arena, int, EDGES_MAX);
+    const int x = hook("transformer.h.0.output[0]");
+    for (int i = 0; i < EDGES_MAX; i++)
+        nodes[i] = x;
+    const struct arg list = {.kind = ARG_nodes, .count = EDGES_MAX, .nodes = nodes};
+    tiny_save(&t, tiny_add(&t, OP_cat, (struct arg[PARAMS_MAX]){list}));
+    plans_in_time("a list of 200,000");
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(the_tutorials_ablation_is_two_stops),
+        TEST(nodes_run_when_their_last_input_is_known),
+        TEST(saves_come_in_the_order_in_which_they_are_known),
+        TEST(a_late_set_is_refused),
+        TEST(a_set_by_a_later_step_is_refused),
+        TEST(a_model_output_that_feeds_its_own_past_is_refused),
+        TEST(a_value_may_be_set_at_any_later_time),
+        TEST(a_set_waits_for_the_earlier_readers_of_a_value),
+        TEST(invokes_may_refer_to_each_other),
+        TEST(only_what_is_read_late_is_parked),
+        TEST(all_rows_are_parked_once_where_readers_want_as_much),
+        TEST(a_late_reader_sees_the_sets_before_it_and_none_after),
+        TEST(a_parked_part_of_the_fused_rows_is_packed),
+        TEST(dead_nodes_cost_nothing),
+        TEST(dead_nodes_are_checked_all_the_same),
+        TEST(a_change_behind_the_last_save_is_not_made),
+        TEST(a_request_without_a_graph_is_a_plan),
+        TEST(hooks_of_one_place_are_one_activation),
+        TEST(a_set_that_reads_its_target_copies_first),
+        TEST(a_set_from_elsewhere_in_its_target_copies_nothing),
+        TEST(a_set_through_a_copying_reshape_changes_the_copy),
+        TEST(a_value_with_leading_ones_can_be_set),
+        TEST(a_set_of_another_shape_is_refused),
+        TEST(a_set_that_changes_nothing_is_refused),
+        TEST(a_set_of_an_expanded_value_is_refused),
+        TEST(a_set_of_what_can_only_be_read_is_refused),
+        TEST(logits_are_computed_where_someone_looks),
+        TEST(logits_views_follow_the_rows_that_exist),
+        TEST(a_view_that_mixes_positions_gets_all_logits),
+        TEST(later_steps_see_one_token),
+        TEST(a_step_that_does_not_exist_is_refused),
+        TEST(an_invoke_that_does_not_exist_is_refused),
+        TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(prompts_that_cannot_run_are_refused),
+        TEST(tokens_that_do_not_exist_are_refused),
+        TEST(too_many_prompts_are_refused),
+        TEST(sampling_out_of_range_is_refused),
+        TEST(equal_numbers_are_one_constant),
+        TEST(values_share_the_slab_when_their_lives_do_not_meet),
+        TEST(lives_that_meet_never_share_bytes),
+        TEST(too_much_is_refused_before_it_is_allocated),
+        TEST(too_much_work_is_refused),
+        TEST(too_many_saves_are_refused),
+        TEST(the_cost_counts_what_is_run),
+        TEST(a_long_chain_is_planned_in_time),
+        TEST(a_wide_fan_out_is_planned_in_time),
+        TEST(a_long_list_is_planned_in_time),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
