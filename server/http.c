@@ -29,7 +29,8 @@ struct connection { /* guarded by the lock of struct http */
     bool open;
     int socket;
     enum phase phase;
-    double since, deadline; /* seconds_now; a deadline of 0 never comes */
+    double since, deadline;    /* seconds_now; a deadline of 0 never comes */
+    struct exchange *exchange; /* its own thread's: the request that is under way, or NULL */
 };
 
 struct http {
@@ -84,7 +85,7 @@ static struct connection *connection_opened(struct http *h, int socket)
         c++;
     assert(c < h->connections + CONNECTIONS_MAX + SPARE_CONNECTIONS);
     const double now = seconds_now();
-    *c = (struct connection){true, socket, PHASE_idle, now, now + h->header_seconds};
+    *c = (struct connection){true, socket, PHASE_idle, now, now + h->header_seconds, NULL};
     h->n_open++;
     pthread_mutex_unlock(&h->lock);
     return c;
@@ -105,18 +106,6 @@ static bool is_crowded(struct http *h, int n_max)
     bool crowded = h->n_open > n_max;
     pthread_mutex_unlock(&h->lock);
     return crowded;
-}
-
-static void on_connection(void *context, struct MHD_Connection *connection, void **slot,
-                          enum MHD_ConnectionNotificationCode code)
-{
-    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-        connection_closed(context, *slot);
-        return;
-    }
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    *slot = connection_opened(context, info->connect_fd);
 }
 
 /* The library answers only before a body or behind it. In the middle of one nothing else is being
@@ -385,23 +374,6 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     return take_body(x, bytes, size);
 }
 
-/* The library calls this with each request line, and on_completed once for each of these calls. */
-static void *on_uri(void *context, const char *uri, struct MHD_Connection *connection)
-{
-    struct http *h = context;
-    struct arena arena = {0};
-    struct exchange *x = ARENA_NEW(&arena, struct exchange);
-    x->http = h;
-    x->started_at = seconds_now();
-    x->connection = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)
-                        ->socket_context;
-    x->headers.uri = arena_copy_text(&arena, uri, strlen(uri));
-    x->uri_end = uri + strlen(uri);
-    x->arena = arena;
-    enter_phase(h, x->connection, PHASE_headers, h->header_seconds);
-    return x;
-}
-
 static void log_request(const struct exchange *x)
 {
     const struct http_request *r = &x->request;
@@ -411,13 +383,11 @@ static void log_request(const struct exchange *x)
                  x->err.code ? ": " : "", x->err.code ? x->err.text : "");
 }
 
-static void on_completed(void *context, struct MHD_Connection *connection, void **slot,
-                         enum MHD_RequestTerminationCode code)
+/* The end of a request, whatever became of it. */
+static void exchange_close(struct http *h, struct connection *c)
 {
-    (void)connection, (void)code;
-    struct http *h = context;
-    struct exchange *x = *slot;
-    *slot = NULL;
+    struct exchange *x = c->exchange;
+    c->exchange = NULL;
     if (!x)
         return;
     if (x->reply.done)
@@ -427,9 +397,52 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         atomic_fetch_sub(&h->n_active, 1);
     }
     atomic_fetch_sub(&h->body_bytes, (int64_t)x->body_capacity);
-    enter_phase(h, x->connection, PHASE_idle, IDLE_SECONDS_MAX);
     struct arena arena = x->arena;
     arena_free(&arena);
+}
+
+/* The library forgets to say that some requests are over (one with 3,000 arguments, say), so that
+ * the next one and the end of the connection close what is left, too. */
+static void *on_uri(void *context, const char *uri, struct MHD_Connection *connection)
+{
+    struct http *h = context;
+    struct connection *c =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+    exchange_close(h, c);
+    struct arena arena = {0};
+    struct exchange *x = ARENA_NEW(&arena, struct exchange);
+    x->http = h;
+    x->connection = c;
+    x->started_at = seconds_now();
+    x->headers.uri = arena_copy_text(&arena, uri, strlen(uri));
+    x->uri_end = uri + strlen(uri);
+    x->arena = arena;
+    c->exchange = x;
+    enter_phase(h, c, PHASE_headers, h->header_seconds);
+    return x;
+}
+
+static void on_completed(void *context, struct MHD_Connection *connection, void **slot,
+                         enum MHD_RequestTerminationCode code)
+{
+    (void)slot, (void)code;
+    struct connection *c =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+    exchange_close(context, c);
+    enter_phase(context, c, PHASE_idle, IDLE_SECONDS_MAX);
+}
+
+static void on_connection(void *context, struct MHD_Connection *connection, void **slot,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+        exchange_close(context, *slot);
+        connection_closed(context, *slot);
+        return;
+    }
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    *slot = connection_opened(context, info->connect_fd);
 }
 
 /* Start and stop. */

@@ -85,16 +85,20 @@ static void done(void *context)
     job_free(s->job);
 }
 
-void reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
-                struct queue *q, enum reply_media media, const struct reply_facts *facts)
+bool reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
+                struct queue *q, enum reply_media media, const struct reply_facts *facts,
+                struct err *e)
 {
     struct stream *s = ARENA_NEW(r->arena, struct stream);
     *s = (struct stream){.request = r, .job = j, .queue = q, .sent_at = seconds_now()};
     s->encoder = encoder_open(media, facts, r->arena);
     encoder_head(s->encoder);
+    if (!queue_push(q, j, e))
+        return false;
     *reply = (struct http_reply){.status = 200,
                                  .content_type = reply_media_type[media],
                                  .pull = pull,
                                  .done = done,
                                  .stream = s};
+    return true;
 }

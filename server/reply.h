@@ -5,7 +5,9 @@
 #include "http.h"
 #include "queue.h"
 
-/* Takes the job, which `q` has: it is freed when the reply is over, and the engine told to stop if
- * the client leaves before. `facts` lives in the request's arena. */
-void reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
-                struct queue *q, enum reply_media media, const struct reply_facts *facts);
+/* Queues the job and takes it: it is freed when the reply is over, and the engine told to stop if
+ * the client leaves before. False, and the job is still the caller's, where the queue refuses it.
+ * `facts` lives in the request's arena. */
+bool reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
+                struct queue *q, enum reply_media media, const struct reply_facts *facts,
+                struct err *e);

@@ -206,12 +206,11 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
 static bool run(struct call *c, struct err *e)
 {
     struct job *j;
-    if (!make_job(&j, c, e) || !job_reserve(j, e) || !queue_push(c->service->queue, j, e)) {
-        job_free(j);
-        return false;
-    }
-    reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j));
-    return true;
+    if (make_job(&j, c, e) && job_reserve(j, e) &&
+        reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j), e))
+        return true;
+    job_free(j);
+    return false;
 }
 
 static bool plan(struct call *c, struct err *e)
