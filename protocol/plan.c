@@ -714,13 +714,14 @@ static void add_up_cost(struct planner *s)
 static void planner_open(struct planner *s)
 {
     const int n = s->g->n_nodes;
-    int n_numbers = 0, n_in_max = PARAMS_MAX;
+    int n_numbers = 0, n_listed = 0, n_in_max = PARAMS_MAX;
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < PARAMS_MAX; k++) {
             const struct arg *a = &s->g->nodes[i].args[k];
             n_numbers += a->kind == ARG_int || a->kind == ARG_float || a->kind == ARG_bool;
-            if (a->kind == ARG_nodes && a->count + PARAMS_MAX > n_in_max)
-                n_in_max = a->count + PARAMS_MAX;
+            const int n_list = a->kind == ARG_nodes ? a->count : 0;
+            n_listed += n_list;
+            n_in_max = n_list + PARAMS_MAX > n_in_max ? n_list + PARAMS_MAX : n_in_max;
         }
     }
     s->n_sites = n_sites(s->m->n_blocks);
@@ -732,7 +733,10 @@ static void planner_open(struct planner *s)
     s->turns = ARENA_ARRAY(s->a, int, n + 1);
     s->is_new = ARENA_ARRAY(s->a, bool, n + 1);
     s->is_alive = ARENA_ARRAY(s->a, bool, n + 1);
-    s->value_capacity = s->value_root_capacity = 2 * n + 64;
+    /* Enough for most graphs; the arrays grow where it is not. */
+    s->draft_capacity = n + n_listed + 64;
+    s->drafts = ARENA_ARRAY(s->a, struct draft, s->draft_capacity);
+    s->value_capacity = s->value_root_capacity = 2 * n + n_numbers + n_listed + 64;
     s->p->values = ARENA_ARRAY(s->a, struct value, s->value_capacity);
     s->value_roots = ARENA_ARRAY(s->a, int, s->value_root_capacity);
     s->p->n_values = s->n_value_roots = n;

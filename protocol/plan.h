@@ -83,7 +83,7 @@ struct plan {
     bool samples;              /* new tokens are asked for */
     int n_sequences, n_rows;   /* all invokes together; rows of step 0 */
     int n_logits;              /* rows of logits in step 0, and */
-    bool *logits_wanted;       /* [n_steps]: whether a step needs logits (sampling, or a stop there) */
+    bool *logits_wanted;       /* [n_steps]: whether a step needs logits, to sample or for a stop */
     int n_pages;               /* of the key/value cache, for all sequences to the last step */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     const void *constants;     /* what the slab starts with */

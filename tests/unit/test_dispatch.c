@@ -789,9 +789,49 @@ static void plans_mean_what_their_programs_mean(void **state)
     assert_true(folded < unfolded);
 }
 
+/* Keys and values are read from the cache's pages, each sequence from its own. */
+static void keys_and_values_come_from_the_cache(void **state)
+{
+    (void)state;
+    enum {
+        T = 5,
+        D = 8,
+        H = 2
+    };
+    static float qkv[2 * T * 3 * D];
+    static int32_t pages[2] = {3, 1};
+    tiny_open(&t);
+    tiny_invoke(&t, 2, T);
+    tiny_save(&t, tiny_hook(&t, "transformer.h.1.output[1][0]", 0, 0));
+    tiny_save(&t, tiny_hook(&t, "transformer.h.1.output[1][1]", 0, 0));
+    assert_true(tiny_plan(&t));
+    for (int i = 0; i < 2 * T * 3 * D; i++)
+        qkv[i] = (float)i;
+    const struct span spans[] = {{0, T, 0, &pages[0]}, {T, T, 0, &pages[1]}};
+    model.be->cache_append(model.device, model.cache, 1, qkv, spans, 2);
+    struct job *j = ARENA_NEW(&t.arena, struct job);
+    j->graph = t.graph;
+    j->plan = t.plan;
+    j->pages = pages;
+    j->slab = arena_alloc(&t.arena, t.plan.slab_bytes);
+    j->results = arena_alloc(&t.arena, t.plan.result_bytes);
+    assert_int_equal(t.plan.n_stops, 2);
+    for (int which = 0; which < 2; which++) {
+        dispatch_stop(j, &t.plan.stops[which], &model, &(struct tensor){0});
+        const void *saved = j->results + t.plan.saves[which].offset;
+        const float *x = saved; /* (2, H, T, D / H) */
+        for (int i = 0; i < 2 * D * T; i++) {
+            const int b = i / (D * T), h = i / (4 * T) % H, at = i / 4 % T, d = i % 4;
+            assert_true(x[i] == qkv[((b * T + at) * 3 + 1 + which) * D + h * 4 + d]);
+        }
+    }
+    arena_free(&t.arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(keys_and_values_come_from_the_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(plans_mean_what_their_programs_mean, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
