@@ -16,6 +16,16 @@ static const msgpack_object *packed(struct tree t)
     return t.at;
 }
 
+/* jansson quotes what it stumbled over, also the first half of a character. */
+static bool refuse_json(const json_error_t *why, struct err *e)
+{
+    size_t length = 0, n = 0;
+    while ((n = utf8_length(why->text + length, strlen(why->text + length))) > 0)
+        length += n;
+    return err_set(e, ERR_syntax, "the JSON cannot be read at line %d, column %d: %.*s", why->line,
+                   why->column, (int)length, why->text);
+}
+
 static bool open_json(struct tree_document *d, const char *body, size_t size, struct err *e)
 {
     json_error_t why;
@@ -23,8 +33,7 @@ static bool open_json(struct tree_document *d, const char *body, size_t size, st
         return false;
     d->json = json_loadb(body, size, JSON_REJECT_DUPLICATES, &why);
     if (!d->json)
-        return err_set(e, ERR_syntax, "the JSON cannot be read at line %d, column %d: %s", why.line,
-                       why.column, why.text);
+        return refuse_json(&why, e);
     d->root = (struct tree){MEDIA_json, d->json};
     return true;
 }

@@ -394,6 +394,8 @@ static void a_broken_body_is_refused(void **state)
         {"{\"prompt\": \"\\ud800\"}", ERR_syntax, "", -1,
          "the JSON cannot be read at line 1, column 19: invalid Unicode '\\uD800' near "
          "'\"\\ud800\"'"},
+        {"{\"prompt\": \"\\u\xd1\x9a\"}", ERR_syntax, "", -1,
+         "the JSON cannot be read at line 1, column 15: invalid escape near '\"\\u"},
         {"{}", ERR_syntax, "", -1, "a request has either invokes or a prompt"},
         {"{\"prompt\": [1], \"invokes\": []}", ERR_syntax, "", -1,
          "a request has either invokes or a prompt"},
