@@ -2,6 +2,7 @@
 
 #include "encode_text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -159,6 +160,12 @@ static void write_tensor(struct writer *w, const struct reply_facts *f, const st
         write_bin_header(w, s->bytes);
 }
 
+/* Digits behind that mean nothing. */
+static double microseconds(double seconds)
+{
+    return round(seconds * 1e6) / 1e6;
+}
+
 static void write_done(struct writer *w, const struct reply_facts *f, double queue_seconds,
                        double run_seconds)
 {
@@ -172,9 +179,9 @@ static void write_done(struct writer *w, const struct reply_facts *f, double que
     write_key(w, "timing");
     write_map(w, 2);
     write_key(w, "queue");
-    write_real(w, queue_seconds);
+    write_real(w, microseconds(queue_seconds));
     write_key(w, "run");
-    write_real(w, run_seconds);
+    write_real(w, microseconds(run_seconds));
     write_end(w);
     write_end(w);
 }

@@ -2,6 +2,8 @@
 
 #include "encode_writer.h"
 
+#include <stdlib.h>
+
 static const char *const op_kind_name[] = {
     [OPK_unary] = "unary", [OPK_binary] = "binary", [OPK_view] = "view",
     [OPK_call] = "call",   [OPK_effect] = "effect",
@@ -160,6 +162,14 @@ struct bytes spec_document(enum reply_media media, struct arena *a)
     return finish(&w);
 }
 
+/* 1e-05 rather than 9.99999974737875e-06: the same bits when it is read as float32. */
+static double shortest(float value)
+{
+    char text[NUMBER_SIZE];
+    float_text(text, value);
+    return strtod(text, NULL);
+}
+
 struct bytes models_document(const struct model_facts *f, enum reply_media media, struct arena *a)
 {
     const struct model_shape *m = f->shape;
@@ -176,7 +186,7 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     int_field(&w, "vocab", m->vocab);
     int_field(&w, "context", m->context);
     write_key(&w, "epsilon");
-    write_real(&w, (double)m->epsilon);
+    write_real(&w, shortest(m->epsilon));
     text_field(&w, "numerics", f->numerics);
     text_field(&w, "device", f->device);
     int_field(&w, "rows_max", f->rows_max);

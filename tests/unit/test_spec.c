@@ -112,7 +112,7 @@ static void a_model_says_its_sizes(void **state)
     assert_string_equal(text_of(m, "name"), "demo");
     assert_int_equal(json_integer_value(json_object_get(m, "n_heads")), 11);
     assert_int_equal(json_integer_value(json_object_get(m, "cache_tokens")), 4096);
-    assert_true((float)json_real_value(json_object_get(m, "epsilon")) == 1e-5f);
+    assert_true(json_real_value(json_object_get(m, "epsilon")) == 1e-5);
     json_decref(document);
 }
 
