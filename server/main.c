@@ -15,7 +15,7 @@
 /* How often the main thread looks whether the engine is over; signals wake it at once. */
 #define LOOK_SECONDS 0.1
 
-/* How long replies may take to leave once the engine is done with them. */
+/* How long replies may at least take to leave once the engine is done with them. */
 #define FLUSH_SECONDS 5
 
 enum { EXIT_start = 1, EXIT_options = 2, EXIT_device = 70 };
@@ -210,7 +210,7 @@ static void drain(struct server *s, const sigset_t *set)
     while (!worker_is_over(s->worker) && seconds_now() < until)
         leave_if_asked_again(set);
     worker_abort(s->worker);
-    const double flushed = seconds_now() + FLUSH_SECONDS;
+    const double least = seconds_now() + FLUSH_SECONDS, flushed = least > until ? least : until;
     while (!worker_is_over(s->worker) || (http_active(s->http) > 0 && seconds_now() < flushed))
         leave_if_asked_again(set);
 }

@@ -24,9 +24,13 @@ def context(server):
     return json.loads(server.get("/v1/models")[1])["models"][0]["context"]
 
 
+def steps_of(context):
+    return min(context - 4, 64) if IS_SLOW else context - 4
+
+
 def long_request(context, sequences=8):
     """As long as the model allows, with something saved at every step."""
-    steps = context - 4
+    steps = steps_of(context)
     nodes = [{"op": "save", "args": ["lm_head.output[:, -1, :2]"], "step": step, "name": f"s{step}"}
              for step in range(steps)]
     return {"prompt": [[1, 2, 3, 4]] * sequences, "max_new_tokens": steps, "nodes": nodes}
@@ -87,6 +91,12 @@ def read_until_it_runs(stream):
     raise AssertionError("nothing was saved")
 
 
+def wait_for_room(s):
+    until = time.monotonic() + LIMIT
+    while s.get("/readyz")[0] != 200:
+        assert time.monotonic() < until, s.log
+
+
 def test_64_clients_get_their_own_replies(server):
     def ask(i):
         saved, end = wire.run(server.host, {
@@ -106,7 +116,7 @@ def test_the_head_comes_before_the_run_is_done(server, context):
     frames = stream.frames()
     assert next(frames)["type"] == "head"
     kinds = [frame["type"] for frame in frames]
-    assert kinds == ["tensor"] * (context - 4) + ["end"]
+    assert kinds == ["tensor"] * steps_of(context) + ["end"]
 
 
 @pytest.mark.parametrize("way", ["leave", "vanish"])
@@ -129,9 +139,8 @@ def test_a_client_that_leaves_while_it_waits(start_server, context):
         for stream in waiting:
             stream.vanish()
         running.leave()
-        start = time.monotonic()
+        wait_for_room(s)
         wire.run(s.host, QUICK)
-        assert time.monotonic() - start < LIMIT
 
 
 def test_many_clients_leave_in_the_middle(server, context):
@@ -166,9 +175,7 @@ def test_a_full_queue_is_refused_at_once(start_server, context):
             assert next(stream.frames())["error"]["code"] == "busy"
         for stream in streams:
             stream.leave()
-        until = time.monotonic() + LIMIT
-        while s.get("/readyz")[0] != 200:
-            assert time.monotonic() < until
+        wait_for_room(s)
         wire.run(s.host, QUICK)
 
 

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "../../protocol/decode.h"
-#include "../../server/batch.h"
+#include "../../server/worker.h"
 #include "../tiny_gpt2.h"
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -231,6 +231,60 @@ static void a_failure_lets_go_of_everybody(void **state)
     job_free(b);
 }
 
+static bool break_fence(struct device *d, struct err *e)
+{
+    (void)d;
+    return err_set(e, ERR_device, "the card is gone");
+}
+
+static void a_device_that_fails_ends_the_engine_and_tells_everybody(void **state)
+{
+    (void)state;
+    struct backend broken = backend_cpu;
+    broken.fence = break_fence;
+    model->be = &broken;
+    struct queue *q = queue_new(8, &arena);
+    struct worker *w;
+    struct err e = {0};
+    struct job *jobs[8];
+    for (int i = 0; i < 8; i++)
+        assert_true(queue_push(q, jobs[i] = job_of(prompt_of(PAGES / 2, 1, "")), &e));
+    assert_true(worker_start(&w, batch, q, &arena, &e));
+    worker_join(w);
+    assert_true(worker_is_over(w));
+    assert_true(worker_has_failed(w));
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(state_of(jobs[i]), JOB_failed);
+        assert_string_equal(jobs[i]->err.text, "the card is gone");
+        job_free(jobs[i]);
+    }
+    assert_false(queue_takes(q, &e));
+    assert_int_equal(e.code, ERR_device);
+    queue_free(q);
+    model->be = &backend_cpu;
+}
+
+static void an_engine_that_is_told_to_hurry_fails_what_is_left(void **state)
+{
+    (void)state;
+    struct queue *q = queue_new(8, &arena);
+    struct worker *w;
+    struct err e = {0}, why = {0};
+    struct job *j = job_of("{\"prompt\": [1], \"max_new_tokens\": 127}");
+    assert_true(queue_push(q, j, &e));
+    err_set(&why, ERR_draining, "going home");
+    queue_close(q, &why);
+    assert_true(worker_start(&w, batch, q, &arena, &e));
+    worker_abort(w);
+    worker_join(w);
+    assert_false(worker_has_failed(w));
+    assert_true(job_state_is_final(state_of(j)));
+    if (state_of(j) == JOB_failed)
+        assert_int_equal(j->err.code, ERR_draining);
+    job_free(j);
+    queue_free(q);
+}
+
 static const char *const requests[] = {
     "{\"prompt\": [4, 5, 6, 7, 8], \"max_new_tokens\": 6,"
     " \"sampling\": {\"temperature\": 1.0, \"seed\": 3},"
@@ -298,6 +352,8 @@ int main(void)
         TEST(the_slab_is_filled_from_the_lowest_gap),
         TEST(what_can_never_fit_is_refused_with_both_numbers),
         TEST(a_failure_lets_go_of_everybody),
+        TEST(a_device_that_fails_ends_the_engine_and_tells_everybody),
+        TEST(an_engine_that_is_told_to_hurry_fails_what_is_left),
         TEST(jobs_that_come_and_go_keep_their_bits),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);
