@@ -74,8 +74,8 @@ static double number_real(const struct arg *n)
 static void number_bytes(void *to, const struct arg *n, enum dtype dtype)
 {
     const float real = (float)number_real(n);
-    const int64_t integer = n->kind == ARG_int ? n->integer : n->boolean;
     const bool boolean = n->kind == ARG_bool && n->boolean;
+    const int64_t integer = n->kind == ARG_int ? n->integer : boolean;
     const void *from[DT_COUNT] = {[DT_f32] = &real, [DT_i64] = &integer, [DT_bool] = &boolean};
     memcpy(to, from[dtype], dtype_size(dtype));
 }
