@@ -42,21 +42,20 @@ static double action_cost(const struct planner *s, const struct action *a)
     return a->op == OP_hook || n_out > n_in ? n_out : n_in;
 }
 
-/* An action at a turn, among others of that turn behind those of nodes before `node`: `behind` is
- * 0 for the node's own work and 1 for what comes right behind it. */
-static void emit_at(struct planner *s, int turn, int node, int behind, struct action a)
+/* An action at a turn, behind those that were emitted for the same node and turn before. */
+static void emit_at(struct planner *s, int turn, struct action a)
 {
     if (a.op != OP_save && view_count(&s->p->values[a.out].view) == 0)
         return;
     struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
-    d->key = (int64_t)turn << 32 | (2 * node + behind);
+    d->key = (int64_t)turn << 32 | a.node;
     d->action = a;
     s->cost += action_cost(s, &a);
 }
 
 static void emit(struct planner *s, struct action a)
 {
-    emit_at(s, s->turns[a.node], a.node, 0, a);
+    emit_at(s, s->turns[a.node], a);
 }
 
 /* Parked copies. */
@@ -99,8 +98,7 @@ static int park(struct planner *s, int value, const struct root *r)
     const int turn = r->turn, version = r->version;
     const struct view view = s->p->values[value].view;
     const int copy = tensor_add(s, -1, turn, s->p->values[value].dtype, &view);
-    emit_at(s, turn, version, 1,
-            (struct action){.op = OP_clone, .node = version, .out = copy, .in = {value}});
+    emit_at(s, turn, (struct action){.op = OP_clone, .node = version, .out = copy, .in = {value}});
     return copy;
 }
 

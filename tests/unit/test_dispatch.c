@@ -692,6 +692,19 @@ static void add_random_op(void)
     /* clang-format on */
 }
 
+/* A part of x from another part of x, which may overlap. */
+static void add_overlapping_set(int x)
+{
+    static const char *const parts[] = {"[..., 1:]", "[..., :-1]", "[:, 1:]", "[:, :-1]",
+                                        "[:, 0]",    "[..., ::2]", "[:, -1]", "[..., 1::2]"};
+    const int k = (int)pick(4) * 2;
+    const int a = tiny_getitem(&t, x, parts[k]), b = tiny_getitem(&t, x, parts[k + 1]);
+    if (pick(2))
+        tiny_op(&t, set, NODE(a), NODE(b));
+    else
+        tiny_op(&t, set, NODE(b), NODE(a));
+}
+
 static void add_random_node(void)
 {
     const int kind = (int)pick(14);
@@ -701,6 +714,8 @@ static void add_random_node(void)
     } else if (kind == 1) {
         float data[6] = {1, -2, 3, 0.5f, 7, -1};
         tiny_constant(&t, DT_f32, pick(2) ? 1 : 2, (int64_t[]){1 + pick(2), 3}, data);
+    } else if (kind == 2) {
+        add_overlapping_set(random_node());
     } else if (kind <= 4) {
         tiny_op(&t, set, NODE(random_node()), random_operand());
     } else if (kind == 5) {
