@@ -18,8 +18,9 @@ bool accept_body(enum media *media, const char *content_type, struct err *e)
     else if (is_type(type, "application/msgpack"))
         *media = MEDIA_msgpack;
     else
-        return err_set(e, ERR_media, "Content-Type is \"%.60s\": send application/json or "
-                       "application/msgpack", type);
+        return err_set(e, ERR_media,
+                       "Content-Type is \"%.60s\": send application/json or application/msgpack",
+                       type);
     return true;
 }
 
@@ -95,6 +96,8 @@ bool accept_reply(enum reply_media *media, const char *accept, struct err *e)
     }
     if (best > 0)
         return true;
-    return err_set(e, ERR_accept, "Accept is \"%.60s\", and a reply can be application/json, "
-                   "application/msgpack, application/x-ndjson or text/plain", accept);
+    return err_set(e, ERR_accept,
+                   "Accept is \"%.60s\", and a reply can be application/json, "
+                   "application/msgpack, application/x-ndjson or text/plain",
+                   accept);
 }

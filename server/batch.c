@@ -11,15 +11,15 @@ struct batch {
     struct job *jobs[RUNNING_MAX]; /* in the order of admission, and of their rows */
     int n_jobs;
 
-    char *slab;              /* on the device; each job has a part of it */
-    int32_t *free_pages;     /* a stack: what was used last is used next, while it is warm */
+    char *slab;          /* on the device; each job has a part of it */
+    int32_t *free_pages; /* a stack: what was used last is used next, while it is warm */
     int n_free_pages;
 
-    struct pass pass;        /* of the next run; its arrays are these */
+    struct pass pass; /* of the next run; its arrays are these */
     int32_t *tokens, *positions, *logits_rows;
     struct span *spans;
     uint64_t *wanted, *written;
-    struct err err;          /* a fence inside the pass that failed */
+    struct err err; /* a fence inside the pass that failed */
 
     float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
     int32_t *sample_order;       /* (V) */
@@ -87,7 +87,8 @@ static int rows_of(const struct job *j)
 static int logits_of(const struct job *j)
 {
     return !j->plan.logits_wanted[j->step] ? 0
-           : j->step == 0 ? j->plan.n_logits : j->plan.n_sequences;
+           : j->step == 0                  ? j->plan.n_logits
+                                           : j->plan.n_sequences;
 }
 
 static bool rows_fit(const struct batch *b, const struct job *j)
@@ -194,9 +195,8 @@ static void span_add_prompt(struct batch *b, const struct job *j, int invoke, in
     const struct plan_invoke *v = &j->plan.invokes[invoke];
     const struct prompt *prompt = &j->graph.invokes[invoke].prompts[sequence];
     assert(prompt->n_tokens == v->n_tokens);
-    b->spans[b->pass.n_spans++] =
-        (struct span){.row = b->pass.n_rows, .n_rows = v->n_tokens,
-                      .pages = job_pages(j, invoke, sequence)};
+    b->spans[b->pass.n_spans++] = (struct span){
+        .row = b->pass.n_rows, .n_rows = v->n_tokens, .pages = job_pages(j, invoke, sequence)};
     for (int i = 0; i < v->n_tokens; i++) {
         const int row = row_add(b, prompt->tokens[i], i);
         if (i >= v->logits_from)
@@ -354,9 +354,14 @@ static void pass_clear(struct batch *b)
     const size_t words = (size_t)(b->n_sites + 63) / 64;
     memset(b->wanted, 0, words * sizeof *b->wanted);
     memset(b->written, 0, words * sizeof *b->written);
-    b->pass = (struct pass){.tokens = b->tokens, .positions = b->positions, .spans = b->spans,
-                            .logits_rows = b->logits_rows, .wanted = b->wanted,
-                            .written = b->written, .hook = on_site, .context = b};
+    b->pass = (struct pass){.tokens = b->tokens,
+                            .positions = b->positions,
+                            .spans = b->spans,
+                            .logits_rows = b->logits_rows,
+                            .wanted = b->wanted,
+                            .written = b->written,
+                            .hook = on_site,
+                            .context = b};
 }
 
 bool batch_run(struct batch *b, struct err *e)

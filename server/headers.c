@@ -98,9 +98,10 @@ static bool check_host(const struct headers *h, const struct headers_policy *p, 
         return err_set(e, ERR_header, "HTTP/1.1 needs a Host header");
     }
     if (!host_is_ours(value_of(h, HEADER_host), p->host))
-        return err_set(e, ERR_misdirected, "Host is \"%.100s\", and this server is %.100s: call it "
-                       "by that name, or start it with --host 0.0.0.0", value_of(h, HEADER_host),
-                       p->host);
+        return err_set(e, ERR_misdirected,
+                       "Host is \"%.100s\", and this server is %.100s: call it "
+                       "by that name, or start it with --host 0.0.0.0",
+                       value_of(h, HEADER_host), p->host);
     return true;
 }
 
@@ -133,10 +134,13 @@ bool headers_check_sender(const struct headers *h, const struct headers_policy *
     if (!check_host(h, p, e))
         return false;
     if (h->count[HEADER_origin] && !origin_is_ours(h) && !headers_origin_is_listed(h, p))
-        return err_set(e, ERR_origin, "a page of \"%.100s\" may not call this server: start it "
-                       "with --allow-origin if it should", value_of(h, HEADER_origin));
+        return err_set(e, ERR_origin,
+                       "a page of \"%.100s\" may not call this server: start it "
+                       "with --allow-origin if it should",
+                       value_of(h, HEADER_origin));
     if (h->count[HEADER_coding] && strcasecmp(value_of(h, HEADER_coding), "identity") != 0)
-        return err_set(e, ERR_media, "the body is compressed (Content-Encoding: %.40s): send it "
-                       "as it is", value_of(h, HEADER_coding));
+        return err_set(e, ERR_media,
+                       "the body is compressed (Content-Encoding: %.40s): send it as it is",
+                       value_of(h, HEADER_coding));
     return true;
 }

@@ -4,8 +4,17 @@
 #include "../protocol/base.h"
 
 enum header { /* the headers that matter here, each at most once */
-    HEADER_host, HEADER_length, HEADER_framing, HEADER_type, HEADER_coding, HEADER_authorization,
-    HEADER_origin, HEADER_accept, HEADER_expect, HEADER_id, HEADER_COUNT
+    HEADER_host,
+    HEADER_length,
+    HEADER_framing,
+    HEADER_type,
+    HEADER_coding,
+    HEADER_authorization,
+    HEADER_origin,
+    HEADER_accept,
+    HEADER_expect,
+    HEADER_id,
+    HEADER_COUNT
 };
 
 extern const char *const header_name[HEADER_COUNT]; /* "Host", "Content-Length", ... */
@@ -14,7 +23,7 @@ struct headers {
     const char *version, *method, *uri; /* the URI as it came, escapes and all */
     bool uri_is_cut;                    /* it holds a NUL byte */
     int count[HEADER_COUNT];
-    const char *value[HEADER_COUNT];    /* the first one's, or NULL */
+    const char *value[HEADER_COUNT]; /* the first one's, or NULL */
 };
 
 struct headers_policy {

@@ -23,7 +23,12 @@ enum {
     CROWDED_IDLE_SECONDS = 1, /* how long an idle connection is kept while places are few */
 };
 
-enum phase { PHASE_idle, PHASE_headers, PHASE_body, PHASE_reply };
+enum phase {
+    PHASE_idle,
+    PHASE_headers,
+    PHASE_body,
+    PHASE_reply
+};
 
 struct connection { /* guarded by the lock of struct http */
     bool open;
@@ -38,14 +43,14 @@ struct http {
     int header_seconds, body_seconds;
     struct http_service service;
     struct MHD_Daemon *daemon;
-    uint32_t boot;           /* tells this process's request ids from another's */
+    uint32_t boot; /* tells this process's request ids from another's */
     atomic_uint_least64_t n_requests;
     atomic_int n_active;
     atomic_int_least64_t body_bytes; /* that all bodies hold now */
     atomic_bool draining, stopping;
     pthread_t watchdog;
 
-    pthread_mutex_t lock;    /* guards everything below */
+    pthread_mutex_t lock; /* guards everything below */
     int n_open;
     struct connection connections[CONNECTIONS_MAX + SPARE_CONNECTIONS];
 };
@@ -58,11 +63,12 @@ struct exchange {
     struct http_request request;
     struct http_reply reply;
     struct headers headers;
-    struct err err;         /* why it is refused */
-    bool begun;             /* its headers have come */
-    const char *uri_end;    /* where the URI's text ends in the library's memory */
+    struct err err;      /* why it is refused */
+    bool begun;          /* its headers have come */
+    const char *uri_end; /* where the URI's text ends in the library's memory */
     char *body;
-    size_t body_capacity, body_total; /* body_total counts what is dropped, too */
+    size_t body_capacity, body_held; /* of its last copy, of all its copies */
+    size_t body_total;               /* what has come, also what was dropped */
     double started_at;
 };
 
@@ -164,8 +170,9 @@ static ssize_t on_pull(void *context, uint64_t position, char *buffer, size_t ma
     (void)position;
     struct exchange *x = context;
     ptrdiff_t n = x->reply.pull(x->reply.stream, buffer, max);
-    return n == HTTP_END ? MHD_CONTENT_READER_END_OF_STREAM
-           : n == HTTP_CUT ? MHD_CONTENT_READER_END_WITH_ERROR : (ssize_t)n;
+    return n == HTTP_END   ? MHD_CONTENT_READER_END_OF_STREAM
+           : n == HTTP_CUT ? MHD_CONTENT_READER_END_WITH_ERROR
+                           : (ssize_t)n;
 }
 
 static void add_header(struct MHD_Response *response, const char *name, const char *value)
@@ -304,11 +311,13 @@ static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connecti
  * last one. */
 static bool grow_body(struct exchange *x, size_t size)
 {
-    if (size < x->body_capacity)
+    if (size <= x->body_capacity)
         return true;
     size_t larger = x->body_capacity ? x->body_capacity : BODY_FIRST_BYTES;
-    while (larger <= size)
+    while (larger < size)
         larger *= 2;
+    if (larger > BODY_BYTES_MAX)
+        larger = BODY_BYTES_MAX;
     int64_t held = atomic_fetch_add(&x->http->body_bytes, (int64_t)larger);
     const int64_t held_max = (int64_t)HTTP_BODIES_MB << 20;
     if (held + (int64_t)larger > held_max) {
@@ -319,8 +328,8 @@ static bool grow_body(struct exchange *x, size_t size)
     char *moved = arena_alloc(&x->arena, larger);
     if (x->request.body_size)
         memcpy(moved, x->body, x->request.body_size);
-    atomic_fetch_sub(&x->http->body_bytes, (int64_t)x->body_capacity);
     x->body = moved;
+    x->body_held += larger;
     x->body_capacity = larger;
     return true;
 }
@@ -396,7 +405,7 @@ static void exchange_close(struct http *h, struct connection *c)
         log_request(x);
         atomic_fetch_sub(&h->n_active, 1);
     }
-    atomic_fetch_sub(&h->body_bytes, (int64_t)x->body_capacity);
+    atomic_fetch_sub(&h->body_bytes, (int64_t)x->body_held);
     struct arena arena = x->arena;
     arena_free(&arena);
 }
@@ -522,16 +531,13 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
     h->daemon = MHD_start_daemon(
         MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
             MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_request, h,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-        MHD_OPTION_LISTEN_SOCKET, fd,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-        MHD_OPTION_URI_LOG_CALLBACK, on_uri, h,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+        MHD_OPTION_URI_LOG_CALLBACK, on_uri, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)(CONNECTIONS_MAX + SPARE_CONNECTIONS),
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS_MAX,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES_MAX,
-        MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES, MHD_OPTION_END);
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES_MAX, MHD_OPTION_THREAD_STACK_SIZE,
+        (size_t)STACK_BYTES, MHD_OPTION_END);
     if (!h->daemon) {
         close(fd);
         return err_set(e, ERR_device, "libmicrohttpd could not start its threads");

@@ -10,8 +10,8 @@
 #include "../protocol/limits.h"
 
 enum {
-    HTTP_ID_SIZE = 40, /* a request id of at most 36 characters */
-    HTTP_BODIES_MB = 512 /* all bodies at once: 32 of the largest; more are told to come back */
+    HTTP_ID_SIZE = 40,   /* a request id of at most 36 characters */
+    HTTP_BODIES_MB = 512 /* all bodies at once: 16 of the largest; more are told to come back */
 };
 
 struct http_request {
@@ -20,18 +20,18 @@ struct http_request {
     char id[HTTP_ID_SIZE];             /* the client's own if it is well-formed, else ours */
     const char *body;
     size_t body_size;
-    struct arena *arena;               /* lives until the reply's `done` has returned */
-    int socket;                        /* for http_client_left */
+    struct arena *arena; /* lives until the reply's `done` has returned */
+    int socket;          /* for http_client_left */
 };
 
 struct http_reply {
     int status;
     const char *content_type;
-    const char *allow;   /* of the Allow header, or NULL */
-    int retry_seconds;   /* of the Retry-After header, or 0 */
-    bool close;          /* the connection ends behind this reply */
+    const char *allow; /* of the Allow header, or NULL */
+    int retry_seconds; /* of the Retry-After header, or 0 */
+    bool close;        /* the connection ends behind this reply */
 
-    const char *body;    /* a whole document in the request's arena, unless there is a `pull` */
+    const char *body; /* a whole document in the request's arena, unless there is a `pull` */
     size_t body_size;
 
     /* A stream. `pull` waits until there are bytes, and returns how many it wrote into the buffer,
@@ -41,7 +41,10 @@ struct http_reply {
     void *stream;
 };
 
-enum { HTTP_END = -1, HTTP_CUT = -2 };
+enum {
+    HTTP_END = -1,
+    HTTP_CUT = -2
+};
 
 struct http_service {
     void *context;
@@ -58,9 +61,9 @@ struct http_service {
 };
 
 struct http_options {
-    const char *host;         /* the address to listen on */
-    int port;                 /* 0: a free one */
-    const char *allow_origin; /* origins separated by commas, "*" or "" */
+    const char *host;                 /* the address to listen on */
+    int port;                         /* 0: a free one */
+    const char *allow_origin;         /* origins separated by commas, "*" or "" */
     int header_seconds, body_seconds; /* how long they may take to arrive */
 };
 

@@ -27,18 +27,25 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
 {
     const struct plan *p = &j->plan;
     if (p->n_rows > c->rows)
-        return err_set(e, ERR_limit, "the prompts have %d tokens together, and a pass of this "
-                       "server takes %d (--rows)", p->n_rows, c->rows);
+        return err_set(e, ERR_limit,
+                       "the prompts have %d tokens together, and a pass of this "
+                       "server takes %d (--rows)",
+                       p->n_rows, c->rows);
     if (p->n_logits > c->logits)
-        return err_set(e, ERR_limit, "logits are read at %d positions, and a pass of this server "
-                       "computes %d (--logits-rows)", p->n_logits, c->logits);
+        return err_set(e, ERR_limit,
+                       "logits are read at %d positions, and a pass of this server "
+                       "computes %d (--logits-rows)",
+                       p->n_logits, c->logits);
     if (p->n_pages > c->pages)
-        return err_set(e, ERR_limit, "the sequences need %d pages of %d positions of the key/value "
-                       "cache, and this server has %d (--cache-tokens)", p->n_pages, PAGE_TOKENS,
-                       c->pages);
+        return err_set(e, ERR_limit,
+                       "the sequences need %d pages of %d positions of the key/value "
+                       "cache, and this server has %d (--cache-tokens)",
+                       p->n_pages, PAGE_TOKENS, c->pages);
     if (p->slab_bytes > c->slab_bytes)
-        return err_set(e, ERR_limit, "the graph's values take %zu bytes at once, and this server "
-                       "has %zu (--slab-mb)", p->slab_bytes, c->slab_bytes);
+        return err_set(e, ERR_limit,
+                       "the graph's values take %zu bytes at once, and this server "
+                       "has %zu (--slab-mb)",
+                       p->slab_bytes, c->slab_bytes);
     return true;
 }
 
@@ -49,15 +56,16 @@ bool job_reserve(struct job *j, struct err *e)
     int64_t held = atomic_fetch_add(&held_bytes, bytes);
     if (held + bytes > HELD_BYTES_MAX) {
         atomic_fetch_sub(&held_bytes, bytes);
-        return err_set(e, ERR_busy, "replies that are being read take %lld of %lld bytes, this one "
-                       "would take %lld", (long long)held, (long long)HELD_BYTES_MAX,
-                       (long long)bytes);
+        return err_set(e, ERR_busy,
+                       "replies that are being read take %lld of %lld bytes, this one "
+                       "would take %lld",
+                       (long long)held, (long long)HELD_BYTES_MAX, (long long)bytes);
     }
     j->results = arena_alloc(j->arena, p->result_bytes);
     j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_pages);
     if (j->graph.n_new_tokens > 0)
-        j->generated = ARENA_ARRAY(j->arena, int32_t,
-                                   (size_t)p->n_sequences * (size_t)j->graph.n_new_tokens);
+        j->generated =
+            ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_sequences * (size_t)j->graph.n_new_tokens);
     return true;
 }
 

@@ -9,19 +9,27 @@
 #include <pthread.h>
 #include "../protocol/plan.h"
 
-enum job_state { JOB_queued, JOB_running, JOB_done, JOB_failed, JOB_cancelled };
+enum job_state {
+    JOB_queued,
+    JOB_running,
+    JOB_done,
+    JOB_failed,
+    JOB_cancelled
+};
 
-struct outbox {         /* the only part that two threads touch; lock guards all of it */
+struct outbox { /* the only part that two threads touch; lock guards all of it */
     pthread_mutex_t lock;
     pthread_cond_t moved; /* on CLOCK_MONOTONIC */
     enum job_state state;
-    int n_ready;        /* saved values that have arrived in `results`, in the order of the plan */
-    bool cancel;        /* set by the connection, obeyed between passes */
+    int n_ready; /* saved values that have arrived in `results`, in the order of the plan */
+    bool cancel; /* set by the connection, obeyed between passes */
 };
 
-enum { REQUEST_ID_SIZE = 40 };
+enum {
+    REQUEST_ID_SIZE = 40
+};
 
-struct capacity { /* what a pass and the machine have room for */
+struct capacity {            /* what a pass and the machine have room for */
     int rows, logits, pages; /* of a pass, of its logits, of the key/value cache */
     size_t slab_bytes;
 };
@@ -31,9 +39,9 @@ struct job {
     struct arena *arena; /* borrowed: the request's, which outlives the job and holds it */
     struct graph graph;
     struct plan plan;
-    char *results;       /* plan.result_bytes, filled by the engine, read by the connection */
-    int32_t *generated;  /* (n_sequences, n_new_tokens), filled by the engine */
-    int32_t *pages;      /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
+    char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
+    int32_t *generated; /* (n_sequences, n_new_tokens), filled by the engine */
+    int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
@@ -45,9 +53,9 @@ struct job {
     int span_first;      /* its first span in this pass */
 
     double queued_at, admitted_at, finished_at; /* seconds_now */
-    struct err err;      /* why it failed */
+    struct err err;                             /* why it failed */
     struct outbox outbox;
-    struct job *next;    /* in the queue */
+    struct job *next; /* in the queue */
 };
 
 /* A job without graph and plan, in the request's arena. */
@@ -71,10 +79,10 @@ static inline const int32_t *job_pages(const struct job *j, int invoke, int sequ
 }
 
 /* From the engine to the connection. */
-void job_start(struct job *j);                          /* it runs now */
-void job_publish(struct job *j);                        /* n_saved values have arrived */
-void job_finish(struct job *j, enum job_state state);   /* the engine lets go of it */
-void job_fail(struct job *j, const struct err *why);    /* the same, with an error */
+void job_start(struct job *j);                        /* it runs now */
+void job_publish(struct job *j);                      /* n_saved values have arrived */
+void job_finish(struct job *j, enum job_state state); /* the engine lets go of it */
+void job_fail(struct job *j, const struct err *why);  /* the same, with an error */
 
 /* From the connection to the engine. */
 bool job_cancelled(struct job *j); /* somebody asked for it */

@@ -18,7 +18,11 @@
 /* How long replies may at least take to leave once the engine is done with them. */
 #define FLUSH_SECONDS 5
 
-enum { EXIT_start = 1, EXIT_options = 2, EXIT_device = 70 };
+enum {
+    EXIT_start = 1,
+    EXIT_options = 2,
+    EXIT_device = 70
+};
 
 struct server {
     struct arena arena;
@@ -95,8 +99,10 @@ static bool load_tokenizer(struct server *s, struct err *e)
     if (!bpe_load(&s->bpe, s->folder, e))
         return false;
     if (bpe_size(s->bpe) > s->shape.vocab)
-        return err_set(e, ERR_file, "%s: the tokenizer has %d tokens and the model %d: they belong "
-                       "to different models", s->folder, bpe_size(s->bpe), s->shape.vocab);
+        return err_set(e, ERR_file,
+                       "%s: the tokenizer has %d tokens and the model %d: they belong "
+                       "to different models",
+                       s->folder, bpe_size(s->bpe), s->shape.vocab);
     return true;
 }
 
@@ -105,7 +111,8 @@ static bool find_model(struct server *s, struct err *e)
     const struct options *o = &s->options;
     const char *asked = *o->model ? o->model : find_demo(&s->arena);
     if (!asked)
-        return err_set(e, ERR_file, "there is no models/demo here: say --model FOLDER, or the name "
+        return err_set(e, ERR_file,
+                       "there is no models/demo here: say --model FOLDER, or the name "
                        "of a model in the local Hugging Face cache");
     char *folder;
     if (!model_find(&folder, asked, &s->arena, e))
@@ -120,13 +127,16 @@ static bool load_model(struct server *s, struct err *e)
     const struct options *o = &s->options;
     s->be = &backend_cpu;
     const struct device_options device = {
-        .threads = (int)o->threads, .isa = o->isa, .rows_max = (int)o->rows,
-        .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
-        .context_max = s->shape.context, .heads_max = s->shape.n_heads};
-    const struct gpt2_options model = {
+        .threads = (int)o->threads,
+        .isa = o->isa,
         .rows_max = (int)o->rows,
-        .logits_max = (int)(o->logits_rows ? o->logits_rows : o->rows),
-        .cache_tokens = (int)o->cache_tokens};
+        .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
+        .context_max = s->shape.context,
+        .heads_max = s->shape.n_heads};
+    const struct gpt2_options model = {.rows_max = (int)o->rows,
+                                       .logits_max =
+                                           (int)(o->logits_rows ? o->logits_rows : o->rows),
+                                       .cache_tokens = (int)o->cache_tokens};
     return s->be->open(&s->device, &device, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
            batch_open(&s->batch, s->model, (size_t)o->slab_mb << 20, &s->arena, e);
@@ -136,13 +146,15 @@ static bool start_serving(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
     s->queue = queue_new((int)o->queue, &s->arena);
-    s->service = (struct service){
-        .bpe = s->bpe,
-        .queue = s->queue,
-        .facts = {.name = s->model_name, .device = s->be->describe(s->device),
-                  .numerics = "exact", .rows_max = s->model->rows_max,
-                  .cache_tokens = s->model->n_pages * PAGE_TOKENS, .shape = &s->shape},
-        .capacity = batch_capacity(s->batch)};
+    s->service = (struct service){.bpe = s->bpe,
+                                  .queue = s->queue,
+                                  .facts = {.name = s->model_name,
+                                            .device = s->be->describe(s->device),
+                                            .numerics = "exact",
+                                            .rows_max = s->model->rows_max,
+                                            .cache_tokens = s->model->n_pages * PAGE_TOKENS,
+                                            .shape = &s->shape},
+                                  .capacity = batch_capacity(s->batch)};
     const struct http_options http = {o->host, (int)o->port, o->allow_origin,
                                       (int)o->header_seconds, (int)o->body_seconds};
     const struct http_service routes = routes_of(&s->service);
@@ -153,9 +165,9 @@ static bool start_serving(struct server *s, struct err *e)
 static void say_ready(const struct server *s)
 {
     const bool is_v6 = strchr(s->options.host, ':') != NULL;
-    fprintf(stderr, "interposed: %s (%d blocks, width %d) on http://%s%s%s:%d, %s\n",
-            s->model_name, s->shape.n_blocks, s->shape.width, is_v6 ? "[" : "", s->options.host,
-            is_v6 ? "]" : "", s->port, s->service.facts.device);
+    fprintf(stderr, "interposed: %s (%d blocks, width %d) on http://%s%s%s:%d, %s\n", s->model_name,
+            s->shape.n_blocks, s->shape.width, is_v6 ? "[" : "", s->options.host, is_v6 ? "]" : "",
+            s->port, s->service.facts.device);
 }
 
 /* Stop. */

@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum option_kind { OPTION_text, OPTION_number, OPTION_choice };
+enum option_kind {
+    OPTION_text,
+    OPTION_number,
+    OPTION_choice
+};
 
 static const struct option {
     const char *field;
@@ -13,7 +17,7 @@ static const struct option {
     size_t offset; /* in struct options */
     const char *initial;
     int64_t number, low, high; /* of a number */
-    const char *takes; /* for --help; of a choice, the choices */
+    const char *takes;         /* for --help; of a choice, the choices */
     const char *help;
 } rows[] = {
 #define TEXT(field, initial, takes, help) \
@@ -28,7 +32,10 @@ static const struct option {
 #undef CHOICE
 };
 
-enum { N_ROWS = sizeof rows / sizeof rows[0], NAME_SIZE = 64 };
+enum {
+    N_ROWS = sizeof rows / sizeof rows[0],
+    NAME_SIZE = 64
+};
 
 /* "--model-name" for the field model_name. */
 static const char *flag_of(char *buffer, const struct option *r)
@@ -39,10 +46,10 @@ static const char *flag_of(char *buffer, const struct option *r)
     return buffer;
 }
 
-/* "INTERPOSE_MODEL_NAME". */
+/* "INTERPOSED_MODEL_NAME": INTERPOSE_HOST is the client's, and another thing. */
 static const char *variable_of(char *buffer, const struct option *r)
 {
-    snprintf(buffer, NAME_SIZE, "INTERPOSE_%s", r->field);
+    snprintf(buffer, NAME_SIZE, "INTERPOSED_%s", r->field);
     for (char *c = buffer; *c; c++)
         *c = (char)toupper((unsigned char)*c);
     return buffer;
@@ -68,8 +75,9 @@ static bool set_number(int64_t *out, const struct option *r, const char *said, c
     errno = 0;
     long long number = strtoll(value, &end, 10);
     if (end == value || *end || errno || number < r->low || number > r->high)
-        return err_set(e, ERR_value, "%s is \"%.40s\", and must be a whole number from %lld to "
-                       "%lld", said, value, (long long)r->low, (long long)r->high);
+        return err_set(e, ERR_value,
+                       "%s is \"%.40s\", and must be a whole number from %lld to %lld", said, value,
+                       (long long)r->low, (long long)r->high);
     *out = number;
     return true;
 }
@@ -121,8 +129,8 @@ static bool refuse_unknown(const char *flag, struct err *e)
             memcpy(near, candidate, sizeof near);
         }
     }
-    return err_set(e, ERR_unknown, "there is no option %.60s; the nearest is %s, and --help lists "
-                   "all", flag, near);
+    return err_set(e, ERR_unknown,
+                   "there is no option %.60s; the nearest is %s, and --help lists all", flag, near);
 }
 
 static const struct option *find_flag(const char *argument, size_t length)
@@ -174,8 +182,8 @@ static const char *help_row(const struct option *r, struct arena *a)
 {
     char flag[NAME_SIZE], variable[NAME_SIZE];
     const char *head = arena_format(a, "  %s %s", flag_of(flag, r), r->takes);
-    const char *text = arena_format(a, "%s\n      %s\n      (%s", head, r->help,
-                                    variable_of(variable, r));
+    const char *text =
+        arena_format(a, "%s\n      %s\n      (%s", head, r->help, variable_of(variable, r));
     if (r->kind == OPTION_number)
         return arena_format(a, "%s, %lld to %lld, default %lld)\n", text, (long long)r->low,
                             (long long)r->high, (long long)r->number);
@@ -188,7 +196,9 @@ const char *options_help(struct arena *a)
                        "Serves interpretability experiments on GPT-2 over HTTP: POST /v1/run.\n\n";
     for (int i = 0; i < N_ROWS; i++)
         text = arena_format(a, "%s%s", text, help_row(&rows[i], a));
-    return arena_format(a, "%s  --help, --version\n\n"
+    return arena_format(a,
+                        "%s  --help, --version\n\n"
                         "Each option can be set in the environment by the name in brackets; the "
-                        "command line wins.\n", text);
+                        "command line wins.\n",
+                        text);
 }

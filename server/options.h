@@ -13,7 +13,11 @@ struct options {
 #undef CHOICE
 };
 
-enum options_wish { WISH_serve, WISH_help, WISH_version };
+enum options_wish {
+    WISH_serve,
+    WISH_help,
+    WISH_version
+};
 
 /* Texts are borrowed from argv and the environment. A refusal says the option, the value and what
  * would be right. */

@@ -4,13 +4,15 @@
 #include "reply.h"
 #include <string.h>
 
-enum { RETRY_SECONDS = 1 };
+enum {
+    RETRY_SECONDS = 1
+};
 
 struct call { /* one request on its way through its route */
     struct service *service;
     struct http_request *request;
     struct http_reply *reply;
-    enum media media;             /* of the body of a POST */
+    enum media media; /* of the body of a POST */
     enum reply_media reply_media;
 };
 
@@ -22,18 +24,16 @@ static const struct route {
     const char *method, *path;
     route_fn *answer;
 } routes[] = {
-    {"POST", "/v1/run", run},
-    {"POST", "/v1/plan", plan},
-    {"POST", "/v1/tokenize", tokenize},
-    {"POST", "/v1/detokenize", detokenize},
-    {"GET", "/v1/models", models},
-    {"GET", "/v1/spec", spec},
-    {"GET", "/healthz", healthz},
-    {"GET", "/health", healthz},
+    {"POST", "/v1/run", run},           {"POST", "/v1/plan", plan},
+    {"POST", "/v1/tokenize", tokenize}, {"POST", "/v1/detokenize", detokenize},
+    {"GET", "/v1/models", models},      {"GET", "/v1/spec", spec},
+    {"GET", "/healthz", healthz},       {"GET", "/health", healthz},
     {"GET", "/readyz", readyz},
 };
 
-enum { N_ROUTES = sizeof routes / sizeof routes[0] };
+enum {
+    N_ROUTES = sizeof routes / sizeof routes[0]
+};
 
 /* Finding the route. */
 
@@ -193,7 +193,8 @@ static bool make_job(struct job **out, const struct call *c, struct err *e)
 static struct reply_facts *facts_of(const struct call *c, const struct job *j)
 {
     struct reply_facts *f = ARENA_NEW(c->request->arena, struct reply_facts);
-    *f = (struct reply_facts){.request_id = j->request_id,
+    *f = (struct reply_facts){.bpe = c->service->bpe,
+                              .request_id = j->request_id,
                               .model = c->service->facts.name,
                               .numerics = c->service->facts.numerics,
                               .graph = &j->graph,
@@ -218,8 +219,9 @@ static bool plan(struct call *c, struct err *e)
     struct job *j;
     const bool made = make_job(&j, c, e);
     if (made)
-        reply_with(c, 200, encode_plan(&j->graph, &j->plan, c->service->facts.shape,
-                                       c->reply_media, c->request->arena));
+        reply_with(c, 200,
+                   encode_plan(&j->graph, &j->plan, c->service->facts.shape, c->reply_media,
+                               c->request->arena));
     job_free(j);
     return made;
 }
@@ -332,8 +334,8 @@ static bool detokenize(struct call *c, struct err *e)
 static bool models(struct call *c, struct err *e)
 {
     (void)e;
-    return reply_with(c, 200, models_document(&c->service->facts, c->reply_media,
-                                              c->request->arena));
+    return reply_with(c, 200,
+                      models_document(&c->service->facts, c->reply_media, c->request->arena));
 }
 
 static bool spec(struct call *c, struct err *e)

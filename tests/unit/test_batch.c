@@ -13,7 +13,12 @@
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
-enum { ROWS = 64, LOGITS = 16, PAGES = 8, SLAB_BYTES = 4096 };
+enum {
+    ROWS = 64,
+    LOGITS = 16,
+    PAGES = 8,
+    SLAB_BYTES = 4096
+};
 
 static const struct model_shape shape = {2, 2, 16, 32, 61, 128, 1e-5f};
 
@@ -103,11 +108,10 @@ static void a_job_alone_is_done_after_its_steps(void **state)
 static void saves_are_published_as_steps_end(void **state)
 {
     (void)state;
-    struct job *j = job_of(
-        "{\"prompt\": [1, 2, 3], \"max_new_tokens\": 2, \"nodes\": ["
-        "{\"op\": \"save\", \"args\": [\"transformer.h.0.output[0]\"]},"
-        "{\"op\": \"save\", \"args\": [\"lm_head.output\"], \"step\": 1},"
-        "{\"op\": \"save\", \"args\": [\"generator.output\"], \"step\": 1}]}");
+    struct job *j = job_of("{\"prompt\": [1, 2, 3], \"max_new_tokens\": 2, \"nodes\": ["
+                           "{\"op\": \"save\", \"args\": [\"transformer.h.0.output[0]\"]},"
+                           "{\"op\": \"save\", \"args\": [\"lm_head.output\"], \"step\": 1},"
+                           "{\"op\": \"save\", \"args\": [\"generator.output\"], \"step\": 1}]}");
     struct err e = {0};
     int n_ready;
     assert_true(batch_admit(batch, j));
@@ -297,13 +301,16 @@ static const char *const requests[] = {
     "{\"prompt\": [3], \"save\": {\"k\": \"transformer.h.1.output[1][0]\"}}",
 };
 
-enum { N_REQUESTS = sizeof requests / sizeof requests[0] };
+enum {
+    N_REQUESTS = sizeof requests / sizeof requests[0]
+};
 
 static bool same_bits(const struct job *a, const struct job *b)
 {
     const size_t n_tokens = (size_t)(a->plan.n_sequences * a->graph.n_new_tokens);
     return memcmp(a->results, b->results, a->plan.result_bytes) == 0 &&
-           (n_tokens == 0 || memcmp(a->generated, b->generated, n_tokens * sizeof *a->generated) == 0);
+           (n_tokens == 0 ||
+            memcmp(a->generated, b->generated, n_tokens * sizeof *a->generated) == 0);
 }
 
 static void jobs_that_come_and_go_keep_their_bits(void **state)
@@ -315,7 +322,9 @@ static void jobs_that_come_and_go_keep_their_bits(void **state)
         assert_true(batch_admit(batch, alone[i]));
         run_to_the_end();
     }
-    enum { N = 200 };
+    enum {
+        N = 200
+    };
     struct job *jobs[N];
     struct err e = {0};
     int n = 0, n_together_max = 0;

@@ -19,9 +19,9 @@ static struct err error;
 static int clear_environment(void **state)
 {
     (void)state;
-    unsetenv("INTERPOSE_PORT");
-    unsetenv("INTERPOSE_MODEL_NAME");
-    unsetenv("INTERPOSE_MODEL");
+    unsetenv("INTERPOSED_PORT");
+    unsetenv("INTERPOSED_MODEL_NAME");
+    unsetenv("INTERPOSED_MODEL");
     return 0;
 }
 
@@ -58,8 +58,8 @@ static void a_value_stands_behind_its_flag_or_an_equals_sign(void **state)
 static void the_command_line_wins_over_the_environment(void **state)
 {
     (void)state;
-    setenv("INTERPOSE_PORT", "7", 1);
-    setenv("INTERPOSE_MODEL_NAME", "", 1); /* empty is as if not set */
+    setenv("INTERPOSED_PORT", "7", 1);
+    setenv("INTERPOSED_MODEL_NAME", "", 1); /* empty is as if not set */
     assert_null(READ("--threads", "2"));
     assert_int_equal(options.port, 7);
     assert_string_equal(options.model_name, "");
@@ -85,8 +85,8 @@ static void a_number_out_of_range_is_refused_with_the_range(void **state)
 static void a_bad_variable_is_called_by_its_own_name(void **state)
 {
     (void)state;
-    setenv("INTERPOSE_PORT", "none", 1);
-    assert_string_equal(READ("--threads", "2"), "INTERPOSE_PORT is \"none\", and must be a whole "
+    setenv("INTERPOSED_PORT", "none", 1);
+    assert_string_equal(READ("--threads", "2"), "INTERPOSED_PORT is \"none\", and must be a whole "
                                                 "number from 0 to 65535");
 }
 
@@ -127,7 +127,7 @@ static void help_lists_every_option(void **state)
     assert_int_equal(wish, WISH_help);
     const char *help = options_help(&arena);
     assert_non_null(strstr(help, "  --model-name NAME"));
-    assert_non_null(strstr(help, "(INTERPOSE_PORT, 0 to 65535, default 8000)"));
+    assert_non_null(strstr(help, "(INTERPOSED_PORT, 0 to 65535, default 8000)"));
     assert_non_null(strstr(help, "auto|avx512|avx2|plain"));
     assert_null(READ("--version"));
     assert_int_equal(wish, WISH_version);

@@ -13,7 +13,11 @@
 
 #define TEST(name) cmocka_unit_test_teardown(name, tear_down)
 
-enum { WRITERS = 8, JOBS = 2000, ROOM = 32 };
+enum {
+    WRITERS = 8,
+    JOBS = 2000,
+    ROOM = 32
+};
 
 static struct arena arena;
 
