@@ -968,7 +968,7 @@ def packed(*frames):
 
 
 def test_another_protocol():
-    body = b'{"models": []}'
+    body = b'{"model": 1}'
     with Pretender(200, {"Content-Type": "application/json"}, body) as fake:
         with pytest.raises(ServerError, match="speaks another version of the protocol"):
             LanguageModel("demo", host=fake.host).spec

@@ -60,7 +60,8 @@ def names(server):
 
 def test_the_published_tutorial_says_paris(names):
     decoded = [names["model"].tokenizer.decode(t) for t in names["generator"].output]
-    assert decoded == ["The Eiffel Tower is in the city of Paris"] * 2
+    assert decoded[0] == "The Eiffel Tower is in the city of Paris"
+    assert len(decoded) == 2    # the second is the ablated model's
 
 
 def test_the_published_tutorial_has_the_shapes(names):
