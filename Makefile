@@ -73,6 +73,9 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
+# cmocka and getopt-like tables of the tests take literals as char *.
+$(BUILD)/obj/tests/%.o: CFLAGS_ALL += -Wno-write-strings
+
 ifndef SANITIZE
 # The loops of the graph's ops are vectorised by the compiler.
 $(BUILD)/obj/kernels/cpu/%.o: CFLAGS_ALL += -O3

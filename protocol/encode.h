@@ -2,6 +2,7 @@
  * a result of 200 MB is never held twice. One encoder a reply; no locks, no allocation after
  * encoder_open. */
 #pragma once
+#include "bpe.h"
 #include "plan.h"
 
 enum reply_media { REPLY_msgpack, REPLY_ndjson, REPLY_json, REPLY_text, REPLY_MEDIA_COUNT };
@@ -14,6 +15,7 @@ struct reply_facts { /* what the frames say besides the tensors; borrowed */
     const struct plan *plan;
     const char *results;        /* of the saves */
     const int32_t *generated;   /* (n_sequences, n_new_tokens) or NULL */
+    const struct bpe *bpe;      /* for people to read the ids, or NULL */
 };
 
 struct encoder;

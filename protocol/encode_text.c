@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { EDGE = 3 }; /* how many elements are shown at both ends of a long dimension */
+enum {
+    EDGE = 3,            /* how many elements are shown at both ends of a long dimension */
+    EXCERPT_BYTES = 240, /* of a prompt's or a generated text */
+};
 
 /* Text from outside, which must not steer the terminal: control characters become escapes. */
-static void put_safe(struct writer *w, const char *text)
+static void put_bytes(struct writer *w, const char *text, size_t length)
 {
-    const size_t length = strlen(text);
     size_t n;
     for (size_t at = 0; at < length; at += n ? n : 1) {
         const unsigned char c = (unsigned char)text[at];
@@ -22,6 +24,33 @@ static void put_safe(struct writer *w, const char *text)
         else
             write_raw(w, text + at, n);
     }
+}
+
+static void put_safe(struct writer *w, const char *text)
+{
+    put_bytes(w, text, strlen(text));
+}
+
+/* The beginning of the text that these ids stand for. */
+static void put_excerpt(struct writer *w, const struct bpe *b, const int32_t *ids, int count)
+{
+    char text[EXCERPT_BYTES];
+    size_t used = 0, size = 0;
+    int shown = 0;
+    if (!b)
+        return;
+    if (!w->at)
+        w->size += 4 * EXCERPT_BYTES + 16; /* each byte as an escape */
+    for (; shown < count && w->at; shown++) {
+        const char *piece = bpe_token(&size, b, ids[shown]);
+        if (used + size > sizeof text)
+            break;
+        memcpy(text + used, piece, size);
+        used += size;
+    }
+    write_format(w, "  \"");
+    put_bytes(w, text, used);
+    write_format(w, shown < count ? "...\"\n" : "\"\n");
 }
 
 static void put_ids(struct writer *w, const int32_t *ids, int count)
@@ -46,6 +75,7 @@ void text_head(struct writer *w, const struct reply_facts *f)
             write_format(w, "invoke %d, prompt %d, %d token%s:", i, j, p->n_tokens,
                          p->n_tokens == 1 ? "" : "s");
             put_ids(w, p->tokens, p->n_tokens);
+            put_excerpt(w, f->bpe, p->tokens, p->n_tokens);
         }
     }
     write_format(w, "\n");
@@ -75,7 +105,7 @@ static void put_summary(struct writer *w, const struct save *s, const char *data
 {
     const int64_t count = view_count(&s->view);
     double sum = 0.0, low = INFINITY, high = -INFINITY;
-    if (!w->at || count == 0) {
+    if (!w->at || count < 2) {
         w->size += w->at ? 0 : 100;
         return;
     }
@@ -146,6 +176,7 @@ void text_end(struct writer *w, const struct reply_facts *f, double queue_second
             write_format(w, "invoke %d, prompt %d, %d new token%s:", i, j, g->n_new_tokens,
                          g->n_new_tokens == 1 ? "" : "s");
             put_ids(w, ids, g->n_new_tokens);
+            put_excerpt(w, f->bpe, ids, g->n_new_tokens);
         }
     }
     write_format(w, "done: %.3f s in the queue, %.3f s running\n", queue_seconds, run_seconds);
