@@ -222,7 +222,8 @@ void cpu_attend(struct device *d, float *z, struct cache *c, int block, const fl
     struct attend a = {.d = d, .c = c, .z = z, .qkv = qkv, .spans = spans, .block = block,
                        .n_spans = n_spans};
     assert(c->dh <= BLOCK_K * BLOCK_ROWS / ATTEND_ROWS);
-    a.tile = tile_for(d->v, 4);
+    a.tile = tile_for(d->v, ATTEND_ROWS);
+    assert(a.tile->height <= ATTEND_ROWS);
     pool_run(d->pool, count_steps(spans, n_spans, a.tile->height) * c->H, attend_task, &a);
 }
 

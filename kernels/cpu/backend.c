@@ -38,7 +38,7 @@ static float *cut(struct device *d, size_t count)
 static void cut_scratch(struct device *d)
 {
     d->size = 0;
-    d->packed = cut(d, (size_t)PACKED_ROWS * (size_t)d->width_max);
+    d->packed = cut(d, (size_t)d->packed_rows * (size_t)d->width_max);
     for (int i = 0; i < d->n_threads; i++) {
         struct scratch s;
         s.a = cut(d, (size_t)BLOCK_ROWS * BLOCK_K);
@@ -73,6 +73,8 @@ static bool cpu_open(struct device **out, const struct device_options *o, struct
     d->n_threads = n_threads;
     d->scratch = (struct scratch *)(d + 1);
     d->width_max = o->width_max;
+    const int rows = o->rows_max < PACKED_ROWS ? o->rows_max : PACKED_ROWS;
+    d->packed_rows = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cpu %s %d thread%s", v->name, n_threads,
              n_threads == 1 ? "" : "s");

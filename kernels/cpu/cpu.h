@@ -9,7 +9,7 @@ enum {
     GROUP = 64,       /* the columns of a task: four panels */
     BLOCK_ROWS = 96,  /* the most rows of a task: a multiple of every tile's height */
     BLOCK_K = 256,    /* the k that a tile takes at once: two panels of it stay in the first cache */
-    PACKED_ROWS = 480, /* rows that `linear` packs at once: a multiple of BLOCK_ROWS */
+    PACKED_ROWS = 960, /* rows that `linear` packs at once, at most: a multiple of BLOCK_ROWS */
 };
 
 /* Multiplies `height` rows by panels of 16 columns. `a` is packed [k][height], the panels [k][16]
@@ -66,7 +66,8 @@ struct device {
     int n_threads;
     int context_max; /* rounded up to whole pages */
     int width_max;
-    float *packed; /* [PACKED_ROWS * width_max] the rows of a product */
+    int packed_rows; /* at most PACKED_ROWS, a multiple of BLOCK_ROWS */
+    float *packed;   /* [packed_rows * width_max] the rows of a product */
     struct scratch *scratch; /* [n_threads] */
     char *memory;            /* all of the above */
     size_t memory_size, size;

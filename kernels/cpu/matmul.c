@@ -28,16 +28,20 @@ static const struct tile *tile_choose(const struct vectors *v, int n_rows)
     return best;
 }
 
-/* Rows x[0 .. n_rows - 1] as [k][height]; rows that are missing are zero. */
+/* Rows x[0 .. n_rows - 1] as [k][height], chunk by chunk, so that what is written stays in the first
+ * cache. Rows that are missing are zero. */
 static void strip_pack(float *packed, int height, const float *x, int64_t row_stride,
                        int64_t k_stride, int n_rows, int n_k)
 {
-    for (int r = 0; r < n_rows; r++)
-        for (int k = 0; k < n_k; k++)
-            packed[k * height + r] = x[r * row_stride + k * k_stride];
-    for (int r = n_rows; r < height; r++)
-        for (int k = 0; k < n_k; k++)
-            packed[k * height + r] = 0;
+    for (int chunk = 0; chunk < n_k; chunk += CHUNK) {
+        const int end = chunk + CHUNK < n_k ? chunk + CHUNK : n_k;
+        for (int r = 0; r < n_rows; r++)
+            for (int k = chunk; k < end; k++)
+                packed[k * height + r] = x[r * row_stride + k * k_stride];
+        for (int r = n_rows; r < height; r++)
+            for (int k = chunk; k < end; k++)
+                packed[k * height + r] = 0;
+    }
 }
 
 /* Weights: panels of 16 columns, padded with zero columns to whole groups of four panels. */
@@ -96,25 +100,50 @@ struct linear {
     const struct weight *w;
     float *out;
     const float *x, *bias, *residual;
-    float *packed;     /* where strips are packed */
-    const float *rows; /* the packed strips, or x itself where strips are single rows */
-    int n_rows, n_strips, block_strips, n_blocks;
+    float *packed;     /* where rows are packed: BLOCK_K of all strips, then the next BLOCK_K */
+    const float *rows; /* the packed rows, or x itself where strips are single rows */
+    int n_rows, n_strips, padded_rows; /* the strips' heights together */
+    int block_strips, n_blocks;
+    int sweep_k; /* of the k that all panels of a group are passed over with before the next k */
     enum epilogue epilogue;
 };
+
+static size_t packed_at(const struct linear *l, int strip, int k)
+{
+    const int left = l->w->K - k;
+    return (size_t)k * (size_t)l->padded_rows
+           + (size_t)(strip * l->tile->height) * (size_t)(left < BLOCK_K ? left : BLOCK_K);
+}
 
 static void linear_pack_task(void *context, int task, int thread)
 {
     (void)thread;
     const struct linear *l = context;
-    const int height = l->tile->height, K = l->w->K;
-    const int first = task * height, left = l->n_rows - first;
-    strip_pack(l->packed + (size_t)first * (size_t)K,
-               task == l->n_strips - 1 ? l->tail->height : height,
-               l->x + (size_t)first * (size_t)K, K, 1, left < height ? left : height, K);
+    const int first = task * l->tile->height, left = l->n_rows - first, K = l->w->K;
+    const int height = task == l->n_strips - 1 ? l->tail->height : l->tile->height;
+    for (int k = 0; k < K; k += BLOCK_K)
+        strip_pack(l->packed + packed_at(l, task, k), height,
+                   l->x + (size_t)first * (size_t)K + k, K, 1, left < height ? left : height,
+                   K - k < BLOCK_K ? K - k : BLOCK_K);
 }
 
-/* A block of rows by a group of columns. Two panels of BLOCK_K stay in the first cache while all
- * strips of the block pass over them. */
+/* One panel, or as many as a tile is wide, by all strips of a block: BLOCK_K of the panel stays in
+ * the first cache while the strips pass over it, one behind the other in memory. */
+static void sweep(const struct linear *l, float *t, const float *b, size_t panel, int strip_first,
+                  int n_strips, int k_first, int k_end)
+{
+    const int height = l->tile->height, wide = l->tile->wide;
+    for (int k = k_first; k < k_end; k += BLOCK_K)
+        for (int s = 0; s < n_strips; s++) {
+            const int strip = strip_first + s;
+            const struct tile *tile = strip == l->n_strips - 1 ? l->tail : l->tile;
+            tile->run(t + s * height * GROUP, l->rows + packed_at(l, strip, k),
+                      b + (size_t)k * LANES, panel, wide, k_end - k < BLOCK_K ? k_end - k : BLOCK_K,
+                      k > 0);
+        }
+}
+
+/* A block of rows by a group of columns. */
 static void linear_task(void *context, int task, int thread)
 {
     (void)thread;
@@ -127,18 +156,11 @@ static void linear_task(void *context, int task, int thread)
     const int row_first = strip_first * height;
     const size_t panel = (size_t)K * LANES;
     const float *b = l->w->panels + (size_t)group * 4 * panel;
-    const float *a = l->rows + (size_t)row_first * (size_t)K;
     float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
-    for (int p = 0; p < 4; p += wide)
-        for (int k = 0; k < K; k += BLOCK_K)
-            for (int s = 0; s < n_strips; s++) {
-                const struct tile *tile = strip_first + s == l->n_strips - 1 ? l->tail : l->tile;
-                const float *strip = a + (size_t)s * (size_t)height * (size_t)K;
-                tile->run(t + s * height * GROUP + p * LANES,
-                          strip + (size_t)k * (size_t)tile->height,
-                          b + (size_t)p * panel + (size_t)k * LANES, panel, wide,
-                          K - k < BLOCK_K ? K - k : BLOCK_K, k > 0);
-            }
+    for (int k = 0; k < K; k += l->sweep_k)
+        for (int p = 0; p < 4; p += wide)
+            sweep(l, t + p * LANES, b + (size_t)p * panel, panel, strip_first, n_strips, k,
+                  K - k < l->sweep_k ? K : k + l->sweep_k);
     const int column = group * GROUP, N = l->w->N;
     const int n_columns = N - column < GROUP ? N - column : GROUP;
     for (int r = 0; r < n_strips * height && row_first + r < l->n_rows; r++) {
@@ -158,22 +180,20 @@ static void linear_pack(struct device *d, struct linear *l)
             linear_pack_task(l, s, 0);
 }
 
-/* At most PACKED_ROWS rows. */
+/* At most packed_rows rows. */
 static void linear_rows(struct device *d, struct linear *l)
 {
-    const int K = l->w->K;
     l->tile = tile_choose(d->v, l->n_rows);
     const int height = l->tile->height;
     l->n_strips = (l->n_rows + height - 1) / height;
     l->tail = tile_for(d->v, l->n_rows - (l->n_strips - 1) * height);
+    l->padded_rows = (l->n_strips - 1) * height + l->tail->height;
     l->packed = d->packed;
     l->rows = height == 1 ? l->x : l->packed;
     if (height > 1)
         linear_pack(d, l);
-    /* A block's rows stay in the second cache. */
-    const int cached = (1 << 17) / (K > 0 ? K : 1);
-    const int block_rows = cached < 24 ? 24 : cached > BLOCK_ROWS ? BLOCK_ROWS : cached;
-    l->block_strips = block_rows / height;
+    l->block_strips = BLOCK_ROWS / height;
+    l->sweep_k = l->n_rows <= BLOCK_ROWS / 3 ? l->w->K : BLOCK_K; /* panels are read in one go */
     l->n_blocks = (l->n_strips + l->block_strips - 1) / l->block_strips;
     pool_run(d->pool, l->w->n_groups * l->n_blocks, linear_task, l);
 }
@@ -183,12 +203,12 @@ void cpu_linear(struct device *d, float *out, const float *x, const struct weigh
 {
     assert(w->K <= d->width_max);
     const size_t K = (size_t)w->K, N = (size_t)w->N;
-    for (int row = 0; row < n_rows; row += PACKED_ROWS) {
+    for (int row = 0; row < n_rows; row += d->packed_rows) {
         struct linear l = {.v = d->v, .w = w, .bias = bias, .epilogue = epilogue};
         l.out = out + (size_t)row * N;
         l.x = x + (size_t)row * K;
         l.residual = residual ? residual + (size_t)row * N : NULL;
-        l.n_rows = n_rows - row < PACKED_ROWS ? n_rows - row : PACKED_ROWS;
+        l.n_rows = n_rows - row < d->packed_rows ? n_rows - row : d->packed_rows;
         linear_rows(d, &l);
     }
 }
