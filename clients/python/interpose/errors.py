@@ -46,12 +46,17 @@ class NoValue(InterposeError, RuntimeError):
 
 
 class Place:
-    """One line of the user's code."""
+    """One spot in the user's code."""
 
-    __slots__ = ("filename", "lineno", "function")
+    __slots__ = ("code", "lineno", "instruction")
 
-    def __init__(self, filename, lineno, function):
-        self.filename, self.lineno, self.function = filename, lineno, function
+    def __init__(self, frame):
+        self.code, self.lineno, self.instruction = frame.f_code, frame.f_lineno, frame.f_lasti
+
+    @property
+    def filename(self):
+        """The file that the line is in."""
+        return self.code.co_filename
 
     def __str__(self):
         line = linecache.getline(self.filename, self.lineno).strip()
@@ -62,11 +67,10 @@ def user_place():
     """The innermost line outside this package (and outside torch and numpy)."""
     frame = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith(_OURS):
+        if not frame.f_code.co_filename.startswith(_OURS):
             module = frame.f_globals.get("__name__") or ""
             if module.partition(".")[0] not in _WRAPPERS:
-                return Place(code.co_filename, frame.f_lineno, code.co_name)
+                return Place(frame)
         frame = frame.f_back
     return None
 
@@ -75,7 +79,8 @@ def raise_at(error, place):
     """Raises `error` with a traceback that ends at `place`, where its function is still running."""
     frame = sys._getframe(1)
     while frame is not None and place is not None:
-        if (frame.f_code.co_filename, frame.f_code.co_name) == (place.filename, place.function):
-            raise error.with_traceback(types.TracebackType(None, frame, -1, place.lineno))
+        if frame.f_code is place.code:
+            raise error.with_traceback(types.TracebackType(
+                None, frame, place.instruction, place.lineno)) from None
         frame = frame.f_back
-    raise error
+    raise error from None
