@@ -1,5 +1,5 @@
 """The server under test. INTERPOSED names the binary (else build/interposed, or build/address/...
-under a sanitizer), INTERPOSE_MODEL the model (else models/demo).
+under a sanitizer), INTERPOSED_MODEL the model (else models/demo).
 
     def test_something(server): ...             # one for the whole session: server.host is its URL
     def test_other(start_server):
@@ -23,7 +23,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = ROOT / os.environ.get("INTERPOSED", "build/interposed")
-MODEL = os.environ.get("INTERPOSE_MODEL", str(ROOT / "models/demo"))
+MODEL = os.environ.get("INTERPOSED_MODEL", str(ROOT / "models/demo"))
 IS_SLOW = BINARY.parent.name in ("address", "thread")  # sanitizers take their time
 
 START_SECONDS, STOP_SECONDS = (120, 60) if IS_SLOW else (60, 40)

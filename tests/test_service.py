@@ -226,7 +226,7 @@ def last_frames(s, requests):
 
 
 def test_sigterm_lets_what_runs_finish(start_server, context):
-    with start_server() as s:
+    with start_server("--drain-seconds", "300") as s:
         join = last_frames(s, [long_request(context, 2) for _ in range(12)])
         read_until_it_runs(Stream(s, long_request(context)))
         s.signal(signal.SIGTERM)
