@@ -312,6 +312,46 @@ def test_expression(model, expression):
     near(result.value, expected, expression)
 
 
+EQUATIONS = """
+ij,jk->ik y,m; ij,jk->ki y,m; bij,bij-> x,x; bij->bi x; bij->ji x; bij,ij->b x,y; bij,ij->bij x,y; bij,j->ib x,v
+bij,jk->bik x,m; i,j->ij v,one; bij,cij->bc x,x; bij,ij,jk->bk x,y,m; ij,kj->ik y,y; bij,bkj->bik x,x; bij,ik->bj x,y; ij->ij y; i,i-> v,v
+""".replace("\n", ";").split(";")
+EQUATIONS = [e.strip() for e in EQUATIONS if e.strip()]
+
+
+@pytest.mark.parametrize("case", EQUATIONS)
+def test_einsum(model, case):
+    torch = pytest.importorskip("torch")
+    equation, _, names = case.rpartition(" ")
+    expected = torch.einsum(equation, *(torch.tensor(TENSORS[n]) for n in names.split(","))).numpy()
+    with model.trace(IDS):
+        operands = [interpose.tensor(TENSORS[n]) for n in names.split(",")]
+        first, *others = names.split(",")
+        results = [interpose.einsum(equation, *operands), torch.einsum(equation, *operands),
+                   np.einsum(equation, operands[0], *(TENSORS[n] for n in others))]
+        results = [r.save() for r in results]
+    for result in results:
+        np.testing.assert_allclose(result.value, expected, rtol=1e-5, atol=1e-5)
+        assert result.value.shape == expected.shape
+
+
+@pytest.mark.parametrize("equation, n, sentence", [
+    ("ij,jk", 2, "einsum: 'ij,jk' is not of the form 'ij,jk->ik', with each letter once in a term"),
+    ("ii->i", 1, "einsum: 'ii->i' is not of the form 'ij,jk->ik', with each letter once in a term"),
+    ("...i->i", 1, "einsum: '...i->i' is not of the form 'ij,jk->ik', with each letter once in a "
+     "term"),
+    ("ij->k", 1, "einsum: 'ij->k' has a name behind the arrow that is not before it"),
+    ("ij,jk->ik", 1, "einsum: 'ij,jk->ik' has 2 terms, and 1 tensors are given"),
+    ("i->i", 1, "einsum: 'i' names 1 dimensions of a tensor of shape (3, 4)"),
+    ("ij,jk->ik", 2, "einsum: 'j' is 4 and 3 long"),
+])
+def test_einsum_is_refused(model, equation, n, sentence):
+    with pytest.raises(ValueError) as refused:
+        with model.trace(IDS):
+            interpose.einsum(equation, *[interpose.tensor(TENSORS["y"])] * n)
+    assert str(refused.value) == sentence
+
+
 # Arrays and torch tensors on either side of an operator, and numpy's functions.
 MIXED = """
 a + x; x + a; a - x; a * x; a / x; a ** 2 + x; a < x; a @ m; x @ w; n - x; x + n

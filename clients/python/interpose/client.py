@@ -25,7 +25,7 @@ class Client:
         host = host or os.environ.get("INTERPOSE_HOST") or DEFAULT_HOST
         self.host = (host if "://" in host else f"http://{host}").rstrip("/")
         self._pool = urllib3.PoolManager(
-            maxsize=8, retries=False,
+            maxsize=64, retries=False,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS))
         self._documents = {}
         self._lock = threading.Lock()

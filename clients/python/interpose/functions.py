@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 
+from .einsum import einsum
 from .proxy import ALIASES, Proxy, apply
 from .run import current_run
 from .spec import Op
@@ -144,7 +145,8 @@ def full_like(x, fill_value):
     return apply(x._run, "expand", [constant(fill_value), x.shape]).to(x.dtype).clone()
 
 
-_LIKE = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like}
+_OTHERS = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like,
+           "einsum": einsum}
 
 
 def _proxies(values):
@@ -186,8 +188,8 @@ def call_by_name(name, args, kwargs):
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)
-    if name in _LIKE:
-        return _LIKE[name](*args, **kwargs)
+    if name in _OTHERS:
+        return _OTHERS[name](*args, **kwargs)
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
