@@ -1133,6 +1133,16 @@ def test_every_public_name_is_documented():
                 assert member.__doc__, (thing, name)
 
 
+def test_the_readme_runs(server, name):
+    text = (pathlib.Path(__file__).parent.parent / "clients/python/README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert 'LanguageModel("demo")' in code
+    code = code.replace('"demo"', f"{name!r}, host={server.host!r}")
+    facts = {}
+    exec(code, facts)
+    assert facts["ablated"].value.shape == facts["normal"].value.shape
+
+
 def test_torch_is_not_needed(server, name):
     code = f"""
 import sys

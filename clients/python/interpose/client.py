@@ -13,7 +13,7 @@ from .errors import RequestError, ServerError
 DEFAULT_HOST = "http://127.0.0.1:8000"
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 60            # a server sends a heartbeat every 10 seconds
-FRAME_BYTES_MAX = (1 << 30) + (1 << 20)     # a server's own limit of a tensor, and the rest of a frame
+FRAME_BYTES_MAX = (1 << 30) + (1 << 20)     # a server's largest tensor, and the rest of a frame
 
 MSGPACK = "application/msgpack"
 

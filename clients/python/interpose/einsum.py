@@ -9,8 +9,8 @@ from .proxy import Proxy, apply
 def einsum(equation, *operands):
     """Sums of products over named dimensions, as torch.einsum: einsum("bhtd,hdm->bthm", z, w).
 
-    Takes float32 tensors, one of them a proxy, as many as the equation has terms; a dimension's name is one letter and
-    stands once in a term, and `...` is not offered. Gives float32.
+    Takes float32 tensors, at least one of them a proxy, as many as the equation has terms. A
+    dimension's name is one letter and stands once in a term; `...` is not offered. Gives float32.
     Raises ValueError where equation and operands do not belong together.
 
     >>> with model.trace("Hello"):
@@ -21,8 +21,8 @@ def einsum(equation, *operands):
     """
     terms, result = _parse(equation)
     if len(terms) != len(operands):
-        raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(operands)} tensors "
-                         "are given")
+        raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(operands)} "
+                         "tensors are given")
     operands = _proxies(operands)
     sizes = {}
     for term, x in zip(terms, operands):

@@ -109,7 +109,7 @@ class Graph:
         del self._hooks[hook.args[0], hook.invoke, hook.step]
 
     def used(self, arg):
-        """What an argument stands for by now: itself, or what it was before its place was replaced."""
+        """What an argument stands for by now: itself, or what it was before it was replaced."""
         if isinstance(arg, list) and not isinstance(arg, Index):
             return [self.used(a) for a in arg]
         if not isinstance(arg, Node):

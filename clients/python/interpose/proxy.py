@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import NoValue
-from .graph import Index, Node
+from .graph import Index
 from .spec import bind
 from .values import as_array, constant, dtype_name, is_array_like, whole
 
@@ -107,8 +107,8 @@ class Proxy:
     def _now(self, wish):
         """The value for something that needs it at once."""
         if self._run.is_open:
-            raise NoValue(f"{wish} needs a value now, and nothing has run yet: save {self._label()} "
-                          "and use its .value behind the block")
+            raise NoValue(f"{wish} needs a value now, and nothing has run yet: save "
+                          f"{self._label()} and use its .value behind the block")
         return self.value
 
     def __array__(self, dtype=None, copy=None):
@@ -622,8 +622,8 @@ def _picked(key):
     lists = [as_array(item) for item in lists]
     if at[-1] - at[0] >= len(at) or any(item.shape != lists[0].shape for item in lists) or (
             lists[0].ndim != 1 or not lists[0].size):
-        raise IndexError("lists of integers in an index must stand side by side and have one length, "
-                         "1 or more: " + " and ".join(str(item.tolist()) for item in lists))
+        raise IndexError("lists of integers in an index must stand side by side and have one "
+                         "length, 1 or more: " + " and ".join(str(item.tolist()) for item in lists))
     chosen = list(zip(*([whole(i, "an index") for i in item.tolist()] for item in lists)))
     return key[:at[0]], chosen, key[at[-1] + 1:]
 

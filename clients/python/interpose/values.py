@@ -43,7 +43,7 @@ def constant(data):
     if array.dtype.kind == "u" and array.size and array.max() >= 2**63:
         raise OverflowError(f"{array.max()} does not fit into int64")
     dtype = _TRAVELS_AS[array.dtype.kind]
-    with np.errstate(over="ignore"):    # what is too large for float32 becomes infinite, as in torch
+    with np.errstate(over="ignore"):    # what is too large for float32 becomes infinite
         array = array.astype(DTYPES[dtype])
     return {"tensor": array.tobytes(), "dtype": dtype, "shape": list(array.shape)}
 
