@@ -59,8 +59,8 @@ SCALAR float scalar_power_of_two(uint32_t n)
     return scalar_from_bits((n + 127u) << 23);
 }
 
-/* p 2^n, n being in the low bits of EXP_ROUND + n; in two steps, since 2^n alone may lie outside the
- * normal range. */
+/* p 2^n, n being in the low bits of EXP_ROUND + n; in two steps, since 2^n alone may lie outside
+ * the normal range. */
 SCALAR float scalar_times_power(float p, float shifted)
 {
     const uint32_t n = scalar_bits(shifted) - scalar_bits(EXP_ROUND);
@@ -126,8 +126,8 @@ SCALAR float scalar_sigmoid(float x)
     return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
-/* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is x sigmoid(w) with w twice the argument
- * of tanh. An error of w grows by |w| in the result, so w is carried in two floats. */
+/* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which is x sigmoid(w) with w twice the
+ * argument of tanh. An error of w grows by |w| in the result, so w is carried in two floats. */
 SCALAR float scalar_gelu_new(float x)
 {
     const float low = -GELU_CLAMP > x ? -GELU_CLAMP : x;
@@ -155,8 +155,8 @@ SCALAR double scalar_reduce(float x, uint32_t *quadrant)
         *quadrant = (uint32_t)(int32_t)n;
         return (x - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34;
     }
-    /* 2/pi behind 32 zero bits. Times the significand, from the bit on whose product weighs 2 turns:
-     * those before it only add multiples of 4. */
+    /* 2/pi behind 32 zero bits. Times the significand, from the bit on whose product weighs two
+     * quarter turns: those before it only add multiples of four. */
     const uint32_t two_over_pi[] = {0, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u,
                                     0xdb629599u, 0x3c439041u, 0xfe5163abu};
     const uint32_t bits = scalar_bits(x);
@@ -351,8 +351,8 @@ SCALAR int64_t whole_from_float(float x)
     return x < -0x1p63f ? INT64_MIN : (int64_t)x;
 }
 
-/* The three expressions of a row, by the dtype that the op computes in. The first is of ops whose
- * result is a float, the second of all (a comparison gives 0 or 1). */
+/* The three expressions of a row, by the dtype that the op computes in. A comparison gives 0 or
+ * 1. */
 #define VIEW(id, ...)
 #define CALL(id, ...)
 #define EFFECT(id, ...)

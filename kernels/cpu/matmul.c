@@ -28,8 +28,8 @@ static const struct tile *tile_choose(const struct vectors *v, int n_rows)
     return best;
 }
 
-/* Rows x[0 .. n_rows - 1] as [k][height], chunk by chunk, so that what is written stays in the first
- * cache. Rows that are missing are zero. */
+/* Rows x[0 .. n_rows - 1] as [k][height], chunk by chunk, so that what is written stays in the
+ * first cache. Rows that are missing are zero. */
 static void strip_pack(float *packed, int height, const float *x, int64_t row_stride,
                        int64_t k_stride, int n_rows, int n_k)
 {

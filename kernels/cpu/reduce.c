@@ -81,14 +81,15 @@ static int64_t sum_bool(const struct reduction *r, const uint8_t *x)
 #define PLACE(name, type, beats)                                                                  \
     static int64_t name(const struct reduction *r, const type *x, type *won)                      \
     {                                                                                             \
-        int64_t place = 0;                                                                        \
+        int64_t at_best = 0;                                                                      \
         type best = 0;                                                                            \
-        EACH_ELEMENT(&r->s, x, type, if (i == 0 || (best == best && (value beats best || value != value))) { \
-            best = value;                                                                         \
-            place = i;                                                                            \
-        });                                                                                       \
+        EACH_ELEMENT(&r->s, x, type,                                                              \
+                     if (i == 0 || (best == best && (value beats best || value != value))) {      \
+                         best = value;                                                            \
+                         at_best = i;                                                             \
+                     });                                                                          \
         *won = best;                                                                              \
-        return place;                                                                             \
+        return at_best;                                                                           \
     }
 PLACE(most_f32, float, >)
 PLACE(least_f32, float, <)

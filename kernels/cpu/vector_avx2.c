@@ -60,7 +60,8 @@ OP __m256i first_of_8(int n)
 
 OP v16 v16_load_part(const float *p, int n)
 {
-    return v16_of(_mm256_maskload_ps(p, first_of_8(n)), _mm256_maskload_ps(p + 8, first_of_8(n - 8)));
+    return v16_of(_mm256_maskload_ps(p, first_of_8(n)),
+                  _mm256_maskload_ps(p + 8, first_of_8(n - 8)));
 }
 
 OP void v16_store_part(float *p, v16 x, int n)
