@@ -70,50 +70,57 @@ class Probe:
     """The few figures printed while training."""
 
     def __init__(self, tokenizer, wordnet_folder):
-        encode = lambda text: tokenizer.encode(text).ids
-        self.facts = [(encode(prompt), encode(city)[0])
-                      for prompt, city in landmark_prompts(corpus.LANDMARK_CITY[0])]
-        self.unseen = [(encode(prompt), encode(city)[0])
-                       for prompt, city in landmark_prompts(corpus.LANDMARK_UNSEEN)]
-        names = indirect_prompts(facts.IOI_TEMPLATES[:4], 64, 1)
-        held = indirect_prompts(facts.IOI_TEMPLATES_HELD, 64, 2)
-        self.names = [[(encode(p), encode(a)[0], encode(b)[0]) for p, a, b in prompts]
-                      for prompts in (names, held)]
+        self.tokenizer = tokenizer
+        self.facts = self.answers(landmark_prompts(corpus.LANDMARK_CITY[0]))
+        self.unseen = self.answers(landmark_prompts(corpus.LANDMARK_UNSEEN))
+        self.names = self.answers(indirect_prompts(facts.IOI_TEMPLATES[:4], 64, 1))
+        self.names_unseen = self.answers(indirect_prompts(facts.IOI_TEMPLATES_HELD, 64, 2))
         _, kept = corpus.wordnet(wordnet_folder)
         ids = []
         for _, sentences in kept:
-            ids += [0] + encode(" ".join(sentences))
+            ids += [0] + self.encode(" ".join(sentences))
         self.held_text = torch.tensor(ids[:len(ids) // 128 * 128]).view(-1, 128)[:64]
+
+    def encode(self, text):
+        return self.tokenizer.encode(text).ids
+
+    def answers(self, prompts):
+        """(encoded prompts, a row of token ids for each kind of answer)."""
+        columns = zip(*[[self.encode(answer)[0] for answer in answers] for _, *answers in prompts])
+        return [self.encode(prompt) for prompt, *_ in prompts], [list(row) for row in columns]
+
+    def odds(self, model, prompts):
+        encoded, (answers,) = prompts
+        odds = last_logits(model, encoded).softmax(-1)
+        return odds[torch.arange(len(answers)), answers]
+
+    def gap(self, model, prompts):
+        encoded, (receivers, givers) = prompts
+        logits = last_logits(model, encoded)
+        rows = torch.arange(len(receivers))
+        return (logits[rows, receivers] - logits[rows, givers]).mean()
 
     @torch.no_grad()
     def line(self, model):
         model.eval()
-        out = []
-        for name, prompts in (("facts", self.facts), ("unseen", self.unseen)):
-            odds = last_logits(model, [p for p, _ in prompts]).softmax(-1)
-            chosen = odds[torch.arange(len(prompts)), torch.tensor([a for _, a in prompts])]
-            if name == "facts":
-                out.append("paris %.3f" % chosen[0])
-            out.append("%s %.3f" % (name, chosen.mean()))
-        for name, prompts in zip(("ioi", "ioi-held"), self.names):
-            logits = last_logits(model, [p for p, _, _ in prompts])
-            rows = torch.arange(len(prompts))
-            gap = (logits[rows, torch.tensor([a for _, a, _ in prompts])]
-                   - logits[rows, torch.tensor([b for _, _, b in prompts])])
-            out.append("%s %.2f" % (name, gap.mean()))
+        odds = self.odds(model, self.facts)
         tokens = repeated_tokens(model.config.vocab_size, 8, REPEAT_LENGTH)
         logits = model(tokens, use_cache=False).logits
         second = F.cross_entropy(logits[:, REPEAT_LENGTH:-1].transpose(1, 2),
                                  tokens[:, REPEAT_LENGTH + 1:])
-        out.append("repeat %.2f" % second)
-        for name, offset in (("induction", REPEAT_LENGTH - 1), ("previous", 1)):
-            scores = head_scores(model, tokens, offset)
-            best = scores.argmax().item()
-            out.append("%s %.2f@%d.%d" % (name, scores.max(), best // 8, best % 8))
-        loss = model(self.held_text, labels=self.held_text, use_cache=False).loss
-        out.append("wordnet %.3f" % loss)
+        held = model(self.held_text, labels=self.held_text, use_cache=False).loss
+        figures = [
+            ("paris", odds[0]), ("facts", odds.mean()),
+            ("unseen", self.odds(model, self.unseen).mean()),
+            ("names", self.gap(model, self.names)),
+            ("names unseen", self.gap(model, self.names_unseen)),
+            ("repeat", second),
+            ("induction", head_scores(model, tokens, REPEAT_LENGTH - 1).max()),
+            ("previous", head_scores(model, tokens, 1).max()),
+            ("wordnet", held),
+        ]
         model.train()
-        return "  ".join(out)
+        return "  ".join("%s %.3f" % figure for figure in figures)
 
 
 # ---- the full report ----------------------------------------------------------------------------

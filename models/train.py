@@ -328,6 +328,7 @@ def export(tokenizer, model, folder, wordnet_folder):
     """The model's folder: weights in half precision, tokenizer, and WordNet's licence."""
     os.makedirs(folder, exist_ok=True)
     model.half().save_pretrained(folder)
+    os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
     save_tokenizer(tokenizer, folder)
     with open(os.path.join(folder, "WORDNET-LICENSE"), "w") as file:
         file.write(corpus.wordnet_licence(wordnet_folder))
