@@ -28,7 +28,7 @@ extern const struct err_info err_info[ERR_COUNT];
 
 struct err {
     enum err_code code;
-    int node;        /* the index of the request's node at fault, or -1; read it only if code is set */
+    int node;        /* the index of the node at fault, or -1; read it only if code is set */
     char where[128]; /* the place in the request, "nodes[3].args[0]", or empty */
     char text[384];  /* one sentence for a person, without a full stop; valid UTF-8 */
 };
