@@ -14,9 +14,15 @@ CASES = sorted(p for p in (pathlib.Path(__file__).parent / "cases").iterdir() if
 GOOD = {"prompt": [1, 2, 3], "save": {"x": "transformer.h.0.output[0][:, -1, :2]"}}
 
 
+def unique_keys(pairs):
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice, which a dict cannot say")
+    return dict(pairs)
+
+
 def is_json(body):
     try:
-        return isinstance(json.loads(body), dict)
+        return isinstance(json.loads(body, object_pairs_hook=unique_keys), dict)
     except ValueError:
         return False
 
