@@ -12,6 +12,8 @@ enum {
                                       for each byte of "{}," and msgpack-c 24 for each nil */
     JSON_TENSOR_NUMBERS_MAX = 100000, /* in one body as JSON; larger tensors travel as msgpack bin
                                       or base64 */
+    TOKENIZE_MAX = 200000,         /* tokens of a /v1/tokenize: as many as /v1/detokenize takes; a
+                                      reply takes a hundred bytes for each while it is written */
     NAME_BYTES_MAX = 64,           /* a node's name, or a save's */
 
     /* The graph. */
@@ -20,6 +22,9 @@ enum {
     INVOKES_MAX = 64,
     SEQUENCES_MAX = 256,           /* prompts, summed over the invokes */
     SAVES_MAX = 4096,
+    ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
+                                      multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
+                                      core does 50 multiply-adds in 1 */
     RANK_MAX = 8,                  /* torch code rarely passes 5; descriptors are copied freely */
 
     /* The work. */

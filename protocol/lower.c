@@ -29,6 +29,8 @@ static int *ints_new(int n, int value, struct arena *a)
 
 /* Actions. */
 
+/* In multiply-adds. A product's are done many at once; what any other op does with one element
+ * takes as long as some dozens of them. */
 static double action_cost(const struct planner *s, const struct action *a)
 {
     const struct value *values = s->p->values;
@@ -39,7 +41,7 @@ static double action_cost(const struct planner *s, const struct action *a)
         return n_out * (double)x->shape[x->rank - 1];
     if (a->op == OP_lm_head)
         return n_out * s->m->width;
-    return a->op == OP_hook || n_out > n_in ? n_out : n_in;
+    return ELEMENT_COST * (a->op == OP_hook || n_out > n_in ? n_out : n_in);
 }
 
 /* An action at a turn, behind those that were emitted for the same node and turn before. */

@@ -36,6 +36,7 @@ static const struct {
     LIMIT(HEARTBEAT_SECONDS), LIMIT(DRAIN_SECONDS),
     LIMIT(VALUE_BYTES_MAX),   LIMIT(RESULT_BYTES_MAX),
     LIMIT(SLAB_BYTES_MAX),    LIMIT(COMPUTE_MAX),
+    LIMIT(ELEMENT_COST),      LIMIT(TOKENIZE_MAX),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 

@@ -288,9 +288,9 @@ static bool tokenize(struct call *c, struct err *e)
         !decode_texts(&texts, r->body, r->body_size, c->media, r->arena, e))
         return false;
     struct tokenized *found = ARENA_ARRAY(r->arena, struct tokenized, (size_t)texts.count);
-    for (int i = 0; i < texts.count; i++) {
+    for (int i = 0, left = TOKENIZE_MAX; i < texts.count; left -= found[i++].n_ids) {
         if (!bpe_encode(&found[i].ids, &found[i].n_ids, c->service->bpe, texts.texts[i],
-                        texts.bytes[i], BODY_BYTES_MAX, r->arena, e))
+                        texts.bytes[i], left, r->arena, e))
             return err_at(e, -1, "text[%d]", i);
     }
     struct writer w = document_of(c);

@@ -323,3 +323,11 @@ def test_sampling_is_by_seed_alone(server):
     assert tokens(7, [[5, 6, 7]]) == alone
     assert tokens(8, [[5, 6, 7]]) != alone
     assert tokens(7, [[5, 6, 7], [5, 6, 7]])[0][0] == alone[0][0]
+
+
+def test_a_text_of_more_tokens_than_can_be_asked_back_is_refused(server):
+    """A body of 16 MB would make a reply that takes half a gigabyte while it is written."""
+    status, reply = wire.post_json(server.host, "/v1/tokenize", {"text": ["b", "\u4e00" * 100000]})
+    assert (status, reply["error"]["code"], reply["error"]["path"]) == (413, "limit", "text[1]")
+    status, reply = wire.post_json(server.host, "/v1/tokenize", {"text": "\u4e00" * 50000})
+    assert status == 200 and len(reply["tokens"]) > 50000

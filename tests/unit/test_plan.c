@@ -675,6 +675,20 @@ static void too_much_work_is_refused(void **state)
        "2.15e+11");
 }
 
+/* A thousand powers of as many elements as a value may have keep everybody waiting for an hour. */
+static void too_much_work_without_a_product_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    int x = tiny_op(&t, clone, NODE(tiny_op(&t, expand, FLOAT(2), INTS(1 << 22))));
+    for (int i = 0; i < 1000; i++)
+        x = tiny_op(&t, pow, NODE(x), FLOAT(0.5));
+    tiny_save(&t, tiny_op(&t, sum, NODE(x)));
+    assert_false(tiny_plan(&t));
+    assert_int_equal(t.error.code, ERR_limit);
+    assert_non_null(strstr(t.error.text, "the graph itself asks for 2.15e+11 multiply-adds"));
+}
+
 static void too_many_saves_are_refused(void **state)
 {
     (void)state;
@@ -700,7 +714,7 @@ static void the_cost_counts_what_is_run(void **state)
     t.graph.n_new_tokens = 0;
     tiny_save(&t, hook("transformer.h.0.output[0]"));
     assert_true(tiny_plan(&t));
-    assert_true(t.plan.cost == 2 * (3 * row + 2 * 8 * 6.0) + 2 * 3 * 8);
+    assert_true(t.plan.cost == 2 * (3 * row + 2 * 8 * 6.0) + ELEMENT_COST * 2 * 3 * 8);
 }
 
 /* Large graphs. */
@@ -802,6 +816,7 @@ int main(void)
         TEST(lives_that_meet_never_share_bytes),
         TEST(too_much_is_refused_before_it_is_allocated),
         TEST(too_much_work_is_refused),
+        TEST(too_much_work_without_a_product_is_refused),
         TEST(too_many_saves_are_refused),
         TEST(the_cost_counts_what_is_run),
         TEST(a_long_chain_is_planned_in_time),
