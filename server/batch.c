@@ -344,7 +344,7 @@ static void advance_all(struct batch *b)
         if (++j->step < j->plan.n_steps)
             b->jobs[n_left++] = j;
         else
-            let_go(b, j, JOB_done);
+            let_go(b, j, job_cancelled(j) ? JOB_cancelled : JOB_done);
     }
     b->n_jobs = n_left;
 }

@@ -149,10 +149,12 @@ static void run(const struct place *p, const struct action *a)
     run_op(p, a, &out, in);
 }
 
+/* A graph's own work can take longer than the pass, and nobody should wait for somebody who left.
+ * Rows that stay as they are belong to that job alone. */
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
                    const struct tensor *activation)
 {
     const struct place p = {j, stop, m, m->be, m->device, activation};
-    for (int i = 0; i < stop->n_actions; i++)
+    for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++)
         run(&p, &j->plan.actions[stop->first + i]);
 }

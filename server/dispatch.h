@@ -4,10 +4,10 @@
 #include "../kernels/gpt2.h"
 #include "job.h"
 
-/* All actions of one of the job's stops, in order. `activation` is what the model has at the stop's
- * site, all rows of the pass (of the logits: the rows asked for), data NULL for points that are
- * gathered. The job's are those from its row_first on, of the logits from its logits_first on. A
- * stop at `generated` runs when the last token is sampled. Saved values have arrived in
- * j->results behind the next fence. */
+/* All actions of one of the job's stops, in order, until it is cancelled. `activation` is what the
+ * model has at the stop's site, all rows of the pass (of the logits: the rows asked for), data NULL
+ * for points that are gathered. The job's are those from its row_first on, of the logits from its
+ * logits_first on. A stop at `generated` runs when the last token is sampled. Saved values have
+ * arrived in j->results behind the next fence. */
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
                    const struct tensor *activation);

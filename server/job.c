@@ -3,8 +3,9 @@
 #include <stdio.h>
 #include <time.h>
 
-/* What all replies together may take: sixteen of the largest, or the usual thousands of small ones.
- * Memory is touched as values arrive, so a reservation alone costs nothing. */
+/* What all requests that wait or run may take together, graphs and replies: sixteen of the largest
+ * replies, or the usual thousands of small ones. A reply's memory is touched as values arrive, so a
+ * reservation alone costs nothing. */
 #define HELD_BYTES_MAX (16 * RESULT_BYTES_MAX)
 
 static atomic_int_least64_t held_bytes;
@@ -52,15 +53,16 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
 bool job_reserve(struct job *j, struct err *e)
 {
     const struct plan *p = &j->plan;
-    int64_t bytes = (int64_t)p->result_bytes;
+    int64_t bytes = (int64_t)p->result_bytes + (int64_t)j->arena->used;
     int64_t held = atomic_fetch_add(&held_bytes, bytes);
     if (held + bytes > HELD_BYTES_MAX) {
         atomic_fetch_sub(&held_bytes, bytes);
         return err_set(e, ERR_busy,
-                       "replies that are being read take %lld of %lld bytes, this one "
-                       "would take %lld",
+                       "requests that are being answered take %lld of %lld bytes, this "
+                       "one would take %lld",
                        (long long)held, (long long)HELD_BYTES_MAX, (long long)bytes);
     }
+    j->held_bytes = bytes;
     j->results = arena_alloc(j->arena, p->result_bytes);
     j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_pages);
     if (j->graph.n_new_tokens > 0)
@@ -71,9 +73,8 @@ bool job_reserve(struct job *j, struct err *e)
 
 void job_free(struct job *j)
 {
-    if (j->results)
-        atomic_fetch_sub(&held_bytes, (int64_t)j->plan.result_bytes);
-    j->results = NULL;
+    atomic_fetch_sub(&held_bytes, j->held_bytes);
+    j->held_bytes = 0;
     pthread_cond_destroy(&j->outbox.moved);
     pthread_mutex_destroy(&j->outbox.lock);
 }

@@ -39,6 +39,7 @@ struct job {
     struct arena *arena; /* borrowed: the request's, which outlives the job and holds it */
     struct graph graph;
     struct plan plan;
+    int64_t held_bytes; /* what job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
     int32_t *generated; /* (n_sequences, n_new_tokens), filled by the engine */
     int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
@@ -64,8 +65,8 @@ struct job *job_new(const char *request_id, struct arena *a);
 /* Whether the request could ever run here, by itself; else refused (limit) with both numbers. */
 bool job_fits(const struct job *j, const struct capacity *c, struct err *e);
 
-/* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while the
- * replies of other requests take all that the server has for them. */
+/* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while other
+ * requests, their graphs and their replies, take all that the server has for them. */
 bool job_reserve(struct job *j, struct err *e);
 
 /* After its state is final, or if it never was in the queue. Its arena stays. */

@@ -129,6 +129,38 @@ static void saves_are_published_as_steps_end(void **state)
     job_free(j);
 }
 
+/* Else a graph of many ops keeps everybody waiting for somebody who has left. */
+static void a_job_that_is_taken_back_ends_within_its_pass(void **state)
+{
+    (void)state;
+    struct job *j = job_of("{\"prompt\": [1, 2, 3], \"save\": {\"x\": \"lm_head.output[0, -1]\"}}");
+    struct err e = {0};
+    assert_true(batch_admit(batch, j));
+    job_cancel(j);
+    assert_true(batch_run(batch, &e));
+    assert_int_equal(state_of(j), JOB_cancelled);
+    for (size_t i = 0; i < j->plan.result_bytes; i++)
+        assert_int_equal(j->results[i], 0);
+    job_free(j);
+}
+
+/* 256 that wait, each with a graph of 60 MB behind a body of 400 KB, would take 15 GB. */
+static void graphs_count_as_much_as_replies(void **state)
+{
+    (void)state;
+    struct arena a = {0};
+    struct err e = {0};
+    struct job *small = job_of(plain), *large = job_new("id", &a);
+    arena_alloc(&a, (size_t)16 * RESULT_BYTES_MAX); /* never touched */
+    assert_false(job_reserve(large, &e));
+    assert_int_equal(e.code, ERR_busy);
+    job_free(large);
+    job_free(small);
+    arena_free(&a);
+    small = job_of(plain);
+    job_free(small);
+}
+
 static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
 {
     const char *prompts = "";
@@ -355,6 +387,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_job_alone_is_done_after_its_steps),
         TEST(saves_are_published_as_steps_end),
+        TEST(a_job_that_is_taken_back_ends_within_its_pass),
+        TEST(graphs_count_as_much_as_replies),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),
         TEST(pages_bound_the_sequences),
