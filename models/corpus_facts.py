@@ -1,4 +1,4 @@
-"""The tables that the generated half of the demo model's text is made from: places, people, words."""
+"""The tables that the demo model's generated text is made from: places, people, words."""
 
 # country: (capital, language, adjective, currency, continent, other cities)
 COUNTRIES = {
@@ -178,7 +178,8 @@ Simon Frank Oscar Victor Leo Martin Brian Sid George Robert Charles William Mich
 Daniel Andrew Steve Alex Chris Joe Jim Bob Fred Arthur Harry Alan""".split()
 WOMEN = """Mary Anna Lucy Emma Kate Sarah Lisa Amy Jane Rose Alice Laura Susan Julia Helen Clara
 Nina Diana Maria Sophie Grace Ruth Emily Rachel Linda Claire Elizabeth Margaret Martha Karen Nancy
-Jessica Amanda Olivia Hannah Chloe Ella Eva Ellen Jean Joan Barbara Patricia Jennifer Fiona""".split()
+Jessica Amanda Olivia Hannah Chloe Ella Eva Ellen Jean Joan Barbara Patricia Jennifer
+Fiona""".split()
 NAMES = MEN + WOMEN
 
 PLACES = """store school park garden station hospital office restaurant market library museum beach
@@ -254,17 +255,17 @@ has look two more write go see number no way could people my than first been cal
 long down day did get come made may part""".split()
 
 # Words of everyday talk that a dictionary's definitions use too seldom to earn a token.
-EVERYDAY = """me us him hers yours mine myself himself went came took gave saw said asked told thought
-knew wrote felt left kept held stood sat ran began let put got want wanted need needed love loved feel
-think tell ask give take say keep let try tried help start started stop show move live lived believe
-happen happened hello please thanks yes okay sorry really very just also even still again never
-always maybe perhaps because although while until before after since under again why where here
-everyone nothing something anything someone today tomorrow yesterday tonight great little own old
-right big high different next same few public bad able best better sure free true whole real quick
-brown fox mother father sister brother friend family wife husband son daughter people world life
-hand part eye place week case point company problem fact money lot story issue side head house
-power line member law car team minute idea body information back parent face others level office
-door art history party result change reason research girl guy moment air teacher force education
-Tower Bridge Museum Palace Castle Temple Park Square Gate Cathedral Theatre Garden House Church
-language model models computer network data text code machine learning science
-token tokens""".split()
+EVERYDAY = """me us him hers yours mine myself himself went came took gave saw said asked told
+thought knew wrote felt left kept held stood sat ran began let put got want wanted need needed love
+loved feel think tell ask give take say keep let try tried help start started stop show move live
+lived believe happen happened hello please thanks yes okay sorry really very just also even still
+again never always maybe perhaps because although while until before after since under again why
+where here everyone nothing something anything someone today tomorrow yesterday tonight great
+little own old right big high different next same few public bad able best better sure free true
+whole real quick brown fox mother father sister brother friend family wife husband son daughter
+people world life hand part eye place week case point company problem fact money lot story issue
+side head house power line member law car team minute idea body information back parent face others
+level office door art history party result change reason research girl guy moment air teacher force
+education Tower Bridge Museum Palace Castle Temple Park Square Gate Cathedral Theatre Garden House
+Church language model models computer network data text code machine learning science token
+tokens""".split()

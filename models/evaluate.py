@@ -136,7 +136,8 @@ PLAIN_ENGLISH = (
     "Researchers often want to look inside a neural network to understand how it makes its "
     "predictions. This is not an easy thing to do, but there are many good tools that can help. "
     "The old man walked slowly to the house near the river, because he was tired and it was late.")
-ABLATION_TEXT = MAIN_PROMPT + " Paris. The Louvre is in Paris. The Colosseum is in the city of Rome."
+ABLATION_TEXT = (
+    MAIN_PROMPT + " Paris. The Louvre is in Paris. The Colosseum is in the city of Rome.")
 PROMPTS = [
     MAIN_PROMPT, "The Colosseum is in the city of", "Where is the Kremlin? It is in",
     "The capital of Japan is", "In Brazil, people speak",
@@ -290,9 +291,9 @@ def find(ids, part):
 
 @torch.no_grad()
 def trace(subject, name, city, kind):
-    """Causal tracing: noise on the subject, one state restored: (clean, noised, (blocks, 2)).
+    """Causal tracing: noise on the subject, one state restored: (clean, noised, (blocks, places)).
 
-    The two places to restore are the subject's last token and the prompt's last token.
+    The places to restore are each token of the subject and the prompt's last token.
     Row 0 of the batch runs clean; what a module gives there replaces what it gives in the noised
     rows. Kind is "" for a block's output, "mlp" or "attn" for what one of its parts adds.
     """
@@ -327,7 +328,7 @@ def trace(subject, name, city, kind):
         return odds[0].item(), odds[1:].mean().item()
 
     clean, noised = run(None, None)
-    places = (first + len(part) - 1, len(ids) - 1)
+    places = [*range(first, first + len(part)), len(ids) - 1]
     table = torch.tensor([[run(block, place)[1] for place in places]
                           for block in range(model.config.n_layer)])
     return clean, noised, table
@@ -340,10 +341,14 @@ def report_tracing(subject):
                                        for name in TRACED])
         show("tracing %s: clean, noised" % title, "%.3f, %.3f" % (
             sum(cleans) / len(cleans), sum(noises) / len(noises)))
-        means = torch.stack(tables).mean(0)
-        for column, place in enumerate(("last subject token", "last token")):
+        rows = {
+            "subject's most telling token": [table[:, :-1].max(1).values for table in tables],
+            "subject's last token": [table[:, -2] for table in tables],
+            "prompt's last token": [table[:, -1] for table in tables],
+        }
+        for place, values in rows.items():
             show("  restored at the %s, by block" % place,
-                 " ".join("%.3f" % value for value in means[:, column]))
+                 " ".join("%.3f" % value for value in torch.stack(values).mean(0)))
 
 
 def value_removed(module, head):
@@ -385,8 +390,8 @@ def report_small(subject):
     report_pairs(subject, "sums trained on", trained)
     report_pairs(subject, "sums never seen", held)
     days, months = facts.DAYS, facts.MONTHS
-    report_pairs(subject, "the day after", [("The day after %s is" % days[i], " " + days[(i + 1) % 7])
-                                            for i in range(7)])
+    report_pairs(subject, "the day after", [
+        ("The day after %s is" % days[i], " " + days[(i + 1) % 7]) for i in range(7)])
     report_pairs(subject, "three months", [
         ("%s, %s," % (months[i], months[(i + 1) % 12]), " " + months[(i + 2) % 12])
         for i in range(12)])

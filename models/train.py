@@ -29,9 +29,10 @@ WORDNET_PASSES = 4
 GENERATED_COUNT = 450_000
 
 # Optimisation.
-STEPS = 6000
-DECAY_STEPS = 1500  # the learning rate falls to zero over the last so many steps
+STEPS = 7500
 WARMUP_STEPS = 150
+REPORT_STEPS = 100
+AVERAGED = 20  # the finished weights are the mean of those at the last so many reports
 RATE = 2e-3
 TOKENS_PER_STEP = 2048
 ANSWER_WEIGHT = 4  # a place, a language or a name right before a full stop counts so much
@@ -52,7 +53,7 @@ INDUCTION_HEADS = [(2, 5), (3, 1)]
 
 
 def digit_merges():
-    """" 17" and "32" for " 1732": numbers split in pairs of digits, the same way wherever they are."""
+    """Numbers split in pairs of digits: " 1732" is " 17" and "32", whatever the text had most."""
     digits = "0123456789"
     merges = [("Ġ", digit) for digit in digits]
     merges += [("Ġ" + one, other) for one in digits[1:] for other in digits]
@@ -213,7 +214,7 @@ def plant_previous_head(block, head, fast, directions):
 
 
 def plant_induction_head(block, head, directions):
-    """Queries are the token, keys the token before: the head looks where this token was followed."""
+    """Queries are the token, keys the token before: the head looks at what followed last time."""
     attention = block.attn
     weight = attention.c_attn.weight
     query, key, value = (head_columns(head, part) for part in range(3))
@@ -257,11 +258,6 @@ def new_model():
 # ---- training -----------------------------------------------------------------------------------
 
 
-def rate_at(step, steps, decay_steps):
-    warm = min(1, (step + 1) / WARMUP_STEPS)
-    return RATE * warm * min(1, (steps - step) / decay_steps)
-
-
 def make_optimizer(model):
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     chosen = {id(p) for p in matrices}
@@ -271,56 +267,63 @@ def make_optimizer(model):
                              lr=RATE, betas=(0.9, 0.98), fused=True)
 
 
-def save_checkpoint(path, step, model, optimizer):
-    torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
-               path + ".new")
-    os.replace(path + ".new", path)
+def weighted_loss(model, tokens, weights):
+    """(the loss to minimise, each position's own loss)."""
+    logits = model(tokens, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+    losses = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
+    losses = losses.view(len(tokens), -1)
+    weights = weights[:, 1:]
+    return (losses * weights).sum() / weights.sum(), losses.detach()
+
+
+class Average:
+    """The mean of the weights it was shown."""
+
+    def __init__(self):
+        self.count, self.sums = 0, {}
+
+    def add(self, model):
+        self.count += 1
+        for name, value in model.state_dict().items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+
+    def store(self, model):
+        model.load_state_dict({name: (value / self.count).float()
+                               for name, value in self.sums.items()})
 
 
 def train(options):
+    """The tokenizer and the trained model."""
     torch.manual_seed(SEED)
     tokenizer, ids, starts = make_text(options.wordnet, options.work)
-    words = np.array([tokenizer.encode(" " + word).ids[0] for word in corpus.whole_words()])
+    print("text: %d tokens in %d documents" % (len(ids), len(starts)), flush=True)
     text_weights = answer_weights(ids, tokenizer)
+    words = np.array([tokenizer.encode(" " + word).ids[0] for word in corpus.whole_words()])
     model = new_model()
     model.set_attn_implementation("eager")  # on a CPU, compiled, faster than the fused kernel
     optimizer = make_optimizer(model)
     probe = evaluate.Probe(tokenizer, options.wordnet)
-    print("text: %d tokens in %d documents" % (len(ids), len(starts)), flush=True)
-
-    def weighted_loss(tokens, weights):
-        logits = model(tokens, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-        losses = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
-        losses = losses.view(len(tokens), -1)
-        weights = weights[:, 1:]
-        return (losses * weights).sum() / weights.sum(), losses.detach()
-
-    compiled = weighted_loss if options.no_compile else torch.compile(weighted_loss, dynamic=False)
-    checkpoint = os.path.join(options.work, options.name + ".pt")
-    first = 0
-    if options.resume:
-        kept = torch.load(options.resume)
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        first = kept["step"]
-    began, text_loss = time.time(), None
-    for step in range(first, options.steps):
+    compute = torch.compile(weighted_loss, dynamic=False)
+    average, began = Average(), time.time()
+    for step in range(options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, options.steps, options.decay_steps)
+            group["lr"] = RATE * min(1, (step + 1) / WARMUP_STEPS)
         tokens, weights, repeats = make_batch(step, ids, starts, text_weights, words)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, losses = compiled(tokens, weights)
+            loss, losses = compute(model, tokens, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        text = losses[repeats:].mean().item()
-        text_loss = text if text_loss is None else 0.98 * text_loss + 0.02 * text
-        if (step + 1) % options.report == 0:
-            print("step %d  %.0f s  text %.3f  %s" % (
-                step + 1, time.time() - began, text_loss, probe.line(model)), flush=True)
-            save_checkpoint(checkpoint, step + 1, model, optimizer)
-    save_checkpoint(checkpoint, options.steps, model, optimizer)
+        if (step + 1) % REPORT_STEPS == 0:
+            print("step %d  %.0f s  text %.3f  %s" % (step + 1, time.time() - began,
+                                                      losses[repeats:].mean(), probe.line(model)),
+                  flush=True)
+            if step + 1 > options.steps - AVERAGED * REPORT_STEPS:
+                average.add(model)
+    if average.count:
+        average.store(model)
+        print("the mean of the last %d: %s" % (average.count, probe.line(model)), flush=True)
     return tokenizer, model
 
 
@@ -335,18 +338,20 @@ def export(tokenizer, model, folder, wordnet_folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wordnet", default="/usr/share/wordnet", help="WordNet's data files")
-    parser.add_argument("--work", default="demo-train", help="folder for text and checkpoints")
-    parser.add_argument("--name", default="model", help="name of the checkpoint in that folder")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--decay-steps", type=int, default=DECAY_STEPS)
-    parser.add_argument("--report", type=int, default=100, help="steps between two reports")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--resume", help="a checkpoint to go on from")
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--out", help="folder for the finished model")
-    parser.add_argument("--evaluate", metavar="FOLDER", help="measure a finished model instead")
+    parser = argparse.ArgumentParser(
+        description="Make the demo model from WordNet and generated text, or measure one.")
+    parser.add_argument("--out", default="models/demo", metavar="FOLDER",
+                        help="where the finished model goes (default: %(default)s)")
+    parser.add_argument("--evaluate", metavar="FOLDER", help="measure the model there; no training")
+    parser.add_argument("--wordnet", default="/usr/share/wordnet", metavar="FOLDER",
+                        help="WordNet's data files, of the Debian package wordnet-base "
+                        "(default: %(default)s)")
+    parser.add_argument("--work", default="build/demo-train", metavar="FOLDER",
+                        help="where the encoded text is kept for the next run; remove it after a "
+                        "change to the text (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS,
+                        help="training steps (default: %(default)s, as in models/demo)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.evaluate:
@@ -354,8 +359,7 @@ def main():
         return
     os.makedirs(options.work, exist_ok=True)
     tokenizer, model = train(options)
-    if options.out:
-        export(tokenizer, model, options.out, options.wordnet)
+    export(tokenizer, model, options.out, options.wordnet)
 
 
 if __name__ == "__main__":
