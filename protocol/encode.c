@@ -425,6 +425,13 @@ static int latest_input(const struct node *node, const int *turns)
     return turn;
 }
 
+/* What is generated is whole behind the last step, whenever it is asked for. */
+static int hook_turn(const struct hook *h, const struct plan *p, int n_blocks)
+{
+    const int step = h->name->point == PT_generated ? p->n_steps - 1 : h->step;
+    return step * n_sites(n_blocks) + site_of(h->name->point, h->block, n_blocks);
+}
+
 /* When each node's value is known, as step * sites + site; NEVER for what is before the pass. */
 static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks, struct arena *a)
 {
@@ -442,8 +449,7 @@ static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *node = &g->nodes[i];
         if (node->op == OP_hook)
-            turns[i] = node->hook.step * sites +
-                       site_of(node->hook.name->point, node->hook.block, n_blocks);
+            turns[i] = hook_turn(&node->hook, p, n_blocks);
         else if (op_info[node->op].kind == OPK_view || turns[i] == NEVER)
             turns[i] = latest_input(node, turns);
     }

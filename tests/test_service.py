@@ -331,3 +331,11 @@ def test_a_text_of_more_tokens_than_can_be_asked_back_is_refused(server):
     assert (status, reply["error"]["code"], reply["error"]["path"]) == (413, "limit", "text[1]")
     status, reply = wire.post_json(server.host, "/v1/tokenize", {"text": "\u4e00" * 50000})
     assert status == 200 and len(reply["tokens"]) > 50000
+
+
+def test_a_plan_says_that_generated_ids_are_known_behind_the_last_step(server):
+    status, plan = wire.post_json(server.host, "/v1/plan", {
+        "prompt": [1, 2], "max_new_tokens": 3, "save": {"ids": "generator.output"},
+        "nodes": [{"op": "hook", "args": ["generator.output"]}]})
+    assert status == 200
+    assert [plan["nodes"][0]["step"], plan["saves"][0]["step"]] == [2, 2]
