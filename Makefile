@@ -157,7 +157,7 @@ bench:
 	@sh docker/packages.sh build
 	@$(MAKE) --no-print-directory --silent .venv/bench.done
 	@$(MAKE) --no-print-directory --silent -j2 all $(BENCH_PROGRAMS)
-	@.venv/bin/python bench/run.py
+	@.venv/bin/python bench/run.py --write bench/results.md
 
 install: all
 	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed

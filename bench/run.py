@@ -4,8 +4,8 @@ each, in one run, as one table of medians: `make bench`.
 
 The rows of one measurement take turns, so that a disturbance of the machine meets all of them. Ours
 includes the Python client and HTTP over loopback; the peers run inside this process. The physical
-limits are measured in the same run: a read of memory larger than the caches, and the library's best
-matrix product.
+limits are measured in the same run by build/bench/limits: reads of memory larger than the caches, and
+fused multiply-adds from registers.
 """
 import argparse
 import concurrent.futures
@@ -64,6 +64,15 @@ def take_turns(rows, rounds, warmups=2):
     return {label: sorted(s) for label, s in seconds.items()}
 
 
+def measure_limits(threads, isa):
+    """Bytes a second read from memory and floating-point operations a second from registers."""
+    lines = subprocess.run([str(ROOT / "build/bench/limits"), str(threads)], check=True, text=True,
+                           stdout=subprocess.PIPE).stdout.split("\n")
+    found = {name: float(value) * 1e9 for name, value in (line.split() for line in lines if line)}
+    widest = "avx512_gflop" if "avx512_gflop" in found and isa != "avx2" else "avx2_gflop"
+    return found["read_gb"], found[widest]
+
+
 class Table:
     def __init__(self):
         self.lines = []
@@ -86,7 +95,7 @@ class Table:
 
 
 class Bench:
-    def __init__(self, folder, host, threads, rounds):
+    def __init__(self, folder, host, threads, rounds, isa):
         self.threads, self.rounds, self.table = threads, rounds, Table()
         self.ours = interpose.LanguageModel("random-124m", host=host)
         self.hf = oracle.Oracle(folder).model
@@ -99,7 +108,7 @@ class Bench:
         self.flops_token = 2 * (weights - self.hf.transformer.wpe.weight.numel())
         head = 2 * self.vocab * self.hf.config.n_embd
         self.flops_token_headless = self.flops_token - head
-        self.bandwidth, self.flops = self.measure_limits()
+        self.bandwidth, self.flops = measure_limits(threads, isa)
 
     def open_nnsight(self):
         try:
@@ -110,14 +119,6 @@ class Bench:
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(ROOT / "models/demo")
         tokenizer.pad_token = tokenizer.pad_token or "<|endoftext|>"
         return nnsight.LanguageModel(self.hf, tokenizer=tokenizer)
-
-    def measure_limits(self):
-        """Bytes a second read from memory, and multiply-adds a second doubled, with our threads."""
-        x = torch.ones(1 << 28)
-        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-        read = take_turns({"sum": x.sum}, 7)["sum"][0]
-        product = take_turns({"mm": lambda: a @ b}, 7)["mm"][0]
-        return x.numel() * 4 / read, 2 * 2048**3 / product
 
     def prompt(self, length):
         return [self.rng.randrange(self.vocab) for _ in range(length)]
@@ -209,7 +210,7 @@ class Bench:
             f"Prefill of {length} tokens, {'last logits' if last_only else 'all logits'}",
             "tokens / s", take_turns({"Interpose": ours, "HF transformers": hf},
                                      max(5, self.rounds // 2)),
-            lambda s: length / s, ("arithmetic at the library's best matrix product",
+            lambda s: length / s, ("arithmetic: multiply-adds from registers",
                                    length * self.flops / flops), better="higher")
 
     # (d) many users
@@ -262,7 +263,7 @@ class Bench:
                                                           self.flops_token_headless)
         self.table.section(f"{n} users of 8 to 64 tokens, an edit each, last logits", "s",
                            take_turns(rows, max(3, self.rounds // 4), 1), lambda s: s,
-                           ("arithmetic at the library's best matrix product",
+                           ("arithmetic: multiply-adds from registers",
                             flops / self.flops))
 
 
@@ -283,16 +284,18 @@ def main():
     parser.add_argument("--write", help="also write the table to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
     folder = ROOT / "build/models/random-124m"
     if not (folder / "model.safetensors").exists():
         oracle.random_gpt2(folder)
     with running_server(folder, options.threads, options.isa) as (host, ready):
-        bench = Bench(folder, host, options.threads, options.rounds)
+        bench = Bench(folder, host, options.threads, options.rounds, options.isa)
         head = [f"{machine()}; {options.threads} threads each; torch {torch.__version__}, "
                 f"transformers {transformers.__version__}, numpy {np.__version__}.",
-                f"Measured in this run: reads {bench.bandwidth / 1e9:.1f} GB/s, matrix product "
-                f"{bench.flops / 1e9:.0f} GFLOP/s (torch, 2048 cubed); load average at the start "
-                f"{os.getloadavg()[0]:.1f}.", re.sub(r"on http\S+", "", ready)]
+                f"Limits measured in this run: reads {bench.bandwidth / 1e9:.1f} GB/s, multiply-adds "
+                f"{bench.flops / 1e9:.0f} GFLOP/s; load average at the start {load:.1f}.",
+                re.sub(r"on http\S+ ", "", ready), "",
+                f"Command: `make bench`, {options.rounds} rounds that take turns."]
         print("\n".join(head))
         parts = {"trace": bench.trace, "decode": bench.decode,
                  "prefill": lambda: [bench.prefill(n, last) for n in (128, 512)

@@ -75,7 +75,7 @@ def run_pytest(tally, name, files, **environment):
 
 def run_command(tally, name, command, seconds=300, **environment):
     status, output, took = run(command, seconds, **environment)
-    tally.add(name, status == 0, status != 0, 0, took, output)
+    tally.add(name, int(status == 0), int(status != 0), 0, took, output)
 
 
 def unit_programs(build):
