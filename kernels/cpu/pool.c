@@ -2,6 +2,7 @@
  * thread that comes late finds nothing to do, and nobody waits for a thread that has no task. */
 #include "pool.h"
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 enum { SPINS = 2000 }; /* pauses before a thread sleeps: some 20 to 50 microseconds */
@@ -21,7 +22,9 @@ struct pool {
     task_fn *run;
     void *context;
     int n_tasks;
-    pthread_mutex_t mutex; /* guards sleeping, no data */
+    atomic_int caller_core; /* where the caller was when the job began */
+    cpu_set_t cores;        /* that the process may use */
+    pthread_mutex_t mutex;  /* guards sleeping, no data */
     pthread_cond_t work, finished;
     int n_threads;
     size_t size;
@@ -71,6 +74,20 @@ static void sleep_until_called(struct pool *p)
     pthread_mutex_unlock(&p->mutex);
 }
 
+/* The system likes to wake a thread on the core of who wakes it, and may take many passes to see
+ * that the two share one while another is idle. */
+static void leave_callers_core(const struct pool *p)
+{
+    const int core = sched_getcpu();
+    if (core < 0 || core != atomic_load(&p->caller_core) || CPU_COUNT(&p->cores) < p->n_threads)
+        return;
+    cpu_set_t others = p->cores;
+    CPU_CLR((size_t)core, &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0)
+        return;
+    sched_setaffinity(0, sizeof p->cores, &p->cores);
+}
+
 static void *worker(void *argument)
 {
     const struct seat *seat = argument;
@@ -80,6 +97,7 @@ static void *worker(void *argument)
             pause_briefly();
         if (!is_called(p))
             sleep_until_called(p);
+        leave_callers_core(p);
         while (run_one(p, seat->thread))
             ;
     }
@@ -121,6 +139,7 @@ void pool_run(struct pool *p, int n_tasks, task_fn *run, void *context)
     p->context = context;
     p->n_tasks = n_tasks;
     atomic_store(&p->done, 0);
+    atomic_store(&p->caller_core, sched_getcpu());
     const uint64_t job = (atomic_load(&p->claim) >> 32) + 1;
     atomic_store(&p->claim, job << 32 | (uint32_t)n_tasks);
     call_sleepers(p);
@@ -139,6 +158,8 @@ bool pool_open(struct pool **out, int n_threads, struct err *e)
     p->size = size;
     p->threads = (pthread_t *)((char *)(p + 1) + seats);
     p->n_threads = 1;
+    if (sched_getaffinity(0, sizeof p->cores, &p->cores) != 0)
+        CPU_ZERO(&p->cores); /* then threads stay where the system puts them */
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->work, NULL);
     pthread_cond_init(&p->finished, NULL);
