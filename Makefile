@@ -2,9 +2,10 @@
 # make demo       installs what is missing, builds, and shows the tutorial run against the server
 # make run        the same, but leaves the server running
 # make test       installs what the tests need and runs all of them; the last line counts them
-# make check      the tests again under the address, undefined-behaviour and thread sanitizers, the
-#                 fuzzers briefly, and the style of the tree
+# make check      the tests again under the address, undefined-behaviour and thread sanitizers, and
+#                 the fuzzers, FUZZ_SECONDS each
 # make bench      Interpose beside its peers, one table
+# make gemm       the products alone beside OpenBLAS, one table
 # make install    into PREFIX (/usr/local)
 #
 # Variables: CC, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL.
@@ -59,7 +60,7 @@ TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test check bench clean install packages-build
+.PHONY: all programs tests fuzzers demo run test check bench gemm clean install packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
 .SECONDARY:
@@ -158,6 +159,13 @@ bench:
 	@$(MAKE) --no-print-directory --silent .venv/bench.done
 	@$(MAKE) --no-print-directory --silent -j2 all $(BENCH_PROGRAMS)
 	@.venv/bin/python bench/run.py --write bench/results.md
+
+# OpenBLAS is the one inside numpy. Its threads must not spin behind a call, or they would keep a core
+# from whoever is timed next.
+gemm: .venv/client.done
+	@$(MAKE) --no-print-directory --silent $(BUILD)/bench/gemm
+	@OPENBLAS_THREAD_TIMEOUT=4 $(BUILD)/bench/gemm \
+	    $$(.venv/bin/python -c "import numpy, pathlib; p = pathlib.Path(numpy.__file__).parent.parent; print(next(p.glob('numpy.libs/*openblas*')))")
 
 install: all
 	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed

@@ -108,7 +108,8 @@ class Bench:
         self.flops_token = 2 * (weights - self.hf.transformer.wpe.weight.numel())
         head = 2 * self.vocab * self.hf.config.n_embd
         self.flops_token_headless = self.flops_token - head
-        self.bandwidth, self.flops = measure_limits(threads, isa)
+        self.isa, self.bandwidth, self.flops = isa, 0.0, 0.0
+        self.measure_limits()
 
     def open_nnsight(self):
         try:
@@ -119,6 +120,11 @@ class Bench:
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(ROOT / "models/demo")
         tokenizer.pad_token = tokenizer.pad_token or "<|endoftext|>"
         return nnsight.LanguageModel(self.hf, tokenizer=tokenizer)
+
+    def measure_limits(self):
+        """The best seen so far: a neighbour on the machine can only take from a limit."""
+        bandwidth, flops = measure_limits(self.threads, self.isa)
+        self.bandwidth, self.flops = max(self.bandwidth, bandwidth), max(self.flops, flops)
 
     def prompt(self, length):
         return [self.rng.randrange(self.vocab) for _ in range(length)]
@@ -179,6 +185,7 @@ class Bench:
         rows = {"Interpose": lambda: ours(n + 1), "Interpose, first token": lambda: ours(1),
                 "HF transformers": lambda: hf(n + 1), "HF, first token": lambda: hf(1)}
         s = take_turns(rows, self.rounds, 1)
+        self.measure_limits()
         both = {"Interpose": [a - statistics.median(s["Interpose, first token"])
                               for a in s["Interpose"]],
                 "HF transformers": [a - statistics.median(s["HF, first token"])
@@ -290,13 +297,6 @@ def main():
         oracle.random_gpt2(folder)
     with running_server(folder, options.threads, options.isa) as (host, ready):
         bench = Bench(folder, host, options.threads, options.rounds, options.isa)
-        head = [f"{machine()}; {options.threads} threads each; torch {torch.__version__}, "
-                f"transformers {transformers.__version__}, numpy {np.__version__}.",
-                f"Limits measured in this run: reads {bench.bandwidth / 1e9:.1f} GB/s, multiply-adds "
-                f"{bench.flops / 1e9:.0f} GFLOP/s; load average at the start {load:.1f}.",
-                re.sub(r"on http\S+ ", "", ready), "",
-                f"Command: `make bench`, {options.rounds} rounds that take turns."]
-        print("\n".join(head))
         parts = {"trace": bench.trace, "decode": bench.decode,
                  "prefill": lambda: [bench.prefill(n, last) for n in (128, 512)
                                      for last in (False, True)],
@@ -304,6 +304,13 @@ def main():
         for name, part in parts.items():
             if options.only in (None, name):
                 part()
+        head = [f"{machine()}; {options.threads} threads each; torch {torch.__version__}, "
+                f"transformers {transformers.__version__}, numpy {np.__version__}.",
+                f"Limits measured in this run: reads {bench.bandwidth / 1e9:.1f} GB/s, multiply-adds "
+                f"{bench.flops / 1e9:.0f} GFLOP/s; load average at the start {load:.1f}.",
+                re.sub(r"on http\S+ ", "", ready), "",
+                f"Command: `make bench`, {options.rounds} rounds that take turns."]
+        print("\n" + "\n".join(head))
         if options.write:
             pathlib.Path(options.write).write_text("\n".join(head + bench.table.lines) + "\n")
 
