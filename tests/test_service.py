@@ -164,9 +164,10 @@ def test_a_full_queue_is_refused_at_once(start_server, context):
     with start_server("--cache-tokens", context, "--queue", "1") as s:
         streams = [Stream(s, long_request(context, sequences=1))]
         read_until_it_runs(streams[0])
-        # One is out of the queue and waits for room, one is in the queue; the rest are refused.
-        for _ in range(4):
-            streams.append(Stream(s, QUICK))
+        # One is out of the queue and waits for room, one is in the queue; the rest are refused. All
+        # are long, so that it does not matter if the first ends meanwhile.
+        for _ in range(5):
+            streams.append(Stream(s, long_request(context, sequences=1)))
         refused = [stream for stream in streams if stream.status != 200]
         assert len(refused) >= 2
         for stream in refused:
