@@ -35,6 +35,8 @@ enum {
 
     /* The service. */
     CONNECTIONS_MAX = 256,         /* a thread each, of 256 KiB stack */
+    PLANNING_MAX = 8,              /* requests decoded and planned at once: each may take 60 MB that
+                                      is counted only when it is done */
     QUEUE_MAX = 256,               /* requests that wait; more are told to come back (503) */
     RUNNING_MAX = 128,             /* requests that share one pass */
     HEADER_BYTES_MAX = 64 << 10,

@@ -37,6 +37,7 @@ static const struct {
     LIMIT(VALUE_BYTES_MAX),   LIMIT(RESULT_BYTES_MAX),
     LIMIT(SLAB_BYTES_MAX),    LIMIT(COMPUTE_MAX),
     LIMIT(ELEMENT_COST),      LIMIT(TOKENIZE_MAX),
+    LIMIT(PLANNING_MAX),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 

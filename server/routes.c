@@ -138,6 +138,8 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
 
 struct http_service routes_of(struct service *s)
 {
+    const int opened = sem_init(&s->planning, 0, PLANNING_MAX);
+    assert(opened == 0);
     return (struct http_service){.context = s, .check = check, .answer = answer, .refuse = refuse};
 }
 
@@ -204,10 +206,25 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
     return f;
 }
 
+/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. */
+static void planning_begin(struct call *c)
+{
+    while (sem_wait(&c->service->planning) != 0)
+        continue; /* a signal came */
+}
+
+static void planning_end(struct call *c)
+{
+    sem_post(&c->service->planning);
+}
+
 static bool run(struct call *c, struct err *e)
 {
     struct job *j;
-    if (make_job(&j, c, e) && job_reserve(j, e) &&
+    planning_begin(c);
+    const bool reserved = make_job(&j, c, e) && job_reserve(j, e);
+    planning_end(c);
+    if (reserved &&
         reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j), e))
         return true;
     job_free(j);
@@ -217,11 +234,13 @@ static bool run(struct call *c, struct err *e)
 static bool plan(struct call *c, struct err *e)
 {
     struct job *j;
+    planning_begin(c);
     const bool made = make_job(&j, c, e);
     if (made)
         reply_with(c, 200,
                    encode_plan(&j->graph, &j->plan, c->service->facts.shape, c->reply_media,
                                c->request->arena));
+    planning_end(c);
     job_free(j);
     return made;
 }
