@@ -29,7 +29,6 @@ enum {
 
     /* The work. */
     NEW_TOKENS_MAX = 1024,         /* GPT-2's whole context */
-    STOP_TOKENS_MAX = 16,
     ROWS_MAX = 4096,               /* tokens of a request's prompts together: they share one pass */
     ROWS_DEFAULT = 2048,           /* rows of a pass, the option --rows: scratch is sized by it */
 

@@ -222,7 +222,6 @@ static void pass_add(struct batch *b, struct job *j)
 {
     j->row_first = b->pass.n_rows;
     j->logits_first = b->pass.n_logits;
-    j->span_first = b->pass.n_spans;
     for (int i = 0; i < j->plan.n_invokes; i++) {
         for (int k = 0; k < j->plan.invokes[i].n_sequences; k++) {
             if (j->step == 0)

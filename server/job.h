@@ -51,7 +51,6 @@ struct job {
     int n_published;     /* how many of them the connection knows of */
     int row_first;       /* its first row in this pass */
     int logits_first;    /* its first row among this pass's logits */
-    int span_first;      /* its first span in this pass */
 
     double queued_at, admitted_at, finished_at; /* seconds_now */
     struct err err;                             /* why it failed */

@@ -114,23 +114,26 @@ void walk(struct device *d, row_fn *row, const struct tensor *const *tensors, in
     pool_run(d->pool, (int)n_tasks, walk_task, &w);
 }
 
-/* Conversions, as torch's `to`: towards zero from a float, != 0 to a bool. */
-#define CONVERT(name, to, from, expression)                                                       \
+/* One output from one input, x. */
+#define UNARY_ROW(name, to, from, expression)                                                     \
     static void name(void *const *p, const int64_t *stride, int64_t n)                            \
     {                                                                                             \
         to *out = p[0];                                                                           \
         const from *in = p[1];                                                                    \
         for (int64_t i = 0; i < n; i++) {                                                         \
             const from x = in[i * stride[1]];                                                     \
+            (void)x;                                                                              \
             out[i * stride[0]] = (expression);                                                    \
         }                                                                                         \
     }
-CONVERT(f32_to_i64, int64_t, float, whole_from_float(x))
-CONVERT(f32_to_bool, uint8_t, float, x != 0)
-CONVERT(i64_to_f32, float, int64_t, (float)x)
-CONVERT(i64_to_bool, uint8_t, int64_t, x != 0)
-CONVERT(bool_to_f32, float, uint8_t, x)
-CONVERT(bool_to_i64, int64_t, uint8_t, x)
+
+/* Conversions, as torch's `to`: towards zero from a float, != 0 to a bool. */
+UNARY_ROW(f32_to_i64, int64_t, float, whole_from_float(x))
+UNARY_ROW(f32_to_bool, uint8_t, float, x != 0)
+UNARY_ROW(i64_to_f32, float, int64_t, (float)x)
+UNARY_ROW(i64_to_bool, uint8_t, int64_t, x != 0)
+UNARY_ROW(bool_to_f32, float, uint8_t, x)
+UNARY_ROW(bool_to_i64, int64_t, uint8_t, x)
 
 /* The same dtype: bytes, a whole stretch at once where it is one. */
 #define COPY(name, type)                                                                          \
@@ -171,17 +174,6 @@ typedef uint8_t i64_compare, bool_same, bool_number, bool_real, bool_bits, bool_
 #define CALL(id, ...)
 #define EFFECT(id, ...)
 
-#define UNARY_ROW(name, to, from, expression)                                                     \
-    static void name(void *const *p, const int64_t *stride, int64_t n)                            \
-    {                                                                                             \
-        to *out = p[0];                                                                           \
-        const from *in = p[1];                                                                    \
-        for (int64_t i = 0; i < n; i++) {                                                         \
-            const from x = in[i * stride[1]];                                                     \
-            (void)x;                                                                              \
-            out[i * stride[0]] = (expression);                                                    \
-        }                                                                                         \
-    }
 #define BINARY_ROW(name, to, from, expression)                                                    \
     static void name(void *const *p, const int64_t *stride, int64_t n)                            \
     {                                                                                             \
