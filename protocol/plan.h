@@ -37,6 +37,7 @@ struct action {
     int out;      /* a value, or for save the index into plan.saves */
     int in[3];    /* values */
     int n_reduced;
+    double cost;  /* multiply-adds, or what takes as long */
 };
 
 /* How many of `in` an op's action has: 0 to 3. */
@@ -47,6 +48,7 @@ struct stop { /* the actions due at one site of one pass */
     int first, n_actions;
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
+    double cost;  /* of its actions */
 };
 
 struct save {
@@ -67,6 +69,8 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
                              each sequence; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
     int page_first;       /* the first page of its first sequence among the job's pages */
+    int read_from;        /* step 0: no action touches a row of an earlier position, and */
+    int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
     int n_pages;          /* of each of its sequences: they follow one another */
 };
 
@@ -89,7 +93,9 @@ struct plan {
     const void *constants;     /* what the slab starts with */
     size_t constant_bytes;
     size_t result_bytes;       /* on the host, every saved value */
-    double cost;               /* multiply-adds of the passes and of the graph, for admission */
+    double cost;               /* multiply-adds of all passes with the graph's own, and */
+    double *step_costs;        /* [n_steps] of each pass with its stops */
+    double *graph_costs;       /* [n_steps] of its stops alone */
 };
 
 /* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */

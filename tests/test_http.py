@@ -410,7 +410,7 @@ def test_bodies_take_memory_as_they_come(server):
 
 
 def test_too_many_connections_are_told_so(start_server):
-    with start_server() as s:
+    with start_server("--connections", "256") as s:
         crowd = [Connection(s) for _ in range(256)]
         for c in crowd:
             c.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
@@ -427,7 +427,7 @@ def test_too_many_connections_are_told_so(start_server):
 
 
 def test_idle_connections_make_room(start_server):
-    with start_server() as s:
+    with start_server("--connections", "256") as s:
         crowd = [Connection(s) for _ in range(280)]
         until = time.monotonic() + 10
         while ask(s, GOOD)[0] != 200:
