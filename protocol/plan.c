@@ -488,8 +488,8 @@ static void mark(struct planner *s)
 
 /* Rows on demand. */
 
-/* The first position of any sequence that a view of rows for all T positions touches; 0 where one of
- * its dimensions walks from one sequence into the next. */
+/* The first position of any sequence that a view of rows for all T positions touches; 0 where one
+ * of its dimensions walks from one sequence into the next. */
 static int64_t first_position(const struct view *v, int64_t T, int64_t row)
 {
     if (view_count(v) == 0)

@@ -2,7 +2,7 @@
 #include "pages.h"
 #include "round.h"
 
-/* A step whose graph takes more than this part of a shared pass is large, and how often it pauses. */
+/* A step whose graph takes more than this part of a shared pass is large; how often it pauses. */
 #define GRAPH_PART 0.25
 #define PAUSE_PART 0.125
 

@@ -1,7 +1,7 @@
 /* All requests that the engine has: who waits, who runs, which pages of the cache and which part of
- * the slab each one holds. One batch_run is one pass of the model: a shared one, or a large one that
- * lets shared ones through (schedule.h). Belongs to the engine thread. Nothing is allocated behind
- * batch_open. */
+ * the slab each one holds. One batch_run is one pass of the model: a shared one, or a large one
+ * that lets shared ones through (schedule.h). Belongs to the engine thread. Nothing is allocated
+ * behind batch_open. */
 #pragma once
 #include "../kernels/gpt2.h"
 #include "job.h"

@@ -8,11 +8,11 @@
 struct round;
 
 struct round_hooks {
-    /* The job is through with this step, or was cancelled in it, and no longer in the round. Comes as
-     * soon as the last of what it wants has arrived, which can be long before the pass ends. */
+    /* The job is through with this step, or was cancelled in it, and no longer in the round. Comes
+     * as soon as the last of what it wants has arrived, which can be long before the pass ends. */
     void (*left)(void *context, struct job *j);
-    /* The pass pauses, between blocks and within long graphs, after work of this many multiply-adds;
-     * NULL for a pass that nobody should interrupt. */
+    /* The pass pauses, between blocks and within long graphs, after work of this many
+     * multiply-adds; NULL for a pass that nobody should interrupt. */
     void (*pause)(void *context, double cost);
     void *context;
     double pause_cost; /* how much a graph does between two pauses */

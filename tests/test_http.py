@@ -288,6 +288,12 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert all(reply[0] == 200 for reply in got)
 
 
+def test_a_users_name_is_taken_once(server):
+    assert ask(server, get(b"X-Interpose-User: ada"))[0] == 200
+    reply = ask(server, get(b"X-Interpose-User: ada", b"X-Interpose-User: bob"))
+    assert (reply[0], code_of(reply)) == (400, "header")
+
+
 def test_a_connection_is_kept(server):
     with Connection(server) as c:
         for _ in range(3):
