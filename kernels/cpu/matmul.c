@@ -103,8 +103,8 @@ struct linear {
     float *packed;     /* where rows are packed: BLOCK_K of all strips, then the next BLOCK_K */
     const float *rows; /* the packed rows, or x itself where strips are single rows */
     int n_rows, n_strips, padded_rows; /* the strips' heights together */
+    int wide; /* panels that a sweep multiplies at once */
     int block_strips, n_blocks;
-    int sweep_k; /* of the k that all panels of a group are passed over with before the next k */
     enum epilogue epilogue;
 };
 
@@ -127,18 +127,18 @@ static void linear_pack_task(void *context, int task, int thread)
                    K - k < BLOCK_K ? K - k : BLOCK_K);
 }
 
-/* One panel, or as many as a tile is wide, by all strips of a block: BLOCK_K of the panel stays in
- * the first cache while the strips pass over it, one behind the other in memory. */
+/* `wide` panels by all strips of a block: BLOCK_K of a panel stays in the first cache while the
+ * strips pass over it, one behind the other in memory. */
 static void sweep(const struct linear *l, float *t, const float *b, size_t panel, int strip_first,
-                  int n_strips, int k_first, int k_end)
+                  int n_strips)
 {
-    const int height = l->tile->height, wide = l->tile->wide;
-    for (int k = k_first; k < k_end; k += BLOCK_K)
+    const int height = l->tile->height, K = l->w->K;
+    for (int k = 0; k < K; k += BLOCK_K)
         for (int s = 0; s < n_strips; s++) {
             const int strip = strip_first + s;
             const struct tile *tile = strip == l->n_strips - 1 ? l->tail : l->tile;
             tile->run(t + s * height * GROUP, l->rows + packed_at(l, strip, k),
-                      b + (size_t)k * LANES, panel, wide, k_end - k < BLOCK_K ? k_end - k : BLOCK_K,
+                      b + (size_t)k * LANES, panel, l->wide, K - k < BLOCK_K ? K - k : BLOCK_K,
                       k > 0);
         }
 }
@@ -148,19 +148,17 @@ static void linear_task(void *context, int task, int thread)
 {
     (void)thread;
     const struct linear *l = context;
-    const int K = l->w->K, height = l->tile->height, wide = l->tile->wide;
+    const int height = l->tile->height;
     const int group = task / l->n_blocks;
     const int strip_first = task % l->n_blocks * l->block_strips;
     const int strips_left = l->n_strips - strip_first;
     const int n_strips = strips_left < l->block_strips ? strips_left : l->block_strips;
     const int row_first = strip_first * height;
-    const size_t panel = (size_t)K * LANES;
+    const size_t panel = (size_t)l->w->K * LANES;
     const float *b = l->w->panels + (size_t)group * 4 * panel;
     float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
-    for (int k = 0; k < K; k += l->sweep_k)
-        for (int p = 0; p < 4; p += wide)
-            sweep(l, t + p * LANES, b + (size_t)p * panel, panel, strip_first, n_strips, k,
-                  K - k < l->sweep_k ? K : k + l->sweep_k);
+    for (int p = 0; p < 4; p += l->wide)
+        sweep(l, t + p * LANES, b + (size_t)p * panel, panel, strip_first, n_strips);
     const int column = group * GROUP, N = l->w->N;
     const int n_columns = N - column < GROUP ? N - column : GROUP;
     for (int r = 0; r < n_strips * height && row_first + r < l->n_rows; r++) {
@@ -193,7 +191,8 @@ static void linear_rows(struct device *d, struct linear *l)
     if (height > 1)
         linear_pack(d, l);
     l->block_strips = BLOCK_ROWS / height;
-    l->sweep_k = l->n_rows <= BLOCK_ROWS / 3 ? l->w->K : BLOCK_K; /* panels are read in one go */
+    /* One panel at a time comes from memory fastest; several feed many rows with fewer loads. */
+    l->wide = height < 4 || l->n_rows > BLOCK_ROWS ? l->tile->wide : 1;
     l->n_blocks = (l->n_strips + l->block_strips - 1) / l->block_strips;
     pool_run(d->pool, l->w->n_groups * l->n_blocks, linear_task, l);
 }
