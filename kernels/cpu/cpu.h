@@ -18,10 +18,15 @@ enum {
 typedef void tile_fn(float *t, const float *a, const float *b, size_t panel, int n_panels, int n_k,
                      bool more);
 
+/* Rows x[0 .. height - 1] of n_k elements as [k][height]. */
+typedef void tile_pack_fn(float *packed, const float *x, int64_t row_stride, int64_t k_stride,
+                          int n_k);
+
 struct tile {
     int height;
     int wide; /* panels that the tile multiplies at once */
     tile_fn *run;
+    tile_pack_fn *pack;
 };
 
 /* One stretch of an elementwise op: p[0] is the output. Strides are in elements. */

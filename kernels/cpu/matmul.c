@@ -28,11 +28,16 @@ static const struct tile *tile_choose(const struct vectors *v, int n_rows)
     return best;
 }
 
-/* Rows x[0 .. n_rows - 1] as [k][height], chunk by chunk, so that what is written stays in the
- * first cache. Rows that are missing are zero. */
-static void strip_pack(float *packed, int height, const float *x, int64_t row_stride,
+/* Rows x[0 .. n_rows - 1] as the tile reads them. Rows that are missing are zero; what is written
+ * then goes chunk by chunk, so that it stays in the first cache. */
+static void strip_pack(float *packed, const struct tile *tile, const float *x, int64_t row_stride,
                        int64_t k_stride, int n_rows, int n_k)
 {
+    const int height = tile->height;
+    if (n_rows == height) {
+        tile->pack(packed, x, row_stride, k_stride, n_k);
+        return;
+    }
     for (int chunk = 0; chunk < n_k; chunk += CHUNK) {
         const int end = chunk + CHUNK < n_k ? chunk + CHUNK : n_k;
         for (int r = 0; r < n_rows; r++)
@@ -120,10 +125,11 @@ static void linear_pack_task(void *context, int task, int thread)
     (void)thread;
     const struct linear *l = context;
     const int first = task * l->tile->height, left = l->n_rows - first, K = l->w->K;
-    const int height = task == l->n_strips - 1 ? l->tail->height : l->tile->height;
+    const struct tile *tile = task == l->n_strips - 1 ? l->tail : l->tile;
     for (int k = 0; k < K; k += BLOCK_K)
-        strip_pack(l->packed + packed_at(l, task, k), height,
-                   l->x + (size_t)first * (size_t)K + k, K, 1, left < height ? left : height,
+        strip_pack(l->packed + packed_at(l, task, k), tile,
+                   l->x + (size_t)first * (size_t)K + k, K, 1,
+                   left < tile->height ? left : tile->height,
                    K - k < BLOCK_K ? K - k : BLOCK_K);
 }
 
@@ -277,7 +283,7 @@ static void product_task(void *context, int task, int thread)
         panels_pack(b, y + k * y_k, y_k, y_n, n_k, n_columns);
         for (int r = 0; r < n_rows; r += tile->height) {
             const int left = n_rows - r < tile->height ? n_rows - r : tile->height;
-            strip_pack(a, tile->height, x + r * x_row + k * x_k, x_row, x_k, left, n_k);
+            strip_pack(a, tile, x + r * x_row + k * x_k, x_row, x_k, left, n_k);
             tile->run(t + r * GROUP, a, b, BLOCK_K * LANES, 4, n_k, k > 0);
         }
     }
