@@ -168,6 +168,14 @@ class TransformerLens:
 
 # llama.cpp.
 
+def why_not_built(log):
+    """What the build of llama-cpp-python said, if it was tried."""
+    text = log.read_text() if log.exists() else "`make bench` builds it"
+    lines = [line.strip(" │×╰─>") for line in text.splitlines()]
+    telling = [line for line in lines if re.search("CMake Error|No CMAKE|error:|ERROR", line)]
+    return "llama-cpp-python is not built: " + (telling or lines or ["no log"])[0]
+
+
 class LlamaCpp:
     """llama.cpp through llama-cpp-python's low-level calls: float32 weights and float32 keys and
     values, one llama_decode for all sequences of a step, the greatest logit taken by numpy."""
@@ -176,10 +184,7 @@ class LlamaCpp:
         try:
             import llama_cpp
         except ImportError:
-            log = ROOT / ".venv/llama.log"
-            said = log.read_text().strip().splitlines()[-1:] if log.exists() else []
-            raise RuntimeError("llama-cpp-python is not built: "
-                               + (said[0] if said else "`make bench` builds it")) from None
+            raise RuntimeError(why_not_built(ROOT / ".venv/llama.log")) from None
         import gguf_model
         self.lib, self.threads, self.version = llama_cpp, threads, llama_cpp.__version__
         gguf_model.write(path, hf)

@@ -90,8 +90,8 @@ class Report:
             compared = ""
             if last and row is not first and not first.failed:
                 times = row.median / first.median
-                compared = (f"{times:.2f}x as fast"
-                            if last == "peers" and not label.startswith(OURS) else f"{times:.1%}")
+                compared = (f"{times:.2f}x as fast" if last == "peers" and not label.startswith(OURS)
+                            else f"{times:.1%}" if times < 2 else f"{times:.1f} times")
             table.lines.append((label, convert(row.median), f"{number(low)} - {number(high)}",
                                 compared))
         self.add(table)
@@ -154,6 +154,11 @@ class Target:
 def targets_markdown(targets, report):
     return ["| target | asked | measured | |", "| --- | --- | --- | --- |",
             *(target.line(report) for target in targets)]
+
+
+def measured(lines):
+    """Of a summary, what a part of a run has numbers for."""
+    return [line for line in lines if not line.endswith("| not measured |")]
 
 
 def fill(path, name, lines):

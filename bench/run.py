@@ -84,16 +84,13 @@ def open_bench(stack, folder, options, result):
         options.rounds, result)
 
 
-def write(result, lines, folder, readme):
-    """The tables, the plots, and where the run was whole the summary."""
+def write(result, lines, folder):
+    """The tables and the plots."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.md").write_text("\n".join(
         ["# Results of make bench", "", *lines, *result.markdown()]) + "\n")
     drawn = plots.draw(result, folder)
-    print(f"\n{folder / 'results.md'} and {len(drawn)} plots are written")
-    if readme:
-        report.fill(readme, "targets", [*lines, "", *report.targets_markdown(
-            targets.TARGETS, result)])
+    print(f"\nwritten into {folder}: {', '.join(['results.md', *(f'{n}.png' for n in drawn)])}")
 
 
 def main():
@@ -122,11 +119,13 @@ def main():
                 result.failed(name, f"Part {name}", turns.reason(e))
         limits.measure()
         lines = head(bench, options, limits, load, began)
-    print("\n" + "\n".join([*lines, "", *report.targets_markdown(targets.TARGETS, result)]))
+    summary = report.targets_markdown(targets.TARGETS, result)
+    print("\n" + "\n".join([*lines, "", *report.measured(summary)]))
     if options.only:
-        write(result, lines, ROOT / "build/bench/report", None)
+        write(result, lines, ROOT / "build/bench/report")
     else:
-        write(result, lines, ROOT / "bench", ROOT / "bench/README.md")
+        write(result, lines, ROOT / "bench")
+        report.fill(ROOT / "bench/README.md", "targets", [*lines, "", *summary])
 
 
 if __name__ == "__main__":

@@ -61,11 +61,12 @@ def once(function):
 
 
 def take_turns(functions, rounds, expected, tolerances=None, warmups=1):
-    """label -> Row. The first call of each is the check; neither it nor the warm-ups count. The
-    expected answer is one for all rows, or label -> answer."""
+    """label -> Row. The first call of each is checked; neither it nor the warm-ups behind it count,
+    but with -1 warm-ups the first call counts too. The expected answer is one for all rows, or
+    label -> answer."""
     rows = {label: Row() for label in functions}
 
-    def turn(label, counts):
+    def turn(label, is_first, counts):
         row = rows[label]
         if row.failed:
             return
@@ -76,7 +77,7 @@ def take_turns(functions, rounds, expected, tolerances=None, warmups=1):
             return
         if counts:
             row.seconds.append(done.seconds)
-        elif not row.seconds:
+        if is_first:
             wanted = expected[label] if isinstance(expected, dict) else expected
             tolerance = (tolerances or {}).get(label, TOLERANCE)
             row.failed = difference(done.answer, wanted, tolerance)
@@ -84,7 +85,7 @@ def take_turns(functions, rounds, expected, tolerances=None, warmups=1):
 
     for i in range(-1 - warmups, rounds):
         for label in functions:
-            turn(label, i >= 0)
+            turn(label, i == -1 - warmups, i >= 0)
     for row in rows.values():
         row.seconds.sort()
     return rows
