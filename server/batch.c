@@ -254,8 +254,10 @@ static void publish(struct batch *b)
     if (!waiting || !b->model->be->fence(b->model->device, &b->err))
         return;
     for (int i = 0; i < b->n_jobs; i++) {
-        if (b->jobs[i]->n_saved > b->jobs[i]->n_published)
-            job_publish(b->jobs[i]);
+        struct job *j = b->jobs[i];
+        struct err e = {0};
+        if (j->n_saved > j->n_published && dispatch_check(j, &e))
+            job_publish(j);
     }
 }
 
@@ -335,12 +337,21 @@ static void let_go(struct batch *b, struct job *j, enum job_state state)
     job_finish(j, state);
 }
 
+static void fail(struct batch *b, struct job *j, const struct err *why)
+{
+    take_back(b, j);
+    job_fail(j, why);
+}
+
 static void advance_all(struct batch *b)
 {
     int n_left = 0;
     for (int i = 0; i < b->n_jobs; i++) {
         struct job *j = b->jobs[i];
-        if (++j->step < j->plan.n_steps)
+        struct err e = {0};
+        if (!dispatch_check(j, &e))
+            fail(b, j, &e);
+        else if (++j->step < j->plan.n_steps)
             b->jobs[n_left++] = j;
         else
             let_go(b, j, job_cancelled(j) ? JOB_cancelled : JOB_done);
@@ -399,9 +410,7 @@ void batch_drop_cancelled(struct batch *b)
 
 void batch_fail(struct batch *b, const struct err *why)
 {
-    for (int i = 0; i < b->n_jobs; i++) {
-        take_back(b, b->jobs[i]);
-        job_fail(b->jobs[i], why);
-    }
+    for (int i = 0; i < b->n_jobs; i++)
+        fail(b, b->jobs[i], why);
     b->n_jobs = 0;
 }

@@ -96,6 +96,13 @@ static void reduce(const struct place *p, const struct action *a, const struct t
     p->be->reduce(p->device, a->op, out, in, a->n_reduced);
 }
 
+static void select_at(const struct place *p, const struct action *a, const struct tensor *out,
+                      const struct tensor *in)
+{
+    int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
+    p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
+}
+
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
 /* clang-format off */
 static void run_op(const struct place *p, const struct action *a, const struct tensor *out,
@@ -116,14 +123,17 @@ static void run_op(const struct place *p, const struct action *a, const struct t
 #undef EFFECT
     case OP_clone: case OP_set: p->be->copy(p->device, out, in); break;
     case OP_where: p->be->where(p->device, out, in, in + 1, in + 2); break;
-    case OP_sum: case OP_mean: case OP_norm: reduce(p, a, out, in); break;
+    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: reduce(p, a, out, in); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: reduce(p, a, out, in); break;
     case OP_softmax: case OP_log_softmax: p->be->softmax(p->device, a->op, out, in); break;
+    case OP_topk_indices: p->be->topk(p->device, out, in, a->largest); break;
+    case OP_gather: select_at(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
     case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
     case OP_lm_head: gpt2_lm_head(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
     case OP_hook: gather(p, a, out); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_save: case OP_COUNT:
+    case OP_topk_values: case OP_index_select:
         assert(!"the planner makes other actions of these");
     }
 }
@@ -157,4 +167,22 @@ void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
     const struct place p = {j, stop, m, m->be, m->device, activation};
     for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++)
         run(&p, &j->plan.actions[stop->first + i]);
+    if (stop->gathers) {
+        const struct tensor faults = tensor_at(&p, j->plan.faults);
+        p.be->download(p.device, j->fault, &faults);
+    }
+}
+
+bool dispatch_check(const struct job *j, struct err *e)
+{
+    if (!j->fault[0])
+        return true;
+    const struct node *n = &j->graph.nodes[j->fault[0] - 1];
+    const struct view *x = &j->plan.values[n->args[0].node].view;
+    const int64_t asked = n->args[1].integer;
+    const int dim = (int)(asked < 0 ? asked + x->rank : asked);
+    err_set(e, ERR_index, "%s: the index %lld, which the graph computed, is out of range for "
+            "dimension %d of size %lld", op_info[n->op].name, (long long)j->fault[1], dim,
+            (long long)(x->rank ? x->shape[dim] : 1));
+    return err_at(e, n->wire, "%s", n->place);
 }

@@ -49,6 +49,7 @@ struct job {
     int step, next_stop; /* its place in the plan */
     int n_saved;         /* saves done so far, and */
     int n_published;     /* how many of them the connection knows of */
+    int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
     int row_first;       /* its first row in this pass */
     int logits_first;    /* its first row among this pass's logits */
 
