@@ -395,6 +395,7 @@ static bool infer_set(struct planner *s, int i, struct value *out)
         turn = r->read_turn;
     operands_read(s, turn);
     r->set_turn = turn;
+    r->is_set = true;
     *out = s->p->values[s->in[0]];
     s->value_roots[i] = s->value_roots[s->in[0]];
     s->turns[i] = turn;
@@ -418,11 +419,59 @@ static bool infer_save(struct planner *s, int i, struct value *out)
     return true;
 }
 
+/* The first element of a constant's view that lies outside 0 .. n - 1, in row-major order. What is
+ * repeated is looked at once. */
+static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *constant,
+                         const struct view *v, int64_t n)
+{
+    struct view once = *v;
+    for (int i = 0; i < v->rank; i++)
+        once.shape[i] = v->stride[i] == 0 && v->shape[i] > 1 ? 1 : v->shape[i];
+    const int64_t count = view_count(&once);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t place = v->offset, rest = i;
+        for (int k = v->rank - 1; k >= 0; k--) {
+            at[k] = rest % once.shape[k];
+            place += at[k] * v->stride[k];
+            rest /= once.shape[k];
+        }
+        *outside = constant[place];
+        if (*outside < 0 || *outside >= n)
+            return true;
+    }
+    return false;
+}
+
+/* A constant index is checked here, another one when it is known. */
+static bool check_index(struct planner *s, const struct node *n)
+{
+    const struct root *r = root_of(s, s->in[1]);
+    if (!r->constant || r->is_set)
+        return true;
+    const struct view *x = &s->p->values[s->in[0]].view;
+    const struct view *index = &s->p->values[s->in[1]].view;
+    const int64_t asked = n->args[1].integer;
+    const int dim = (int)(asked < 0 ? asked + x->rank : asked);
+    const int64_t size = x->rank ? x->shape[dim] : 1;
+    int64_t outside, at[RANK_MAX];
+    if (!find_outside(&outside, at, r->constant, index, size))
+        return true;
+    struct view place = {.rank = index->rank};
+    memcpy(place.shape, at, sizeof at);
+    return node_refuse(s->e, n, 2, ERR_index,
+                       "%s: the index at %s is %lld, which is out of range for dimension %d of "
+                       "size %lld",
+                       op_info[n->op].name, SHAPE_TEXT(&place), (long long)outside,
+                       x->rank ? dim : 0, (long long)size);
+}
+
 static bool infer_op(struct planner *s, int i, struct value *out)
 {
     const struct node *n = &s->g->nodes[i];
     const struct shape_query q = operands_query(s, n);
     if (!shape_infer(out, &s->is_new[i], &q, s->e))
+        return false;
+    if ((n->op == OP_gather || n->op == OP_index_select) && !check_index(s, n))
         return false;
     s->turns[i] = operands_turn(s);
     if (s->is_new[i]) {
@@ -615,6 +664,7 @@ static void make_stops(struct planner *s)
         stop->cost += a->cost;
         stop->n_saves += a->op == OP_save;
         stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
+        stop->gathers |= a->op == OP_gather;
     }
     const int logits = site_of(PT_logits, 0, s->m->n_blocks);
     for (int i = 0; i < p->n_stops; i++) {
@@ -670,7 +720,8 @@ static void use_root(struct planner *s, int value, int action)
 
 int action_n_in(enum op op)
 {
-    const bool three = op == OP_where, two = op == OP_matmul || op_info[op].kind == OPK_binary;
+    const bool three = op == OP_where || op == OP_gather;
+    const bool two = op == OP_matmul || op_info[op].kind == OPK_binary;
     return op == OP_hook ? 0 : three ? 3 : two ? 2 : 1;
 }
 
@@ -684,6 +735,8 @@ static bool make_slab(struct planner *s)
         if (a->op != OP_save)
             use_root(s, a->out, i);
     }
+    if (p->faults) /* looked at behind each stop that gathers */
+        root_of(s, p->faults)->last = p->n_actions - 1;
     p->slab_bytes = lifetimes_fold(s->roots, s->n_roots, p->n_actions, s->a);
     if (p->slab_bytes > (size_t)SLAB_BYTES_MAX)
         return err_set(s->e, ERR_limit,

@@ -98,6 +98,13 @@ static void save(const struct place *p, const struct tensor *out, const struct t
     p->be->download(p->device, to, x);
 }
 
+static void select_at(const struct place *p, const struct action *a, const struct tensor *out,
+                      const struct tensor *in)
+{
+    int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
+    p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
+}
+
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
 /* clang-format off */
 static void run_op(const struct place *p, const struct action *a, const struct tensor *out,
@@ -118,15 +125,18 @@ static void run_op(const struct place *p, const struct action *a, const struct t
 #undef EFFECT
     case OP_clone: case OP_set: p->be->copy(p->device, out, in); break;
     case OP_where: p->be->where(p->device, out, in, in + 1, in + 2); break;
-    case OP_sum: case OP_mean: case OP_norm: reduce(p, a, out, in); break;
+    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: reduce(p, a, out, in); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: reduce(p, a, out, in); break;
     case OP_softmax: case OP_log_softmax: p->be->softmax(p->device, a->op, out, in); break;
+    case OP_topk_indices: p->be->topk(p->device, out, in, a->largest); break;
+    case OP_gather: select_at(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
     case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
     case OP_lm_head: gpt2_lm_head(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
+    case OP_topk_values: case OP_index_select:
         assert(!"the planner makes other actions of these");
     }
 }
@@ -150,9 +160,10 @@ static int cut_dim(const struct action *a, const struct tensor *out)
     const struct view *v = &out->view;
     int n_dims = v->rank, best = -1;
     const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
-    if (rows || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
+    if (rows || a->op == OP_softmax || a->op == OP_log_softmax ||
+        a->op == OP_topk_indices || a->op == OP_matmul)
         n_dims = v->rank - 1;
-    if (a->op == OP_hook)
+    if (a->op == OP_hook || a->op == OP_gather)
         n_dims = 0;
     for (int i = 0; i < n_dims; i++) {
         if (v->shape[i] > 1 && (best < 0 || v->shape[i] > v->shape[best]))
@@ -215,4 +226,22 @@ void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
     const struct place p = {j, stop, m, m->be, m->device, activation, breath};
     for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++)
         run(&p, &j->plan.actions[stop->first + i]);
+    if (stop->gathers) {
+        const struct tensor faults = tensor_at(&p, j->plan.faults);
+        p.be->download(p.device, j->fault, &faults);
+    }
+}
+
+bool dispatch_check(const struct job *j, struct err *e)
+{
+    if (!j->fault[0])
+        return true;
+    const struct node *n = &j->graph.nodes[j->fault[0] - 1];
+    const struct view *x = &j->plan.values[n->args[0].node].view;
+    const int64_t asked = n->args[1].integer;
+    const int dim = (int)(asked < 0 ? asked + x->rank : asked);
+    err_set(e, ERR_index, "%s: the index %lld, which the graph computed, is out of range for "
+            "dimension %d of size %lld", op_info[n->op].name, (long long)j->fault[1], dim,
+            (long long)(x->rank ? x->shape[dim] : 1));
+    return err_at(e, n->wire, "%s", n->place);
 }

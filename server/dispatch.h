@@ -19,3 +19,7 @@ struct breath {
  * arrived in j->results behind the next fence. Without `breath` it runs in one go. */
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
                    const struct tensor *activation, const struct breath *breath);
+
+/* Whether every index that the job's stops computed was in range; else what it is refused for,
+ * with its node. To be asked behind the next fence, and before what was saved is believed. */
+bool dispatch_check(const struct job *j, struct err *e);

@@ -195,7 +195,8 @@ static void publish(struct round *r)
         return;
     for (int i = 0; i < r->n_jobs; i++) {
         struct job *j = r->jobs[i];
-        if (j && j->n_saved > j->n_published)
+        struct err e = {0};
+        if (j && j->n_saved > j->n_published && dispatch_check(j, &e))
             job_publish(j);
     }
 }
@@ -204,6 +205,7 @@ static void leave(struct round *r, int i)
 {
     struct job *j = r->jobs[i];
     r->jobs[i] = NULL;
+    dispatch_check(j, &j->err);
     r->hooks.left(r->hooks.context, j);
 }
 

@@ -46,6 +46,7 @@ struct vectors {
                       float epsilon);
     float (*sum)(const float *x, int64_t n);
     float (*sum_squares)(const float *x, int64_t n);
+    float (*logsumexp)(const float *x, int64_t n);
     void (*softmax)(float *out, const float *x, int64_t n);
     void (*log_softmax)(float *out, const float *x, int64_t n);
     row_fn *unary[OP_COUNT];  /* of float32 */
@@ -91,6 +92,12 @@ const struct tile *tile_for(const struct vectors *v, int n_rows);
 /* Runs `row` over all elements of tensors of one shape, the first being the output. */
 void walk(struct device *d, row_fn *row, const struct tensor *const *tensors, int n_tensors);
 
+/* The element of `v` whose place in row-major order over its first `rank` dimensions is `i`. */
+int64_t element_at(const struct view *v, int rank, int64_t i);
+
+/* How many rows of `count` elements make a task that is worth a thread. */
+int64_t rows_of_a_task(int64_t count);
+
 /* The row function that converts, by dtype of the output and of the input. */
 row_fn *copy_row(enum dtype to, enum dtype from);
 
@@ -103,6 +110,9 @@ void cpu_where(struct device *d, const struct tensor *out, const struct tensor *
 void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                 int n_reduced);
 void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
+void cpu_gather(struct device *d, const struct tensor *out, const struct tensor *x,
+                const struct tensor *index, int64_t *fault, int64_t tag);
 void cpu_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *y);
 

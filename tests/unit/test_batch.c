@@ -348,6 +348,39 @@ static void an_engine_that_is_told_to_hurry_fails_what_is_left(void **state)
     queue_free(q);
 }
 
+/* Its neighbour has the bits that it has alone, and what was saved before is kept. */
+static void an_index_that_turns_out_wrong_fails_its_job_alone(void **state)
+{
+    (void)state;
+    const char *request = "{\"prompt\": [1, 2, 60], \"max_new_tokens\": 2, \"nodes\": ["
+        "{\"op\": \"save\", \"args\": [\"transformer.wte.output\"], \"name\": \"early\"},"
+        "{\"op\": \"add\", \"args\": [\"transformer.wte.input\", %d]},"
+        "{\"op\": \"unsqueeze\", \"args\": [{\"node\": 1}, -1]},"
+        "{\"op\": \"gather\", \"args\": [\"lm_head.output\", -1, {\"node\": 2}]},"
+        "{\"op\": \"save\", \"args\": [{\"node\": 3}], \"name\": \"x\"}]}";
+    struct job *alone = job_of(arena_format(&arena, request, 0));
+    batch_add(batch, alone);
+    run_to_the_end();
+    struct job *ill = job_of(arena_format(&arena, request, 1));
+    struct job *well = job_of(arena_format(&arena, request, 0));
+    batch_add(batch, ill);
+    batch_add(batch, well);
+    run_to_the_end();
+    int n_ready;
+    assert_int_equal(job_wait(ill, &n_ready, 9, 0), JOB_failed);
+    assert_int_equal(n_ready, 1);
+    assert_int_equal(ill->err.code, ERR_index);
+    assert_int_equal(ill->err.node, 3);
+    assert_string_equal(ill->err.where, "nodes[3]");
+    assert_string_equal(ill->err.text, "gather: the index 61, which the graph computed, is out of "
+                                       "range for dimension 2 of size 61");
+    assert_int_equal(state_of(well), JOB_done);
+    assert_memory_equal(well->results, alone->results, well->plan.result_bytes);
+    job_free(alone);
+    job_free(ill);
+    job_free(well);
+}
+
 static const char *const requests[] = {
     "{\"prompt\": [4, 5, 6, 7, 8], \"max_new_tokens\": 6,"
     " \"sampling\": {\"temperature\": 1.0, \"seed\": 3},"
@@ -632,6 +665,7 @@ int main(void)
         TEST(a_failure_lets_go_of_everybody),
         TEST(a_device_that_fails_ends_the_engine_and_tells_everybody),
         TEST(an_engine_that_is_told_to_hurry_fails_what_is_left),
+        TEST(an_index_that_turns_out_wrong_fails_its_job_alone),
         TEST(jobs_that_come_and_go_keep_their_bits),
         TEST(rows_leave_a_pass_behind_the_last_value_that_anyone_wants),
         TEST(the_last_block_is_computed_for_the_rows_of_the_logits),
