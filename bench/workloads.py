@@ -144,7 +144,7 @@ class Bench:
             self.decode_of(n)
         self.report.tables[-1].notes.append(
             f"A step is a token more of every sequence: the time of {NEW_TOKENS + 1} tokens behind "
-            f"prompts of 10 less that of one, over {NEW_TOKENS}. The limits here are those measured "
+            f"prompts of 10 less that of one, over {NEW_TOKENS}. The limits are those measured "
             "right before and behind each table, since memory bandwidth moves. Interpose: one "
             "request of as many invokes. HF: generate with its cache, greedy. llama.cpp: float32 "
             "weights, keys and values; its low-level batch API, one llama_decode a step for all "
