@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Interpose beside what a user would pick instead, on the same random 124M GPT-2 and as many threads
-each, in one run: `make bench`, or a part of it: `make bench ONLY=decode,prefill`.
+"""Interpose beside what a user would pick instead, on the same random 124M GPT-2 and as many
+threads each, in one run: `make bench`, or a part of it: `make bench ONLY=decode,prefill`.
 
-The rows of one table take turns, so that a disturbance of the machine meets all of them. A whole run
-writes results.md, the plots and the summary in README.md beside this file; a part of one writes into
-build/bench/report.
+The rows of one table take turns, so that a disturbance of the machine meets all of them. A whole
+run writes results.md, the plots and the summary in README.md beside this file; a part of one writes
+into build/bench/report.
 """
 import argparse
 import contextlib
