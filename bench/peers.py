@@ -55,7 +55,9 @@ def opened(kind, *arguments):
 def running_server(folder, threads, isa):
     """A server on a free port; yields its address and its ready line."""
     command = [str(ROOT / "build/interposed"), "--model", str(folder), "--model-name", NAME,
-               "--port", "0", "--threads", str(threads), "--isa", isa]
+               "--port", "0", "--threads", str(threads), "--isa", isa,
+               # Each round sends the same prompts: what is not computed would look fast.
+               "--prefix-cache", "off"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         said = []
