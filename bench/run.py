@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sys
 import time
 
@@ -102,6 +103,8 @@ def main():
     chosen = [name for name in options.only.split(",") if name] or list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"there is no part {', '.join(unknown)}: there are {', '.join(PARTS)}")
+    # Told to stop, it still stops its servers.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("stopped"))
     began, load = time.monotonic(), os.getloadavg()[0]
     torch.set_num_threads(options.threads)
     folder = ROOT / "build/models" / peers.NAME
