@@ -158,8 +158,8 @@ static bool may_narrow(const struct walk *w)
     return true;
 }
 
-/* Behind the keys and values. `side` is free until the projection, and `inner` for good: its point is
- * not hooked. */
+/* Behind the keys and values. `side` is free until the projection, and `inner` for good: its point
+ * is not hooked. */
 static void narrow(struct walk *w)
 {
     struct gpt2_scratch *s = &w->s;
