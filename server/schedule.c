@@ -356,16 +356,14 @@ static void serve_parts(struct schedule *s, double part)
     if (s->n_passes % 2)
         serve_new(s, part);
     serve_first(s, part);
-    for (int i = 0; i < s->n_accounts; i++, a = a->next)
-        serve(s, a, a->saved);
     for (int i = 0; i < s->n_accounts; i++, a = a->next) {
-        serve(s, a, 0);
+        serve(s, a, a->saved);
         s->active[s->n_active++] = a;
     }
 }
 
 /* Keeps those active for whose next turn there is room. Returns the least that anyone of them lacks
- * for it who is not in debt, or INFINITY. */
+ * for it who is not in debt, or INFINITY; below zero, somebody has saved enough. */
 static double least_lacking(struct schedule *s)
 {
     double least = INFINITY;
@@ -383,9 +381,9 @@ static double least_lacking(struct schedule *s)
     return least;
 }
 
-/* What is left of the pass goes in equal parts to those who can still use it: as little at once as
- * lets somebody go on, or more where memory refuses one after the other. Who is in debt, for large
- * steps, comes last and has for nothing what nobody else wants. */
+/* What is left of the pass goes to savings, then in equal parts to those who can still use it: as
+ * little at once as lets somebody go on, or more where memory refuses one after the other. Who is
+ * in debt, for large steps, comes last and has for nothing what nobody else wants. */
 static void serve_rest(struct schedule *s)
 {
     double grant_min = 0;
