@@ -13,6 +13,9 @@
 ifeq ($(origin CC),default)
 CC := gcc
 endif
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
 CLANG ?= $(firstword $(foreach c,clang clang-19 clang-16 clang-14,$(shell command -v $(c))) clang)
 PREFIX ?= /usr/local
 PYTHON ?= python3
@@ -38,12 +41,19 @@ else
 CFLAGS_ALL += -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 LINK_SAFE := -Wl,-z,relro,-z,now
 endif
+# The same for C++.
+CXXFLAGS_ALL := $(filter-out -std=c11 -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition, \
+                $(CFLAGS_ALL)) -std=c++17 $(CXXFLAGS)
 LIBS := -lmicrohttpd -ljansson -lmsgpackc -lm -lpthread
 LDFLAGS_ALL := -pie $(LINK_SAFE) $(LDFLAGS)
 
 LIBRARY := $(wildcard protocol/*.c kernels/*.c kernels/cpu/*.c)
 SERVER := $(wildcard server/*.c)
 UNIT := $(wildcard tests/unit/test_*.c)
+# The emulator's tests, and those of the CUDA backend that runs on it: C++, without the thread
+# sanitizer, whose place the emulator takes.
+EMULATOR := $(wildcard kernels/emulate/*.cpp)
+EMULATED := $(if $(findstring thread,$(SANITIZE)),,$(wildcard tests/unit/test_*.cu))
 TOOLS := $(wildcard tests/*_tool.c)
 FUZZERS := $(wildcard tests/fuzz/fuzz_*.c)
 BENCHES := $(wildcard bench/*.c)
@@ -55,7 +65,9 @@ SERVER_OBJECTS := $(call object,$(SERVER))
 TEST_OBJECTS := $(LIBRARY_OBJECTS) $(filter-out $(BUILD)/obj/server/main.o,$(SERVER_OBJECTS)) \
                 $(call object,$(wildcard tests/reference.c tests/fault.c))
 
-UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%)
+EMULATOR_OBJECTS := $(EMULATOR:%.cpp=$(BUILD)/obj/%.o)
+EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%)
+UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%) $(EMULATED_PROGRAMS)
 TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
@@ -85,6 +97,22 @@ endif
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+
+$(BUILD)/obj/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+# Kernels for the emulator, which answers the calls that the thread sanitizer's instrumentation makes
+# before each load and store.
+TRACED := -fsanitize=thread
+$(BUILD)/obj/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(filter-out -fsanitize=%,$(CXXFLAGS_ALL)) $(TRACED) $(if $(SANITIZE),-fsanitize=undefined) \
+	    -MMD -MP -x c++ -c -o $@ $<
+
+$(EMULATED_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(EMULATOR_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka
 
 $(BUILD)/tests/%_tool: $(BUILD)/obj/tests/%_tool.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
