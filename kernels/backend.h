@@ -119,3 +119,4 @@ struct backend {
 };
 
 extern const struct backend backend_cpu;
+extern const struct backend backend_cuda; /* in builds with CUDA=1, and in tests */

@@ -21,9 +21,9 @@
  * and what only the tracing sees is not seen.
  *
  * Not emulated: time, caches and weak memory (__threadfence does nothing), more than one device,
- * registers. Stricter than the hardware: a mask may not name a lane that has ended; a word of four
- * bytes is the grain of races. Laxer: a race is seen only between the last write of a word and the
- * last reads; lanes that met others at a partial mask count as having met each other.
+ * registers. Stricter than the hardware: a mask may not name a lane that has ended. Laxer: a race
+ * is seen only with the last write of a word of four bytes and with its last reads; lanes that met
+ * others at a partial mask count as having met each other.
  * Float arithmetic is the host's: equal where IEEE 754 fixes it, built with -ffp-contract=off.
  */
 #pragma once
@@ -40,6 +40,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct uint3 {
     unsigned x, y, z;

@@ -10,15 +10,17 @@ struct access {
     uint32_t epoch; /* the block's barriers before it */
     uint32_t clock; /* the warp's meetings before it, see struct thread */
     uint16_t thread;
-    bool atomic;
-    uint8_t others; /* of reads: has any other thread read too? 1: of this warp, 2: of any */
+    uint8_t bytes; /* of the word, a bit each */
+    uint8_t atomic : 1;
+    uint8_t others : 2; /* of reads: has any other thread read too? 1: of this warp, 2: of any */
 };
 
 /* What is known of four bytes of shared or device memory. */
 struct cell {
     struct access written, read;
-    uint8_t bytes;     /* that belong to an allocation: 0 .. 4 */
-    bool in_flight;    /* the target of a copy_async not yet waited for */
+    uint8_t exist;  /* the bytes that belong to an allocation, a bit each */
+    uint8_t known;  /* those that were ever written */
+    bool in_flight; /* the target of a copy_async not yet waited for */
 };
 
 enum class state { runs, at_barrier, at_meeting, at_grid, ended };

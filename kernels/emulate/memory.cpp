@@ -24,6 +24,12 @@ enum : size_t {
     WINDOW_SIZE = 256 << 10,
 };
 
+/* Bits of up to `n` bytes of a word from byte `first` on. */
+static uint8_t bytes_from(size_t first, size_t n)
+{
+    return (uint8_t)((n < 4 - first ? (1u << n) - 1 : 15u) << first & 15u);
+}
+
 /* A range of addresses with a cell for each word. Pages that nobody touches cost nothing. */
 struct range {
     char *base;
@@ -58,7 +64,7 @@ struct range {
         for (size_t i = 0; i < bytes; i += 4) {
             struct cell *c = cell_of(p + i);
             *c = {};
-            c->bytes = (uint8_t)(bytes - i < 4 ? bytes - i : 4);
+            c->exist = bytes_from(0, bytes - i);
         }
     }
     /* No byte of it exists. */
@@ -149,19 +155,18 @@ void device_check(const void *start, size_t size, const char *what)
     for (; p < stop; p += 4 - (uintptr_t)p % 4) {
         if (!device.holds(p))
             report("%s: %p is no device memory", what, start);
-        const size_t left = (size_t)(stop - p), first = (uintptr_t)p % 4;
-        const size_t exist = device.cell_of(p)->bytes;
-        if (first >= exist || (exist < 4 && first + left > exist))
+        if (bytes_from((uintptr_t)p % 4, (size_t)(stop - p)) & ~device.cell_of(p)->exist)
             report("%s out of bounds: %s", what, describe_device(p));
     }
 }
 
 void device_written(void *start, size_t size)
 {
-    for (size_t i = 0; i < size; i += 4) {
-        struct cell *c = device.cell_of(static_cast<char *>(start) + i);
-        c->written = {};
-        c->written.block = 1; /* before any launch */
+    char *p = static_cast<char *>(start), *stop = p + size;
+    for (; p < stop; p += 4 - (uintptr_t)p % 4) {
+        struct cell *c = device.cell_of(p);
+        c->known |= bytes_from((uintptr_t)p % 4, (size_t)(stop - p));
+        c->written = {}; /* before any launch */
     }
 }
 
@@ -255,49 +260,53 @@ static bool unordered(const struct access *a, const struct thread *t)
     return a->thread / 32 != t->index / 32 || a->clock >= t->clock;
 }
 
-static struct access access_now(const struct thread *t, kind k)
+static struct access access_now(const struct thread *t, uint8_t bytes, kind k)
 {
-    return {t->block->number, t->block->epoch, t->clock, (uint16_t)t->index, k == kind::atomic, 0};
+    return {t->block->number, t->block->epoch, t->clock, (uint16_t)t->index, bytes,
+            k == kind::atomic, 0};
 }
 
-static void must_not_race(const struct access *a, const char *did, const char *does, const void *p)
+static void must_not_race(const struct access *a, uint8_t bytes, const char *did, const char *does,
+                          const void *p)
 {
-    if (unordered(a, running))
+    if (a->bytes & bytes && unordered(a, running))
         report("race on %s memory: it %s %s, which thread %d of %s %s, and nothing orders them",
                shared.holds(p) ? "shared" : "device", does, describe(p), a->thread,
                a->block == running->block->number ? "this block" : "another block", did);
 }
 
-static void note_read(struct cell *c)
+static void note_read(struct cell *c, uint8_t bytes)
 {
     const struct access *a = &c->read;
-    struct access now = access_now(running, kind::read);
+    struct access now = access_now(running, bytes, kind::read);
     if (unordered(a, running)) {
         const bool warp = a->others < 2 && a->block == now.block
                           && a->thread / 32 == now.thread / 32;
         now.others = warp ? 1 : 2;
         now.clock = now.clock > a->clock ? now.clock : a->clock;
+        now.bytes |= a->bytes;
     }
     c->read = now;
 }
 
-static void touch_word(struct cell *c, const char *p, size_t last, kind k)
+static void touch_word(struct cell *c, const char *p, uint8_t bytes, kind k)
 {
-    if ((uintptr_t)p % 4 + last >= c->bytes)
+    if (bytes & ~c->exist)
         report("out of bounds: it %s %s", k == kind::read ? "reads" : "writes", describe(p));
     if (c->in_flight)
         report("missing wait: it touches %s before its copy arrived", describe(p));
-    if (k != kind::write && c->written.block == 0)
+    if (k != kind::write && bytes & ~c->known)
         report("uninitialised memory: it reads %s, which nobody wrote", describe(p));
     if (k == kind::read) {
-        must_not_race(&c->written, "wrote", "reads", p);
-        note_read(c);
+        must_not_race(&c->written, bytes, "wrote", "reads", p);
+        note_read(c, bytes);
         return;
     }
     if (k != kind::atomic || !c->written.atomic)
-        must_not_race(&c->written, "wrote", "writes", p);
-    must_not_race(&c->read, "read", "writes", p);
-    c->written = access_now(running, k);
+        must_not_race(&c->written, bytes, "wrote", "writes", p);
+    must_not_race(&c->read, bytes, "read", "writes", p);
+    c->written = access_now(running, bytes, k);
+    c->known |= bytes;
 }
 
 static void touch(const void *start, size_t size, kind k)
@@ -307,12 +316,8 @@ static void touch(const void *start, size_t size, kind k)
     const char *p = static_cast<const char *>(start), *stop = p + size;
     const struct range *r = shared.holds(p) ? &shared : device.holds(p) ? &device : nullptr;
     if (r) {
-        while (p < stop) {
-            const size_t left = 4 - (uintptr_t)p % 4;
-            const size_t n = left < (size_t)(stop - p) ? left : (size_t)(stop - p);
-            touch_word(r->cell_of(p), p, n - 1, k);
-            p += n;
-        }
+        for (; p < stop; p += 4 - (uintptr_t)p % 4)
+            touch_word(r->cell_of(p), p, bytes_from((uintptr_t)p % 4, (size_t)(stop - p)), k);
         return;
     }
     const bool constant = (p >= __executable_start && p < end) || arguments_hold(p);
@@ -384,7 +389,7 @@ void copy_async_wait(int groups_left)
         for (size_t i = 0; i < c.size; i += 4) {
             struct cell *cell = shared.cell_of(c.to + i);
             cell->in_flight = false;
-            cell->written = access_now(running, kind::write);
+            cell->written = access_now(running, 15, kind::write);
         }
     }
     all->pending = rest;
