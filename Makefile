@@ -88,7 +88,7 @@ BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol
                         $(BUILD)/obj/tests/unit/test_backend.o
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
-                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated)
+                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_pass_emulated)
 UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%) $(EMULATED_PROGRAMS)
 TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
@@ -146,6 +146,11 @@ $(BUILD)/tests/test_backend_emulated: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests
                                       $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm
+
+$(BUILD)/tests/test_pass_emulated: $(BUILD)/obj/tests/unit/pass_emulated.o $(call object,$(LIBRARY)) \
+                                   $(EMULATED_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -ljansson -lmsgpackc -lm -lpthread
 
 $(CUDA_OBJECTS): $(BUILD)/obj/%.o: %.cu
 	@mkdir -p $(@D)

@@ -1,5 +1,5 @@
-"""kernels/cuda through nvcc, where there is one: every file compiles for sm_80 and sm_90 with the flags of
-the Makefile, and no kernel keeps anything in a stack frame or spills registers.
+"""kernels/cuda through nvcc, where there is one: every file compiles for sm_80 and sm_90 with the
+flags of the Makefile, and no kernel keeps anything in a stack frame or spills registers.
 """
 
 import pathlib
@@ -45,7 +45,8 @@ def test_kernels_stay_in_registers(source, tmp_path):
 
 def test_a_stack_frame_is_seen(tmp_path):
     source = tmp_path / "frame.cu"
-    source.write_text("__global__ void keeps(float *to, const int *at)\n{\n    float kept[64] = {};\n"
+    source.write_text("__global__ void keeps(float *to, const int *at)\n{\n"
+                      "    float kept[64] = {};\n"
                       "    for (int k = 0; k < 64; k++)\n        kept[at[k] & 63] += to[k];\n"
                       "    to[at[64]] = kept[at[65] & 63];\n}\n")
     result = subprocess.run(["nvcc", "-arch=sm_90", "-Xptxas=-v", "-c", str(source), "-o",

@@ -1,5 +1,5 @@
-/* The backend that test_backend.c compares with the reference. Each is a file of its own, and a program
- * of its own that the Makefile links with it. */
+/* The backend that test_backend.c compares with the reference. Each is a file of its own, and a
+ * program of its own that the Makefile links with it. */
 #pragma once
 #include "../kernels/backend.h"
 

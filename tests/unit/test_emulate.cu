@@ -1,5 +1,5 @@
-/* The emulator: what CUDA promises holds in every order that chance takes, and each classic bug of a
- * kernel, planted here, ends the run with its name, while the same kernel without the bug passes.
+/* The emulator: what CUDA promises holds in every order that chance takes, and each classic bug of
+ * a kernel, planted here, ends the run with its name, while the same kernel without the bug passes.
  * A kernel's parameter `right` is what makes the twin. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -368,7 +368,7 @@ static const struct bug {
     BUG(uninitialised_shared, ": uninitialised memory: it reads byte "),
     BUG(uninitialised_device, ": uninitialised memory: it reads byte "),
     BUG(missing_wait, ": missing wait: it touches byte "),
-    BUG(a_wait_without_a_barrier, " of tile of 256 bytes"), /* a race, or a wait missing, by chance */
+    BUG(a_wait_without_a_barrier, " of tile of 256 bytes"), /* a race or a wait, by chance */
     BUG(read_before_the_copy_arrives, ": uninitialised memory: it reads byte "),
     BUG(race_on_shared, ": race on shared memory: it writes byte "),
     BUG(race_between_blocks, ": race on device memory: "),
