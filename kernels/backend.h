@@ -22,6 +22,8 @@
  *              softmax and matmul over masked scores give the same bits, and so do any chunks of a
  *              prompt
  *   norm       the square root of the sum of squares, in lanes, each square added by fma
+ *   logsumexp  the maximum m, taken as 0 where it is infinite; exp(x - m) summed in lanes; the log
+ *              of the sum, + m
  * The payload of a NaN is no part of the promise.
  */
 #pragma once
@@ -72,13 +74,24 @@ struct backend {
                    const struct tensor *y);
     void (*where)(struct device *d, const struct tensor *out, const struct tensor *mask,
                   const struct tensor *x, const struct tensor *y);
-    /* OP_sum mean max min argmax argmin norm over the last `n_reduced` dimensions of x, read as one
-     * row-major sequence; out has the other dimensions. A NaN wins max, min, argmax and argmin, the
-     * first of equals wins the arg ops, as in torch. An empty sum is 0 and an empty mean NaN. */
+    /* OP_sum mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of x,
+     * read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax and
+     * argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty mean
+     * NaN and an empty logsumexp -infinity. */
     void (*reduce)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                    int n_reduced);
     void (*softmax)(struct device *d, enum op op, const struct tensor *out,
                     const struct tensor *x); /* OP_softmax, OP_log_softmax: the last dimension */
+    /* out (..., k) int64: where along the last dimension of x (..., n), float32 or int64, its k
+     * greatest elements are (`largest`) or its k least, in order, k <= n; of equals the first. A
+     * NaN is greater than all. */
+    void (*topk)(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
+    /* out (..., k) = x (..., n) at index (..., k) int64 along the last dimension. An index outside
+     * 0 .. n - 1 gives 0, and the first of them in row-major order is reported: fault[0] = tag,
+     * which is not 0, and fault[1] = the index, unless fault[0] has another's tag already. The
+     * words are the backend's memory. */
+    void (*gather)(struct device *d, const struct tensor *out, const struct tensor *x,
+                   const struct tensor *index, int64_t *fault, int64_t tag);
     /* out (..., M, N) = x (..., M, K) @ y (..., K, N), leading dimensions the same (broadcast by
      * stride 0), any strides. */
     void (*matmul)(struct device *d, const struct tensor *out, const struct tensor *x,

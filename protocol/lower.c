@@ -41,7 +41,8 @@ static double action_cost(const struct planner *s, const struct action *a)
         return n_out * (double)x->shape[x->rank - 1];
     if (a->op == OP_lm_head)
         return n_out * s->m->width;
-    return ELEMENT_COST * (a->op == OP_hook || n_out > n_in ? n_out : n_in);
+    const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;
+    return ELEMENT_COST * (by_result ? n_out : n_in);
 }
 
 /* An action at a turn, behind those that were emitted for the same node and turn before. */
@@ -52,7 +53,8 @@ static void emit_at(struct planner *s, int turn, struct action a)
     struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
     d->key = (int64_t)turn << 32 | a.node;
     d->action = a;
-    s->cost += action_cost(s, &a);
+    d->action.cost = action_cost(s, &a);
+    s->cost += d->action.cost;
 }
 
 static void emit(struct planner *s, struct action a)
@@ -121,6 +123,7 @@ static int park_whole(struct planner *s, struct parking *k, int value)
 {
     const int version = root_of(s, value)->version;
     const struct view rows = root_rows(s, root_of(s, value));
+    s->p->invokes[root_of(s, value)->invoke].read_from = 0;
     if (!k->whole[version]) {
         int all = value_add(s, s->value_roots[value], s->p->values[value].dtype, rows);
         k->whole[version] = park(s, all, root_of(s, value));
@@ -242,8 +245,9 @@ static void lower_reduction(struct lowering *l)
     bool chosen[RANK_MAX];
     const bool known = shape_dims(chosen, &q, s->e);
     assert(known);
-    const enum dtype from = dtype_of(s, s->in[0]);
-    const int x = operand_as(l, 0, from == DT_bool ? DT_i64 : from);
+    const enum dtype own = dtype_of(s, s->in[0]);
+    const enum dtype from = n->op == OP_logsumexp ? DT_f32 : own == DT_bool ? DT_i64 : own;
+    const int x = operand_as(l, 0, from);
     const struct view view = view_at(s, x);
     struct view in = view_chosen_last(&view, chosen);
     int n_reduced = 0;
@@ -269,27 +273,102 @@ static void lower_reduction(struct lowering *l)
                                 .in = {result}});
 }
 
-static void lower_softmax(struct lowering *l)
+/* The dimension that the node's parameter `arg` names, of its first operand. */
+static int dim_at(struct lowering *l, int arg)
 {
     struct planner *s = l->s;
     const struct node *n = &s->g->nodes[l->node];
     const struct shape_query q = operands_query(s, n);
+    const int rank = view_at(s, s->in[0]).rank;
+    if (n->args[arg].kind == ARG_absent)
+        return rank ? rank - 1 : 0;
     int dim = 0;
-    const bool known = shape_dim(&dim, &q, 1, view_at(s, s->in[0]).rank, s->e);
+    const bool known = shape_dim(&dim, &q, arg, rank, s->e);
     assert(known);
+    return dim;
+}
+
+/* A view with one dimension last; rank 0 has one of size 1. */
+static struct view view_dim_last(const struct view *v, int dim)
+{
     bool chosen[RANK_MAX] = {false};
     chosen[dim] = true;
-    const int x = operand(l, 0);
+    struct view last = view_chosen_last(v, chosen);
+    if (v->rank == 0)
+        add_one(&last);
+    return last;
+}
+
+static void lower_softmax(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const struct node *n = &s->g->nodes[l->node];
+    const int dim = dim_at(l, 1), x = operand(l, 0);
     const struct view in = view_at(s, x), out = view_at(s, l->node);
-    struct view in_last = view_chosen_last(&in, chosen), out_last = view_chosen_last(&out, chosen);
-    if (in.rank == 0) {
-        add_one(&in_last);
-        add_one(&out_last);
-    }
+    const struct view in_last = view_dim_last(&in, dim), out_last = view_dim_last(&out, dim);
     emit(s, (struct action){.op = n->op,
                             .node = l->node,
                             .out = reshaped(s, l->node, out_last),
                             .in = {reshaped(s, x, in_last)}});
+}
+
+/* The value in which gathers report an index out of range, one for all of them. */
+static int faults(struct planner *s)
+{
+    static const int64_t none[2];
+    if (!s->p->faults) {
+        const struct view two = view_of(1, (int64_t[]){2});
+        s->p->faults = tensor_add(s, -1, 0, DT_i64, &two);
+        root_of(s, s->p->faults)->constant = none;
+    }
+    return s->p->faults;
+}
+
+/* out, x and index with the dimension last, and but for it of one shape. */
+static void emit_gather(struct planner *s, int node, int out, int x, int index)
+{
+    emit(s, (struct action){
+                .op = OP_gather, .node = node, .out = out, .in = {x, index, faults(s)}});
+}
+
+/* gather's index may be smaller than x; index_select's is the same for all rows. */
+static void lower_select(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const int dim = dim_at(l, 1), x = operand(l, 0), index = operand(l, 1);
+    const struct view from = view_at(s, x), to = view_at(s, l->node), given = view_at(s, index);
+    const struct view out = view_dim_last(&to, dim);
+    struct view in = view_dim_last(&from, dim), at = out;
+    memcpy(in.shape, out.shape, sizeof in.shape[0] * (size_t)(out.rank - 1));
+    if (s->g->nodes[l->node].op == OP_gather) {
+        at = view_dim_last(&given, dim);
+    } else {
+        memset(at.stride, 0, sizeof at.stride);
+        at.offset = given.offset;
+        at.stride[at.rank - 1] = given.rank ? given.stride[0] : 0;
+    }
+    emit_gather(s, l->node, reshaped(s, l->node, out), reshaped(s, x, in),
+                reshaped(s, index, at));
+}
+
+/* The values are gathered from the places. */
+static void lower_topk(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const struct node *n = &s->g->nodes[l->node];
+    const int dim = dim_at(l, 2), given = operand(l, 0);
+    const struct view from = view_at(s, given), to = view_at(s, l->node);
+    const struct view in = view_dim_last(&from, dim), out_last = view_dim_last(&to, dim);
+    const int x = reshaped(s, given, in), out = reshaped(s, l->node, out_last);
+    const bool values = n->op == OP_topk_values;
+    const int places = values ? tensor_add(s, -1, s->turns[l->node], DT_i64, &out_last) : out;
+    emit(s, (struct action){.op = OP_topk_indices,
+                            .node = l->node,
+                            .out = places,
+                            .in = {x},
+                            .largest = n->args[3].kind == ARG_absent || n->args[3].boolean});
+    if (values)
+        emit_gather(s, l->node, out, x, places);
 }
 
 /* Each part is copied to its place in the result: a slice for cat, an index for stack. */
@@ -452,8 +531,10 @@ static void lower_node(struct lowering *l)
     case OP_clone: case OP_to: lower_clone(l); break;
     case OP_where: lower_elementwise(l); break;
     case OP_cat: case OP_stack: lower_join(l); break;
-    case OP_sum: case OP_mean: case OP_norm: lower_reduction(l); break;
+    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: lower_reduction(l); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: lower_reduction(l); break;
+    case OP_gather: case OP_index_select: lower_select(l); break;
+    case OP_topk_values: case OP_topk_indices: lower_topk(l); break;
     case OP_softmax: case OP_log_softmax: lower_softmax(l); break;
     case OP_matmul: lower_matmul(l); break;
     case OP_ln_f: case OP_lm_head: lower_layer(l); break;

@@ -26,17 +26,20 @@ struct value {
 };
 
 /* One call at run time. `op` is an elementwise op, or one of: clone (copies and converts), set
- * (the same, into `out`), where, sum .. norm (over the last `n_reduced` dimensions of in[0]),
- * softmax, log_softmax (over the last dimension), matmul, ln_f, lm_head (in[0] is contiguous),
- * hook (gathers a point without a live tensor: `hook` of nodes[node]), save (in[0] goes to
- * results). Views and constants need no action: they are only values. A clone of what parks an
- * activation belongs to the node behind which it is as it is. */
+ * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
+ * softmax, log_softmax, topk_indices (over the last dimension), gather (along the last dimension
+ * of in[0] with the index in[1]; in[2] is where an index out of range is reported: plan.faults),
+ * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor: `hook`
+ * of nodes[node]), save (in[0] goes to results). Views and constants need no action: they are only
+ * values. A clone of what parks an activation belongs to the node behind which it is as it is. */
 struct action {
     enum op op;
     int node;     /* whose work it is, an index into the graph's nodes */
     int out;      /* a value, or for save the index into plan.saves */
     int in[3];    /* values */
     int n_reduced;
+    double cost;  /* multiply-adds, or what takes as long */
+    bool largest; /* of topk_indices: else the smallest come first */
 };
 
 /* How many of `in` an op's action has: 0 to 3. */
@@ -47,6 +50,8 @@ struct stop { /* the actions due at one site of one pass */
     int first, n_actions;
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
+    double cost;  /* of its actions */
+    bool gathers; /* may find an index out of range */
 };
 
 struct save {
@@ -67,6 +72,8 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
                              each sequence; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
     int page_first;       /* the first page of its first sequence among the job's pages */
+    int read_from;        /* step 0: no action touches a row of an earlier position, and */
+    int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
     int n_pages;          /* of each of its sequences: they follow one another */
 };
 
@@ -86,10 +93,14 @@ struct plan {
     bool *logits_wanted;       /* [n_steps]: whether a step needs logits, to sample or for a stop */
     int n_pages;               /* of the key/value cache, for all sequences to the last step */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
+    int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
+                                  index out of range, and that index; 0 where none gathers */
     const void *constants;     /* what the slab starts with */
     size_t constant_bytes;
     size_t result_bytes;       /* on the host, every saved value */
-    double cost;               /* multiply-adds of the passes and of the graph, for admission */
+    double cost;               /* multiply-adds of all passes with the graph's own, and */
+    double *step_costs;        /* [n_steps] of each pass with its stops */
+    double *graph_costs;       /* [n_steps] of its stops alone */
 };
 
 /* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */

@@ -22,6 +22,7 @@ struct root { /* one tensor that values are views of, and its history in program
     const struct arg *number; /* a number of the request, or NULL */
     const void *constant;     /* the bytes that it starts with, or NULL */
     bool readonly;
+    bool is_set; /* by some node so far, so that a constant may be something else by now */
     bool needed;     /* by something alive */
     int64_t bytes;   /* on the slab */
     size_t base;     /* where on the slab, and */

@@ -689,6 +689,90 @@ static bool shape_argmin(struct value *out, bool *is_new, const struct shape_que
     return reduce_some(out, is_new, q, DT_i64, e);
 }
 
+static bool shape_logsumexp(struct value *out, bool *is_new, const struct shape_query *q,
+                            struct err *e)
+{
+    return reduce(out, is_new, q, DT_f32, e);
+}
+
+/* The k first of a dimension in order, of which an op gives the values or the places. */
+static bool topk(struct value *out, bool *is_new, const struct shape_query *q, enum dtype dtype,
+                 struct err *e)
+{
+    const struct view *v = &q->in[0]->view;
+    const int64_t k = q->node->args[1].integer;
+    int dim = v->rank ? v->rank - 1 : 0;
+    if (q->in[0]->dtype == DT_bool)
+        return node_refuse(e, q->node, 0, ERR_type,
+                           "%s of bool is not defined: convert it with to(int64)", op_name(q));
+    if (q->node->args[2].kind != ARG_absent && !shape_dim(&dim, q, 2, v->rank, e))
+        return false;
+    const int64_t least = v->rank == 0, most = v->rank ? v->shape[dim] : 1;
+    if (k < least || k > most)
+        return node_refuse(e, q->node, 1, ERR_value,
+                           "%s: k is %lld, and dimension %d of %s gives %lld to %lld", op_name(q),
+                           (long long)k, dim, SHAPE_TEXT(v), (long long)least, (long long)most);
+    int64_t shape[RANK_MAX];
+    memcpy(shape, v->shape, sizeof shape);
+    shape[dim] = k;
+    return new_tensor(out, is_new, q, dtype, v->rank, shape, e);
+}
+
+static bool shape_topk_values(struct value *out, bool *is_new, const struct shape_query *q,
+                              struct err *e)
+{
+    return topk(out, is_new, q, q->in[0]->dtype, e);
+}
+
+static bool shape_topk_indices(struct value *out, bool *is_new, const struct shape_query *q,
+                               struct err *e)
+{
+    return topk(out, is_new, q, DT_i64, e);
+}
+
+static bool needs_index(const struct shape_query *q, struct err *e)
+{
+    if (q->in[1]->dtype == DT_i64)
+        return true;
+    return node_refuse(e, q->node, 2, ERR_type, "%s needs an index of int64: this is %s",
+                       op_name(q), dtype_name(q->in[1]->dtype));
+}
+
+static bool shape_gather(struct value *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    const struct view *x = &q->in[0]->view, *index = &q->in[1]->view;
+    int dim = 0;
+    if (!needs_index(q, e) || !shape_dim(&dim, q, 1, x->rank, e))
+        return false;
+    bool fits = x->rank == index->rank;
+    for (int i = 0; i < x->rank && fits; i++)
+        fits = i == dim || index->shape[i] <= x->shape[i];
+    if (!fits)
+        return node_refuse(e, q->node, 2, ERR_shape,
+                           "gather of %s with an index of %s: both have as many dimensions, and "
+                           "the index is no larger but in dimension %d",
+                           SHAPE_TEXT(x), SHAPE_TEXT(index), dim);
+    return new_tensor(out, is_new, q, q->in[0]->dtype, index->rank, index->shape, e);
+}
+
+static bool shape_index_select(struct value *out, bool *is_new, const struct shape_query *q,
+                               struct err *e)
+{
+    const struct view *x = &q->in[0]->view, *index = &q->in[1]->view;
+    int dim = 0;
+    if (!needs_index(q, e) || !shape_dim(&dim, q, 1, x->rank, e))
+        return false;
+    if (index->rank > 1 || (x->rank == 0 && view_count(index) != 1))
+        return node_refuse(e, q->node, 2, ERR_shape,
+                           "index_select of %s with an index of %s: it takes one dimension%s",
+                           SHAPE_TEXT(x), SHAPE_TEXT(index), x->rank ? "" : ", of one element");
+    int64_t shape[RANK_MAX];
+    memcpy(shape, x->shape, sizeof shape);
+    shape[dim] = view_count(index);
+    return new_tensor(out, is_new, q, q->in[0]->dtype, x->rank, shape, e);
+}
+
 static bool shape_softmax(struct value *out, bool *is_new, const struct shape_query *q,
                           struct err *e)
 {

@@ -165,16 +165,85 @@ static void reduce_wholes(enum op op, const struct tensor *out, const struct ten
         *bool_at(out, i) = y != 0;
 }
 
+static float logsumexp(const struct tensor *x, int64_t i, int64_t n)
+{
+    float most = -INFINITY, lanes[16] = {0};
+    for (int64_t j = 0; j < n; j++)
+        most = *float_at(x, i * n + j) > most ? *float_at(x, i * n + j) : most;
+    const float shift = most == INFINITY || most == -INFINITY ? 0.0f : most;
+    for (int64_t j = 0; j < n; j++)
+        lanes[j % 16] += scalar_exp(*float_at(x, i * n + j) - shift);
+    return scalar_log(tree(lanes)) + shift;
+}
+
 void reference_reduce(enum op op, const struct tensor *out, const struct tensor *x, int n_reduced)
 {
     int64_t n = 1;
     for (int j = x->view.rank - n_reduced; j < x->view.rank; j++)
         n *= x->view.shape[j];
     for (int64_t i = 0; i < view_count(&out->view); i++) {
-        if (x->dtype == DT_f32)
+        if (op == OP_logsumexp)
+            *float_at(out, i) = logsumexp(x, i, n);
+        else if (x->dtype == DT_f32)
             reduce_floats(op, out, x, i, n);
         else
             reduce_wholes(op, out, x, i, n);
+    }
+}
+
+/* Whether element i comes before element j: NaN is the greatest, the first of equals wins. */
+static bool comes_before(const struct tensor *x, int64_t i, int64_t j, bool largest)
+{
+    bool more, less;
+    if (x->dtype == DT_f32) {
+        const float a = *float_at(x, i), b = *float_at(x, j);
+        more = a > b || (a != a && b == b);
+        less = a < b || (a == a && b != b);
+    } else {
+        more = *whole_at(x, i) > *whole_at(x, j);
+        less = *whole_at(x, i) < *whole_at(x, j);
+    }
+    return more || less ? more == largest : i < j;
+}
+
+/* An element's place is how many come before it. */
+void reference_topk(const struct tensor *out, const struct tensor *x, bool largest)
+{
+    const int64_t n = x->view.shape[x->view.rank - 1], k = out->view.shape[x->view.rank - 1];
+    for (int64_t i = 0; k > 0 && i < view_count(&x->view); i++) {
+        const int64_t row = i / n;
+        int64_t place = 0;
+        for (int64_t j = row * n; j < (row + 1) * n; j++)
+            place += j != i && comes_before(x, j, i, largest);
+        if (place < k)
+            *whole_at(out, row * k + place) = i % n;
+    }
+}
+
+static void copy_element(const struct tensor *to, int64_t i, const struct tensor *from, int64_t j)
+{
+    const size_t size = dtype_size(to->dtype);
+    const char *source = (const char *)from->data + (size_t)place(&from->view, j) * size;
+    char *target = (char *)to->data + (size_t)place(&to->view, i) * size;
+    for (size_t b = 0; b < size; b++)
+        target[b] = source[b];
+}
+
+void reference_gather(const struct tensor *out, const struct tensor *x, const struct tensor *index,
+                      int64_t *fault, int64_t tag)
+{
+    const int64_t n = x->view.shape[x->view.rank - 1], k = out->view.shape[x->view.rank - 1];
+    const int64_t zero = 0;
+    const struct tensor nothing = {(void *)(uintptr_t)&zero, out->dtype, {.rank = 0}};
+    for (int64_t i = 0; i < view_count(&out->view); i++) {
+        const int64_t at = *whole_at(index, i);
+        if (at >= 0 && at < n) {
+            copy_element(out, i, x, i / k * n + at);
+        } else {
+            copy_element(out, i, &nothing, 0);
+            fault[1] = fault[0] ? fault[1] : at;
+            fault[0] = fault[0] ? fault[0] : tag;
+        }
     }
 }
 

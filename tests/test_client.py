@@ -265,6 +265,8 @@ x.mean(); x.mean(-1); x.mean(dim=(0, 1), keepdim=True); x.max(); x.min(); i.max(
 x.max(dim=-1).values; x.max(dim=-1).indices; x.max(dim=1, keepdim=True)[0]; x.min(0)[1]; x.max(-1)[1]; y.max(x[0])
 x.argmax(); x.argmax(dim=-1); x.argmin(dim=0, keepdim=True); x.norm(); x.norm(dim=-1); x.norm(2, -1); x.norm(dim=(0, 1))
 x.softmax(-1); x.softmax(dim=1); x.log_softmax(dim=-1); x.logsumexp(-1); x.logsumexp((0, 1), keepdim=True); x.logsumexp(dim=0)
+i.logsumexp(0); x.logsumexp(-1, True); x.topk(2).values; x.topk(2).indices; x.topk(3, dim=1, largest=False)[0]; x.topk(2, 1, largest=False).indices; special.topk(4)[0]; i.topk(2, -1, True, False)[0]
+x.gather(-1, abs(i)[:, None].long()[:, :, :1] % 4); x.gather(dim=1, index=x.argmax(1, keepdim=True)); x.index_select(1, torch.tensor([2, 0, 0])); i.index_select(0, j.flatten()[:2] % 2); x[:, [1] * 5, 2]
 x.var(); x.std(-1); x.var(dim=(0, 2)); x.var(dim=0, unbiased=False); x.std(dim=-1, keepdim=True)
 x.exp(); p.log(); p.sqrt(); p.rsqrt(); x.reciprocal(); x.tanh(); x.sigmoid(); x.relu(); x.sin(); x.cos(); x.square()
 x.floor(); x.ceil(); x.round(); x.sign(); special[:-1].sign(); special.round(); special.isnan(); special.isinf(); special.exp()
@@ -985,6 +987,7 @@ class Pretender:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
+                self.server.headers = self.headers
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
                 self.send_response(status)
                 for key, value in headers.items():
@@ -1060,6 +1063,18 @@ def test_a_broken_stream(body, sentence):
     with Pretender(200, {"Content-Type": "application/msgpack"}, body) as fake:
         with pytest.raises(ServerError, match=sentence):
             list(Client(fake.host).stream("/v1/run", {}))
+
+
+def test_the_users_name_goes_along(monkeypatch):
+    with Pretender(200, {"Content-Type": "application/msgpack"}, packed({})) as fake:
+        for user, sent in [("ada", "ada"), (None, None)]:
+            Client(fake.host, user).ask("/v1/plan", {})
+            assert fake.server.headers["X-Interpose-User"] == sent
+        monkeypatch.setenv("INTERPOSE_USER", "bob")
+        Client(fake.host).ask("/v1/plan", {})
+        assert fake.server.headers["X-Interpose-User"] == "bob"
+    with pytest.raises(ValueError, match="printable ASCII: not 'ada\\\\n'"):
+        Client(user="ada\n")
 
 
 def test_heartbeats_are_passed_over():

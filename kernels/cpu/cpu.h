@@ -8,7 +8,7 @@ enum {
     CHUNK = 64,        /* the k of one partial product; also the positions of a page */
     GROUP = 64,        /* the columns of a task: four panels */
     BLOCK_ROWS = 96,   /* the most rows of a task: a multiple of every tile's height */
-    BLOCK_K = 256,     /* the k that a tile takes at once: two panels stay in the first cache */
+    BLOCK_K = 128,     /* the k that a tile takes at once: a panel and a strip fit the first cache */
     PACKED_ROWS = 960, /* rows that `linear` packs at once, at most: a multiple of BLOCK_ROWS */
 };
 
@@ -18,10 +18,15 @@ enum {
 typedef void tile_fn(float *t, const float *a, const float *b, size_t panel, int n_panels, int n_k,
                      bool more);
 
+/* Rows x[0 .. height - 1] of n_k elements as [k][height]. */
+typedef void tile_pack_fn(float *packed, const float *x, int64_t row_stride, int64_t k_stride,
+                          int n_k);
+
 struct tile {
     int height;
     int wide; /* panels that the tile multiplies at once */
     tile_fn *run;
+    tile_pack_fn *pack;
 };
 
 /* One stretch of an elementwise op: p[0] is the output. Strides are in elements. */
@@ -41,6 +46,7 @@ struct vectors {
                       float epsilon);
     float (*sum)(const float *x, int64_t n);
     float (*sum_squares)(const float *x, int64_t n);
+    float (*logsumexp)(const float *x, int64_t n);
     void (*softmax)(float *out, const float *x, int64_t n);
     void (*log_softmax)(float *out, const float *x, int64_t n);
     row_fn *unary[OP_COUNT];  /* of float32 */
@@ -86,6 +92,12 @@ const struct tile *tile_for(const struct vectors *v, int n_rows);
 /* Runs `row` over all elements of tensors of one shape, the first being the output. */
 void walk(struct device *d, row_fn *row, const struct tensor *const *tensors, int n_tensors);
 
+/* The element of `v` whose place in row-major order over its first `rank` dimensions is `i`. */
+int64_t element_at(const struct view *v, int rank, int64_t i);
+
+/* How many rows of `count` elements make a task that is worth a thread. */
+int64_t rows_of_a_task(int64_t count);
+
 /* The row function that converts, by dtype of the output and of the input. */
 row_fn *copy_row(enum dtype to, enum dtype from);
 
@@ -98,6 +110,9 @@ void cpu_where(struct device *d, const struct tensor *out, const struct tensor *
 void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                 int n_reduced);
 void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
+void cpu_gather(struct device *d, const struct tensor *out, const struct tensor *x,
+                const struct tensor *index, int64_t *fault, int64_t tag);
 void cpu_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *y);
 

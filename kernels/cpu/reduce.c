@@ -63,6 +63,17 @@ static float squares_f32(const struct reduction *r, const float *x)
     return lanes_tree(lanes);
 }
 
+static float logsumexp_f32(const struct reduction *r, const float *x)
+{
+    if (r->s.flat)
+        return r->v->logsumexp(x, r->s.count);
+    float most = -INFINITY, lanes[LANES] = {0};
+    EACH_ELEMENT(&r->s, x, float, most = most > value ? most : value);
+    const float shift = fabsf(most) == INFINITY ? 0.0f : most;
+    EACH_ELEMENT(&r->s, x, float, lanes[i % LANES] += scalar_exp(value - shift));
+    return scalar_log(lanes_tree(lanes)) + shift;
+}
+
 static int64_t sum_i64(const struct reduction *r, const int64_t *x)
 {
     int64_t sum = 0;
@@ -130,12 +141,12 @@ static void reduce_one(const struct reduction *r, char *out, const void *x)
         break;
     case OP_mean: *(float *)out = sum_f32(r, x) / (float)r->s.count; break;
     case OP_norm: *(float *)out = sqrtf(squares_f32(r, x)); break;
+    case OP_logsumexp: *(float *)out = logsumexp_f32(r, x); break;
     default: extreme(r, out, x); break;
     }
 }
 
-/* The element of `v` whose place in row-major order over its first `rank` dimensions is `i`. */
-static int64_t element_at(const struct view *v, int rank, int64_t i)
+int64_t element_at(const struct view *v, int rank, int64_t i)
 {
     int64_t at = v->offset;
     for (int j = rank - 1; j >= 0; j--) {
@@ -179,8 +190,7 @@ static struct sequence sequence_of(const struct view *v, int n_reduced)
     return s;
 }
 
-/* Tasks of about TASK_ELEMENTS elements each. */
-static int64_t outputs_of_a_task(int64_t count)
+int64_t rows_of_a_task(int64_t count)
 {
     return count >= TASK_ELEMENTS ? 1 : TASK_ELEMENTS / (count > 0 ? count : 1);
 }
@@ -191,7 +201,7 @@ void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const st
     struct reduction r = {.v = d->v, .op = op, .out = out, .x = x};
     r.s = sequence_of(&x->view, n_reduced);
     r.n_outputs = view_count(&out->view);
-    r.task_outputs = outputs_of_a_task(r.s.count);
+    r.task_outputs = rows_of_a_task(r.s.count);
     const int64_t n_tasks = (r.n_outputs + r.task_outputs - 1) / r.task_outputs;
     pool_run(d->pool, (int)n_tasks, reduce_task, &r);
 }
@@ -247,7 +257,7 @@ void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const s
         return;
     struct softmax s = {.v = d->v, .op = op, .out = out, .x = x, .n = n};
     s.n_rows = view_count(&x->view) / n;
-    s.task_rows = outputs_of_a_task(n * 8);
+    s.task_rows = rows_of_a_task(n * 8);
     const int64_t n_tasks = (s.n_rows + s.task_rows - 1) / s.task_rows;
     pool_run(d->pool, (int)n_tasks, softmax_task, &s);
 }

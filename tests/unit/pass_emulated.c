@@ -141,6 +141,7 @@ struct sequence {
 struct schedule {
     int32_t tokens[ROWS], positions[ROWS], logits_rows[ROWS];
     struct span spans[SEQUENCES];
+    int last_sites[SEQUENCES];
     uint64_t wanted[SITE_WORDS], written[SITE_WORDS];
 };
 
@@ -148,7 +149,7 @@ static struct pass pass_by_chance(struct schedule *c, struct sequence *all, int 
 {
     struct pass p = {.tokens = c->tokens, .positions = c->positions, .spans = c->spans,
                      .logits_rows = c->logits_rows, .wanted = c->wanted, .written = c->written,
-                     .last_site = sites - 1, .hook = look};
+                     .last_sites = c->last_sites, .hook = look};
     for (int i = 0; i < SEQUENCES; i++) {
         struct sequence *s = &all[i];
         const int longest = chance(2) ? 1 : ROWS / SEQUENCES, left = TOKENS - s->past;
@@ -156,6 +157,7 @@ static struct pass pass_by_chance(struct schedule *c, struct sequence *all, int 
         if (most == 0 || chance(4) == 0)
             continue;
         const int n = 1 + chance(most);
+        c->last_sites[p.n_spans] = sites - 1;
         c->spans[p.n_spans++] = (struct span){p.n_rows, n, s->past, s->pages};
         for (int k = 0; k < n; k++, p.n_rows++, s->past++) {
             c->tokens[p.n_rows] = s->tokens[s->past];
@@ -212,7 +214,7 @@ static void run_both(const struct model_shape *m, struct sequence *all)
         s->n_seen = 0;
         must(gpt2_run(s->m, &own, &error));
         const int64_t shape[] = {p.n_logits, m->vocab};
-        const struct tensor logits = {(float *)(uintptr_t)gpt2_logits(s->m), DT_f32,
+        const struct tensor logits = {(float *)(uintptr_t)gpt2_logits(s->m, LANE_shared), DT_f32,
                                       view_of(2, shape)};
         note(s, site_of(PT_logits, 0, m->n_blocks), &logits);
     }

@@ -335,7 +335,12 @@ static void where_chooses_by_element(void **state)
 }
 
 static const enum op reductions[]
-    = {OP_sum, OP_mean, OP_max, OP_min, OP_argmax, OP_argmin, OP_norm};
+    = {OP_sum, OP_mean, OP_max, OP_min, OP_argmax, OP_argmin, OP_norm, OP_logsumexp};
+
+static bool is_real(enum op op)
+{
+    return op == OP_mean || op == OP_norm || op == OP_logsumexp;
+}
 
 static enum dtype reduced_dtype(enum op op, enum dtype dtype)
 {
@@ -347,7 +352,7 @@ static void every_reduction_has_the_bits_of_the_reference(void **state)
     (void)state;
     for (int i = 0; i < 1500; i++) {
         const enum op op = reductions[i % COUNT(reductions)];
-        const bool real = op == OP_mean || op == OP_norm;
+        const bool real = is_real(op);
         const enum dtype dtype = real ? DT_f32 : (enum dtype)chance(DT_COUNT);
         int64_t shape[RANK_MAX];
         const int rank = chance_shape(shape, 1), n_reduced = 1 + (int)chance((uint32_t)rank);
@@ -385,6 +390,99 @@ static void reductions_of_long_contiguous_rows_have_the_bits_of_the_reference(vo
             must_be_same(out, &expected, op_info[op].name, d);
         }
     }
+}
+
+static void logsumexp_means_what_it_means_in_torch(void **state)
+{
+    (void)state;
+    const float inf = __builtin_inff(), nan = __builtin_nanf("");
+    const struct {
+        float x[4], y;
+    } rows[] = {{{-inf, -inf, -inf, -inf}, -inf}, {{-inf, 0, -inf, -inf}, 0},
+                {{inf, 1, -inf, 2}, inf},         {{88, -200, -300, -inf}, 88},
+                {{3e38f, -3e38f, 0, 1}, 3e38f},   {{nan, inf, 0, 0}, nan},
+                {{inf, -inf, nan, 0}, nan},       {{nan, -inf, -inf, -inf}, nan}};
+    for (int i = 0; i < n_devices * COUNT(rows); i++) {
+        struct device *d = devices[i / COUNT(rows)];
+        float *row = lend_floats(d, rows[i % COUNT(rows)].x, 4), *y = lend_floats(d, &nan, 1);
+        const int64_t four = 4;
+        const struct tensor x = {row, DT_f32, view_of(1, &four)}, out = {y, DT_f32, {.rank = 0}};
+        be->reduce(d, OP_logsumexp, &out, &x, 1);
+        assert_true(reference_same(fetch_floats(d, y, 1), &rows[i % COUNT(rows)].y, 1));
+        const struct tensor none = {row, DT_f32, {.rank = 1, .shape = {0}, .stride = {1}}};
+        be->reduce(d, OP_logsumexp, &out, &none, 1);
+        assert_true(*fetch_floats(d, y, 1) == -inf);
+    }
+}
+
+static void topk_has_the_places_of_the_reference(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 600; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1);
+        if (i % 20 == 0)
+            shape[rank - 1] = 300;
+        const struct tensor x = chance_tensor(chance(2) ? DT_f32 : DT_i64, rank, shape, true);
+        shape[rank - 1] = chance(3) == 0 ? shape[rank - 1] : chance((uint32_t)shape[rank - 1] + 1);
+        const struct tensor expected = chance_tensor(DT_i64, rank, shape, false);
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        const struct tensor *out = lend(d, &expected);
+        const bool largest = chance(2);
+        reference_topk(&expected, &x, largest);
+        be->topk(d, out, lend(d, &x), largest);
+        must_be_same(out, &expected, largest ? "topk, largest" : "topk, smallest", d);
+        free_all(NULL);
+    }
+}
+
+static void a_nan_is_the_greatest_and_the_first_of_equals_wins(void **state)
+{
+    (void)state;
+    const float inf = __builtin_inff(), nan = __builtin_nanf("");
+    float x[] = {1, inf, nan, 0.0f, -0.0f, nan, 1, -inf};
+    const int64_t most[] = {2, 5, 1, 0, 6, 3, 4, 7}, least[] = {7, 3, 4, 0, 6, 1, 2, 5};
+    const int64_t n = COUNT(x);
+    const struct tensor in = {x, DT_f32, view_of(1, &n)};
+    const struct tensor places = {(void *)(uintptr_t)least, DT_i64, view_of(1, &n)};
+    const struct tensor *there = lend(devices[0], &in), *out = lend(devices[0], &places);
+    be->topk(devices[0], out, there, true);
+    assert_memory_equal(fetch(devices[0], out).data, most, sizeof most);
+    be->topk(devices[0], out, there, false);
+    assert_memory_equal(fetch(devices[0], out).data, least, sizeof least);
+}
+
+static void gather_has_the_bits_and_the_fault_of_the_reference(void **state)
+{
+    (void)state;
+    int n_faults = 0;
+    for (int i = 0; i < 600; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1);
+        const struct tensor x = chance_tensor((enum dtype)(i % 3), rank, shape, true);
+        const int64_t n = shape[rank - 1];
+        shape[rank - 1] = chance(9);
+        const struct tensor index = chance_tensor(DT_i64, rank, shape, true);
+        int64_t low = 0, high = -1;
+        if (view_count(&index.view) > 0)
+            view_extent(&low, &high, &index.view);
+        for (int64_t k = 0; k <= high; k++) /* mostly in range */
+            if (n > 0 && chance(30) > 0)
+                ((int64_t *)index.data)[k] = chance((uint32_t)n);
+        const struct tensor expected = chance_tensor(x.dtype, rank, shape, false);
+        int64_t expected_fault[] = {chance(5) == 0 ? 9 : 0, 4};
+        const int64_t two = 2;
+        const struct tensor words = {expected_fault, DT_i64, view_of(1, &two)};
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        const struct tensor *out = lend(d, &expected), *fault = lend(d, &words);
+        reference_gather(&expected, &x, &index, expected_fault, 7);
+        be->gather(d, out, lend(d, &x), lend(d, &index), fault->data, 7);
+        must_be_same(out, &expected, "gather", d);
+        must_be_same(fault, &words, "the fault of gather", d);
+        n_faults += expected_fault[0] == 7;
+        free_all(NULL);
+    }
+    assert_true(n_faults > 20 && n_faults < 500);
 }
 
 static void softmax_and_log_softmax_have_the_bits_of_the_reference(void **state)
@@ -785,6 +883,10 @@ int main(void)
         TEST(where_chooses_by_element),
         TEST(every_reduction_has_the_bits_of_the_reference),
         TEST(reductions_of_long_contiguous_rows_have_the_bits_of_the_reference),
+        TEST(logsumexp_means_what_it_means_in_torch),
+        TEST(topk_has_the_places_of_the_reference),
+        TEST(a_nan_is_the_greatest_and_the_first_of_equals_wins),
+        TEST(gather_has_the_bits_and_the_fault_of_the_reference),
         TEST(softmax_and_log_softmax_have_the_bits_of_the_reference),
         TEST(softmax_takes_masked_elements_and_all_masked_rows),
         TEST(matmul_has_the_bits_of_the_reference),

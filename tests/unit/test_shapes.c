@@ -240,6 +240,96 @@ static void lists_are_joined(void **state)
           (struct arg)ABSENT);
 }
 
+static void logsumexp_gives_floats_of_what_is_left(void **state)
+{
+    (void)state;
+    GIVES("float32 (2, 5)", DT_f32, (2, 12, 5), logsumexp, INT(1));
+    GIVES("float32 (2, 1, 1)", DT_i64, (2, 12, 5), logsumexp, INTS(-1, 1), BOOL(true));
+    GIVES("float32 (2,)", DT_bool, (2, 0), logsumexp, INT(1));
+    GIVES("index nodes[1].args[1]: logsumexp: dimension 3 is out of range for (2, 12, 5), whose "
+          "dimensions are -3 to 2",
+          DT_f32, (2, 12, 5), logsumexp, INT(3));
+}
+
+static void topk_shortens_a_dimension(void **state)
+{
+    (void)state;
+    GIVES("float32 (2, 12, 3)", DT_f32, (2, 12, 5), topk_values, INT(3));
+    GIVES("int64 (2, 4, 5)", DT_f32, (2, 12, 5), topk_indices, INT(4), INT(-2), BOOL(false));
+    GIVES("int64 (2, 0)", DT_i64, (2, 5), topk_values, INT(0));
+    GIVES("value nodes[1].args[1]: topk_values: k is 6, and dimension 2 of (2, 12, 5) gives 0 to 5",
+          DT_f32, (2, 12, 5), topk_values, INT(6));
+    GIVES("value nodes[1].args[1]: topk_indices: k is -1, and dimension 0 of (2, 12, 5) gives 0 "
+          "to 2",
+          DT_f32, (2, 12, 5), topk_indices, INT(-1), INT(0));
+    GIVES("type nodes[1].args[0]: topk_values of bool is not defined: convert it with to(int64)",
+          DT_bool, (3), topk_values, INT(1));
+    is(tiny_op(&t, topk_values, FLOAT(2), INT(1)), "float32 ()");
+    is(tiny_op(&t, topk_values, FLOAT(2), INT(0)),
+       "value nodes[0].args[1]: topk_values: k is 0, and dimension 0 of () gives 1 to 1");
+}
+
+static void gather_has_the_shape_of_its_index(void **state)
+{
+    (void)state;
+#define PICKS(answer, shape, dim, dtype, shape_of_index, op)  \
+    do {                                                      \
+        tiny_shape(&t, DT_f32, UNWRAP shape);                 \
+        tiny_shape(&t, dtype, UNWRAP shape_of_index);         \
+        is(tiny_op(&t, op, NODE(0), INT(dim), NODE(1)), answer); \
+    } while (0)
+    PICKS("float32 (2, 7, 1)", (2, 12, 5), 1, DT_i64, (2, 7, 1), gather);
+    PICKS("float32 (2, 3, 5)", (2, 12, 5), 1, DT_i64, (3), index_select);
+    PICKS("float32 (2, 12, 0)", (2, 12, 5), -1, DT_i64, (0), index_select);
+    PICKS("shape nodes[2].args[2]: gather of (2, 12, 5) with an index of (2, 12, 6): both have as "
+          "many dimensions, and the index is no larger but in dimension 1",
+          (2, 12, 5), 1, DT_i64, (2, 12, 6), gather);
+    PICKS("shape nodes[2].args[2]: gather of (2, 12, 5) with an index of (12,): both have as many "
+          "dimensions, and the index is no larger but in dimension 2",
+          (2, 12, 5), 2, DT_i64, (12), gather);
+    PICKS("shape nodes[2].args[2]: index_select of (2, 12) with an index of (2, 2): it takes one "
+          "dimension",
+          (2, 12), 0, DT_i64, (2, 2), index_select);
+    PICKS("type nodes[2].args[2]: gather needs an index of int64: this is bool", (2, 3), 0,
+          DT_bool, (2, 3), gather);
+    PICKS("type nodes[2].args[2]: index_select needs an index of int64: this is float32", (2, 3), 0,
+          DT_f32, (2), index_select);
+    PICKS("index nodes[2].args[1]: gather: dimension 2 is out of range for (2, 3), whose "
+          "dimensions are -2 to 1",
+          (2, 3), 2, DT_i64, (2, 3), gather);
+#undef PICKS
+    is(tiny_op(&t, index_select, FLOAT(1), INT(0), INT(0)), "float32 ()");
+    is(tiny_op(&t, index_select, FLOAT(1), INT(0), NODE(tiny_shape(&t, DT_i64, 2))),
+       "shape nodes[1].args[2]: index_select of () with an index of (2,): it takes one dimension, "
+       "of one element");
+}
+
+static void a_constant_index_out_of_range_is_refused(void **state)
+{
+    (void)state;
+    const int64_t places[] = {0, 4, 2, 5, 1, -1};
+    tiny_shape(&t, DT_f32, 2, 5);
+    tiny_constant(&t, DT_i64, 2, (int64_t[]){2, 3}, places);
+    is(tiny_op(&t, gather, NODE(0), INT(1), NODE(1)),
+       "index nodes[2].args[2]: gather: the index at (1, 0) is 5, which is out of range for "
+       "dimension 1 of size 5");
+    tiny_shape(&t, DT_f32, 2, 5);
+    tiny_constant(&t, DT_i64, 1, (int64_t[]){6}, places);
+    tiny_getitem(&t, 1, "[4:]");
+    is(tiny_op(&t, index_select, NODE(0), INT(-1), NODE(2)),
+       "index nodes[3].args[2]: index_select: the index at (1,) is -1, which is out of range for "
+       "dimension 1 of size 5");
+    tiny_shape(&t, DT_f32, 0, 5);
+    is(tiny_op(&t, index_select, NODE(0), INT(0), INT(0)),
+       "index nodes[1].args[2]: index_select: the index at () is 0, which is out of range for "
+       "dimension 0 of size 0");
+    /* What has changed since is looked at when it is used. */
+    tiny_shape(&t, DT_f32, 2, 5);
+    tiny_constant(&t, DT_i64, 1, (int64_t[]){6}, places);
+    tiny_op(&t, set, NODE(1), INT(0));
+    is(tiny_op(&t, index_select, NODE(0), INT(1), NODE(1)), "float32 (2, 6)");
+}
+
 static void reductions_reduce(void **state)
 {
     (void)state;
@@ -541,6 +631,10 @@ int main(void)
         TEST(a_scalar_counts_as_one_dimension),
         TEST(expand_repeats_only_ones),
         TEST(lists_are_joined),
+        TEST(logsumexp_gives_floats_of_what_is_left),
+        TEST(topk_shortens_a_dimension),
+        TEST(gather_has_the_shape_of_its_index),
+        TEST(a_constant_index_out_of_range_is_refused),
         TEST(reductions_reduce),
         TEST(matmul_takes_vectors_matrices_and_batches),
         TEST(where_needs_a_mask_of_bool),

@@ -14,7 +14,7 @@ import builtins as _builtins
 from . import functions as _functions
 from .einsum import einsum
 from .errors import InterposeError, NoValue, RequestError, ServerError
-from .functions import full_like, ones_like, tensor, zeros_like
+from .functions import full_like, ones_like, tensor, topk, zeros_like
 from .losses import cross_entropy_loss
 from .model import LanguageModel
 from .proxy import Proxy
@@ -22,7 +22,7 @@ from .proxy import Proxy
 __version__ = "0.1.0"
 
 __all__ = ["InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError", "ServerError",
-           "cross_entropy_loss", "einsum", "full_like", "ones_like", "tensor", "zeros_like",
+           "cross_entropy_loss", "einsum", "full_like", "ones_like", "tensor", "topk", "zeros_like",
            *(name for name in _functions.FUNCTIONS if not hasattr(_builtins, name))]
 
 globals().update(_functions.FUNCTIONS)

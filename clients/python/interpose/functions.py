@@ -43,6 +43,12 @@ _MEANING = {
     "min": "the least element; with dim, the pair (values, indices)",
     "argmax": "where the greatest element is", "argmin": "where the least element is",
     "norm": "the Euclidean norm over dimensions, of all elements if none is given",
+    "logsumexp": "log(sum(exp(x))) over dimensions, without overflow",
+    "topk_values": "the k greatest elements of a dimension in order, or the least; NaN is greatest",
+    "topk_indices": "where they are; of equals the first comes first",
+    "gather": "x at the index along a dimension, element by element: an index out of range is "
+              "refused, and where the graph computes it, it ends the run",
+    "index_select": "the elements of a dimension that the index names, one behind the other",
     "softmax": "exp(x) / sum(exp(x)) over a dimension",
     "log_softmax": "log(softmax(x)) over a dimension", "matmul": "the matrix product x @ y",
     "ln_f": "the model's last layernorm", "lm_head": "the model's unembedding: logits of x",
@@ -64,6 +70,8 @@ _EXAMPLES = {   # where those would not do
     "expand": "(x, (4, 2, 3))", "unsqueeze": "(x, 0)", "flatten": "(x)", "squeeze": "(x)",
     "matmul": "(x, x.T)", "where": "(x > 0, x, 0)", "softmax": "(x, dim=-1)",
     "log_softmax": "(x, dim=-1)", "cat": "([x, x], dim=0)", "stack": "([x, x], dim=0)",
+    "logsumexp": "(x, dim=-1)", "topk_values": "(x, 2)", "topk_indices": "(x, 2, largest=False)",
+    "gather": "(x, -1, x.argmax(-1, keepdim=True))", "index_select": "(x, -1, [2, 0])",
     "sum": "(x, dim=-1)", "mean": "(x, dim=-1)", "norm": "(x, dim=-1)", "max": "(x)",
     "min": "(x)", "argmax": "(x, dim=-1)", "argmin": "(x, dim=-1)",
     "ln_f": "(model.transformer.h[0].output[0])", "lm_head": "(model.transformer.ln_f.output)",
@@ -145,8 +153,19 @@ def full_like(x, fill_value):
     return apply(x._run, "expand", [constant(fill_value), x.shape]).to(x.dtype).clone()
 
 
+def topk(x, k, dim=-1, largest=True, sorted=True):
+    """The k greatest (or least) elements of a dimension and their places, in order: a named pair.
+
+    >>> with model.trace("Hello"):
+    ...     values, indices = interpose.topk(model.lm_head.output[0, -1], 3).save()
+    >>> values.value.shape, indices.value.dtype
+    ((3,), dtype('int64'))
+    """
+    return _call("topk", [x, k, dim, largest], {})
+
+
 _OTHERS = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like,
-           "einsum": einsum}
+           "einsum": einsum, "topk": topk}
 
 
 def _proxies(values):

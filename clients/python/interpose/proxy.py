@@ -246,11 +246,12 @@ class Proxy:
         """The standard deviation over one or several dimensions (all, if none is given)."""
         return self.var(dim, unbiased, keepdim).sqrt()
 
-    def logsumexp(self, dim, keepdim=False):
-        """log(sum(exp(x))) over one or several dimensions, without overflow."""
-        top = self.amax(dim, keepdim=True)
-        total = (self - top).exp().sum(dim=dim, keepdim=True).log() + top
-        return total if keepdim else _without(total, dim)
+    def topk(self, k, dim=-1, largest=True, sorted=True):
+        """The k greatest (or least) elements of a dimension, in order whatever `sorted` is: the
+        pair (values, indices). Of equals the first comes first; NaN is the greatest of all."""
+        del sorted
+        return Extremes(apply(self._run, "topk_values", [self, k, dim, largest]),
+                        apply(self._run, "topk_indices", [self, k, dim, largest], optional=True))
 
     def clamp(self, min=None, max=None):
         """Between min and max, of which one may be left out."""
@@ -457,7 +458,7 @@ class Method:
 
 
 class Extremes(NamedTuple):
-    """What x.max(dim) and x.min(dim) give."""
+    """What x.max(dim), x.min(dim) and x.topk(k) give."""
     values: Proxy
     indices: Proxy
 
@@ -567,16 +568,8 @@ def _extreme(x, op, arg_op, pairwise, dim, keepdim):
         return apply(x._run, pairwise, [x, dim])
     if _is_listed(dim):
         raise TypeError(f"{op} over several dimensions has no indices: use a{op}")
-    return Extremes(apply(x._run, op, [x, dim, keepdim]),
-                    apply(x._run, arg_op, [x, dim, keepdim], optional=True))
-
-
-def _without(x, dim):
-    """x without dimensions of size 1 that a reduction kept."""
-    rank = x.ndim
-    for d in sorted({d % rank for d in _ints(dim)} if rank else (), reverse=True):
-        x = x.squeeze(d)
-    return x
+    return Extremes(apply(x._run, op, [x, dim, keepdim or None]),
+                    apply(x._run, arg_op, [x, dim, keepdim or None], optional=True))
 
 
 # Indices.
@@ -639,6 +632,9 @@ def _pick(x, key):
     """x[:, [1, 5, 7]], x[0, [0, 1], [5, 7]]: the chosen elements, one behind the other."""
     before, chosen, after = _picked(key)
     dim = -1 - _kept(after) if Ellipsis in before else _kept(before)
+    if len(chosen[0]) == 1 and min(chosen)[0] >= 0:     # one list, of places that are known
+        whole_dim = x[(*before, slice(None), *after)] if before or after else x
+        return apply(x._run, "index_select", [whole_dim, dim, [i for i, in chosen]])
     return apply(x._run, "cat", [[x[(*before, *i, None, *after)] for i in chosen], dim])
 
 

@@ -102,7 +102,7 @@ def bind(op, args, kwargs):
         given[name] = value
     for param in op.params:
         value = given.get(param.name)
-        if param.optional and (value is None or value is False):
+        if param.optional and value is None:
             given.pop(param.name, None)
         elif param.name not in given:
             raise TypeError(f"{takes} needs {param.name!r}")

@@ -1,0 +1,198 @@
+/* Elements by their places along the last dimension: where the first k are, and what is there. */
+#include "../scalar.h"
+#include "cpu.h"
+
+/* Integers in the order of floats: equal floats are equal, and a NaN is greater than all. */
+static inline int64_t key_of_float(float x)
+{
+    const int32_t bits = (int32_t)scalar_bits(x);
+    if (x != x)
+        return INT64_MAX;
+    return bits < 0 ? -(int64_t)(bits & INT32_MAX) : bits;
+}
+
+/* The row being chosen from. Its output holds the places chosen so far as a heap: each comes behind
+ * its children in the order that is asked for, so that the root is the one to go next. */
+struct choice {
+    const struct tensor *x;
+    int64_t x_at, x_stride; /* elements */
+    int64_t *heap;
+    int64_t stride, count;
+    bool largest;
+};
+
+static inline int64_t key_at(const struct choice *c, int64_t i)
+{
+    const int64_t at = c->x_at + i * c->x_stride;
+    return c->x->dtype == DT_f32 ? key_of_float(((const float *)c->x->data)[at])
+                                 : ((const int64_t *)c->x->data)[at];
+}
+
+static inline bool comes_first(const struct choice *c, int64_t a, int64_t b)
+{
+    return c->largest ? a > b : a < b;
+}
+
+static bool is_behind(const struct choice *c, int64_t i, int64_t j)
+{
+    const int64_t a = key_at(c, i), b = key_at(c, j);
+    return a == b ? i > j : comes_first(c, b, a);
+}
+
+/* Puts `place` where the root was and lets it sink. */
+static void sink(struct choice *c, int64_t place)
+{
+    int64_t hole = 0;
+    for (int64_t child; (child = 2 * hole + 1) < c->count; hole = child) {
+        const int64_t right = child + 1;
+        if (right < c->count &&
+            is_behind(c, c->heap[right * c->stride], c->heap[child * c->stride]))
+            child = right;
+        if (is_behind(c, place, c->heap[child * c->stride]))
+            break;
+        c->heap[hole * c->stride] = c->heap[child * c->stride];
+    }
+    c->heap[hole * c->stride] = place;
+}
+
+static void rise(struct choice *c, int64_t place)
+{
+    int64_t hole = c->count++;
+    for (int64_t parent; hole > 0; hole = parent) {
+        parent = (hole - 1) / 2;
+        if (is_behind(c, c->heap[parent * c->stride], place))
+            break;
+        c->heap[hole * c->stride] = c->heap[parent * c->stride];
+    }
+    c->heap[hole * c->stride] = place;
+}
+
+/* Later places lose against equals, so that one comparison settles almost every element. */
+static void choose(struct choice *c, int64_t n, int64_t k)
+{
+    for (int64_t i = 0; i < k; i++)
+        rise(c, i);
+    int64_t last = key_at(c, c->heap[0]);
+    for (int64_t i = k; i < n; i++) {
+        if (!comes_first(c, key_at(c, i), last))
+            continue;
+        sink(c, i);
+        last = key_at(c, c->heap[0]);
+    }
+    while (c->count > 1) {
+        const int64_t behind = c->heap[0], place = c->heap[--c->count * c->stride];
+        sink(c, place);
+        c->heap[c->count * c->stride] = behind;
+    }
+}
+
+struct topk {
+    const struct tensor *out, *x;
+    bool largest;
+    int64_t n, k, n_rows, task_rows;
+};
+
+static void topk_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct topk *t = context;
+    const int last = t->x->view.rank - 1;
+    const int64_t first = task * t->task_rows;
+    const int64_t end = first + t->task_rows < t->n_rows ? first + t->task_rows : t->n_rows;
+    for (int64_t i = first; i < end; i++) {
+        struct choice c = {.x = t->x,
+                           .x_at = element_at(&t->x->view, last, i),
+                           .x_stride = t->x->view.stride[last],
+                           .heap = (int64_t *)t->out->data + element_at(&t->out->view, last, i),
+                           .stride = t->out->view.stride[last],
+                           .largest = t->largest};
+        choose(&c, t->n, t->k);
+    }
+}
+
+static int64_t count_rows(const struct view *v)
+{
+    struct view rows = *v;
+    rows.rank--;
+    return view_count(&rows);
+}
+
+void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest)
+{
+    const int last = x->view.rank - 1;
+    struct topk t = {.out = out, .x = x, .largest = largest};
+    t.n = x->view.shape[last];
+    t.k = out->view.shape[last];
+    t.n_rows = count_rows(&out->view);
+    t.task_rows = rows_of_a_task(t.n);
+    if (t.k > 0)
+        pool_run(d->pool, (int)((t.n_rows + t.task_rows - 1) / t.task_rows), topk_task, &t);
+}
+
+struct gathering {
+    const struct tensor *out, *x, *index;
+    int64_t n, k, n_rows, task_rows;
+};
+
+#define GATHER_ROW(type)                                                                          \
+    do {                                                                                          \
+        const type *from = (const type *)g->x->data + element_at(&g->x->view, last, row);         \
+        type *to = (type *)g->out->data + element_at(&g->out->view, last, row);                   \
+        for (int64_t j = 0; j < g->k; j++) {                                                      \
+            const int64_t i = index[j * index_stride];                                            \
+            to[j * out_stride] = i >= 0 && i < g->n ? from[i * x_stride] : (type)0;               \
+        }                                                                                         \
+    } while (0)
+
+static void gather_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct gathering *g = context;
+    const int last = g->x->view.rank - 1;
+    const int64_t x_stride = g->x->view.stride[last], out_stride = g->out->view.stride[last];
+    const int64_t index_stride = g->index->view.stride[last];
+    const int64_t first = task * g->task_rows;
+    const int64_t end = first + g->task_rows < g->n_rows ? first + g->task_rows : g->n_rows;
+    for (int64_t row = first; row < end; row++) {
+        const int64_t *index =
+            (const int64_t *)g->index->data + element_at(&g->index->view, last, row);
+        switch (g->x->dtype) {
+        case DT_f32: GATHER_ROW(float); break;
+        case DT_i64: GATHER_ROW(int64_t); break;
+        default: GATHER_ROW(uint8_t); break;
+        }
+    }
+}
+
+/* What is repeated is looked at once. */
+static void check_index(const struct tensor *index, int64_t n, int64_t *fault, int64_t tag)
+{
+    struct view once = index->view;
+    for (int i = 0; i < once.rank; i++)
+        once.shape[i] = once.stride[i] == 0 && once.shape[i] > 1 ? 1 : once.shape[i];
+    const int last = once.rank - 1;
+    const int64_t n_rows = count_rows(&once), stride = once.stride[last];
+    for (int64_t row = 0; row < n_rows && !fault[0]; row++) {
+        const int64_t *at = (const int64_t *)index->data + element_at(&once, last, row);
+        for (int64_t j = 0; j < once.shape[last] && !fault[0]; j++) {
+            if (at[j * stride] >= 0 && at[j * stride] < n)
+                continue;
+            fault[0] = tag;
+            fault[1] = at[j * stride];
+        }
+    }
+}
+
+void cpu_gather(struct device *d, const struct tensor *out, const struct tensor *x,
+                const struct tensor *index, int64_t *fault, int64_t tag)
+{
+    const int last = x->view.rank - 1;
+    struct gathering g = {.out = out, .x = x, .index = index};
+    g.n = x->view.shape[last];
+    g.k = out->view.shape[last];
+    g.n_rows = count_rows(&out->view);
+    g.task_rows = rows_of_a_task(g.k);
+    check_index(index, g.n, fault, tag);
+    if (g.k > 0)
+        pool_run(d->pool, (int)((g.n_rows + g.task_rows - 1) / g.task_rows), gather_task, &g);
+}
