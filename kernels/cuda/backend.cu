@@ -41,9 +41,12 @@ static bool open_memory(struct device *d, struct err *e)
     if (error == cudaSuccess)
         error = cudaMallocHost(&pinned, d->staging_size);
     if (error == cudaSuccess)
-        error = cudaMalloc(&staging, d->staging_size);
+        error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
     d->pinned = static_cast<char *>(pinned);
     d->staging = static_cast<char *>(staging);
+    d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
+    if (error == cudaSuccess)
+        error = cudaMemsetAsync(d->faulty, 0xff, sizeof *d->faulty, d->stream);
     return error == cudaSuccess || refuse(e, error, "its stream and staging memory");
 }
 
@@ -185,6 +188,8 @@ extern "C" const struct backend backend_cuda = {
     .where = cuda_where,
     .reduce = cuda_reduce,
     .softmax = cuda_softmax,
+    .topk = cuda_topk,
+    .gather = cuda_gather,
     .matmul = cuda_matmul,
     .weight_pack = cuda_weight_pack,
     .weight_free = cuda_weight_free,

@@ -69,6 +69,8 @@ struct device {
      * `staging`. Both begin anew after each fence. */
     char *pinned, *staging;
     size_t staging_size, staging_used;
+    uint32_t *faulty; /* of a gather: its first element with an index outside; UINT32_MAX: none,
+                         and so between calls. On the device, behind `staging` */
     int context_max; /* rounded up to whole pages */
     char text[300];
 };
@@ -156,6 +158,9 @@ void cuda_where(struct device *d, const struct tensor *out, const struct tensor 
 void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                  int n_reduced);
 void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
+void cuda_gather(struct device *d, const struct tensor *out, const struct tensor *x,
+                 const struct tensor *index, int64_t *fault, int64_t tag);
 void cuda_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *y);
 

@@ -110,6 +110,48 @@ static void run_sum(struct device *d, const struct tensor *out, const struct ten
     CHECK_LAUNCH(d);
 }
 
+/* The greatest of the sixteen, for all of them. */
+__device__ __forceinline__ float lanes_max(float lane)
+{
+    for (int by = LANES / 2; by > 0; by /= 2) {
+        const float other = __shfl_xor_sync(ALL_LANES, lane, by, LANES);
+        lane = lane > other ? lane : other;
+    }
+    return lane;
+}
+
+/* Where the maximum is infinite the differences from it would be NaN: the sum itself is 0 or
+ * infinity then, and its log is the answer. */
+__global__ void logsumexp_kernel(float *out, const float *x, const __grid_constant__ walk w,
+                                 const __grid_constant__ sequence s)
+{
+    const uint32_t number = output_number(), count = number < w.count ? s.count : 0;
+    const uint32_t first = threadIdx.x % LANES;
+    int64_t at[2];
+    walk_places(at, w, number);
+    float most = -INFINITY;
+    for (uint32_t i = first; i < count; i += LANES) {
+        const float value = x[at[1] + sequence_place(s, i)];
+        most = most > value ? most : value;
+    }
+    most = lanes_max(most);
+    const float shift = fabsf(most) == INFINITY ? 0.0f : most;
+    float lane = 0;
+    for (uint32_t i = first; i < count; i += LANES)
+        lane += scalar_exp(x[at[1] + sequence_place(s, i)] - shift);
+    const float sum = lanes_sum(lane);
+    if (number < w.count && first == 0)
+        out[at[0]] = scalar_log(sum) + shift;
+}
+
+static void run_logsumexp(struct device *d, const struct tensor *out, const struct tensor *x,
+                          const struct walk &w, const struct sequence &s)
+{
+    LAUNCH(logsumexp_kernel, blocks_for(w.count, OUTPUTS), BLOCK, 0, d->stream,
+           cuda_data<float>(out), cuda_data<float>(x), w, s);
+    CHECK_LAUNCH(d);
+}
+
 /* Whether (x, i) wins over (y, j): the first NaN, else the first of the best. Place UINT32_MAX: no
  * element. */
 template <bool most, class T>
@@ -198,6 +240,7 @@ void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const s
         break;
     case OP_mean: run_sum<mean_f32, float, float>(d, out, x, w, s); break;
     case OP_norm: run_sum<norm_f32, float, float>(d, out, x, w, s); break;
+    case OP_logsumexp: run_logsumexp(d, out, x, w, s); break;
     default:
         if (x->dtype == DT_f32)
             extreme_of<float>(d, op, out, x, w, s);
@@ -224,10 +267,7 @@ __global__ void softmax_kernel(float *out, const float *x, const __grid_constant
     float most = -INFINITY;
     for (uint32_t i = first; i < n; i += LANES)
         most = most > x[i * x_stride] ? most : x[i * x_stride];
-    for (int by = LANES / 2; by > 0; by /= 2) {
-        const float other = __shfl_xor_sync(ALL_LANES, most, by, LANES);
-        most = most > other ? most : other;
-    }
+    most = lanes_max(most);
     float lane = 0;
     for (uint32_t i = first; i < n; i += LANES)
         lane += scalar_exp(x[i * x_stride] - most);
