@@ -1,6 +1,7 @@
 /* Whole passes of tiny models on the CPU and on the emulated CUDA device, side by side: prompts in
- * random chunks and single tokens, sequences that share passes by chance, every activation read and
- * a few changed on the way. Whatever the one shows, the other shows to the bit. */
+ * random chunks and single tokens, sequences that share passes by chance and some that leave them
+ * early, large passes that let a shared one through, every activation read and a few changed on the
+ * way. Whatever the one shows, the other shows to the bit. */
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +16,7 @@ enum {
     ROWS = 60,
     TOKENS = 90,
     PAGE = 64,
-    SEQUENCES = 3,
+    SEQUENCES = 4,
     SITE_WORDS = 4,
     ROW_MAX = 512,   /* elements of a row of an activation */
     SEEN_MAX = 2000, /* activations of a model's passes */
@@ -25,6 +26,7 @@ static const struct model_shape shapes[] = {
     {3, 3, 51, 77, 257, 103, 1e-5f},
     {1, 1, 8, 5, 11, 101, 1e-2f},
     {2, 2, 128, 512, 130, 130, 1e-5f},
+    {2, 3, 21, 70, 19, 103, 1e-5f},
 };
 
 static const struct backend *const backends[] = {&backend_cpu, &backend_cuda};
@@ -43,7 +45,13 @@ struct side {
     float *room; /* on the device, for rows on their way */
     struct seen seen[SEEN_MAX];
     int n_seen;
-    const struct pass *pass; /* the one that runs */
+};
+
+/* A pass on a side; before that many more blocks it lets the other through, if there is one. */
+struct run {
+    struct side *side;
+    const struct pass *pass, *other;
+    int blocks_before;
 };
 
 static struct side sides[COUNT(backends)];
@@ -101,9 +109,10 @@ static char *note(struct side *s, int site, const struct tensor *x)
 }
 
 /* The first sequence's keys or values so far. */
-static void note_cache(struct side *s, int site, int which, int block)
+static void note_cache(const struct run *r, int site, int which, int block)
 {
-    const struct span *span = &s->pass->spans[0];
+    struct side *s = r->side;
+    const struct span *span = &r->pass->spans[0];
     const int n = span->past + span->n_rows, H = s->m->shape.n_heads, dh = s->m->shape.width / H;
     const struct tensor t = {s->room, DT_f32, view_of(3, (int64_t[]){H, n, dh})};
     s->be->cache_read(s->d, &t, s->m->cache, block, which, span->pages, n);
@@ -113,14 +122,15 @@ static void note_cache(struct side *s, int site, int which, int block)
 /* Turns some of what it sees around, by a copy on the device. */
 static void look(void *context, enum point p, int block, const struct tensor *x)
 {
-    struct side *s = context;
+    const struct run *r = context;
+    struct side *s = r->side;
     const int site = site_of(p, block, s->m->shape.n_blocks);
     if (!x->data) {
-        note_cache(s, site, p == PT_block_values, block);
+        note_cache(r, site, p == PT_block_values, block);
         return;
     }
     float *rows = (float *)note(s, site, x);
-    if (!site_bit(s->pass->written, site))
+    if (!site_bit(r->pass->written, site))
         return;
     const int64_t n = view_count(&x->view);
     float *changed = ARENA_ARRAY(&arena, float, (size_t)n);
@@ -134,47 +144,67 @@ static void look(void *context, enum point p, int block, const struct tensor *x)
 
 struct sequence {
     int32_t tokens[TOKENS], pages[TOKENS / PAGE + 1];
-    int past;
+    int past, last_site;
 };
 
-/* Rows of some of the sequences, until all have run: a chunk or a single token of each. */
 struct schedule {
     int32_t tokens[ROWS], positions[ROWS], logits_rows[ROWS];
-    struct span spans[SEQUENCES];
+    struct span spans[SEQUENCES], logits_spans[ROWS];
     int last_sites[SEQUENCES];
     uint64_t wanted[SITE_WORDS], written[SITE_WORDS];
 };
 
-static struct pass pass_by_chance(struct schedule *c, struct sequence *all, int sites)
+/* Row `past` of the sequence, and by chance its logits: neighbours are one span of the logits. */
+static void add_row(struct schedule *c, struct pass *p, struct sequence *s, bool has_logits)
 {
-    struct pass p = {.tokens = c->tokens, .positions = c->positions, .spans = c->spans,
-                     .logits_rows = c->logits_rows, .wanted = c->wanted, .written = c->written,
-                     .last_sites = c->last_sites, .hook = look};
+    if (has_logits) {
+        const bool goes_on = p->n_logits > 0 && c->logits_rows[p->n_logits - 1] == p->n_rows - 1 &&
+                             c->logits_spans[p->n_logits_spans - 1].pages == s->pages;
+        if (!goes_on)
+            c->logits_spans[p->n_logits_spans++] =
+                (struct span){p->n_logits, 0, s->past, s->pages};
+        c->logits_spans[p->n_logits_spans - 1].n_rows++;
+        c->logits_rows[p->n_logits++] = p->n_rows;
+    }
+    c->tokens[p->n_rows] = s->tokens[s->past];
+    c->positions[p->n_rows++] = s->past++;
+}
+
+/* Rows of some of the sequences that are this lane's in this round: a chunk or a single token of
+ * each. */
+static struct pass pass_by_chance(struct schedule *c, struct sequence *all, const enum lane *lanes,
+                                  enum lane lane, int n_blocks)
+{
+    struct pass p = {.lane = lane, .tokens = c->tokens, .positions = c->positions,
+                     .spans = c->spans, .last_sites = c->last_sites,
+                     .logits_rows = c->logits_rows, .logits_spans = c->logits_spans,
+                     .wanted = c->wanted, .written = c->written, .hook = look};
+    const int logits_in = 1 + chance(3);
     for (int i = 0; i < SEQUENCES; i++) {
         struct sequence *s = &all[i];
         const int longest = chance(2) ? 1 : ROWS / SEQUENCES, left = TOKENS - s->past;
         const int most = left < longest ? left : longest;
-        if (most == 0 || chance(4) == 0)
+        if (lanes[i] != lane || most == 0 || chance(4) == 0)
             continue;
         const int n = 1 + chance(most);
-        c->last_sites[p.n_spans] = sites - 1;
+        c->last_sites[p.n_spans] = s->last_site;
         c->spans[p.n_spans++] = (struct span){p.n_rows, n, s->past, s->pages};
-        for (int k = 0; k < n; k++, p.n_rows++, s->past++) {
-            c->tokens[p.n_rows] = s->tokens[s->past];
-            c->positions[p.n_rows] = s->past;
-            if (chance(2))
-                c->logits_rows[p.n_logits++] = p.n_rows;
-        }
+        for (int k = 0; k < n; k++)
+            add_row(c, &p, s, s->last_site >= site_of(PT_logits, 0, n_blocks) &&
+                                  chance(logits_in) == 0);
     }
+    p.n_logits_spans = chance(4) ? p.n_logits_spans : 0;
     return p;
 }
 
+/* By chance none behind the last block's values, so that it may be narrowed. */
 static void hooks_by_chance(struct schedule *c, int n_blocks)
 {
     memset(c->wanted, 0, sizeof c->wanted);
     memset(c->written, 0, sizeof c->written);
     const int in = 1 + chance(4);
-    for (int site = 0; site < n_sites(n_blocks) - 1; site++) {
+    const int end = chance(2) ? n_sites(n_blocks) - 1 : site_of(PT_z, n_blocks - 1, n_blocks);
+    for (int site = 0; site < end; site++) {
         enum point p;
         int block;
         site_split(&p, &block, site, n_blocks);
@@ -199,24 +229,52 @@ static void check_same(const struct model_shape *m)
     }
 }
 
+static void run_pass(struct side *s, const struct pass *p, const struct pass *other,
+                     int blocks_before);
+
+static void let_through(void *context, int n_rows)
+{
+    struct run *r = context;
+    (void)n_rows;
+    if (r->blocks_before-- == 0)
+        run_pass(r->side, r->other, NULL, 0);
+}
+
+static void run_pass(struct side *s, const struct pass *p, const struct pass *other,
+                     int blocks_before)
+{
+    struct run r = {s, p, other, blocks_before};
+    struct pass own = *p;
+    own.context = &r;
+    own.pause = other ? let_through : NULL;
+    must(gpt2_run(s->m, &own, &error));
+    const int64_t shape[] = {p->n_logits, s->m->shape.vocab};
+    const struct tensor logits = {(float *)(uintptr_t)gpt2_logits(s->m, p->lane), DT_f32,
+                                  view_of(2, shape)};
+    note(s, site_of(PT_logits, 0, s->m->shape.n_blocks), &logits);
+    if (other && r.blocks_before >= 0) /* this one came to no such block */
+        run_pass(s, other, NULL, 0);
+}
+
 static void run_both(const struct model_shape *m, struct sequence *all)
 {
-    struct schedule c;
-    const struct pass p = pass_by_chance(&c, all, n_sites(m->n_blocks));
-    if (p.n_rows == 0)
-        return;
-    hooks_by_chance(&c, m->n_blocks);
+    struct schedule c[LANE_COUNT];
+    struct pass p[LANE_COUNT];
+    enum lane lanes[SEQUENCES];
+    for (int i = 0; i < SEQUENCES; i++)
+        lanes[i] = chance(2) ? LANE_large : LANE_shared;
+    for (int lane = 0; lane < LANE_COUNT; lane++) {
+        p[lane] = pass_by_chance(&c[lane], all, lanes, (enum lane)lane, m->n_blocks);
+        hooks_by_chance(&c[lane], m->n_blocks);
+    }
+    const struct pass *large = &p[LANE_large], *shared = &p[LANE_shared];
+    const int blocks_before = chance(m->n_blocks);
     for (int i = 0; i < COUNT(sides); i++) {
-        struct side *s = &sides[i];
-        struct pass own = p;
-        own.context = s;
-        s->pass = &own;
-        s->n_seen = 0;
-        must(gpt2_run(s->m, &own, &error));
-        const int64_t shape[] = {p.n_logits, m->vocab};
-        const struct tensor logits = {(float *)(uintptr_t)gpt2_logits(s->m, LANE_shared), DT_f32,
-                                      view_of(2, shape)};
-        note(s, site_of(PT_logits, 0, m->n_blocks), &logits);
+        sides[i].n_seen = 0;
+        if (large->n_rows > 0)
+            run_pass(&sides[i], large, shared->n_rows > 0 ? shared : NULL, blocks_before);
+        else if (shared->n_rows > 0)
+            run_pass(&sides[i], shared, NULL, 0);
     }
     check_same(m);
     arena_free(&arena);
@@ -232,8 +290,10 @@ static void passes_have_the_same_bits_on_both(void **state)
         for (int i = 0; i < COUNT(sides); i++)
             side_open(&sides[i], backends[i], folder, m);
         struct sequence all[SEQUENCES];
+        int last_site = n_sites(m->n_blocks) - 1; /* they descend */
         for (int n = 0; n < SEQUENCES; n++) {
-            all[n] = (struct sequence){.pages = {2 * n + 1, 2 * n}};
+            all[n] = (struct sequence){.pages = {2 * n + 1, 2 * n}, .last_site = last_site};
+            last_site = chance(2) && last_site > 0 ? chance(last_site) : last_site;
             for (int i = 0; i < TOKENS; i++)
                 all[n].tokens[i] = chance(m->vocab);
         }

@@ -436,6 +436,22 @@ static void topk_has_the_places_of_the_reference(void **state)
     }
 }
 
+static void topk_of_a_long_row_has_the_places_of_the_reference(void **state)
+{
+    (void)state;
+    const int64_t n = 5000, lengths[] = {3, 1500, 5000};
+    for (int i = 0; i < 2 * COUNT(lengths); i++) {
+        const enum dtype dtype = i % 2 ? DT_f32 : DT_i64;
+        const struct tensor x = chance_tensor(dtype, 1, &n, false);
+        const struct tensor expected = chance_tensor(DT_i64, 1, &lengths[i / 2], false);
+        struct device *d = devices[i % n_devices];
+        const struct tensor *out = lend(d, &expected);
+        reference_topk(&expected, &x, i % 3 > 0);
+        be->topk(d, out, lend(d, &x), i % 3 > 0);
+        must_be_same(out, &expected, "topk of a long row", d);
+    }
+}
+
 static void a_nan_is_the_greatest_and_the_first_of_equals_wins(void **state)
 {
     (void)state;
@@ -885,6 +901,7 @@ int main(void)
         TEST(reductions_of_long_contiguous_rows_have_the_bits_of_the_reference),
         TEST(logsumexp_means_what_it_means_in_torch),
         TEST(topk_has_the_places_of_the_reference),
+        TEST(topk_of_a_long_row_has_the_places_of_the_reference),
         TEST(a_nan_is_the_greatest_and_the_first_of_equals_wins),
         TEST(gather_has_the_bits_and_the_fault_of_the_reference),
         TEST(softmax_and_log_softmax_have_the_bits_of_the_reference),
