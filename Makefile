@@ -6,13 +6,18 @@
 #                 the fuzzers, FUZZ_SECONDS each
 # make bench      Interpose beside its peers, tables and plots in bench/; ONLY=decode,prefill a part
 # make gemm       the products alone beside OpenBLAS, one table
+# make gpu-check  on a machine with a GPU: every call of the CUDA backend beside the reference
 # make install    into PREFIX (/usr/local)
 #
-# Variables: CC, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL,
-# ROUNDS and ONLY of the benchmark.
+# Variables: CC, CXX, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL,
+# ROUNDS and ONLY of the benchmark; CUDA=1 builds the CUDA backend too, with nvcc from PATH or
+# CUDA_HOME.
 
 ifeq ($(origin CC),default)
 CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := g++
 endif
 CLANG ?= $(firstword $(foreach c,clang clang-19 clang-16 clang-14,$(shell command -v $(c))) clang)
 PREFIX ?= /usr/local
@@ -41,29 +46,59 @@ else
 CFLAGS_ALL += -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 LINK_SAFE := -Wl,-z,relro,-z,now
 endif
+# The same for C++.
+CXXFLAGS_ALL := $(filter-out -std=c11 -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition, \
+                $(CFLAGS_ALL)) -std=c++20 $(CXXFLAGS)
 LIBS := -lmicrohttpd -ljansson -lmsgpackc -lm -lpthread
+ifdef CUDA
+NVCC := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc))
+ifeq ($(NVCC),)
+$(error CUDA=1 needs nvcc: put it on PATH, or say where the toolkit is with CUDA_HOME=...)
+endif
+# As for the host: nothing is fused but what is written, and nothing is approximate.
+NVCC_FLAGS := -std=c++20 -O3 -fmad=false -Werror all-warnings -Xcompiler -fPIE \
+              -gencode arch=compute_80,code=sm_80 \
+              -gencode 'arch=compute_90,code=[sm_90,compute_90]' $(NVCCFLAGS)
+NVCC_TOP := $(shell $(NVCC) --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^.. TOP=//p')
+CUDA_LIBS := -L$(NVCC_TOP)/lib64 -lcudart_static -ldl -lrt -lstdc++
+endif
 LDFLAGS_ALL := -pie $(LINK_SAFE) $(LDFLAGS)
 
 LIBRARY := $(wildcard protocol/*.c kernels/*.c kernels/cpu/*.c)
 SERVER := $(wildcard server/*.c)
 UNIT := $(wildcard tests/unit/test_*.c)
+# The emulator's tests, and those of the CUDA backend that runs on it: C++, without the thread
+# sanitizer, whose place the emulator takes.
+CUDA_SOURCES := $(wildcard kernels/cuda/*.cu)
+EMULATOR := $(wildcard kernels/emulate/*.cpp)
+EMULATED := $(if $(findstring thread,$(SANITIZE)),,$(wildcard tests/unit/test_*.cu))
 TOOLS := $(wildcard tests/*_tool.c)
 FUZZERS := $(wildcard tests/fuzz/fuzz_*.c)
 BENCHES := $(wildcard bench/*.c)
 
 object = $(1:%.c=$(BUILD)/obj/%.o)
-LIBRARY_OBJECTS := $(call object,$(LIBRARY))
+CUDA_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/%.o)
+LIBRARY_OBJECTS := $(call object,$(LIBRARY)) $(if $(CUDA),$(CUDA_OBJECTS))
+LIBS += $(CUDA_LIBS)
 SERVER_OBJECTS := $(call object,$(SERVER))
 # What the tests may call of the server: everything but its main.
-TEST_OBJECTS := $(LIBRARY_OBJECTS) $(filter-out $(BUILD)/obj/server/main.o,$(SERVER_OBJECTS)) \
+TEST_OBJECTS := $(call object,$(LIBRARY)) $(filter-out $(BUILD)/obj/server/main.o,$(SERVER_OBJECTS)) \
                 $(call object,$(wildcard tests/reference.c tests/fault.c))
 
-UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%)
+EMULATOR_OBJECTS := $(EMULATOR:%.cpp=$(BUILD)/obj/%.o)
+# A backend and its reference stand on these alone.
+BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol/ops.c tests/reference.c) \
+                        $(BUILD)/obj/tests/unit/test_backend.o
+EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
+EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
+                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_pass_emulated)
+UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%) $(EMULATED_PROGRAMS)
 TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test check bench gemm clean install packages-build
+.PHONY: all programs tests fuzzers demo run test check bench gemm gpu-check clean install \
+        packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
 .SECONDARY:
@@ -85,9 +120,48 @@ ifndef SANITIZE
 $(BUILD)/obj/kernels/cpu/%.o: CFLAGS_ALL += -O3
 endif
 
+$(BUILD)/tests/test_backend: $(BUILD)/obj/tests/tested_cpu.o
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+
+$(BUILD)/obj/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+# For the emulator, which answers the calls that the thread sanitizer's instrumentation makes before each
+# load and store of a kernel. Under the address sanitizer the backend's kernels are checked by that
+# instead, so that each kind of check is made in one build; the emulator's own tests stay traced.
+EMULATE_FLAGS := $(filter-out -fsanitize=%,$(CXXFLAGS_ALL)) -MMD -MP -x c++ -c
+$(BUILD)/obj/tests/unit/%.o: tests/unit/%.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATE_FLAGS) -fsanitize=thread $(if $(SANITIZE),-fsanitize=undefined) -o $@ $<
+
+$(BUILD)/obj/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATE_FLAGS) -fsanitize=$(or $(SANITIZE),thread) -o $@ $<
+
+$(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(EMULATOR_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka
+
+$(BUILD)/tests/test_backend_emulated: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests/tested_cuda.o \
+                                      $(EMULATED_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm
+
+$(BUILD)/tests/test_pass_emulated: $(BUILD)/obj/tests/unit/pass_emulated.o $(call object,$(LIBRARY)) \
+                                   $(EMULATED_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -ljansson -lmsgpackc -lm -lpthread
+
+$(CUDA_OBJECTS): $(BUILD)/obj/%.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/gpu/test_backend: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests/tested_cuda.o $(CUDA_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm -lpthread $(CUDA_LIBS)
 
 $(BUILD)/tests/%_tool: $(BUILD)/obj/tests/%_tool.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
@@ -174,6 +248,10 @@ gemm: .venv/client.done
 	@$(MAKE) --no-print-directory --silent $(BUILD)/bench/gemm
 	@OPENBLAS_THREAD_TIMEOUT=4 $(BUILD)/bench/gemm \
 	    $$(.venv/bin/python -c "import numpy, pathlib; p = pathlib.Path(numpy.__file__).parent.parent; print(next(p.glob('numpy.libs/*openblas*')))")
+
+gpu-check:
+	@$(MAKE) --no-print-directory --silent -j CUDA=1 $(BUILD)/gpu/test_backend
+	@$(BUILD)/gpu/test_backend
 
 install: all
 	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed

@@ -19,6 +19,7 @@ END
     ;;
     tests) cat <<END
 libcmocka-dev the C unit tests
+g++ the CUDA backend on an emulated device
 clang the fuzzers and a second compiler's opinion
 libclang-rt-dev what fuzzers and sanitizers run on
 git the checks of the tree

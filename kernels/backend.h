@@ -88,7 +88,8 @@ struct backend {
     void (*topk)(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
     /* out (..., k) = x (..., n) at index (..., k) int64 along the last dimension. An index outside
      * 0 .. n - 1 gives 0, and the first of them in row-major order is reported: fault[0] = tag,
-     * which is not 0, and fault[1] = the index, unless fault[0] has another's tag already. */
+     * which is not 0, and fault[1] = the index, unless fault[0] has another's tag already. The
+     * words are the backend's memory. */
     void (*gather)(struct device *d, const struct tensor *out, const struct tensor *x,
                    const struct tensor *index, int64_t *fault, int64_t tag);
     /* out (..., M, N) = x (..., M, K) @ y (..., K, N), leading dimensions the same (broadcast by
@@ -131,3 +132,4 @@ struct backend {
 };
 
 extern const struct backend backend_cpu;
+extern const struct backend backend_cuda; /* in builds with CUDA=1, and in tests */

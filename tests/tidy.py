@@ -101,7 +101,7 @@ def main():
     bad = 0
     for folder in RANK:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in {".c", ".h", ".inc", ".cu", ".cuh", ".def"}:
+            if path.suffix in {".c", ".cpp", ".h", ".inc", ".cu", ".def"}:
                 for line, what in findings_of_file(path.relative_to(ROOT)):
                     print(f"{path.relative_to(ROOT)}:{line}: {what}")
                     bad += 1

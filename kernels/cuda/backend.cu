@@ -1,0 +1,207 @@
+/* The CUDA backend: its life, its memory, and the table of its calls. */
+#include "device.h"
+#include <stdio.h>
+
+void cuda_note(struct device *d, cudaError_t error, const char *where)
+{
+    if (error == cudaSuccess || d->error != cudaSuccess)
+        return;
+    d->error = error;
+    d->failed = where;
+}
+
+static bool refuse(struct err *e, cudaError_t error, const char *what)
+{
+    return err_set(e, ERR_device, "no CUDA device: %s: %s", what, cudaGetErrorString(error));
+}
+
+static void cuda_close(struct device *d)
+{
+    if (!d)
+        return;
+    if (d->stream)
+        cudaStreamDestroy(d->stream);
+    cudaFree(d->staging);
+    cudaFreeHost(d->pinned);
+    memory_unmap(d, sizeof *d);
+}
+
+/* What a pass hands over: a few numbers for each row and the pages of each. */
+static size_t staging_size(const struct device_options *o)
+{
+    const size_t pages = ((size_t)o->context_max + CHUNK - 1) / CHUNK;
+    const size_t rows = (size_t)(o->rows_max > 0 ? o->rows_max : 1);
+    return rows * (16 + pages) * sizeof(int32_t) + 65536;
+}
+
+static bool open_memory(struct device *d, struct err *e)
+{
+    void *pinned = NULL, *staging = NULL;
+    cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = cudaMallocHost(&pinned, d->staging_size);
+    if (error == cudaSuccess)
+        error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
+    d->pinned = static_cast<char *>(pinned);
+    d->staging = static_cast<char *>(staging);
+    d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
+    if (error == cudaSuccess)
+        error = cudaMemsetAsync(d->faulty, 0xff, sizeof *d->faulty, d->stream);
+    return error == cudaSuccess || refuse(e, error, "its stream and staging memory");
+}
+
+static bool cuda_open(struct device **out, const struct device_options *o, struct err *e)
+{
+    int n_devices = 0;
+    cudaError_t error = cudaGetDeviceCount(&n_devices);
+    if (error != cudaSuccess || n_devices == 0)
+        return refuse(e, error, "looking for one");
+    struct cudaDeviceProp properties;
+    if ((error = cudaSetDevice(0)) != cudaSuccess
+        || (error = cudaGetDeviceProperties(&properties, 0)) != cudaSuccess)
+        return refuse(e, error, "opening the first");
+    struct device *d = static_cast<struct device *>(memory_map(sizeof *d));
+    if (!d)
+        return err_set(e, ERR_device, "no memory for the device");
+    d->staging_size = staging_size(o);
+    d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
+    snprintf(d->text, sizeof d->text, "cuda %s", properties.name);
+    if (!open_memory(d, e)) {
+        cuda_close(d);
+        return false;
+    }
+    *out = d;
+    return true;
+}
+
+static const char *cuda_describe(struct device *d)
+{
+    return d->text;
+}
+
+static bool cuda_alloc(struct device *d, void **p, size_t size, struct err *e)
+{
+    cudaError_t error = cudaMalloc(p, size > 0 ? size : 1);
+    if (error == cudaSuccess)
+        error = cudaMemsetAsync(*p, 0, size, d->stream);
+    return error == cudaSuccess
+           || err_set(e, ERR_device, "no device memory for %zu bytes: %s", size,
+                      cudaGetErrorString(error));
+}
+
+static void cuda_release(struct device *d, void *p, size_t size)
+{
+    (void)size;
+    cuda_note(d, cudaFree(p), __func__);
+}
+
+static void cuda_upload(struct device *d, void *to, const void *from, size_t size)
+{
+    cuda_note(d, cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, d->stream), __func__);
+}
+
+/* The last fence of what was staged is behind us. */
+static void staging_restart(struct device *d)
+{
+    cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
+    d->staging_used = 0;
+}
+
+/* Room in the staging memory: the same offset on both sides. */
+static size_t staging_take(struct device *d, size_t size)
+{
+    assert(size <= d->staging_size);
+    if (d->staging_used + size > d->staging_size)
+        staging_restart(d);
+    const size_t at = d->staging_used;
+    d->staging_used += (size + 63) / 64 * 64;
+    return at;
+}
+
+char *cuda_stage_room(struct device *d, size_t size)
+{
+    return d->pinned + staging_take(d, size);
+}
+
+const char *cuda_stage_send(struct device *d, const char *room, size_t size)
+{
+    char *to = d->staging + (room - d->pinned);
+    cuda_note(d, cudaMemcpyAsync(to, room, size, cudaMemcpyHostToDevice, d->stream), __func__);
+    return to;
+}
+
+const void *cuda_stage(struct device *d, const void *from, size_t size)
+{
+    char *room = cuda_stage_room(d, size);
+    memcpy(room, from, size);
+    return cuda_stage_send(d, room, size);
+}
+
+/* A view with strides is packed piece by piece into the staging memory. */
+static void cuda_download(struct device *d, void *to, const struct tensor *from)
+{
+    const int64_t count = view_count(&from->view);
+    const size_t size = dtype_size(from->dtype);
+    char *out = static_cast<char *>(to);
+    if (view_is_contiguous(&from->view)) {
+        const char *data = static_cast<char *>(from->data) + size * (size_t)from->view.offset;
+        cuda_note(d,
+                  cudaMemcpyAsync(out, data, size * (size_t)count, cudaMemcpyDeviceToHost,
+                                  d->stream),
+                  __func__);
+        return;
+    }
+    const int64_t piece_max = (int64_t)(32768 / size);
+    for (int64_t first = 0; first < count; first += piece_max) {
+        const int64_t piece = count - first < piece_max ? count - first : piece_max;
+        char *packed = d->staging + staging_take(d, size * (size_t)piece);
+        cuda_pack(d, packed, from, first, piece);
+        cuda_note(d,
+                  cudaMemcpyAsync(out + size * (size_t)first, packed, size * (size_t)piece,
+                                  cudaMemcpyDeviceToHost, d->stream),
+                  __func__);
+    }
+}
+
+static bool cuda_fence(struct device *d, struct err *e)
+{
+    staging_restart(d);
+    if (d->error == cudaSuccess)
+        return true;
+    return err_set(e, ERR_device, "the CUDA device failed in %s: %s", d->failed,
+                   cudaGetErrorString(d->error));
+}
+
+extern "C" const struct backend backend_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .describe = cuda_describe,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .fence = cuda_fence,
+    .copy = cuda_copy,
+    .unary = cuda_unary,
+    .binary = cuda_binary,
+    .where = cuda_where,
+    .reduce = cuda_reduce,
+    .softmax = cuda_softmax,
+    .topk = cuda_topk,
+    .gather = cuda_gather,
+    .matmul = cuda_matmul,
+    .weight_pack = cuda_weight_pack,
+    .weight_free = cuda_weight_free,
+    .embed = cuda_embed,
+    .add = cuda_add,
+    .layernorm = cuda_layernorm,
+    .linear = cuda_linear,
+    .gelu = cuda_gelu,
+    .rows_gather = cuda_rows_gather,
+    .cache_open = cuda_cache_open,
+    .cache_close = cuda_cache_close,
+    .cache_append = cuda_cache_append,
+    .attend = cuda_attend,
+    .cache_read = cuda_cache_read,
+};

@@ -1,0 +1,189 @@
+/* What the files of the CUDA backend share. Each .cu compiles three ways: by nvcc for a GPU, by the
+ * host's C++ compiler for kernels/emulate, and not at all where neither is wanted.
+ *
+ * The exact tier: the orders of kernels/backend.h, multiply and add fused only where fmaf is
+ * written (-fmad=false), every element's arithmetic from scalar.h. So an order of summation is a
+ * matter of which thread adds what: sixteen lanes are half a warp, a chunk of 64 k is one thread's
+ * chain.
+ *
+ * A backend call only queues work on the device's one stream. What fails is kept and told by the
+ * next fence. Launches go through LAUNCH and are followed by CHECK_LAUNCH.
+ */
+#pragma once
+#include <math.h>
+#include <string.h>
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#else
+#include "../emulate/emulate.h"
+#endif
+/* C headers: what they include for C++ stands above. */
+extern "C" {
+#include "../backend.h"
+#include "../scalar.h"
+}
+
+#ifdef __CUDACC__
+#define SHARED(type, name, dimensions) __shared__ type name dimensions
+#define LAUNCH(kernel, grid, block, shared, stream, ...)                                          \
+    cuda_launch(kernel, grid, block, shared, stream, __VA_ARGS__)
+#define ALLOW_SHARED(kernel, size)                                                                \
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, size)
+#define DYNAMIC_SHARED(type, name)                                                                \
+    extern __shared__ __align__(16) unsigned char cuda_dynamic_shared[];                          \
+    type *name = reinterpret_cast<type *>(cuda_dynamic_shared)
+
+template <class... P, class... A>
+void cuda_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                 A... arguments)
+{
+    cudaLaunchConfig_t c = {};
+    c.gridDim = grid;
+    c.blockDim = block;
+    c.dynamicSmemBytes = shared;
+    c.stream = stream;
+    cudaLaunchKernelEx(&c, kernel, static_cast<P>(arguments)...);
+}
+#endif
+
+#ifdef __CUDACC__
+#define UNROLL_TEXT(text) _Pragma(#text)
+#define UNROLL(n)         UNROLL_TEXT(unroll n)
+#else
+#define UNROLL_TEXT(text) _Pragma(#text)
+#define UNROLL(n)         UNROLL_TEXT(GCC unroll n)
+#endif
+
+#define CHECK_LAUNCH(d) cuda_note(d, cudaGetLastError(), __func__)
+
+constexpr int CHUNK = 64;  /* the k of one partial product; also the positions of a page */
+constexpr int LANES = 16;  /* of a sum: half a warp */
+constexpr int BLOCK = 256; /* threads of a block where nothing else decides */
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+struct device {
+    cudaStream_t stream;
+    cudaError_t error;  /* the first that a call met since the last fence, and in which call */
+    const char *failed;
+    /* Small arrays of the host on their way: written to `pinned`, copied to the same place of
+     * `staging`. Both begin anew after each fence. */
+    char *pinned, *staging;
+    size_t staging_size, staging_used;
+    uint32_t *faulty; /* of a gather: its first element with an index outside; UINT32_MAX: none,
+                         and so between calls. On the device, behind `staging` */
+    int context_max; /* rounded up to whole pages */
+    char text[300];
+};
+
+struct weight {
+    int K, N, stride; /* row k is at data + k * stride: 16-byte aligned */
+    float *data;      /* [K][stride] */
+};
+
+/* Keeps the first error for the next fence. */
+void cuda_note(struct device *d, cudaError_t error, const char *where);
+
+/* Small arrays of the host: room to write one, what the device sees of it once it was sent, and
+ * both at once. Good for what is queued before the next fence. */
+char *cuda_stage_room(struct device *d, size_t size);
+const char *cuda_stage_send(struct device *d, const char *room, size_t size);
+const void *cuda_stage(struct device *d, const void *from, size_t size);
+
+/* How to find element `i`, in row-major order, of up to four tensors of one shape. */
+struct walk {
+    int rank;
+    uint32_t count; /* of elements: VALUE_BYTES_MAX allows less than 2^32 */
+    uint32_t shape[RANK_MAX];
+    int64_t stride[4][RANK_MAX]; /* in elements */
+};
+
+/* Of the tensors' first `n_dims` dimensions. Those of one element are dropped, and those that all
+ * tensors step through evenly are joined. */
+struct walk walk_of(const struct tensor *const *tensors, int n_tensors, int n_dims);
+
+template <int N>
+__device__ __forceinline__ void walk_places(int64_t (&at)[N], const struct walk &w, uint32_t i)
+{
+    for (int t = 0; t < N; t++)
+        at[t] = 0;
+    for (int j = w.rank - 1; j >= 0; j--) {
+        const uint32_t index = i % w.shape[j];
+        i /= w.shape[j];
+        for (int t = 0; t < N; t++)
+            at[t] += index * w.stride[t][j];
+    }
+}
+
+/* The tensor's first element. */
+template <class T> T *cuda_data(const struct tensor *t)
+{
+    return static_cast<T *>(t->data) + t->view.offset;
+}
+
+__device__ __forceinline__ float plus(float x, float y)
+{
+    return x + y;
+}
+
+__device__ __forceinline__ int64_t plus(int64_t x, int64_t y)
+{
+    return wrap_add(x, y);
+}
+
+/* Lane l's number becomes the sum of the sixteen in the canonical tree: right in lane 0. */
+template <class T> __device__ __forceinline__ T lanes_sum(T lane)
+{
+    for (int by = LANES / 2; by > 0; by /= 2)
+        lane = plus(lane, __shfl_down_sync(ALL_LANES, lane, by, LANES));
+    return lane;
+}
+
+__device__ __forceinline__ float lane_zero(float x)
+{
+    return __shfl_sync(ALL_LANES, x, 0, LANES);
+}
+
+static inline unsigned blocks_for(int64_t count, int per_block)
+{
+    return (unsigned)((count + per_block - 1) / per_block);
+}
+
+void cuda_copy(struct device *d, const struct tensor *out, const struct tensor *x);
+void cuda_pack(struct device *d, void *out, const struct tensor *x, int64_t first, int64_t count);
+void cuda_unary(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cuda_binary(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                 const struct tensor *y);
+void cuda_where(struct device *d, const struct tensor *out, const struct tensor *mask,
+                const struct tensor *x, const struct tensor *y);
+void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                 int n_reduced);
+void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
+void cuda_gather(struct device *d, const struct tensor *out, const struct tensor *x,
+                 const struct tensor *index, int64_t *fault, int64_t tag);
+void cuda_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
+                 const struct tensor *y);
+
+bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, enum layout l,
+                      int K, int N, struct err *e);
+void cuda_weight_free(struct device *d, struct weight *w);
+void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
+                 const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
+void cuda_embed(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
+                int width);
+void cuda_add(struct device *d, float *out, const float *x, const float *y, int64_t count);
+void cuda_layernorm(struct device *d, float *out, const float *x, const float *weight,
+                    const float *bias, int n_rows, int width, float epsilon);
+void cuda_gelu(struct device *d, float *out, const float *x, int64_t count);
+void cuda_rows_gather(struct device *d, float *out, const float *x, const int32_t *rows, int n_rows,
+                      int width);
+
+bool cuda_cache_open(struct device *d, struct cache **c, int n_pages, int n_blocks, int n_heads,
+                     int head_dim, struct err *e);
+void cuda_cache_close(struct device *d, struct cache *c);
+void cuda_cache_append(struct device *d, struct cache *c, int block, const float *qkv,
+                       const struct span *spans, int n_spans);
+void cuda_attend(struct device *d, float *z, struct cache *c, int block, const float *qkv,
+                 const struct span *spans, int n_spans);
+void cuda_cache_read(struct device *d, const struct tensor *out, struct cache *c, int block,
+                     int which, const int32_t *pages, int n_positions);

@@ -1,0 +1,89 @@
+/* The layers that work row by row. */
+#include "device.h"
+
+/* out[i] = x[rows[i]]: a block a row. */
+__global__ void gather_kernel(float *out, const float *x, const int32_t *rows, int width)
+{
+    const size_t from = (size_t)rows[blockIdx.x] * (size_t)width;
+    const size_t to = (size_t)blockIdx.x * (size_t)width;
+    for (int i = (int)threadIdx.x; i < width; i += BLOCK)
+        out[to + i] = x[from + i];
+}
+
+void cuda_rows_gather(struct device *d, float *out, const float *x, const int32_t *rows, int n_rows,
+                      int width)
+{
+    if (n_rows == 0)
+        return;
+    const void *staged = cuda_stage(d, rows, sizeof *rows * (size_t)n_rows);
+    LAUNCH(gather_kernel, (unsigned)n_rows, BLOCK, 0, d->stream, out, x,
+           static_cast<const int32_t *>(staged), width);
+    CHECK_LAUNCH(d);
+}
+
+void cuda_embed(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
+                int width)
+{
+    cuda_rows_gather(d, out, table, ids, n_rows, width);
+}
+
+/* Half a warp a row: thread l is lane l of both sums. A row past the last has no elements. */
+__global__ void layernorm_kernel(float *out, const float *x, const float *weight, const float *bias,
+                                 int n_rows, int width, float epsilon)
+{
+    const int row = (int)(blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES);
+    const int lane = (int)threadIdx.x % LANES, n = row < n_rows ? width : 0;
+    const size_t at = (size_t)row * (size_t)width;
+    float sum = 0, squares = 0;
+    for (int i = lane; i < n; i += LANES)
+        sum += x[at + i];
+    const float mean = lane_zero(lanes_sum(sum)) / (float)width;
+    for (int i = lane; i < n; i += LANES) {
+        const float apart = x[at + i] - mean;
+        squares = fmaf(apart, apart, squares);
+    }
+    const float variance = lane_zero(lanes_sum(squares)) / (float)width;
+    const float scale = 1.0f / sqrtf(variance + epsilon);
+    for (int i = lane; i < n; i += LANES)
+        out[at + i] = fmaf((x[at + i] - mean) * scale, weight[i], bias[i]);
+}
+
+void cuda_layernorm(struct device *d, float *out, const float *x, const float *weight,
+                    const float *bias, int n_rows, int width, float epsilon)
+{
+    if (n_rows == 0)
+        return;
+    LAUNCH(layernorm_kernel, blocks_for(n_rows, BLOCK / LANES), BLOCK, 0, d->stream, out, x, weight,
+           bias, n_rows, width, epsilon);
+    CHECK_LAUNCH(d);
+}
+
+__global__ void add_kernel(float *out, const float *x, const float *y, int64_t count)
+{
+    const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    if (i < count)
+        out[i] = x[i] + y[i];
+}
+
+void cuda_add(struct device *d, float *out, const float *x, const float *y, int64_t count)
+{
+    if (count == 0)
+        return;
+    LAUNCH(add_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->stream, out, x, y, count);
+    CHECK_LAUNCH(d);
+}
+
+__global__ void gelu_kernel(float *out, const float *x, int64_t count)
+{
+    const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    if (i < count)
+        out[i] = scalar_gelu_new(x[i]);
+}
+
+void cuda_gelu(struct device *d, float *out, const float *x, int64_t count)
+{
+    if (count == 0)
+        return;
+    LAUNCH(gelu_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->stream, out, x, count);
+    CHECK_LAUNCH(d);
+}

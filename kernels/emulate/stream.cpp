@@ -1,0 +1,282 @@
+/* The runtime's calls: streams and events as queues, memory of both sides. Nothing given to a
+ * stream runs before somebody waits; then the heads of all that may go on are taken by chance. */
+#include "inside.h"
+#include <assert.h>
+#include <deque>
+#include <functional>
+#include <map>
+#include <set>
+#include <sys/mman.h>
+
+struct emulate_event {
+    uint64_t recorded, done; /* numbers of its last record, and of the last that was reached */
+};
+
+struct operation {
+    std::function<void()> run;
+    struct emulate_event *awaited; /* NULL, or the event that must have reached `number` */
+    uint64_t number;
+};
+
+struct emulate_stream {
+    std::deque<operation> queue;
+};
+
+namespace emulate {
+static std::set<emulate_stream *> streams;
+static std::map<char *, size_t> pinned; /* memory of cudaMallocHost */
+
+/* Arguments of launches that wait. Kernels may read them, so they lie apart from the host's. */
+static const size_t ARGUMENTS_SIZE = (size_t)64 << 20;
+static char *arguments;
+static size_t arguments_used;
+
+bool arguments_hold(const void *p)
+{
+    return arguments && (uintptr_t)p - (uintptr_t)arguments < ARGUMENTS_SIZE;
+}
+
+static bool may_go_on(const emulate_stream *s)
+{
+    return !s->queue.empty()
+           && (!s->queue.front().awaited
+               || s->queue.front().awaited->done >= s->queue.front().number);
+}
+
+/* One operation at the head of some stream; false where no stream can go on. */
+static bool run_one(void)
+{
+    uint32_t n = 0;
+    for (const emulate_stream *s : streams)
+        n += may_go_on(s);
+    if (n == 0)
+        return false;
+    uint32_t which = chance(n);
+    for (emulate_stream *s : streams)
+        if (may_go_on(s) && which-- == 0) {
+            const operation head = s->queue.front();
+            s->queue.pop_front();
+            head.run();
+            return true;
+        }
+    return false;
+}
+
+static void run_until(const std::function<bool()> &done)
+{
+    launch_must_be_checked();
+    while (!done())
+        if (!run_one())
+            report("deadlock: streams wait for events that nobody records");
+}
+
+static bool all_idle(void)
+{
+    for (const emulate_stream *s : streams)
+        if (!s->queue.empty())
+            return false;
+    return true;
+}
+
+static void push(cudaStream_t s, std::function<void()> run, cudaEvent_t awaited = nullptr)
+{
+    if (!streams.count(s))
+        report("the default stream, or one that was destroyed: work names a stream of its own");
+    launch_must_be_checked();
+    s->queue.push_back({run, awaited, awaited ? awaited->recorded : 0});
+}
+
+void *launch_arguments(size_t size)
+{
+    if (!arguments)
+        arguments = static_cast<char *>(mmap(nullptr, ARGUMENTS_SIZE, PROT_READ | PROT_WRITE,
+                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    assert(arguments != MAP_FAILED);
+    if (all_idle())
+        arguments_used = 0;
+    void *p = arguments + arguments_used;
+    arguments_used += (size + 63) / 64 * 64;
+    assert(arguments_used <= ARGUMENTS_SIZE);
+    return p;
+}
+
+cudaError_t launch_kernel(const void *kernel, const struct launch *l, cudaStream_t s)
+{
+    if (!streams.count(s))
+        report("the default stream, or one that was destroyed: %s names no other", l->name);
+    const cudaError_t error = launch_admit(kernel, l);
+    const struct launch copy = *l;
+    if (error == cudaSuccess)
+        s->queue.push_back({[copy] { launch_run(&copy); }, nullptr, 0});
+    return error;
+}
+
+static bool is_pinned(const void *p, size_t size)
+{
+    char *at = static_cast<char *>(const_cast<void *>(p));
+    auto after = pinned.upper_bound(at);
+    if (after == pinned.begin())
+        return false;
+    --after;
+    return (size_t)(at - after->first) + size <= after->second;
+}
+}
+
+using namespace emulate;
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
+{
+    *p = {"an emulated device"};
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorNotReady: return "device not ready";
+    }
+    return "unrecognized error code";
+}
+
+cudaError_t cudaMalloc(void **p, size_t size)
+{
+    launch_must_be_checked();
+    *p = device_alloc(size);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    cudaDeviceSynchronize();
+    if (p)
+        device_free(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **p, size_t size)
+{
+    char *bytes = new char[size];
+    pinned[bytes] = size;
+    *p = bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    cudaDeviceSynchronize();
+    if (p && pinned.erase(static_cast<char *>(p)) == 0)
+        report("double free of pinned memory");
+    delete[] static_cast<char *>(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
+{
+    *s = new emulate_stream;
+    streams.insert(*s);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t s)
+{
+    cudaStreamSynchronize(s);
+    streams.erase(s);
+    delete s;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s)
+{
+    run_until([s] { return s->queue.empty(); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    run_until(all_idle);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
+{
+    push(s, [] {}, e);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+    *e = new emulate_event{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+    cudaEventSynchronize(e);
+    delete e;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
+{
+    const uint64_t number = ++e->recorded;
+    push(s, [e, number] { e->done = number; });
+    return cudaSuccess;
+}
+
+/* Whoever asks again and again sees it happen. */
+cudaError_t cudaEventQuery(cudaEvent_t e)
+{
+    launch_must_be_checked();
+    if (e->done < e->recorded)
+        run_one();
+    return e->done < e->recorded ? cudaErrorNotReady : cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    run_until([e] { return e->done >= e->recorded; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind kind,
+                            cudaStream_t s)
+{
+    const bool reads = kind != cudaMemcpyHostToDevice, writes = kind != cudaMemcpyDeviceToHost;
+    push(s, [=] {
+        if (reads)
+            device_check(from, size, "a copy from the device");
+        if (writes) {
+            device_check(to, size, "a copy to the device");
+            device_written(to, size);
+        }
+        memcpy(to, from, size);
+    });
+    if ((reads || is_pinned(from, size)) && (writes || is_pinned(to, size)))
+        return cudaSuccess;
+    return cudaStreamSynchronize(s);
+}
+
+cudaError_t cudaMemsetAsync(void *p, int value, size_t size, cudaStream_t s)
+{
+    push(s, [=] {
+        device_check(p, size, "a memset");
+        device_written(p, size);
+        memset(p, value, size);
+    });
+    return cudaSuccess;
+}

@@ -1,0 +1,9 @@
+#include "tested.h"
+
+const struct tested tested = {
+    .backend = &backend_cpu,
+    .isas = {"plain", "avx2", "avx512"},
+    .n_isas = 3,
+    .threads_max = 3,
+    .isa_refusal = "isa is sse9: it can be auto, avx512, avx2 or plain",
+};
