@@ -4,11 +4,12 @@
 # make test       installs what the tests need and runs all of them; the last line counts them
 # make check      the tests again under the address, undefined-behaviour and thread sanitizers, and
 #                 the fuzzers, FUZZ_SECONDS each
-# make bench      Interpose beside its peers, one table
+# make bench      Interpose beside its peers, tables and plots in bench/; ONLY=decode,prefill a part
 # make gemm       the products alone beside OpenBLAS, one table
 # make install    into PREFIX (/usr/local)
 #
-# Variables: CC, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL.
+# Variables: CC, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL,
+# ROUNDS and ONLY of the benchmark.
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -20,6 +21,8 @@ FUZZ_SECONDS ?= 10
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?= models/demo
+ROUNDS ?= 15
+ONLY ?=
 
 # A build with a sanitizer lives in a folder of its own, so that the two never mix.
 comma := ,
@@ -127,9 +130,14 @@ packages-build:
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-.venv/bench.done: bench/requirements.txt .venv/tests.done
+# llama.cpp is compiled; where that fails the benchmark runs without it and says why.
+.venv/bench.done: bench/requirements.txt bench/llama.txt .venv/tests.done
 	@echo "Into .venv: the peers of the benchmark ..."
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@echo "Into .venv: llama.cpp, which two cores compile in four minutes ..."
+	@CMAKE_ARGS=-DLLAVA_BUILD=OFF .venv/bin/python -m pip install --quiet \
+	    --disable-pip-version-check --no-deps -r bench/llama.txt >.venv/llama.log 2>&1 || \
+	    echo "It does not build, see .venv/llama.log: its rows are left out."
 	@touch $@
 
 demo: packages-build .venv/client.done
@@ -158,7 +166,7 @@ bench:
 	@sh docker/packages.sh build
 	@$(MAKE) --no-print-directory --silent .venv/bench.done
 	@$(MAKE) --no-print-directory --silent -j2 all $(BENCH_PROGRAMS)
-	@.venv/bin/python bench/run.py --write bench/results.md
+	@.venv/bin/python bench/run.py --rounds $(ROUNDS) --only "$(ONLY)"
 
 # OpenBLAS is the one inside numpy. Its threads must not spin behind a call, or they would keep a core
 # from whoever is timed next.

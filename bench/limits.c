@@ -20,7 +20,8 @@ struct work {
     float sink;
 };
 
-/* Chains that are independent and not in an array, or gcc would spill them. */
+/* Chains that are independent and not in an array, or gcc would spill them. Each says that it may
+ * have changed in between, or the compiler would see twelve times the same numbers and keep one. */
 #define FMA_LOOP(type, set1, fma, lanes)                                                          \
     type a = set1(0.9999f), b = set1(1e-6f);                                                       \
     type c0 = a, c1 = a, c2 = a, c3 = a, c4 = a, c5 = a, c6 = a, c7 = a, c8 = a, c9 = a, d0 = a,   \
@@ -29,7 +30,8 @@ struct work {
         c0 = fma(c0, a, b), c1 = fma(c1, a, b), c2 = fma(c2, a, b), c3 = fma(c3, a, b);            \
         c4 = fma(c4, a, b), c5 = fma(c5, a, b), c6 = fma(c6, a, b), c7 = fma(c7, a, b);            \
         c8 = fma(c8, a, b), c9 = fma(c9, a, b), d0 = fma(d0, a, b), d1 = fma(d1, a, b);            \
-        __asm__ volatile("" : : : "memory");                                                       \
+        __asm__ volatile("" : "+v"(c0), "+v"(c1), "+v"(c2), "+v"(c3), "+v"(c4), "+v"(c5));         \
+        __asm__ volatile("" : "+v"(c6), "+v"(c7), "+v"(c8), "+v"(c9), "+v"(d0), "+v"(d1));         \
     }                                                                                              \
     float out[lanes];                                                                              \
     type sum = fma(c0, c1, fma(c2, c3, fma(c4, c5, fma(c6, c7, fma(c8, c9, fma(d0, d1, b))))));    \

@@ -22,7 +22,8 @@ static void ignore(void *context, enum point p, int block, const struct tensor *
 
 struct rows {
     int32_t tokens[ROWS], positions[ROWS], wanted[ROWS], pages[ROWS][PAGES_EACH];
-    struct span spans[ROWS];
+    struct span spans[ROWS], logits_span;
+    int last_sites[ROWS];
     uint64_t bits[64];
 };
 
@@ -51,10 +52,14 @@ static double prompt(struct gpt2 *m, struct rows *r, int n, bool all)
         r->wanted[i] = all ? i : n - 1;
     }
     r->spans[0] = (struct span){.row = 0, .n_rows = n, .past = 0, .pages = r->pages[0]};
-    struct pass p = {.n_rows = n, .n_spans = 1, .n_logits = all ? n : 1, .tokens = r->tokens,
+    const int n_logits = all ? n : 1;
+    r->logits_span = (struct span){
+        .n_rows = n_logits, .past = n - n_logits, .pages = r->pages[0]};
+    struct pass p = {.n_rows = n, .n_spans = 1, .n_logits = n_logits, .tokens = r->tokens,
                      .positions = r->positions, .spans = r->spans, .logits_rows = r->wanted,
+                     .logits_spans = &r->logits_span, .n_logits_spans = 1,
                      .wanted = r->bits, .written = r->bits, .hook = ignore,
-                     .last_site = n_sites(m->shape.n_blocks)};
+                     .last_sites = r->last_sites};
     return run(m, &p);
 }
 
@@ -70,7 +75,7 @@ static double decode(struct gpt2 *m, struct rows *r, int n)
     struct pass p = {.n_rows = n, .n_spans = n, .n_logits = n, .tokens = r->tokens,
                      .positions = r->positions, .spans = r->spans, .logits_rows = r->wanted,
                      .wanted = r->bits, .written = r->bits, .hook = ignore,
-                     .last_site = n_sites(m->shape.n_blocks)};
+                     .last_sites = r->last_sites};
     return run(m, &p);
 }
 
@@ -98,6 +103,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", e.text);
         return 1;
     }
+    for (int i = 0; i < ROWS; i++)
+        r->last_sites[i] = n_sites(m->shape.n_blocks) - 1;
     for (int i = 0; i < PAGES_EACH; i++)
         r->pages[0][i] = i;
     for (int i = 1; i < ROWS; i++)

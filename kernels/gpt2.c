@@ -8,7 +8,11 @@ struct walk {
     const struct backend *be;
     struct device *d;
     const struct pass *p;
+    struct gpt2_scratch s; /* the lane's buffers: `narrow` swaps some */
     int block;
+    int n_rows, n_spans; /* that have not come to their last site yet, and */
+    const struct span *spans; /* theirs */
+    bool narrow;         /* only the rows of the logits are left */
 };
 
 static bool is_hooked(const struct walk *w, const uint64_t *bits, enum point p)
@@ -20,21 +24,34 @@ static struct tensor activation(const struct walk *w, enum point p, void *data)
 {
     const int64_t D = w->m->shape.width, stride = point_row_stride(p, &w->m->shape);
     const bool part = p == PT_query || p == PT_key || p == PT_value;
-    const int n_rows = p == PT_logits ? w->p->n_logits : w->p->n_rows;
+    const int n_rows = p == PT_logits ? w->p->n_logits : w->n_rows;
     struct tensor t = {.data = data, .dtype = point_dtype(p)};
     t.view = view_of(2, (int64_t[]){n_rows, part ? D : stride});
     t.view.stride[0] = stride;
     return t;
 }
 
+/* Rows from whom nobody wants anything behind this site leave the pass: the last ones. */
+static void drop_rows(struct walk *w, int site)
+{
+    int n = w->n_spans;
+    while (n > 0 && w->p->last_sites[n - 1] <= site)
+        n--;
+    if (n < w->n_spans)
+        w->n_rows = w->spans[n].row;
+    w->n_spans = n;
+}
+
 /* False where the pass ends. */
-static bool visit(const struct walk *w, enum point p, void *data)
+static bool visit(struct walk *w, enum point p, void *data)
 {
     if (is_hooked(w, w->p->wanted, p)) {
         const struct tensor t = activation(w, p, data);
         w->p->hook(w->p->context, p, w->block, &t);
     }
-    return site_of(p, w->block, w->m->shape.n_blocks) < w->p->last_site;
+    if (!w->narrow)
+        drop_rows(w, site_of(p, w->block, w->m->shape.n_blocks));
+    return w->n_spans > 0;
 }
 
 #define HOOK(point, data)                  \
@@ -45,17 +62,17 @@ static bool visit(const struct walk *w, enum point p, void *data)
 
 static void upload_tokens(const struct walk *w)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
-    for (int i = 0; i < w->p->n_rows; i++)
+    const struct gpt2_scratch *s = &w->s;
+    for (int i = 0; i < w->n_rows; i++)
         s->tokens_host[i] = w->p->tokens[i];
-    w->be->upload(w->d, s->tokens, s->tokens_host, (size_t)w->p->n_rows * sizeof *s->tokens);
+    w->be->upload(w->d, s->tokens, s->tokens_host, (size_t)w->n_rows * sizeof *s->tokens);
 }
 
 /* What a layernorm reads: the residual stream, or a copy for who writes there, since that changes
  * the layernorm's input and never the stream. */
 static float *layernorm_input(const struct walk *w, enum point p)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     if (!is_hooked(w, w->p->written, p))
         return s->residual;
     const struct tensor from = activation(w, p, s->residual), to = activation(w, p, s->side);
@@ -66,7 +83,7 @@ static float *layernorm_input(const struct walk *w, enum point p)
 static void layernorm(const struct walk *w, const float *x, const float *weight, const float *bias)
 {
     const struct model_shape *m = &w->m->shape;
-    w->be->layernorm(w->d, w->m->scratch->normal, x, weight, bias, w->p->n_rows, m->width,
+    w->be->layernorm(w->d, w->s.normal, x, weight, bias, w->n_rows, m->width,
                      m->epsilon);
 }
 
@@ -75,45 +92,45 @@ static void layernorm(const struct walk *w, const float *x, const float *weight,
 static void project(const struct walk *w, enum point p, const float *x, const struct weight *weight,
                     const float *bias)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     if (is_hooked(w, w->p->wanted, p))
-        w->be->linear(w->d, s->side, x, weight, bias, w->p->n_rows, EPILOGUE_none, NULL);
+        w->be->linear(w->d, s->side, x, weight, bias, w->n_rows, EPILOGUE_none, NULL);
     else
-        w->be->linear(w->d, s->residual, x, weight, bias, w->p->n_rows, EPILOGUE_residual,
+        w->be->linear(w->d, s->residual, x, weight, bias, w->n_rows, EPILOGUE_residual,
                       s->residual);
 }
 
 static void add_projected(const struct walk *w, enum point p)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     if (is_hooked(w, w->p->wanted, p))
         w->be->add(w->d, s->residual, s->residual, s->side,
-                   (int64_t)w->p->n_rows * w->m->shape.width);
+                   (int64_t)w->n_rows * w->m->shape.width);
 }
 
 /* The inner layer: before its activation function where someone hooks that, otherwise behind it at
  * once. */
 static void expand(const struct walk *w, const struct gpt2_block *b)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     if (is_hooked(w, w->p->wanted, PT_mlp_pre))
-        w->be->linear(w->d, s->inner, s->normal, b->fc, b->fc_b, w->p->n_rows, EPILOGUE_none, NULL);
+        w->be->linear(w->d, s->inner, s->normal, b->fc, b->fc_b, w->n_rows, EPILOGUE_none, NULL);
     else
-        w->be->linear(w->d, s->act, s->normal, b->fc, b->fc_b, w->p->n_rows, EPILOGUE_gelu, NULL);
+        w->be->linear(w->d, s->act, s->normal, b->fc, b->fc_b, w->n_rows, EPILOGUE_gelu, NULL);
 }
 
 static void activate(const struct walk *w)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     if (is_hooked(w, w->p->wanted, PT_mlp_pre))
-        w->be->gelu(w->d, s->act, s->inner, (int64_t)w->p->n_rows * w->m->shape.inner);
+        w->be->gelu(w->d, s->act, s->inner, (int64_t)w->n_rows * w->m->shape.inner);
 }
 
-static bool run_embedding(const struct walk *w)
+static bool run_embedding(struct walk *w)
 {
     const struct gpt2 *m = w->m;
-    const struct gpt2_scratch *s = m->scratch;
-    const int n = w->p->n_rows, D = m->shape.width;
+    const struct gpt2_scratch *s = &w->s;
+    const int n = w->n_rows, D = m->shape.width;
     if (is_hooked(w, w->p->wanted, PT_tokens))
         upload_tokens(w);
     HOOK(tokens, s->tokens);
@@ -125,24 +142,60 @@ static bool run_embedding(const struct walk *w)
     return true;
 }
 
-static bool run_attention(const struct walk *w, const struct gpt2_block *b)
+/* Whether nobody looks at anything between the last block's values and the logits: then that is
+ * computed for the rows of the logits alone, most of a block for most prompts. */
+static bool may_narrow(const struct walk *w)
+{
+    const int n_blocks = w->m->shape.n_blocks;
+    if (w->block < n_blocks - 1 || w->p->n_logits_spans == 0 ||
+        w->p->n_logits >= w->n_rows ||
+        w->m->shape.inner < 3 * w->m->shape.width)
+        return false;
+    const int end = site_of(PT_logits, 0, n_blocks);
+    for (int site = site_of(PT_z, w->block, n_blocks); site < end; site++)
+        if (site_bit(w->p->wanted, site))
+            return false;
+    return true;
+}
+
+/* Behind the keys and values: `act` is free until the inner layer, `side` until the projection. */
+static void narrow(struct walk *w)
+{
+    struct gpt2_scratch *s = &w->s;
+    const struct pass *p = w->p;
+    const int D = w->m->shape.width;
+    w->be->rows_gather(w->d, s->side, s->residual, p->logits_rows, p->n_logits, D);
+    w->be->rows_gather(w->d, s->act, s->qkv, p->logits_rows, p->n_logits, 3 * D);
+    float *const residual = s->side, *const qkv = s->act;
+    s->side = s->residual;
+    s->residual = residual;
+    s->act = s->qkv;
+    s->qkv = qkv;
+    w->narrow = true;
+    w->n_rows = p->n_logits;
+    w->spans = p->logits_spans;
+    w->n_spans = p->n_logits_spans;
+}
+
+static bool run_attention(struct walk *w, const struct gpt2_block *b)
 {
     const struct gpt2 *m = w->m;
-    const struct gpt2_scratch *s = m->scratch;
-    const struct pass *p = w->p;
+    const struct gpt2_scratch *s = &w->s;
     const int D = m->shape.width;
     HOOK(block_in, s->residual);
     float *x = layernorm_input(w, PT_ln1_in);
     HOOK(ln1_in, x);
     layernorm(w, x, b->ln1_w, b->ln1_b);
     HOOK(ln1_out, s->normal);
-    w->be->linear(w->d, s->qkv, s->normal, b->qkv, b->qkv_b, p->n_rows, EPILOGUE_none, NULL);
+    w->be->linear(w->d, s->qkv, s->normal, b->qkv, b->qkv_b, w->n_rows, EPILOGUE_none, NULL);
     HOOK(qkv, s->qkv);
     HOOK(query, s->qkv);
     HOOK(key, s->qkv + D);
     HOOK(value, s->qkv + 2 * D);
-    w->be->cache_append(w->d, m->cache, w->block, s->qkv, p->spans, p->n_spans);
-    w->be->attend(w->d, s->z, m->cache, w->block, s->qkv, p->spans, p->n_spans);
+    w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->spans, w->n_spans);
+    if (may_narrow(w))
+        narrow(w);
+    w->be->attend(w->d, s->z, m->cache, w->block, s->qkv, w->spans, w->n_spans);
     HOOK(z, s->z);
     project(w, PT_attn_out, s->z, b->proj, b->proj_b);
     HOOK(attn_out, s->side);
@@ -151,9 +204,9 @@ static bool run_attention(const struct walk *w, const struct gpt2_block *b)
     return true;
 }
 
-static bool run_mlp(const struct walk *w, const struct gpt2_block *b)
+static bool run_mlp(struct walk *w, const struct gpt2_block *b)
 {
-    const struct gpt2_scratch *s = w->m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     float *x = layernorm_input(w, PT_ln2_in);
     HOOK(ln2_in, x);
     layernorm(w, x, b->ln2_w, b->ln2_b);
@@ -171,27 +224,38 @@ static bool run_mlp(const struct walk *w, const struct gpt2_block *b)
     return true;
 }
 
-static bool run_head(const struct walk *w)
+static bool run_head(struct walk *w)
 {
     const struct gpt2 *m = w->m;
-    const struct gpt2_scratch *s = m->scratch;
+    const struct gpt2_scratch *s = &w->s;
     const struct pass *p = w->p;
     HOOK(lnf_in, s->residual);
     layernorm(w, s->residual, m->lnf_w, m->lnf_b);
     HOOK(lnf_out, s->normal);
-    if (p->n_logits > 0) {
-        w->be->rows_gather(w->d, s->last, s->normal, p->logits_rows, p->n_logits, m->shape.width);
-        w->be->linear(w->d, s->logits, s->last, m->head, NULL, p->n_logits, EPILOGUE_none, NULL);
+    const float *x = s->normal;
+    if (p->n_logits > 0 && !w->narrow) {
+        w->be->rows_gather(w->d, s->last, x, p->logits_rows, p->n_logits, m->shape.width);
+        x = s->last;
     }
+    if (p->n_logits > 0)
+        w->be->linear(w->d, s->logits, x, m->head, NULL, p->n_logits, EPILOGUE_none, NULL);
     HOOK(logits, s->logits);
     return true;
+}
+
+static bool run_block(struct walk *w)
+{
+    const struct gpt2_block *b = &w->m->blocks[w->block];
+    if (w->p->pause)
+        w->p->pause(w->p->context, w->n_rows);
+    return run_attention(w, b) && run_mlp(w, b);
 }
 
 static void run(struct walk *w)
 {
     bool goes_on = run_embedding(w);
     for (; goes_on && w->block < w->m->shape.n_blocks; w->block++)
-        goes_on = run_attention(w, &w->m->blocks[w->block]) && run_mlp(w, &w->m->blocks[w->block]);
+        goes_on = run_block(w);
     w->block = 0;
     if (goes_on)
         run_head(w);
@@ -199,22 +263,30 @@ static void run(struct walk *w)
 
 bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
 {
-    assert(p->n_rows > 0);
-    assert(p->n_rows <= m->rows_max);
-    assert(p->n_logits <= m->logits_max);
-    run(&(struct walk){.m = m, .be = m->be, .d = m->device, .p = p});
+    assert(p->n_rows > 0 && p->n_spans > 0);
+    assert(p->n_rows <= m->rows_max[p->lane]);
+    assert(p->n_logits <= m->logits_max[p->lane]);
+    run(&(struct walk){.m = m,
+                       .be = m->be,
+                       .d = m->device,
+                       .p = p,
+                       .s = *m->scratch[p->lane],
+                       .n_rows = p->n_rows,
+                       .n_spans = p->n_spans,
+                       .spans = p->spans});
     return m->be->fence(m->device, e);
 }
 
-const float *gpt2_logits(const struct gpt2 *m)
+const float *gpt2_logits(const struct gpt2 *m, enum lane lane)
 {
-    return m->scratch->logits;
+    return m->scratch[lane]->logits;
 }
 
 /* A backend takes rows_max rows at once; a row's result does not depend on the others. */
 static int rows_at_once(const struct gpt2 *m, int n_rows)
 {
-    return n_rows < m->rows_max ? n_rows : m->rows_max;
+    const int most = m->rows_max[LANE_large];
+    return n_rows < most ? n_rows : most;
 }
 
 void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows)

@@ -8,6 +8,9 @@
 #include "../protocol/points.h"
 #include "backend.h"
 
+/* Two passes can be under way: while a large one pauses, shared ones run to their ends. */
+enum lane { LANE_shared, LANE_large, LANE_COUNT };
+
 struct gpt2_block {
     float *ln1_w, *ln1_b, *qkv_b, *proj_b, *ln2_w, *ln2_b, *fc_b, *out_b; /* on the device */
     struct weight *qkv, *proj, *fc, *out; /* (D, 3D) (D, D) (D, F) (F, D) */
@@ -22,16 +25,17 @@ struct gpt2 {
     struct gpt2_block *blocks;
     struct cache *cache;
     int n_pages;                  /* of the cache */
-    int rows_max, logits_max;     /* rows of a pass; rows of logits of a pass */
-    struct gpt2_scratch *scratch; /* every activation of a pass, sized once at load */
+    struct gpt2_scratch *scratch[LANE_COUNT]; /* every activation of a pass, sized once at load */
+    int rows_max[LANE_COUNT], logits_max[LANE_COUNT]; /* of a pass, and of its logits */
     struct gpt2_buffer *buffers;  /* all that was allocated on the device, for gpt2_free */
     int n_buffers, buffers_capacity;
     struct arena arena;
 };
 
 struct gpt2_options {
-    int rows_max;     /* rows of a pass; 0: ROWS_DEFAULT */
-    int logits_max;   /* rows of logits of a pass, at most rows_max; 0: rows_max */
+    int rows_max;     /* rows of a large pass; 0: ROWS_DEFAULT */
+    int logits_max;   /* rows of logits of a large pass, at most rows_max; 0: rows_max */
+    int shared_rows;  /* rows of a shared pass, and of its logits; 0, or more than those: as many */
     int cache_tokens; /* positions of all sequences together, rounded up to pages; 0: enough for
                          eight sequences as long as the context, and for rows_max */
 };
@@ -43,14 +47,21 @@ struct gpt2_options {
 typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
 
 struct pass {
+    enum lane lane;
     int n_rows, n_spans, n_logits;
     const int32_t *tokens, *positions; /* [n_rows] */
     const struct span *spans;          /* rows in order */
-    const int32_t *logits_rows;        /* [n_logits] rows whose logits are computed */
+    const int *last_sites;             /* [n_spans] descending: behind it, a span's rows are
+                                          computed no more */
+    const int32_t *logits_rows; /* [n_logits] rows whose logits are computed, in order, */
+    const struct span *logits_spans; /* and the same as spans: [n_logits_spans], `row` counted among
+                                        the logits */
+    int n_logits_spans; /* 0: not told, and then all rows go through the last block */
     const uint64_t *wanted;  /* a bit for each hooked site: the others may be fused away */
     const uint64_t *written; /* the hooked sites that may change the activation */
-    int last_site;           /* nothing behind it is computed */
     hook_fn *hook;
+    void (*pause)(void *context, int n_rows); /* before each block, with the rows that go into it;
+                                                 or NULL */
     void *context;
 };
 
@@ -71,12 +82,12 @@ bool gpt2_config(struct model_shape *shape, const char *dir, struct err *e);
 bool gpt2_load(struct gpt2 **m, const struct backend *be, struct device *d, const char *dir,
                const struct gpt2_options *o, struct err *e);
 
-/* Rows x blocks up to last_site, hooks at the wanted sites, keys and values appended. Only a device
- * fault can fail it. */
+/* Rows x blocks up to their last sites, hooks at the wanted sites, keys and values appended. Only a
+ * device fault can fail it. While a pass is in `pause` or in a hook, the other lane may run one. */
 bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e);
 
-/* The last pass's logits, (n_logits, V), after its hooks. */
-const float *gpt2_logits(const struct gpt2 *m);
+/* The lane's last pass's logits, (n_logits, V), after its hooks. */
+const float *gpt2_logits(const struct gpt2 *m, enum lane lane);
 
 /* The model's own layers on a user's contiguous rows, no hooks: (n, D) -> (n, D) and (n, V). */
 void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows);

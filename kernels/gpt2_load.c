@@ -194,10 +194,10 @@ static bool load_weights(struct loader *l, struct err *e)
 
 /* ---- What a pass writes ---- */
 
-static bool make_scratch(struct gpt2 *m, struct err *e)
+static bool make_scratch(struct gpt2 *m, enum lane lane, struct err *e)
 {
-    struct gpt2_scratch *s = m->scratch = ARENA_NEW(&m->arena, struct gpt2_scratch);
-    const size_t rows = (size_t)m->rows_max, logits = (size_t)m->logits_max;
+    struct gpt2_scratch *s = m->scratch[lane] = ARENA_NEW(&m->arena, struct gpt2_scratch);
+    const size_t rows = (size_t)m->rows_max[lane], logits = (size_t)m->logits_max[lane];
     const size_t D = (size_t)m->shape.width, F = (size_t)m->shape.inner;
     const size_t V = (size_t)m->shape.vocab, element = sizeof(float);
     s->tokens_host = ARENA_ARRAY(&m->arena, int64_t, rows);
@@ -217,7 +217,7 @@ static bool make_cache(struct gpt2 *m, int tokens, struct err *e)
 {
     const struct model_shape *s = &m->shape;
     const int context_pages = (s->context + PAGE - 1) / PAGE;
-    const int rows_pages = (m->rows_max + PAGE - 1) / PAGE;
+    const int rows_pages = (m->rows_max[LANE_large] + PAGE - 1) / PAGE;
     const int enough = FULL_SEQUENCES * context_pages;
     m->n_pages = tokens > 0 ? (tokens - 1) / PAGE + 1 : enough > rows_pages ? enough : rows_pages;
     return m->be->cache_open(m->device, &m->cache, m->n_pages, s->n_blocks, s->n_heads,
@@ -226,15 +226,25 @@ static bool make_cache(struct gpt2 *m, int tokens, struct err *e)
 
 /* ---- A model's life ---- */
 
+/* What is asked for, 0 for as much as there can be. */
+static int at_most(int asked, int most)
+{
+    return asked > 0 && asked < most ? asked : most;
+}
+
 static struct gpt2 *model_new(const struct backend *be, struct device *d,
                               const struct model_shape *shape, const struct gpt2_options *o)
 {
     struct arena a = {0};
     struct gpt2 *m = ARENA_NEW(&a, struct gpt2);
     *m = (struct gpt2){.be = be, .device = d, .shape = *shape};
-    m->rows_max = o->rows_max > 0 ? o->rows_max : ROWS_DEFAULT;
-    const bool fewer = o->logits_max > 0 && o->logits_max < m->rows_max;
-    m->logits_max = fewer ? o->logits_max : m->rows_max;
+    const int rows = o->rows_max > 0 ? o->rows_max : ROWS_DEFAULT;
+    const int logits = at_most(o->logits_max, rows);
+    const int shared = at_most(o->shared_rows, rows);
+    m->rows_max[LANE_large] = rows;
+    m->logits_max[LANE_large] = logits;
+    m->rows_max[LANE_shared] = shared;
+    m->logits_max[LANE_shared] = at_most(shared, logits);
     m->arena = a;
     return m;
 }
@@ -256,7 +266,8 @@ bool gpt2_load(struct gpt2 **m, const struct backend *be, struct device *d, cons
         return false;
     l.m = model_new(be, d, &l.config.shape, o);
     const bool ok =
-        load_weights(&l, e) && make_scratch(l.m, e) && make_cache(l.m, o->cache_tokens, e);
+        load_weights(&l, e) && make_scratch(l.m, LANE_shared, e) &&
+                    make_scratch(l.m, LANE_large, e) && make_cache(l.m, o->cache_tokens, e);
     shards_close(&l.shards);
     memory_unmap(l.staging, l.staging_size);
     arena_free(&l.arena);

@@ -1,5 +1,5 @@
-/* The activations of a pass, on the device: one buffer each, allocated at load and written over by
- * every pass. Rows of tokens, `rows_max` at most; where it says so, rows of logits.
+/* The activations of a lane's pass, on the device: one buffer each, allocated at load and written
+ * over by every pass. Rows of tokens, `rows_max` at most; where it says so, rows of logits.
  */
 #pragma once
 #include "gpt2.h"

@@ -30,14 +30,17 @@ enum {
     /* The work. */
     NEW_TOKENS_MAX = 1024,         /* GPT-2's whole context */
     ROWS_MAX = 4096,               /* tokens of a request's prompts together: they share one pass */
-    ROWS_DEFAULT = 2048,           /* rows of a pass, the option --rows: scratch is sized by it */
+    ROWS_DEFAULT = 2048,           /* rows of a large pass, the option --rows: scratch is sized by
+                                      it */
+    PASS_ROWS_DEFAULT = 192,       /* rows of a shared pass: products are as fast as they get, and a
+                                      pass of GPT-2 takes a tenth of a second of two cores */
 
     /* The service. */
-    CONNECTIONS_MAX = 256,         /* a thread each, of 256 KiB stack */
+    CONNECTIONS_MAX = 2048,        /* a thread each, of 256 KiB stack, touched as it is needed */
     PLANNING_MAX = 8,              /* requests decoded and planned at once: each may take 60 MB that
                                       is counted only when it is done */
-    QUEUE_MAX = 256,               /* requests that wait; more are told to come back (503) */
-    RUNNING_MAX = 128,             /* requests that share one pass */
+    QUEUE_MAX = 2048,              /* requests that wait; more are told to come back (503) */
+    RUNNING_MAX = 256,             /* requests that have their memory, of which a pass takes rows */
     HEADER_BYTES_MAX = 64 << 10,
     HEADER_SECONDS_MAX = 10,       /* slow senders hold a thread no longer */
     BODY_SECONDS_MAX = 60,

@@ -53,7 +53,8 @@ static void emit_at(struct planner *s, int turn, struct action a)
     struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
     d->key = (int64_t)turn << 32 | a.node;
     d->action = a;
-    s->cost += action_cost(s, &a);
+    d->action.cost = action_cost(s, &a);
+    s->cost += d->action.cost;
 }
 
 static void emit(struct planner *s, struct action a)
@@ -122,6 +123,7 @@ static int park_whole(struct planner *s, struct parking *k, int value)
 {
     const int version = root_of(s, value)->version;
     const struct view rows = root_rows(s, root_of(s, value));
+    s->p->invokes[root_of(s, value)->invoke].read_from = 0;
     if (!k->whole[version]) {
         int all = value_add(s, s->value_roots[value], s->p->values[value].dtype, rows);
         k->whole[version] = park(s, all, root_of(s, value));

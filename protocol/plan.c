@@ -535,21 +535,21 @@ static void mark(struct planner *s)
     }
 }
 
-/* Logits on demand. */
+/* Rows on demand. */
 
-/* The first position of any sequence that a view of the logits of all T positions touches; 0 where
- * one of its dimensions walks from one sequence into the next. */
-static int64_t first_position(const struct view *v, int64_t T, int64_t V)
+/* The first position of any sequence that a view of rows for all T positions touches; 0 where one
+ * of its dimensions walks from one sequence into the next. */
+static int64_t first_position(const struct view *v, int64_t T, int64_t row)
 {
     if (view_count(v) == 0)
-        return T - 1;
-    const int64_t sequence = T * V, inside = v->offset % sequence;
+        return T;
+    const int64_t sequence = T * row, inside = v->offset % sequence;
     int64_t end = inside;
     for (int i = 0; i < v->rank; i++) {
         if (v->shape[i] > 1 && v->stride[i] % sequence != 0)
             end += (v->shape[i] - 1) * v->stride[i];
     }
-    return end < sequence ? inside / V : 0;
+    return end < sequence ? inside / row : 0;
 }
 
 /* The same elements where only the positions from `from` on exist. */
@@ -569,21 +569,38 @@ static bool is_first_logits(struct planner *s, int value)
     return r->home == HOME_activation && r->point == PT_logits && r->turn < s->n_sites;
 }
 
+static void lower_to(int *from, int64_t position)
+{
+    if (position < *from)
+        *from = (int)position;
+}
+
+/* An operand of a node in step 0: whose rows of which positions it needs. */
+static void find_position(struct planner *s, const struct node *n, int k)
+{
+    const struct root *r = root_of(s, s->in[k]);
+    if (r->home != HOME_activation || r->turn >= s->n_sites)
+        return;
+    struct plan_invoke *v = &s->p->invokes[r->invoke];
+    const struct view *view = &s->p->values[s->in[k]].view;
+    const int64_t from = first_position(view, v->n_tokens, point_row_stride(r->point, s->m));
+    if (r->point == PT_logits) /* one row at least, for a pass has no empty tensors */
+        lower_to(&v->logits_from, from < v->n_tokens ? from : v->n_tokens - 1);
+    lower_to(&v->read_from, from);
+    if (n->op == OP_set && k == 0)
+        lower_to(&v->set_from, from);
+}
+
 static void find_positions(struct planner *s)
 {
+    for (int i = 0; i < s->p->n_invokes; i++)
+        s->p->invokes[i].read_from = s->p->invokes[i].set_from = s->p->invokes[i].n_tokens;
     for (int i = 0; i < s->g->n_nodes; i++) {
         if (!s->is_alive[i])
             continue;
         operands_take(s, &s->g->nodes[i]);
-        for (int k = 0; k < s->n_in; k++) {
-            if (!is_first_logits(s, s->in[k]))
-                continue;
-            struct plan_invoke *v = &s->p->invokes[root_of(s, s->in[k])->invoke];
-            const struct view *view = &s->p->values[s->in[k]].view;
-            const int64_t from = first_position(view, v->n_tokens, s->m->vocab);
-            if (from < v->logits_from)
-                v->logits_from = (int)from;
-        }
+        for (int k = 0; k < s->n_in; k++)
+            find_position(s, &s->g->nodes[i], k);
     }
 }
 
@@ -644,6 +661,7 @@ static void make_stops(struct planner *s)
                 (struct stop){.step = turn / s->n_sites, .site = turn % s->n_sites, .first = i};
         struct stop *stop = &p->stops[p->n_stops - 1];
         stop->n_actions++;
+        stop->cost += a->cost;
         stop->n_saves += a->op == OP_save;
         stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
         stop->gathers |= a->op == OP_gather;
@@ -745,22 +763,41 @@ static void make_constants(struct planner *s)
     s->p->constants = bytes;
 }
 
-/* Multiply-adds of all passes, each to its last site, with what the graph itself asks for. */
-static void add_up_cost(struct planner *s)
+/* Blocks whose work a pass does, wholly or in part. */
+static int count_blocks(const struct planner *s)
 {
-    const struct model_shape *m = s->m;
-    struct plan *p = s->p;
     enum point last;
     int block;
-    site_split(&last, &block, p->last_site, m->n_blocks);
-    const double blocks = last < PT_EACH_FIRST ? 0 : last > PT_EACH_LAST ? m->n_blocks : block + 1;
+    site_split(&last, &block, s->p->last_site, s->m->n_blocks);
+    return last < PT_EACH_FIRST ? 0 : last > PT_EACH_LAST ? s->m->n_blocks : block + 1;
+}
+
+/* Multiply-adds of a pass to its last site, without the graph's own. */
+static double pass_cost(const struct planner *s, int step)
+{
+    const struct model_shape *m = s->m;
     const double D = m->width, row = 4 * D * D + 2 * D * m->inner, head = D * m->vocab;
-    p->cost = s->cost + p->n_logits * head;
-    for (int i = 0; i < p->n_invokes; i++) {
-        const double B = p->invokes[i].n_sequences, T = p->invokes[i].n_tokens;
-        const double later = p->n_steps - 1; /* passes over one row, T + 1, T + 2, ... keys */
-        const double keys = T * (T + 1) / 2 + later * T + later * (later + 1) / 2;
-        p->cost += B * (blocks * ((T + later) * row + 2 * D * keys) + later * head);
+    const double blocks = count_blocks(s);
+    double cost = 0;
+    for (int i = 0; i < s->p->n_invokes; i++) {
+        const double B = s->p->invokes[i].n_sequences, T = s->p->invokes[i].n_tokens;
+        const double rows = step == 0 ? T : 1, keys = step == 0 ? T * (T + 1) / 2 : T + step;
+        cost += B * blocks * (rows * row + 2 * D * keys);
+    }
+    const double n_logits = step == 0 ? s->p->n_logits : s->p->n_sequences;
+    return cost + (s->p->logits_wanted[step] ? n_logits * head : 0);
+}
+
+static void add_up_costs(struct planner *s)
+{
+    struct plan *p = s->p;
+    p->graph_costs = ARENA_ARRAY(s->a, double, (size_t)p->n_steps);
+    p->step_costs = ARENA_ARRAY(s->a, double, (size_t)p->n_steps);
+    for (int i = 0; i < p->n_stops; i++)
+        p->graph_costs[p->stops[i].step] += p->stops[i].cost;
+    for (int i = 0; i < p->n_steps; i++) {
+        p->step_costs[i] = pass_cost(s, i) + p->graph_costs[i];
+        p->cost += p->step_costs[i];
     }
 }
 
@@ -814,7 +851,7 @@ bool plan_build(struct plan *p, const struct graph *g, const struct model_shape 
     if (!make_slab(&s))
         return false;
     make_constants(&s);
-    add_up_cost(&s);
+    add_up_costs(&s);
     return true;
 }
 

@@ -39,6 +39,7 @@ struct action {
     int in[3];    /* values */
     int n_reduced;
     bool largest; /* of topk_indices: else the smallest come first */
+    double cost;  /* multiply-adds, or what takes as long */
 };
 
 /* How many of `in` an op's action has: 0 to 3. */
@@ -50,6 +51,7 @@ struct stop { /* the actions due at one site of one pass */
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
     bool gathers; /* may find an index out of range */
+    double cost;  /* of its actions */
 };
 
 struct save {
@@ -70,6 +72,8 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
                              each sequence; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
     int page_first;       /* the first page of its first sequence among the job's pages */
+    int read_from;        /* step 0: no action touches a row of an earlier position, and */
+    int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
     int n_pages;          /* of each of its sequences: they follow one another */
 };
 
@@ -94,7 +98,9 @@ struct plan {
     const void *constants;     /* what the slab starts with */
     size_t constant_bytes;
     size_t result_bytes;       /* on the host, every saved value */
-    double cost;               /* multiply-adds of the passes and of the graph, for admission */
+    double cost;               /* multiply-adds of all passes with the graph's own, and */
+    double *step_costs;        /* [n_steps] of each pass with its stops */
+    double *graph_costs;       /* [n_steps] of its stops alone */
 };
 
 /* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */

@@ -1,70 +1,107 @@
 #include "batch.h"
-#include "../kernels/sample.h"
-#include "dispatch.h"
-#include <string.h>
+#include "pages.h"
+#include "round.h"
+
+/* A step whose graph takes more than this part of a shared pass is large; how often it pauses. */
+#define GRAPH_PART 0.25
+#define PAUSE_PART 0.125
+
+/* A small model's pass is over before anybody could care. */
+#define PASS_COST_LEAST 2e8
 
 struct batch {
     struct gpt2 *model;
-    int n_sites, generated_site;
+    struct batch_hooks hooks;
     struct capacity capacity;
+    bool shares_prefixes;
 
-    struct job *jobs[RUNNING_MAX]; /* in the order of admission, and of their rows */
+    struct job *first, *last; /* all that it has, in the order of their coming */
     int n_jobs;
+    struct schedule *schedule;
+    struct turn *picked[RUNNING_MAX];
+    double pass_cost;
 
-    char *slab;          /* on the device; each job has a part of it */
-    int32_t *free_pages; /* a stack: what was used last is used next, while it is warm */
-    int n_free_pages;
+    struct pages *pages;
+    char *slab;                        /* on the device; each admitted job has a part of it */
+    struct job *admitted[RUNNING_MAX]; /* who has one */
+    int n_admitted;
 
-    struct pass pass; /* of the next run; its arrays are these */
-    int32_t *tokens, *positions, *logits_rows;
-    struct span *spans;
-    uint64_t *wanted, *written;
-    struct err err; /* a fence inside the pass that failed */
-
-    float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
-    int32_t *sample_order;       /* (V) */
+    struct round *shared, *large;
+    struct job *in_large; /* whose pass it is, or NULL */
+    struct err err;       /* of a shared pass inside a large one */
 };
 
-static void allocate_arrays(struct batch *b, struct arena *a)
+static bool admit(void *context, struct turn *t, const struct holding *most);
+static void left(void *context, struct job *j);
+static void pause(void *context, double cost);
+
+/* Life. */
+
+static void do_nothing(void *context)
 {
-    const size_t rows = (size_t)b->model->rows_max, V = (size_t)b->model->shape.vocab;
-    const size_t words = (size_t)(b->n_sites + 63) / 64;
-    b->free_pages = ARENA_ARRAY(a, int32_t, (size_t)b->model->n_pages);
-    b->tokens = ARENA_ARRAY(a, int32_t, rows);
-    b->positions = ARENA_ARRAY(a, int32_t, rows);
-    b->spans = ARENA_ARRAY(a, struct span, rows);
-    b->logits_rows = ARENA_ARRAY(a, int32_t, (size_t)b->model->logits_max);
-    b->wanted = ARENA_ARRAY(a, uint64_t, words);
-    b->written = ARENA_ARRAY(a, uint64_t, words);
-    b->row = ARENA_ARRAY(a, float, V);
-    b->sample_scratch = ARENA_ARRAY(a, float, V);
-    b->sample_order = ARENA_ARRAY(a, int32_t, V);
+    (void)context;
 }
 
-bool batch_open(struct batch **out, struct gpt2 *m, size_t slab_bytes, struct arena *a,
+static void do_nothing_with(void *context, struct job *j)
+{
+    (void)context;
+    (void)j;
+}
+
+static double cost_of_rows(const struct gpt2 *m, int n_rows)
+{
+    const double D = m->shape.width, F = m->shape.inner, V = m->shape.vocab;
+    const double cost = n_rows * (m->shape.n_blocks * (4 * D * D + 2 * D * F) + D * V);
+    return cost > PASS_COST_LEAST ? cost : PASS_COST_LEAST;
+}
+
+static void open_rounds(struct batch *b, struct arena *a)
+{
+    struct round_hooks hooks = {left, NULL, b, 0};
+    b->shared = round_new(b->model, LANE_shared, &hooks, a);
+    hooks.pause = pause;
+    hooks.pause_cost = PAUSE_PART * b->pass_cost;
+    b->large = round_new(b->model, LANE_large, &hooks, a);
+}
+
+bool batch_open(struct batch **out, struct gpt2 *m, const struct batch_options *o, struct arena *a,
                 struct err *e)
 {
     struct batch *b = ARENA_NEW(a, struct batch);
     b->model = m;
-    b->n_sites = n_sites(m->shape.n_blocks);
-    b->generated_site = site_of(PT_generated, 0, m->shape.n_blocks);
-    b->capacity = (struct capacity){m->rows_max, m->logits_max, m->n_pages, slab_bytes};
+    b->hooks = (struct batch_hooks){do_nothing, do_nothing_with, NULL};
+    b->capacity = (struct capacity){m->rows_max[LANE_large], m->logits_max[LANE_large], m->n_pages,
+                                    o->slab_bytes};
+    b->shares_prefixes = o->shares_prefixes;
     void *slab;
-    if (!m->be->alloc(m->device, &slab, slab_bytes, e))
+    if (!m->be->alloc(m->device, &slab, o->slab_bytes, e))
         return false;
     b->slab = slab;
-    allocate_arrays(b, a);
-    for (int page = m->n_pages; page > 0; page--)
-        b->free_pages[b->n_free_pages++] = page - 1;
+    b->pages = pages_new(m->n_pages, a);
+    b->pass_cost = o->pass_cost > 0 ? o->pass_cost : cost_of_rows(m, m->rows_max[LANE_shared]);
+    const struct schedule_limits limits = {
+        .turns = o->jobs_max,
+        .rows = m->rows_max[LANE_shared],
+        .logits = m->logits_max[LANE_shared],
+        .cost = b->pass_cost,
+        .all = {.places = RUNNING_MAX, .pages = m->n_pages, .slab_bytes = o->slab_bytes}};
+    b->schedule = schedule_new(&limits, admit, b, a);
+    open_rounds(b, a);
     *out = b;
     return true;
 }
 
 void batch_close(struct batch *b)
 {
-    assert(b->n_jobs == 0);
-    assert(b->n_free_pages == b->capacity.pages);
+    assert(b->n_jobs == 0 && b->n_admitted == 0);
+    assert(pages_left(b->pages) == b->capacity.pages);
+    schedule_check(b->schedule);
     b->model->be->release(b->model->device, b->slab, b->capacity.slab_bytes);
+}
+
+void batch_set_hooks(struct batch *b, const struct batch_hooks *hooks)
+{
+    b->hooks = *hooks;
 }
 
 struct capacity batch_capacity(const struct batch *b)
@@ -77,36 +114,43 @@ int batch_count(const struct batch *b)
     return b->n_jobs;
 }
 
-/* Admission. */
-
-static int rows_of(const struct job *j)
+/* Its turn is about the next step. */
+static void turn_settle(const struct batch *b, struct job *j)
 {
-    return j->step == 0 ? j->plan.n_rows : j->plan.n_sequences;
+    const struct plan *p = &j->plan;
+    const struct gpt2 *m = b->model;
+    struct turn *t = &j->turn;
+    const bool logits = p->logits_wanted[j->step];
+    t->rows = j->step == 0 ? p->n_rows : p->n_sequences;
+    t->logits = !logits ? 0 : j->step == 0 ? p->n_logits : p->n_sequences;
+    t->cost = p->step_costs[j->step];
+    t->is_large = t->rows > m->rows_max[LANE_shared] || t->logits > m->logits_max[LANE_shared] ||
+                  t->cost > b->pass_cost || p->graph_costs[j->step] > GRAPH_PART * b->pass_cost;
 }
 
-static int logits_of(const struct job *j)
+void batch_add(struct batch *b, struct job *j)
 {
-    return !j->plan.logits_wanted[j->step] ? 0
-           : j->step == 0                  ? j->plan.n_logits
-                                           : j->plan.n_sequences;
+    assert(j->plan.slab_bytes % 64 == 0);
+    j->before = b->last;
+    j->behind = NULL;
+    if (b->last)
+        b->last->behind = j;
+    else
+        b->first = j;
+    b->last = j;
+    b->n_jobs++;
+    turn_settle(b, j);
+    schedule_add(b->schedule, &j->turn);
 }
 
-static bool rows_fit(const struct batch *b, const struct job *j)
-{
-    int rows = rows_of(j), logits = logits_of(j);
-    for (int i = 0; i < b->n_jobs; i++) {
-        rows += rows_of(b->jobs[i]);
-        logits += logits_of(b->jobs[i]);
-    }
-    return rows <= b->capacity.rows && logits <= b->capacity.logits;
-}
+/* Memory. */
 
 static bool slab_is_free(const struct batch *b, const char *at, size_t size)
 {
     if (size > b->capacity.slab_bytes - (size_t)(at - b->slab))
         return false;
-    for (int i = 0; i < b->n_jobs; i++) {
-        const struct job *j = b->jobs[i];
+    for (int i = 0; i < b->n_admitted; i++) {
+        const struct job *j = b->admitted[i];
         if (at < j->slab + j->plan.slab_bytes && j->slab < at + size)
             return false;
     }
@@ -117,300 +161,204 @@ static bool slab_is_free(const struct batch *b, const char *at, size_t size)
 static char *find_slab(const struct batch *b, size_t size)
 {
     char *best = slab_is_free(b, b->slab, size) ? b->slab : NULL;
-    for (int i = 0; i < b->n_jobs && best != b->slab; i++) {
-        char *behind = b->jobs[i]->slab + b->jobs[i]->plan.slab_bytes;
+    for (int i = 0; i < b->n_admitted && best != b->slab; i++) {
+        char *behind = b->admitted[i]->slab + b->admitted[i]->plan.slab_bytes;
         if ((!best || behind < best) && slab_is_free(b, behind, size))
             best = behind;
     }
     return best;
 }
 
-bool batch_admit(struct batch *b, struct job *j)
+/* The blocks in which a job's rows leave keys and values. */
+static int count_cached_blocks(const struct batch *b, const struct job *j)
+{
+    const int n_blocks = b->model->shape.n_blocks;
+    int n = 0;
+    while (n < n_blocks && site_of(PT_value, n, n_blocks) < j->plan.last_site)
+        n++;
+    return n;
+}
+
+/* How many positions of an invoke's prompt need not be computed if their keys and values are there:
+ * those before the first that the graph touches, whole pages, and never the whole prompt. */
+static int shareable_pages(const struct batch *b, const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    if (!b->shares_prefixes || v->n_sequences != 1)
+        return 0;
+    int positions = v->n_tokens - 1;
+    positions = v->read_from < positions ? v->read_from : positions;
+    positions = v->logits_from < positions ? v->logits_from : positions;
+    return positions / PAGE_TOKENS;
+}
+
+/* Shares what it can and takes the rest of its pages: -1 and nothing where they are not there, else
+ * how many it took. */
+static int take_pages(struct batch *b, struct job *j, int most)
 {
     const struct plan *p = &j->plan;
-    assert(p->slab_bytes % 64 == 0);
-    if (b->n_jobs == RUNNING_MAX || p->n_pages > b->n_free_pages || !rows_fit(b, j))
+    const int depth = count_cached_blocks(b, j);
+    int n_held = 0, n_taken = 0;
+    for (int i = 0; i < p->n_invokes; i++) {
+        const struct plan_invoke *v = &p->invokes[i];
+        const int n = v->n_sequences * v->n_pages;
+        int32_t *const pages = j->pages + v->page_first;
+        const int n_shared = pages_share(b->pages, pages, j->graph.invokes[i].prompts[0].tokens,
+                                         shareable_pages(b, j, i), depth);
+        n_held += n_shared;
+        n_taken += n - n_shared;
+        if (n_taken > most || !pages_take(b->pages, pages + n_shared, n - n_shared)) {
+            pages_release(b->pages, j->pages, n_held);
+            return -1;
+        }
+        n_held += n - n_shared;
+        j->n_shared[i] = n_shared * PAGE_TOKENS;
+    }
+    return n_taken;
+}
+
+static bool admit(void *context, struct turn *t, const struct holding *most)
+{
+    struct batch *b = context;
+    struct job *j = job_of_turn(t);
+    const struct plan *p = &j->plan;
+    if (p->slab_bytes > most->slab_bytes)
         return false;
-    j->slab = find_slab(b, p->slab_bytes);
-    if (!j->slab)
+    char *slab = find_slab(b, p->slab_bytes);
+    const int n_pages = slab ? take_pages(b, j, most->pages) : -1;
+    if (n_pages < 0)
         return false;
-    for (int i = 0; i < p->n_pages; i++)
-        j->pages[i] = b->free_pages[--b->n_free_pages];
+    t->holds = (struct holding){1, n_pages, p->slab_bytes};
+    j->slab = slab;
+    b->admitted[b->n_admitted++] = j;
     if (p->constant_bytes)
         b->model->be->upload(b->model->device, j->slab, p->constants, p->constant_bytes);
-    b->jobs[b->n_jobs++] = j;
+    b->hooks.waits_no_more(b->hooks.context, j);
     job_start(j);
     return true;
 }
 
-/* Takes back what batch_admit gave. The caller lets go of the job and closes the gap. */
 static void take_back(struct batch *b, struct job *j)
 {
-    for (int i = j->plan.n_pages; i > 0; i--)
-        b->free_pages[b->n_free_pages++] = j->pages[i - 1];
+    int i = 0;
+    while (b->admitted[i] != j)
+        i++;
+    b->admitted[i] = b->admitted[--b->n_admitted];
+    pages_release(b->pages, j->pages, j->plan.n_pages);
     j->slab = NULL;
 }
 
-/* The rows of the next pass. */
-
-static const struct stop *stop_of_step(const struct job *j)
+/* Others may share the pages that hold nothing but the beginnings of prompts. */
+static void keep_pages(struct batch *b, const struct job *j)
 {
-    const struct plan *p = &j->plan;
-    if (j->next_stop == p->n_stops || p->stops[j->next_stop].step != j->step)
-        return NULL;
-    return &p->stops[j->next_stop];
-}
-
-static void set_bit(uint64_t *bits, int site)
-{
-    bits[site / 64] |= UINT64_C(1) << (site % 64);
-}
-
-static void want_sites(struct batch *b, const struct job *j)
-{
-    const struct plan *p = &j->plan;
-    for (int i = j->next_stop; i < p->n_stops && p->stops[i].step == j->step; i++) {
-        const struct stop *stop = &p->stops[i];
-        if (stop->site == b->generated_site)
-            continue;
-        set_bit(b->wanted, stop->site);
-        if (stop->writes)
-            set_bit(b->written, stop->site);
-    }
-    if (p->last_site > b->pass.last_site)
-        b->pass.last_site = p->last_site;
-}
-
-static int row_add(struct batch *b, int32_t token, int position)
-{
-    const int row = b->pass.n_rows++;
-    b->tokens[row] = token;
-    b->positions[row] = position;
-    return row;
-}
-
-/* A sequence's whole prompt. */
-static void span_add_prompt(struct batch *b, const struct job *j, int invoke, int sequence)
-{
-    const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const struct prompt *prompt = &j->graph.invokes[invoke].prompts[sequence];
-    assert(prompt->n_tokens == v->n_tokens);
-    b->spans[b->pass.n_spans++] = (struct span){
-        .row = b->pass.n_rows, .n_rows = v->n_tokens, .pages = job_pages(j, invoke, sequence)};
-    for (int i = 0; i < v->n_tokens; i++) {
-        const int row = row_add(b, prompt->tokens[i], i);
-        if (i >= v->logits_from)
-            b->logits_rows[b->pass.n_logits++] = row;
+    const int depth = count_cached_blocks(b, j);
+    for (int i = 0; i < j->plan.n_invokes && b->shares_prefixes && depth > 0; i++) {
+        const struct plan_invoke *v = &j->plan.invokes[i];
+        for (int k = 0; k < v->n_sequences; k++)
+            pages_keep(b->pages, job_pages(j, i, k), j->graph.invokes[i].prompts[k].tokens,
+                       v->set_from / PAGE_TOKENS, depth);
     }
 }
 
-/* The token that was sampled last. */
-static void span_add_token(struct batch *b, const struct job *j, int invoke, int sequence)
+/* The end of a job, wherever it is. Its state is the last thing that changes: then it is gone. */
+static void let_go(struct batch *b, struct job *j, const struct err *why)
 {
-    const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const int past = v->n_tokens + j->step - 1;
-    const int index = v->sequence_first + sequence;
-    const int32_t token = j->generated[(int64_t)index * j->graph.n_new_tokens + j->step - 1];
-    const int row = row_add(b, token, past);
-    b->spans[b->pass.n_spans++] = (struct span){
-        .row = row, .n_rows = 1, .past = past, .pages = job_pages(j, invoke, sequence)};
-    if (j->plan.logits_wanted[j->step])
-        b->logits_rows[b->pass.n_logits++] = row;
+    if (j->turn.is_admitted)
+        take_back(b, j);
+    else
+        b->hooks.waits_no_more(b->hooks.context, j);
+    schedule_remove(b->schedule, &j->turn);
+    *(j->before ? &j->before->behind : &b->first) = j->behind;
+    *(j->behind ? &j->behind->before : &b->last) = j->before;
+    b->n_jobs--;
+    if (why)
+        job_fail(j, why);
+    else
+        job_finish(j, job_cancelled(j) ? JOB_cancelled : JOB_done);
 }
 
-static void pass_add(struct batch *b, struct job *j)
-{
-    j->row_first = b->pass.n_rows;
-    j->logits_first = b->pass.n_logits;
-    for (int i = 0; i < j->plan.n_invokes; i++) {
-        for (int k = 0; k < j->plan.invokes[i].n_sequences; k++) {
-            if (j->step == 0)
-                span_add_prompt(b, j, i, k);
-            else
-                span_add_token(b, j, i, k);
-        }
-    }
-    want_sites(b, j);
-    assert(b->pass.n_rows == j->row_first + rows_of(j));
-    assert(b->pass.n_logits == j->logits_first + logits_of(j));
-}
+/* Passes. */
 
-/* Stops. */
-
-static void run_stop(struct batch *b, struct job *j, const struct stop *stop,
-                     const struct tensor *activation)
-{
-    dispatch_stop(j, stop, b->model, activation);
-    j->next_stop++;
-    j->n_saved += stop->n_saves;
-}
-
-/* Tells the connections what has arrived, once the device has really delivered it. */
-static void publish(struct batch *b)
-{
-    bool waiting = false;
-    for (int i = 0; i < b->n_jobs; i++)
-        waiting |= b->jobs[i]->n_saved > b->jobs[i]->n_published;
-    if (!waiting || !b->model->be->fence(b->model->device, &b->err))
-        return;
-    for (int i = 0; i < b->n_jobs; i++) {
-        struct job *j = b->jobs[i];
-        struct err e = {0};
-        if (j->n_saved > j->n_published && dispatch_check(j, &e))
-            job_publish(j);
-    }
-}
-
-static void on_site(void *context, enum point p, int block, const struct tensor *activation)
+static void left(void *context, struct job *j)
 {
     struct batch *b = context;
-    const int site = site_of(p, block, b->model->shape.n_blocks);
-    for (int i = 0; i < b->n_jobs; i++) {
-        const struct stop *stop = stop_of_step(b->jobs[i]);
-        if (stop && stop->site == site)
-            run_stop(b, b->jobs[i], stop, activation);
+    if (j->err.code != ERR_none) {
+        const struct err why = j->err;
+        let_go(b, j, &why);
+        return;
     }
-    publish(b);
-}
-
-/* Sampling. */
-
-/* The row of a sequence's last position among the pass's logits. */
-static int last_logits_row(const struct job *j, const struct plan_invoke *v, int sequence)
-{
-    if (j->step > 0)
-        return j->logits_first + v->sequence_first + sequence;
-    const int each = v->n_tokens - v->logits_from;
-    return j->logits_first + v->logits_first + (sequence + 1) * each - 1;
-}
-
-static bool sample_row(struct batch *b, int32_t *token, const struct job *j, int row, int sequence,
-                       struct err *e)
-{
-    const struct gpt2 *m = b->model;
-    const int64_t V = m->shape.vocab;
-    const struct tensor logits = {
-        .data = (void *)(gpt2_logits(m) + row * V), .dtype = DT_f32, .view = view_of(1, &V)};
-    m->be->download(m->device, b->row, &logits);
-    if (!m->be->fence(m->device, e))
-        return false;
-    const struct sampling *s = &j->graph.sampling;
-    const struct sampler sampler = {s->temperature, s->top_k, s->top_p, s->seed};
-    *token = sample_token(b->row, (int)V, &sampler, (uint32_t)sequence, (uint32_t)j->step,
-                          b->sample_scratch, b->sample_order);
-    return true;
-}
-
-static bool sample(struct batch *b, struct job *j, struct err *e)
-{
-    for (int i = 0; i < j->plan.n_invokes; i++) {
-        const struct plan_invoke *v = &j->plan.invokes[i];
-        for (int k = 0; k < v->n_sequences; k++) {
-            const int index = v->sequence_first + k;
-            int32_t *token = &j->generated[(int64_t)index * j->graph.n_new_tokens + j->step];
-            if (!sample_row(b, token, j, last_logits_row(j, v, k), index, e))
-                return false;
-        }
+    if (j->step == 0 && !job_cancelled(j))
+        keep_pages(b, j);
+    if (++j->step == j->plan.n_steps || job_cancelled(j)) {
+        let_go(b, j, NULL);
+        return;
     }
-    return true;
+    turn_settle(b, j);
+    schedule_add(b->schedule, &j->turn);
 }
 
-/* After the pass. */
-
-/* Samples, and runs the stop that waits for the last token. */
-static bool complete_step(struct batch *b, struct job *j, struct err *e)
+/* A large pass lets the others go first for as long as its user owes them. */
+static void pause(void *context, double cost)
 {
-    if (j->plan.samples && !sample(b, j, e))
-        return false;
-    const struct stop *stop = stop_of_step(j);
-    if (stop) {
-        assert(stop->site == b->generated_site);
-        run_stop(b, j, stop, &(struct tensor){0});
+    struct batch *b = context;
+    struct turn *t = &b->in_large->turn;
+    schedule_charge(b->schedule, t, cost);
+    b->hooks.between(b->hooks.context);
+    while (b->err.code == ERR_none && schedule_owes(b->schedule, t)) {
+        const int n = schedule_pick(b->schedule, b->picked);
+        if (n == 0 || !round_run(b->shared, b->picked, n, &b->err))
+            return;
+        b->hooks.between(b->hooks.context);
     }
-    assert(!stop_of_step(j));
-    return true;
 }
 
-static void let_go(struct batch *b, struct job *j, enum job_state state)
+static bool run_large(struct batch *b, struct turn *t, struct err *e)
 {
-    take_back(b, j);
-    job_finish(j, state);
-}
-
-static void fail(struct batch *b, struct job *j, const struct err *why)
-{
-    take_back(b, j);
-    job_fail(j, why);
-}
-
-static void advance_all(struct batch *b)
-{
-    int n_left = 0;
-    for (int i = 0; i < b->n_jobs; i++) {
-        struct job *j = b->jobs[i];
-        struct err e = {0};
-        if (!dispatch_check(j, &e))
-            fail(b, j, &e);
-        else if (++j->step < j->plan.n_steps)
-            b->jobs[n_left++] = j;
-        else
-            let_go(b, j, job_cancelled(j) ? JOB_cancelled : JOB_done);
-    }
-    b->n_jobs = n_left;
-}
-
-static void pass_clear(struct batch *b)
-{
-    const size_t words = (size_t)(b->n_sites + 63) / 64;
-    memset(b->wanted, 0, words * sizeof *b->wanted);
-    memset(b->written, 0, words * sizeof *b->written);
-    b->pass = (struct pass){.tokens = b->tokens,
-                            .positions = b->positions,
-                            .spans = b->spans,
-                            .logits_rows = b->logits_rows,
-                            .wanted = b->wanted,
-                            .written = b->written,
-                            .hook = on_site,
-                            .context = b};
+    b->in_large = job_of_turn(t);
+    const bool ran = round_run(b->large, &t, 1, e);
+    b->in_large = NULL;
+    if (ran && b->err.code == ERR_none)
+        return true;
+    if (ran)
+        *e = b->err;
+    return false;
 }
 
 bool batch_run(struct batch *b, struct err *e)
 {
     assert(b->n_jobs > 0);
-    pass_clear(b);
-    for (int i = 0; i < b->n_jobs; i++)
-        pass_add(b, b->jobs[i]);
-    if (!gpt2_run(b->model, &b->pass, e))
-        return false;
-    for (int i = 0; i < b->n_jobs; i++) {
-        if (!complete_step(b, b->jobs[i], e))
-            return false;
-    }
-    publish(b);
-    if (b->err.code != ERR_none) {
-        *e = b->err;
-        return false;
-    }
-    advance_all(b);
-    return true;
+    struct turn *large = schedule_pick_large(b->schedule);
+    if (large)
+        return run_large(b, large, e);
+    const int n = schedule_pick(b->schedule, b->picked);
+    assert(n > 0); /* what cannot run alone was refused before it was queued */
+    return round_run(b->shared, b->picked, n, e);
 }
 
 void batch_drop_cancelled(struct batch *b)
 {
-    int n_left = 0;
-    for (int i = 0; i < b->n_jobs; i++) {
-        struct job *j = b->jobs[i];
-        if (job_cancelled(j))
-            let_go(b, j, JOB_cancelled);
-        else
-            b->jobs[n_left++] = j;
+    for (struct job *j = b->first, *behind; j; j = behind) {
+        behind = j->behind;
+        if (j != b->in_large && job_cancelled(j))
+            let_go(b, j, NULL);
     }
-    b->n_jobs = n_left;
+}
+
+void batch_abort(struct batch *b, const struct err *why)
+{
+    for (struct job *j = b->first, *behind; j; j = behind) {
+        behind = j->behind;
+        if (j != b->in_large) {
+            let_go(b, j, why);
+        } else if (j->err.code == ERR_none) {
+            j->err = *why;
+            job_cancel(j);
+        }
+    }
 }
 
 void batch_fail(struct batch *b, const struct err *why)
 {
-    for (int i = 0; i < b->n_jobs; i++)
-        fail(b, b->jobs[i], why);
-    b->n_jobs = 0;
+    while (b->first)
+        let_go(b, b->first, why);
 }

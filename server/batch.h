@@ -1,5 +1,6 @@
-/* The requests that run now, and the pass that they share: whose rows stand where, who gets which
- * pages of the cache and which part of the slab. Belongs to the engine thread. Nothing is allocated
+/* All requests that the engine has: who waits, who runs, which pages of the cache and which part of
+ * the slab each one holds. One batch_run is one pass of the model: a shared one, or a large one
+ * that lets shared ones through (schedule.h). Belongs to the engine thread. Nothing is allocated
  * behind batch_open. */
 #pragma once
 #include "../kernels/gpt2.h"
@@ -7,21 +8,38 @@
 
 struct batch;
 
-/* Borrows the model; takes `slab_bytes` of its device for what graphs compute. */
-bool batch_open(struct batch **b, struct gpt2 *m, size_t slab_bytes, struct arena *a,
+struct batch_options {
+    size_t slab_bytes;     /* of the device, for what graphs compute */
+    int jobs_max;          /* at once, waiting or running */
+    bool shares_prefixes;  /* a prompt's beginning that is in the cache is not computed again */
+    double pass_cost;      /* multiply-adds of a shared pass; 0: what its rows take */
+};
+
+/* What the engine's owner hears of. */
+struct batch_hooks {
+    /* Between two passes, also inside a large one: the time for batch_add, batch_drop_cancelled and
+     * batch_abort. */
+    void (*between)(void *context);
+    /* The job waits no more: it runs, or it is over. Before its state changes. */
+    void (*waits_no_more)(void *context, struct job *j);
+    void *context;
+};
+
+/* Borrows the model. */
+bool batch_open(struct batch **b, struct gpt2 *m, const struct batch_options *o, struct arena *a,
                 struct err *e);
 void batch_close(struct batch *b); /* empty by then */
+void batch_set_hooks(struct batch *b, const struct batch_hooks *hooks); /* before it runs */
 
-struct capacity batch_capacity(const struct batch *b); /* of the whole, empty batch */
+struct capacity batch_capacity(const struct batch *b); /* of what one request can have */
 int batch_count(const struct batch *b);
 
-/* Makes a place for the job in the next pass. False, and nothing changed, where its rows, logits,
- * pages or slab do not fit beside the others now. */
-bool batch_admit(struct batch *b, struct job *j);
+/* Takes the job until its state is final: it waits for its turn. */
+void batch_add(struct batch *b, struct job *j);
 
-/* One pass for all: their stops are run, tokens sampled, finished jobs let go. If the device fails,
- * all jobs are still there. */
+/* One pass; there must be a job. If the device fails, all jobs are still there. */
 bool batch_run(struct batch *b, struct err *e);
 
-void batch_drop_cancelled(struct batch *b);
-void batch_fail(struct batch *b, const struct err *why); /* lets go of all jobs */
+void batch_drop_cancelled(struct batch *b);                /* but for who is in a pass now */
+void batch_abort(struct batch *b, const struct err *why);  /* fails all jobs, as soon as possible */
+void batch_fail(struct batch *b, const struct err *why);   /* at once; the device is gone */

@@ -1,34 +1,27 @@
 #include "dispatch.h"
 
 struct place { /* where a stop's actions run */
-    const struct job *job;
+    struct job *job;
     const struct stop *stop;
     struct gpt2 *model;
     const struct backend *be;
     struct device *device;
     const struct tensor *activation;
+    const struct breath *breath;
 };
-
-/* The first row of an invoke in the live activation. */
-static int64_t first_row(const struct place *p, const struct plan_invoke *v)
-{
-    const struct job *j = p->job;
-    const bool logits = p->stop->site == site_of(PT_logits, 0, p->model->shape.n_blocks);
-    if (p->stop->step > 0)
-        return (logits ? j->logits_first : j->row_first) + v->sequence_first;
-    return logits ? j->logits_first + v->logits_first : j->row_first + v->row_first;
-}
 
 static struct tensor tensor_at(const struct place *p, int value)
 {
-    const struct value *v = &p->job->plan.values[value];
-    struct tensor t = {.data = p->job->slab + v->base, .dtype = v->dtype, .view = v->view};
+    const struct job *j = p->job;
+    const struct value *v = &j->plan.values[value];
+    struct tensor t = {.data = j->slab + v->base, .dtype = v->dtype, .view = v->view};
     if (v->home == HOME_slab)
         return t;
     assert(p->activation->data);
+    const bool logits = p->stop->site == site_of(PT_logits, 0, p->model->shape.n_blocks);
+    const int64_t row = logits ? j->logits_of[v->invoke] : j->row_of[v->invoke];
     t.data = p->activation->data;
-    t.view.offset += p->activation->view.offset +
-                     first_row(p, &p->job->plan.invokes[v->invoke]) * p->activation->view.stride[0];
+    t.view.offset += p->activation->view.offset + row * p->activation->view.stride[0];
     return t;
 }
 
@@ -103,6 +96,15 @@ static void select_at(const struct place *p, const struct action *a, const struc
     p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
 }
 
+/* `out` lies in the results: on the host, whole or a stretch of its rows. */
+static void save(const struct place *p, const struct tensor *out, const struct tensor *x)
+{
+    if (view_count(&x->view) == 0)
+        return;
+    char *to = (char *)out->data + (size_t)out->view.offset * dtype_size(out->dtype);
+    p->be->download(p->device, to, x);
+}
+
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
 /* clang-format off */
 static void run_op(const struct place *p, const struct action *a, const struct tensor *out,
@@ -131,18 +133,74 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
     case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
     case OP_lm_head: gpt2_lm_head(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
+    case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
-    case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_save: case OP_COUNT:
+    case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
     case OP_topk_values: case OP_index_select:
         assert(!"the planner makes other actions of these");
     }
 }
 /* clang-format on */
 
-static void save(const struct place *p, const struct save *s, const struct tensor *x)
+/* Where an action's result goes. */
+static struct tensor target_of(const struct place *p, const struct action *a)
 {
-    if (s->bytes > 0)
-        p->be->download(p->device, p->job->results + s->offset, x);
+    if (a->op != OP_save)
+        return tensor_at(p, a->out);
+    const struct save *s = &p->job->plan.saves[a->out];
+    return (struct tensor){p->job->results + s->offset, s->dtype, s->view};
+}
+
+/* Long actions, a piece at a time. */
+
+/* In which dimension of its result an action can be cut: results do not depend on one another
+ * there. -1 where there is none worth it. */
+static int cut_dim(const struct action *a, const struct tensor *out)
+{
+    const struct view *v = &out->view;
+    int n_dims = v->rank, best = -1;
+    const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
+    const bool places = a->op == OP_topk_indices || a->op == OP_gather;
+    if (rows || places || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
+        n_dims = v->rank - 1;
+    if (a->op == OP_hook)
+        n_dims = 0;
+    for (int i = 0; i < n_dims; i++) {
+        if (v->shape[i] > 1 && (best < 0 || v->shape[i] > v->shape[best]))
+            best = i;
+        if (best >= 0 && (rows || a->op == OP_save))
+            break; /* what is written must lie in one piece */
+    }
+    return best;
+}
+
+static struct tensor piece_of(const struct tensor *t, int dim, int64_t from, int64_t count)
+{
+    struct tensor piece = *t;
+    piece.view.offset += from * t->view.stride[dim];
+    piece.view.shape[dim] = count;
+    return piece;
+}
+
+static void run_pieces(const struct place *p, const struct action *a, const struct tensor *out,
+                       const struct tensor *in, int n_in, int dim)
+{
+    const int64_t size = out->view.shape[dim];
+    const double wish = a->cost / p->breath->most;
+    const int64_t n = wish < (double)size ? (int64_t)wish + 1 : size;
+    for (int64_t i = 0; i < n && !job_cancelled(p->job); i++) {
+        const int64_t from = size * i / n, count = size * (i + 1) / n - from;
+        const struct tensor to = piece_of(out, dim, from, count);
+        struct tensor x[3];
+        for (int k = 0; k < n_in; k++) {
+            const bool shared =
+                (a->op == OP_matmul && k == 1 && dim == out->view.rank - 2) ||
+                (a->op == OP_gather && k == 2);
+            x[k] = shared ? in[k] : piece_of(&in[k], dim, from, count);
+        }
+        run_op(p, a, &to, x);
+        p->breath->take(p->breath->context, a->cost / (double)n);
+    }
 }
 
 static void run(const struct place *p, const struct action *a)
@@ -151,20 +209,23 @@ static void run(const struct place *p, const struct action *a)
     const int n_in = action_n_in(a->op);
     for (int i = 0; i < n_in; i++)
         in[i] = tensor_at(p, a->in[i]);
-    if (a->op == OP_save) {
-        save(p, &p->job->plan.saves[a->out], in);
+    const struct tensor out = target_of(p, a);
+    const int dim = p->breath && a->cost > p->breath->most ? cut_dim(a, &out) : -1;
+    if (dim >= 0) {
+        run_pieces(p, a, &out, in, n_in, dim);
         return;
     }
-    const struct tensor out = tensor_at(p, a->out);
     run_op(p, a, &out, in);
+    if (p->breath)
+        p->breath->take(p->breath->context, a->cost);
 }
 
 /* A graph's own work can take longer than the pass, and nobody should wait for somebody who left.
  * Rows that stay as they are belong to that job alone. */
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
-                   const struct tensor *activation)
+                   const struct tensor *activation, const struct breath *breath)
 {
-    const struct place p = {j, stop, m, m->be, m->device, activation};
+    const struct place p = {j, stop, m, m->be, m->device, activation, breath};
     for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++)
         run(&p, &j->plan.actions[stop->first + i]);
     if (stop->gathers) {

@@ -4,13 +4,21 @@
 #include "../kernels/gpt2.h"
 #include "job.h"
 
+/* Lets others run while a long graph works: called behind each piece of at most `most` (where an
+ * action can be cut so far), with the multiply-adds that it took. */
+struct breath {
+    double most;
+    void (*take)(void *context, double cost);
+    void *context;
+};
+
 /* All actions of one of the job's stops, in order, until it is cancelled. `activation` is what the
  * model has at the stop's site, all rows of the pass (of the logits: the rows asked for), data NULL
- * for points that are gathered. The job's are those from its row_first on, of the logits from its
- * logits_first on. A stop at `generated` runs when the last token is sampled. Saved values have
- * arrived in j->results behind the next fence. */
+ * for points that are gathered. The job's are those from its row_of on, of the logits from its
+ * logits_of on. A stop at `generated` runs when the last token is sampled. Saved values have
+ * arrived in j->results behind the next fence. Without `breath` it runs in one go. */
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
-                   const struct tensor *activation);
+                   const struct tensor *activation, const struct breath *breath);
 
 /* Whether every index that the job's stops computed was in range; else what it is refused for,
  * with its node. To be asked behind the next fence, and before what was saved is believed. */

@@ -15,6 +15,7 @@ const char *const header_name[HEADER_COUNT] = {
     [HEADER_accept] = "Accept",
     [HEADER_expect] = "Expect",
     [HEADER_id] = "X-Request-Id",
+    [HEADER_user] = "X-Interpose-User",
 };
 
 static const char *value_of(const struct headers *h, enum header which)

@@ -14,6 +14,7 @@ enum header { /* the headers that matter here, each at most once */
     HEADER_accept,
     HEADER_expect,
     HEADER_id,
+    HEADER_user,
     HEADER_COUNT
 };
 

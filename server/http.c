@@ -40,7 +40,7 @@ struct connection { /* guarded by the lock of struct http */
 
 struct http {
     struct headers_policy policy;
-    int header_seconds, body_seconds;
+    int header_seconds, body_seconds, connections_max;
     struct http_service service;
     struct MHD_Daemon *daemon;
     uint32_t boot; /* tells this process's request ids from another's */
@@ -132,7 +132,7 @@ static void send_last_word(int socket, enum err_code code, const char *message)
 static void cut_if_late(struct http *h, struct connection *c, double now)
 {
     bool late = c->deadline > 0 && now > c->deadline;
-    bool in_the_way = h->n_open > CONNECTIONS_MAX / 4 * 3 && c->phase == PHASE_idle &&
+    bool in_the_way = h->n_open > h->connections_max / 4 * 3 && c->phase == PHASE_idle &&
                       now > c->since + CROWDED_IDLE_SECONDS;
     if (!c->open || (!late && !in_the_way))
         return;
@@ -197,7 +197,8 @@ static void add_headers(struct exchange *x, struct MHD_Response *response)
         add_header(response, "Access-Control-Allow-Origin", x->headers.value[HEADER_origin]);
         add_header(response, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Allow");
         add_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST");
-        add_header(response, "Access-Control-Allow-Headers", "Content-Type, X-Request-Id");
+        add_header(response, "Access-Control-Allow-Headers",
+                   "Content-Type, X-Request-Id, X-Interpose-User");
         add_header(response, "Vary", "Origin");
     }
 }
@@ -241,6 +242,27 @@ static void set_id(struct exchange *x)
                  (unsigned long long)atomic_fetch_add(&x->http->n_requests, 1));
 }
 
+/* FNV-1a. */
+static uint64_t hash_bytes(const void *bytes, size_t size)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ ((const unsigned char *)bytes)[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+static uint64_t hash_peer(int socket)
+{
+    struct sockaddr_storage peer = {0};
+    socklen_t size = sizeof peer;
+    if (getpeername(socket, (struct sockaddr *)&peer, &size) != 0)
+        return 0;
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&peer;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&peer;
+    return peer.ss_family == AF_INET6 ? hash_bytes(&v6->sin6_addr, sizeof v6->sin6_addr)
+                                      : hash_bytes(&v4->sin_addr, sizeof v4->sin_addr);
+}
+
 static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const char *name,
                                  const char *value)
 {
@@ -269,6 +291,8 @@ static void read_headers(struct exchange *x, struct MHD_Connection *connection, 
     r->accept = h->value[HEADER_accept];
     r->arena = &x->arena;
     r->socket = x->connection->socket;
+    const char *user = h->value[HEADER_user];
+    r->user = user ? hash_bytes(user, strlen(user)) : hash_peer(r->socket);
     set_id(x);
 }
 
@@ -278,8 +302,9 @@ static bool check_headers(struct exchange *x)
     struct http *h = x->http;
     if (!headers_check_framing(&x->headers, &x->err))
         return true;
-    if (is_crowded(h, CONNECTIONS_MAX))
-        return !err_set(&x->err, ERR_busy, "more than %d connections are open", CONNECTIONS_MAX);
+    if (is_crowded(h, h->connections_max))
+        return !err_set(&x->err, ERR_busy, "more than %d connections are open",
+                        h->connections_max);
     if (!headers_check_sender(&x->headers, &h->policy, &x->err) ||
         !h->service.check(h->service.context, &x->request, &x->err))
         return x->headers.count[HEADER_expect] > 0;
@@ -518,6 +543,7 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
 {
     struct http *h = ARENA_NEW(a, struct http);
     h->policy = (struct headers_policy){o->host, o->allow_origin};
+    h->connections_max = o->connections;
     h->header_seconds = o->header_seconds;
     h->body_seconds = o->body_seconds;
     h->service = *service;
@@ -534,7 +560,7 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
         0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
         MHD_OPTION_URI_LOG_CALLBACK, on_uri, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(CONNECTIONS_MAX + SPARE_CONNECTIONS),
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(o->connections + SPARE_CONNECTIONS),
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS_MAX,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES_MAX, MHD_OPTION_THREAD_STACK_SIZE,
         (size_t)STACK_BYTES, MHD_OPTION_END);

@@ -18,6 +18,7 @@ struct http_request {
     const char *method, *path;
     const char *content_type, *accept; /* of the headers, or NULL */
     char id[HTTP_ID_SIZE];             /* the client's own if it is well-formed, else ours */
+    uint64_t user; /* a number for who asks: of the name in X-Interpose-User, else of the address */
     const char *body;
     size_t body_size;
     struct arena *arena; /* lives until the reply's `done` has returned */
@@ -65,6 +66,7 @@ struct http_options {
     int port;                         /* 0: a free one */
     const char *allow_origin;         /* origins separated by commas, "*" or "" */
     int header_seconds, body_seconds; /* how long they may take to arrive */
+    int connections;                  /* open at once, at most CONNECTIONS_MAX */
 };
 
 struct http;

@@ -8,6 +8,7 @@
 #pragma once
 #include <pthread.h>
 #include "../protocol/plan.h"
+#include "schedule.h"
 
 enum job_state {
     JOB_queued,
@@ -29,7 +30,7 @@ enum {
     REQUEST_ID_SIZE = 40
 };
 
-struct capacity {            /* what a pass and the machine have room for */
+struct capacity {            /* what a request can have, at most */
     int rows, logits, pages; /* of a pass, of its logits, of the key/value cache */
     size_t slab_bytes;
 };
@@ -50,8 +51,12 @@ struct job {
     int n_saved;         /* saves done so far, and */
     int n_published;     /* how many of them the connection knows of */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
-    int row_first;       /* its first row in this pass */
-    int logits_first;    /* its first row among this pass's logits */
+    struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
+    int *row_of;         /* [n_invokes] the row of this pass where an invoke's first position is, or
+                            would be if it were computed, and */
+    int *logits_of;      /* [n_invokes] its first row among this pass's logits */
+    int *n_shared;       /* [n_invokes] positions whose keys and values were there already */
+    struct job *before, *behind; /* among all that the engine has */
 
     double queued_at, admitted_at, finished_at; /* seconds_now */
     struct err err;                             /* why it failed */
@@ -77,6 +82,11 @@ static inline const int32_t *job_pages(const struct job *j, int invoke, int sequ
 {
     const struct plan_invoke *i = &j->plan.invokes[invoke];
     return j->pages + i->page_first + sequence * i->n_pages;
+}
+
+static inline struct job *job_of_turn(struct turn *t)
+{
+    return (struct job *)((char *)t - offsetof(struct job, turn));
 }
 
 /* From the engine to the connection. */

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -136,10 +137,14 @@ static bool load_model(struct server *s, struct err *e)
     const struct gpt2_options model = {.rows_max = (int)o->rows,
                                        .logits_max =
                                            (int)(o->logits_rows ? o->logits_rows : o->rows),
+                                       .shared_rows = (int)o->pass_rows,
                                        .cache_tokens = (int)o->cache_tokens};
+    const struct batch_options batch = {.slab_bytes = (size_t)o->slab_mb << 20,
+                                        .jobs_max = (int)o->queue + RUNNING_MAX,
+                                        .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
     return s->be->open(&s->device, &device, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
-           batch_open(&s->batch, s->model, (size_t)o->slab_mb << 20, &s->arena, e);
+           batch_open(&s->batch, s->model, &batch, &s->arena, e);
 }
 
 static bool start_serving(struct server *s, struct err *e)
@@ -151,12 +156,13 @@ static bool start_serving(struct server *s, struct err *e)
                                   .facts = {.name = s->model_name,
                                             .device = s->be->describe(s->device),
                                             .numerics = "exact",
-                                            .rows_max = s->model->rows_max,
+                                            .rows_max = s->model->rows_max[LANE_large],
                                             .cache_tokens = s->model->n_pages * PAGE_TOKENS,
                                             .shape = &s->shape},
                                   .capacity = batch_capacity(s->batch)};
     const struct http_options http = {o->host, (int)o->port, o->allow_origin,
-                                      (int)o->header_seconds, (int)o->body_seconds};
+                                      (int)o->header_seconds, (int)o->body_seconds,
+                                      (int)o->connections};
     const struct http_service routes = routes_of(&s->service);
     return http_open(&s->http, &s->port, &http, &routes, &s->arena, e) &&
            worker_start(&s->worker, s->batch, s->queue, &s->arena, e);
@@ -168,6 +174,17 @@ static void say_ready(const struct server *s)
     fprintf(stderr, "interposed: %s (%d blocks, width %d) on http://%s%s%s:%d, %s\n", s->model_name,
             s->shape.n_blocks, s->shape.width, is_v6 ? "[" : "", s->options.host, is_v6 ? "]" : "",
             s->port, s->service.facts.device);
+}
+
+/* A connection takes a file, and systems give a process 1,024 where it does not ask for more. */
+static void allow_files(void)
+{
+    struct rlimit files;
+    const rlim_t wanted = 2 * CONNECTIONS_MAX;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= wanted)
+        return;
+    files.rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &files);
 }
 
 /* Stop. */
@@ -278,6 +295,7 @@ int main(int argc, char **argv)
         return print("interposed " INTERPOSE_VERSION "\n");
     log_open(log_format_of(s->options.log_format));
     const sigset_t set = block_signals();
+    allow_files();
     if (!find_model(s, &e) || !load_model(s, &e) || !start_serving(s, &e)) {
         release(s);
         return fail(&e, EXIT_start);

@@ -1,12 +1,17 @@
 #include "queue.h"
 #include <time.h>
 
+enum {
+    USERS = 1024 /* counts of waiting jobs: users whose numbers fall together share one */
+};
+
 struct queue {
     int n_max;
     pthread_mutex_t lock; /* guards everything below, and `next` of the jobs inside */
     pthread_cond_t moved; /* on CLOCK_MONOTONIC: a job came, or the queue was closed */
     struct job *first, *last;
-    int n;
+    int n_waiting; /* here and with the engine, and */
+    int of_user[USERS];
     bool closed;
     struct err why; /* it was closed */
 };
@@ -26,7 +31,7 @@ struct queue *queue_new(int n_max, struct arena *a)
 
 void queue_free(struct queue *q)
 {
-    assert(q->n == 0);
+    assert(!q->first && q->n_waiting == 0);
     pthread_cond_destroy(&q->moved);
     pthread_mutex_destroy(&q->lock);
 }
@@ -37,10 +42,27 @@ static bool has_room(const struct queue *q, struct err *e)
         *e = q->why;
         return false;
     }
-    if (q->n == q->n_max)
+    if (q->n_waiting == q->n_max)
         return err_set(e, ERR_busy, "%d requests are waiting already, and no more than %d may",
-                       q->n, q->n_max);
+                       q->n_waiting, q->n_max);
     return true;
+}
+
+static int *count_of(struct queue *q, const struct job *j)
+{
+    return &q->of_user[(j->turn.user * UINT64_C(0x9e3779b97f4a7c15)) >> 54];
+}
+
+/* Nobody takes the last places from the others; a first request is always taken. */
+static bool has_share(struct queue *q, const struct job *j, struct err *e)
+{
+    const int n = *count_of(q, j), n_left = q->n_max - q->n_waiting;
+    if (n == 0 || n < n_left)
+        return true;
+    return err_set(e, ERR_busy,
+                   "%d of your requests are waiting already, and the other %d places are "
+                   "kept for others",
+                   n, n_left);
 }
 
 static void append(struct queue *q, struct job *j)
@@ -51,14 +73,15 @@ static void append(struct queue *q, struct job *j)
     else
         q->first = j;
     q->last = j;
-    q->n++;
+    q->n_waiting++;
+    ++*count_of(q, j);
 }
 
 bool queue_push(struct queue *q, struct job *j, struct err *e)
 {
     j->queued_at = seconds_now();
     pthread_mutex_lock(&q->lock);
-    bool taken = has_room(q, e);
+    bool taken = has_room(q, e) && has_share(q, j, e);
     if (taken) {
         append(q, j);
         pthread_cond_signal(&q->moved);
@@ -77,7 +100,6 @@ static void unlink_job(struct queue *q, struct job *before, struct job *j)
     if (q->last == j)
         q->last = before;
     j->next = NULL;
-    q->n--;
 }
 
 struct job *queue_pop(struct queue *q, double wait_seconds)
@@ -99,6 +121,19 @@ struct job *queue_pop(struct queue *q, double wait_seconds)
     return j;
 }
 
+static void forget(struct queue *q, const struct job *j)
+{
+    q->n_waiting--;
+    --*count_of(q, j);
+}
+
+void queue_forget(struct queue *q, const struct job *j)
+{
+    pthread_mutex_lock(&q->lock);
+    forget(q, j);
+    pthread_mutex_unlock(&q->lock);
+}
+
 bool queue_remove(struct queue *q, struct job *j)
 {
     pthread_mutex_lock(&q->lock);
@@ -107,8 +142,10 @@ bool queue_remove(struct queue *q, struct job *j)
         before = at;
         at = at->next;
     }
-    if (at)
+    if (at) {
         unlink_job(q, before, at);
+        forget(q, at);
+    }
     pthread_mutex_unlock(&q->lock);
     return at != NULL;
 }
@@ -134,7 +171,7 @@ void queue_close(struct queue *q, const struct err *why)
 bool queue_is_over(struct queue *q)
 {
     pthread_mutex_lock(&q->lock);
-    bool over = q->closed && q->n == 0;
+    bool over = q->closed && !q->first;
     pthread_mutex_unlock(&q->lock);
     return over;
 }

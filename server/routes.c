@@ -184,6 +184,7 @@ static bool make_job(struct job **out, const struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
     struct job *j = job_new(r->id, r->arena);
+    j->turn.user = r->user;
     *out = j;
     return decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&

@@ -7,37 +7,28 @@
 struct worker {
     struct batch *batch;
     struct queue *queue;
-    struct job *waiting; /* out of the queue, but it does not fit yet: nobody overtakes it */
     pthread_t thread;
     atomic_bool aborted, over, failed;
 };
 
-static void admit(struct worker *w)
+/* Who came, who left, and whether it is time to go. Also inside a large pass. */
+static void look_around(void *context)
 {
-    for (;;) {
-        const bool idle = batch_count(w->batch) == 0;
-        if (!w->waiting)
-            w->waiting = queue_pop(w->queue, idle ? IDLE_WAIT_SECONDS : 0);
-        if (!w->waiting)
-            return;
-        if (job_cancelled(w->waiting))
-            job_finish(w->waiting, JOB_cancelled);
-        else if (!batch_admit(w->batch, w->waiting))
-            break;
-        w->waiting = NULL;
-    }
-    /* What cannot run alone was refused before it was queued. */
-    assert(batch_count(w->batch) > 0);
+    struct worker *w = context;
+    for (struct job *j; (j = queue_pop(w->queue, 0));)
+        batch_add(w->batch, j);
+    batch_drop_cancelled(w->batch);
+    if (!atomic_load(&w->aborted))
+        return;
+    struct err why = {0};
+    err_set(&why, ERR_draining, "the server stopped before this request was done");
+    batch_abort(w->batch, &why);
 }
 
-static void fail_all(struct worker *w, const struct err *why)
+static void waits_no_more(void *context, struct job *j)
 {
-    batch_fail(w->batch, why);
-    if (w->waiting)
-        job_fail(w->waiting, why);
-    w->waiting = NULL;
-    for (struct job *j; (j = queue_pop(w->queue, 0));)
-        job_fail(j, why);
+    const struct worker *w = context;
+    queue_forget(w->queue, j);
 }
 
 /* Leaves nothing behind that could still use the device. */
@@ -46,20 +37,21 @@ static void give_up(struct worker *w, const struct err *why)
     log_line("fatal", "the device failed: %s", why->text);
     atomic_store(&w->failed, true);
     queue_close(w->queue, why);
-    fail_all(w, why);
+    look_around(w);
+    batch_fail(w->batch, why);
 }
 
 static bool work(struct worker *w)
 {
     struct err e = {0};
-    if (atomic_load(&w->aborted)) {
-        err_set(&e, ERR_draining, "the server stopped before this request was done");
-        fail_all(w, &e);
+    if (batch_count(w->batch) == 0) {
+        struct job *j = queue_pop(w->queue, IDLE_WAIT_SECONDS);
+        if (j)
+            batch_add(w->batch, j);
     }
-    admit(w);
-    batch_drop_cancelled(w->batch);
+    look_around(w);
     if (batch_count(w->batch) == 0)
-        return w->waiting || !queue_is_over(w->queue);
+        return !queue_is_over(w->queue);
     if (batch_run(w->batch, &e))
         return true;
     give_up(w, &e);
@@ -69,6 +61,7 @@ static bool work(struct worker *w)
 static void *run(void *context)
 {
     struct worker *w = context;
+    pthread_setname_np(pthread_self(), "engine");
     while (work(w))
         continue;
     atomic_store(&w->over, true);
@@ -81,6 +74,7 @@ bool worker_start(struct worker **out, struct batch *b, struct queue *q, struct 
     struct worker *w = ARENA_NEW(a, struct worker);
     w->batch = b;
     w->queue = q;
+    batch_set_hooks(b, &(struct batch_hooks){look_around, waits_no_more, w});
     if (pthread_create(&w->thread, NULL, run, w) != 0)
         return err_set(e, ERR_device, "the engine's thread could not be started");
     *out = w;

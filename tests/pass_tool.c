@@ -84,6 +84,7 @@ static void run(struct tool *t, const int32_t *first, const uint64_t *wanted)
         numbers[n + i] = t->past + i;
     }
     const struct span span = {.row = 0, .n_rows = n, .past = t->past, .pages = t->pages};
+    const int last_site = n_all - 1;
     const struct pass p = {
         .n_rows = n,
         .n_spans = 1,
@@ -94,7 +95,7 @@ static void run(struct tool *t, const int32_t *first, const uint64_t *wanted)
         .logits_rows = numbers,
         .wanted = wanted,
         .written = ARENA_ARRAY(&t->arena, uint64_t, SITE_WORDS),
-        .last_site = n_all - 1,
+        .last_sites = &last_site,
         .hook = hook,
         .context = t,
     };

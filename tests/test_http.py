@@ -288,6 +288,12 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert all(reply[0] == 200 for reply in got)
 
 
+def test_a_users_name_is_taken_once(server):
+    assert ask(server, get(b"X-Interpose-User: ada"))[0] == 200
+    reply = ask(server, get(b"X-Interpose-User: ada", b"X-Interpose-User: bob"))
+    assert (reply[0], code_of(reply)) == (400, "header")
+
+
 def test_a_connection_is_kept(server):
     with Connection(server) as c:
         for _ in range(3):
@@ -410,7 +416,7 @@ def test_bodies_take_memory_as_they_come(server):
 
 
 def test_too_many_connections_are_told_so(start_server):
-    with start_server() as s:
+    with start_server("--connections", "256") as s:
         crowd = [Connection(s) for _ in range(256)]
         for c in crowd:
             c.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
@@ -427,7 +433,7 @@ def test_too_many_connections_are_told_so(start_server):
 
 
 def test_idle_connections_make_room(start_server):
-    with start_server() as s:
+    with start_server("--connections", "256") as s:
         crowd = [Connection(s) for _ in range(280)]
         until = time.monotonic() + 10
         while ask(s, GOOD)[0] != 200:

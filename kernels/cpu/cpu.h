@@ -8,7 +8,7 @@ enum {
     CHUNK = 64,        /* the k of one partial product; also the positions of a page */
     GROUP = 64,        /* the columns of a task: four panels */
     BLOCK_ROWS = 96,   /* the most rows of a task: a multiple of every tile's height */
-    BLOCK_K = 256,     /* the k that a tile takes at once: two panels stay in the first cache */
+    BLOCK_K = 128,     /* the k that a tile takes at once: a panel and a strip fit the first cache */
     PACKED_ROWS = 960, /* rows that `linear` packs at once, at most: a multiple of BLOCK_ROWS */
 };
 
@@ -18,10 +18,15 @@ enum {
 typedef void tile_fn(float *t, const float *a, const float *b, size_t panel, int n_panels, int n_k,
                      bool more);
 
+/* Rows x[0 .. height - 1] of n_k elements as [k][height]. */
+typedef void tile_pack_fn(float *packed, const float *x, int64_t row_stride, int64_t k_stride,
+                          int n_k);
+
 struct tile {
     int height;
     int wide; /* panels that the tile multiplies at once */
     tile_fn *run;
+    tile_pack_fn *pack;
 };
 
 /* One stretch of an elementwise op: p[0] is the output. Strides are in elements. */

@@ -28,11 +28,16 @@ static const struct tile *tile_choose(const struct vectors *v, int n_rows)
     return best;
 }
 
-/* Rows x[0 .. n_rows - 1] as [k][height], chunk by chunk, so that what is written stays in the
- * first cache. Rows that are missing are zero. */
-static void strip_pack(float *packed, int height, const float *x, int64_t row_stride,
+/* Rows x[0 .. n_rows - 1] as the tile reads them. Rows that are missing are zero; what is written
+ * then goes chunk by chunk, so that it stays in the first cache. */
+static void strip_pack(float *packed, const struct tile *tile, const float *x, int64_t row_stride,
                        int64_t k_stride, int n_rows, int n_k)
 {
+    const int height = tile->height;
+    if (n_rows == height) {
+        tile->pack(packed, x, row_stride, k_stride, n_k);
+        return;
+    }
     for (int chunk = 0; chunk < n_k; chunk += CHUNK) {
         const int end = chunk + CHUNK < n_k ? chunk + CHUNK : n_k;
         for (int r = 0; r < n_rows; r++)
@@ -103,8 +108,8 @@ struct linear {
     float *packed;     /* where rows are packed: BLOCK_K of all strips, then the next BLOCK_K */
     const float *rows; /* the packed rows, or x itself where strips are single rows */
     int n_rows, n_strips, padded_rows; /* the strips' heights together */
+    int wide; /* panels that a sweep multiplies at once */
     int block_strips, n_blocks;
-    int sweep_k; /* of the k that all panels of a group are passed over with before the next k */
     enum epilogue epilogue;
 };
 
@@ -120,25 +125,26 @@ static void linear_pack_task(void *context, int task, int thread)
     (void)thread;
     const struct linear *l = context;
     const int first = task * l->tile->height, left = l->n_rows - first, K = l->w->K;
-    const int height = task == l->n_strips - 1 ? l->tail->height : l->tile->height;
+    const struct tile *tile = task == l->n_strips - 1 ? l->tail : l->tile;
     for (int k = 0; k < K; k += BLOCK_K)
-        strip_pack(l->packed + packed_at(l, task, k), height,
-                   l->x + (size_t)first * (size_t)K + k, K, 1, left < height ? left : height,
+        strip_pack(l->packed + packed_at(l, task, k), tile,
+                   l->x + (size_t)first * (size_t)K + k, K, 1,
+                   left < tile->height ? left : tile->height,
                    K - k < BLOCK_K ? K - k : BLOCK_K);
 }
 
-/* One panel, or as many as a tile is wide, by all strips of a block: BLOCK_K of the panel stays in
- * the first cache while the strips pass over it, one behind the other in memory. */
+/* `wide` panels by all strips of a block: BLOCK_K of a panel stays in the first cache while the
+ * strips pass over it, one behind the other in memory. */
 static void sweep(const struct linear *l, float *t, const float *b, size_t panel, int strip_first,
-                  int n_strips, int k_first, int k_end)
+                  int n_strips)
 {
-    const int height = l->tile->height, wide = l->tile->wide;
-    for (int k = k_first; k < k_end; k += BLOCK_K)
+    const int height = l->tile->height, K = l->w->K;
+    for (int k = 0; k < K; k += BLOCK_K)
         for (int s = 0; s < n_strips; s++) {
             const int strip = strip_first + s;
             const struct tile *tile = strip == l->n_strips - 1 ? l->tail : l->tile;
             tile->run(t + s * height * GROUP, l->rows + packed_at(l, strip, k),
-                      b + (size_t)k * LANES, panel, wide, k_end - k < BLOCK_K ? k_end - k : BLOCK_K,
+                      b + (size_t)k * LANES, panel, l->wide, K - k < BLOCK_K ? K - k : BLOCK_K,
                       k > 0);
         }
 }
@@ -148,19 +154,17 @@ static void linear_task(void *context, int task, int thread)
 {
     (void)thread;
     const struct linear *l = context;
-    const int K = l->w->K, height = l->tile->height, wide = l->tile->wide;
+    const int height = l->tile->height;
     const int group = task / l->n_blocks;
     const int strip_first = task % l->n_blocks * l->block_strips;
     const int strips_left = l->n_strips - strip_first;
     const int n_strips = strips_left < l->block_strips ? strips_left : l->block_strips;
     const int row_first = strip_first * height;
-    const size_t panel = (size_t)K * LANES;
+    const size_t panel = (size_t)l->w->K * LANES;
     const float *b = l->w->panels + (size_t)group * 4 * panel;
     float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
-    for (int k = 0; k < K; k += l->sweep_k)
-        for (int p = 0; p < 4; p += wide)
-            sweep(l, t + p * LANES, b + (size_t)p * panel, panel, strip_first, n_strips, k,
-                  K - k < l->sweep_k ? K : k + l->sweep_k);
+    for (int p = 0; p < 4; p += l->wide)
+        sweep(l, t + p * LANES, b + (size_t)p * panel, panel, strip_first, n_strips);
     const int column = group * GROUP, N = l->w->N;
     const int n_columns = N - column < GROUP ? N - column : GROUP;
     for (int r = 0; r < n_strips * height && row_first + r < l->n_rows; r++) {
@@ -193,7 +197,8 @@ static void linear_rows(struct device *d, struct linear *l)
     if (height > 1)
         linear_pack(d, l);
     l->block_strips = BLOCK_ROWS / height;
-    l->sweep_k = l->n_rows <= BLOCK_ROWS / 3 ? l->w->K : BLOCK_K; /* panels are read in one go */
+    /* One panel at a time comes from memory fastest; several feed many rows with fewer loads. */
+    l->wide = height < 4 || l->n_rows > BLOCK_ROWS ? l->tile->wide : 1;
     l->n_blocks = (l->n_strips + l->block_strips - 1) / l->block_strips;
     pool_run(d->pool, l->w->n_groups * l->n_blocks, linear_task, l);
 }
@@ -278,7 +283,7 @@ static void product_task(void *context, int task, int thread)
         panels_pack(b, y + k * y_k, y_k, y_n, n_k, n_columns);
         for (int r = 0; r < n_rows; r += tile->height) {
             const int left = n_rows - r < tile->height ? n_rows - r : tile->height;
-            strip_pack(a, tile->height, x + r * x_row + k * x_k, x_row, x_k, left, n_k);
+            strip_pack(a, tile, x + r * x_row + k * x_k, x_row, x_k, left, n_k);
             tile->run(t + r * GROUP, a, b, BLOCK_K * LANES, 4, n_k, k > 0);
         }
     }

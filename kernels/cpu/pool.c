@@ -5,7 +5,10 @@
 #include <sched.h>
 #include <stdatomic.h>
 
-enum { SPINS = 2000 }; /* pauses before a thread sleeps: some 20 to 50 microseconds */
+/* How long a thread looks before it sleeps. Waking one takes longer than most calls of a pass, so
+ * this is more than what lies between two of them; a pass of 32 rows took twice as long with 20
+ * microseconds. */
+static const double spin_seconds = 200e-6;
 
 struct seat {
     struct pool *pool;
@@ -64,6 +67,26 @@ static bool is_called(struct pool *p)
     return (uint32_t)atomic_load(&p->claim) != 0 || atomic_load(&p->quit);
 }
 
+static bool is_finished(struct pool *p)
+{
+    return atomic_load(&p->done) == p->n_tasks;
+}
+
+/* False where it did not come true in time. */
+static bool spin_until(struct pool *p, bool (*is_true)(struct pool *p))
+{
+    enum { LOOKS = 64 }; /* for each look at the clock */
+    const double end = seconds_now() + spin_seconds;
+    do {
+        for (int i = 0; i < LOOKS; i++) {
+            if (is_true(p))
+                return true;
+            pause_briefly();
+        }
+    } while (seconds_now() < end);
+    return false;
+}
+
 static void sleep_until_called(struct pool *p)
 {
     pthread_mutex_lock(&p->mutex);
@@ -93,9 +116,7 @@ static void *worker(void *argument)
     const struct seat *seat = argument;
     struct pool *p = seat->pool;
     while (!atomic_load(&p->quit)) {
-        for (int i = 0; i < SPINS && !is_called(p); i++)
-            pause_briefly();
-        if (!is_called(p))
+        if (!spin_until(p, is_called))
             sleep_until_called(p);
         leave_callers_core(p);
         while (run_one(p, seat->thread))
@@ -115,14 +136,11 @@ static void call_sleepers(struct pool *p)
 
 static void wait_until_finished(struct pool *p)
 {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load(&p->done) == p->n_tasks)
-            return;
-        pause_briefly();
-    }
+    if (spin_until(p, is_finished))
+        return;
     pthread_mutex_lock(&p->mutex);
     atomic_store(&p->waiting, true);
-    while (atomic_load(&p->done) != p->n_tasks)
+    while (!is_finished(p))
         pthread_cond_wait(&p->finished, &p->mutex);
     atomic_store(&p->waiting, false);
     pthread_mutex_unlock(&p->mutex);

@@ -50,14 +50,14 @@ OP v16 v16_times_power(v16 p, v16 shifted)
     return _mm512_mul_ps(_mm512_mul_ps(p, _mm512_castsi512_ps(a)), _mm512_castsi512_ps(b));
 }
 
-/* Thirty-two registers: up to 24 accumulators, two panels' rows and a broadcast. Four and six rows
+/* Thirty-two registers: up to 24 accumulators, two panels' rows and a broadcast. Four to eight rows
  * wait for memory, and one panel at a time is what it gives fastest. */
 #define TILES(block, tile)              \
     block(1, 1) block(1, 4) tile(1, 4)  \
     block(2, 1) block(2, 4) tile(2, 4)  \
     block(4, 1) tile(4, 1)              \
     block(6, 1) tile(6, 1)              \
-    block(8, 1) block(8, 2) tile(8, 2)  \
+    block(8, 1) tile(8, 1)  \
     block(12, 1) block(12, 2) tile(12, 2)
 #define N_TILES 6
 #include "vector.inc"

@@ -14,19 +14,22 @@
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 enum {
-    ROWS = 64,
+    ROWS = 96,
+    SHARED_ROWS = 64,
     LOGITS = 16,
+    JOBS = 256,
     PAGES = 8,
     SLAB_BYTES = 4096
 };
 
-static const struct model_shape shape = {2, 2, 16, 32, 61, 128, 1e-5f};
+static const struct model_shape shape = {2, 2, 16, 64, 61, 128, 1e-5f};
 
 static char folder[] = "/tmp/test_batch.XXXXXX";
 static struct arena arena;
 static struct device *device;
 static struct gpt2 *model;
 static struct batch *batch;
+static uint64_t users; /* each job has its own, unless a test says otherwise */
 
 static int make_model(void **state)
 {
@@ -47,10 +50,15 @@ static int set_up(void **state)
     (void)state;
     struct err e = {0};
     const struct device_options d = {1, "auto", ROWS, shape.inner, shape.context, shape.n_heads};
-    const struct gpt2_options o = {ROWS, LOGITS, PAGES * PAGE_TOKENS};
+    const struct gpt2_options o = {.rows_max = ROWS,
+                                   .logits_max = LOGITS,
+                                   .shared_rows = SHARED_ROWS,
+                                   .cache_tokens = PAGES * PAGE_TOKENS};
+    const struct batch_options b = {
+        .slab_bytes = SLAB_BYTES, .jobs_max = JOBS, .shares_prefixes = true};
     assert_true(backend_cpu.open(&device, &d, &e));
     assert_true(gpt2_load(&model, &backend_cpu, device, folder, &o, &e));
-    assert_true(batch_open(&batch, model, SLAB_BYTES, &arena, &e));
+    assert_true(batch_open(&batch, model, &b, &arena, &e));
     return 0;
 }
 
@@ -72,7 +80,14 @@ static struct job *job_of(const char *request)
     if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, &shape, &arena, &e) ||
         !plan_build(&j->plan, &j->graph, &shape, &arena, &e) || !job_reserve(j, &e))
         fail_msg("%s: %s", e.where, e.text);
+    j->turn.user = ++users;
     return j;
+}
+
+static void run_once(void)
+{
+    struct err e = {0};
+    assert_true(batch_run(batch, &e));
 }
 
 static enum job_state state_of(struct job *j)
@@ -83,9 +98,8 @@ static enum job_state state_of(struct job *j)
 
 static void run_to_the_end(void)
 {
-    struct err e = {0};
     while (batch_count(batch) > 0)
-        assert_true(batch_run(batch, &e));
+        run_once();
 }
 
 static const char *const plain = "{\"prompt\": [1, 2, 3]}";
@@ -94,11 +108,11 @@ static void a_job_alone_is_done_after_its_steps(void **state)
 {
     (void)state;
     struct job *j = job_of("{\"prompt\": [1, 2, 3], \"max_new_tokens\": 3}");
-    struct err e = {0};
-    assert_true(batch_admit(batch, j));
+    batch_add(batch, j);
+    assert_int_equal(state_of(j), JOB_queued);
     for (int step = 0; step < 3; step++) {
-        assert_int_equal(state_of(j), JOB_running);
-        assert_true(batch_run(batch, &e));
+        run_once();
+        assert_int_equal(state_of(j), step < 2 ? JOB_running : JOB_done);
     }
     assert_int_equal(state_of(j), JOB_done);
     assert_int_equal(batch_count(batch), 0);
@@ -112,13 +126,12 @@ static void saves_are_published_as_steps_end(void **state)
                            "{\"op\": \"save\", \"args\": [\"transformer.h.0.output[0]\"]},"
                            "{\"op\": \"save\", \"args\": [\"lm_head.output\"], \"step\": 1},"
                            "{\"op\": \"save\", \"args\": [\"generator.output\"], \"step\": 1}]}");
-    struct err e = {0};
     int n_ready;
-    assert_true(batch_admit(batch, j));
-    assert_true(batch_run(batch, &e));
+    batch_add(batch, j);
+    run_once();
     job_wait(j, &n_ready, 0, 0);
     assert_int_equal(n_ready, 1);
-    assert_true(batch_run(batch, &e));
+    run_once();
     job_wait(j, &n_ready, 3, 0);
     assert_int_equal(n_ready, 3);
     const int64_t *ids = (const int64_t *)(j->results + j->plan.saves[2].offset);
@@ -134,10 +147,9 @@ static void a_job_that_is_taken_back_ends_within_its_pass(void **state)
 {
     (void)state;
     struct job *j = job_of("{\"prompt\": [1, 2, 3], \"save\": {\"x\": \"lm_head.output[0, -1]\"}}");
-    struct err e = {0};
-    assert_true(batch_admit(batch, j));
+    batch_add(batch, j);
     job_cancel(j);
-    assert_true(batch_run(batch, &e));
+    run_once();
     assert_int_equal(state_of(j), JOB_cancelled);
     for (size_t i = 0; i < j->plan.result_bytes; i++)
         assert_int_equal(j->results[i], 0);
@@ -173,15 +185,17 @@ static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
     return arena_format(&arena, "{\"prompt\": [%s]%s}", prompts, more);
 }
 
-static void expect_no_room_beside(const char *first, const char *second)
+/* One of them runs, and the other has not begun to. */
+static void expect_two_passes(const char *first, const char *second)
 {
     struct job *a = job_of(first), *b = job_of(second);
-    assert_true(batch_admit(batch, a));
-    assert_false(batch_admit(batch, b));
-    assert_int_equal(state_of(b), JOB_queued);
-    run_to_the_end();
-    assert_true(batch_admit(batch, b));
-    run_to_the_end();
+    batch_add(batch, a);
+    batch_add(batch, b);
+    run_once();
+    assert_true((state_of(a) == JOB_done) != (state_of(b) == JOB_done));
+    assert_true((state_of(a) == JOB_queued) != (state_of(b) == JOB_queued));
+    run_once();
+    assert_int_equal(state_of(a), JOB_done);
     assert_int_equal(state_of(b), JOB_done);
     job_free(a);
     job_free(b);
@@ -190,27 +204,42 @@ static void expect_no_room_beside(const char *first, const char *second)
 static void rows_bound_a_pass(void **state)
 {
     (void)state;
-    expect_no_room_beside(prompt_of(1, ROWS - 3, ""), prompt_of(1, 4, ""));
+    expect_two_passes(prompt_of(1, SHARED_ROWS - 3, ""), prompt_of(1, 4, ""));
 }
 
 static void logits_rows_bound_a_pass(void **state)
 {
     (void)state;
     const char *all = ", \"save\": {\"x\": \"lm_head.output\"}";
-    expect_no_room_beside(prompt_of(1, LOGITS - 3, all), prompt_of(1, 4, all));
+    expect_two_passes(prompt_of(1, LOGITS - 3, all), prompt_of(1, 4, all));
 }
 
 static void pages_bound_the_sequences(void **state)
 {
     (void)state;
-    expect_no_room_beside(prompt_of(PAGES, 1, ""), plain);
+    struct job *a = job_of(prompt_of(PAGES, 1, ", \"max_new_tokens\": 3")), *b = job_of(plain);
+    batch_add(batch, a);
+    run_once();
+    batch_add(batch, b);
+    for (int step = 1; step < 3; step++) {
+        assert_int_equal(state_of(a), JOB_running);
+        assert_int_equal(state_of(b), JOB_queued);
+        run_once();
+    }
+    assert_int_equal(state_of(a), JOB_done);
+    run_to_the_end();
+    assert_int_equal(state_of(b), JOB_done);
+    job_free(a);
+    job_free(b);
 }
 
 /* The planner's own sizes are small here: what counts is what the plan says. */
 static struct job *job_with_slab(size_t bytes)
 {
-    struct job *j = job_of(plain);
+    struct job *j = job_of("{\"prompt\": [1, 2, 3], \"max_new_tokens\": 9}");
     j->plan.slab_bytes = bytes;
+    batch_add(batch, j);
+    run_once();
     return j;
 }
 
@@ -218,19 +247,17 @@ static void the_slab_is_filled_from_the_lowest_gap(void **state)
 {
     (void)state;
     struct job *a = job_with_slab(1024), *b = job_with_slab(2048), *c = job_with_slab(1024);
-    struct job *late = job_with_slab(1088), *small = job_with_slab(960);
-    assert_true(batch_admit(batch, a));
-    assert_true(batch_admit(batch, b));
-    assert_true(batch_admit(batch, c));
-    assert_false(batch_admit(batch, small));
     assert_int_equal(b->slab - a->slab, 1024);
     assert_int_equal(c->slab - b->slab, 2048);
+    struct job *late = job_with_slab(1088), *small = job_with_slab(960);
+    assert_int_equal(state_of(small), JOB_queued);
     const char *gap = a->slab;
     job_cancel(a);
     batch_drop_cancelled(batch);
     assert_int_equal(state_of(a), JOB_cancelled);
-    assert_false(batch_admit(batch, late));
-    assert_true(batch_admit(batch, small));
+    run_once();
+    assert_int_equal(state_of(late), JOB_queued);
+    assert_int_equal(state_of(small), JOB_running);
     assert_ptr_equal(small->slab, gap);
     run_to_the_end();
     struct job *const jobs[] = {a, b, c, late, small};
@@ -256,8 +283,8 @@ static void a_failure_lets_go_of_everybody(void **state)
     (void)state;
     struct job *a = job_of(plain), *b = job_of(plain);
     struct err why = {0};
-    assert_true(batch_admit(batch, a));
-    assert_true(batch_admit(batch, b));
+    batch_add(batch, a);
+    batch_add(batch, b);
     err_set(&why, ERR_device, "the card is gone");
     batch_fail(batch, &why);
     assert_int_equal(state_of(a), JOB_failed);
@@ -332,12 +359,12 @@ static void an_index_that_turns_out_wrong_fails_its_job_alone(void **state)
         "{\"op\": \"gather\", \"args\": [\"lm_head.output\", -1, {\"node\": 2}]},"
         "{\"op\": \"save\", \"args\": [{\"node\": 3}], \"name\": \"x\"}]}";
     struct job *alone = job_of(arena_format(&arena, request, 0));
-    assert_true(batch_admit(batch, alone));
+    batch_add(batch, alone);
     run_to_the_end();
     struct job *ill = job_of(arena_format(&arena, request, 1));
     struct job *well = job_of(arena_format(&arena, request, 0));
-    assert_true(batch_admit(batch, ill));
-    assert_true(batch_admit(batch, well));
+    batch_add(batch, ill);
+    batch_add(batch, well);
     run_to_the_end();
     int n_ready;
     assert_int_equal(job_wait(ill, &n_ready, 9, 0), JOB_failed);
@@ -381,31 +408,22 @@ static bool same_bits(const struct job *a, const struct job *b)
 static void jobs_that_come_and_go_keep_their_bits(void **state)
 {
     (void)state;
-    struct job *alone[N_REQUESTS], *waiting = NULL;
+    struct job *alone[N_REQUESTS];
     for (int i = 0; i < N_REQUESTS; i++) {
         alone[i] = job_of(requests[i]);
-        assert_true(batch_admit(batch, alone[i]));
+        batch_add(batch, alone[i]);
         run_to_the_end();
     }
     enum {
         N = 200
     };
     struct job *jobs[N];
-    struct err e = {0};
-    int n = 0, n_together_max = 0;
-    while (n < N || batch_count(batch) > 0) {
-        while (n < N || waiting) {
-            if (!waiting)
-                waiting = jobs[n] = job_of(requests[(n * 7 + n / 5) % N_REQUESTS]), n++;
-            if (!batch_admit(batch, waiting))
-                break;
-            waiting = NULL;
-        }
-        if (batch_count(batch) > n_together_max)
-            n_together_max = batch_count(batch);
-        assert_true(batch_run(batch, &e));
+    int n = 0;
+    for (int pass = 0; n < N || batch_count(batch) > 0; pass++) {
+        for (int k = pass % 4; n < N && k >= 0; k--, n++)
+            batch_add(batch, jobs[n] = job_of(requests[(n * 7 + n / 5) % N_REQUESTS]));
+        run_once();
     }
-    assert_true(n_together_max >= 3);
     for (int i = 0; i < N; i++) {
         assert_int_equal(state_of(jobs[i]), JOB_done);
         assert_true(same_bits(jobs[i], alone[(i * 7 + i / 5) % N_REQUESTS]));
@@ -413,6 +431,223 @@ static void jobs_that_come_and_go_keep_their_bits(void **state)
     }
     for (int i = 0; i < N_REQUESTS; i++)
         job_free(alone[i]);
+}
+
+/* What the model computes, seen from the backend: the rows of each product with K inputs. */
+static struct backend watched;
+static int n_products, product_rows[1000];
+
+static void watch_linear(struct device *d, float *out, const float *x, const struct weight *w,
+                         const float *bias, int n_rows, enum epilogue epilogue,
+                         const float *residual)
+{
+    assert_true(n_products < 1000);
+    product_rows[n_products++] = n_rows;
+    backend_cpu.linear(d, out, x, w, bias, n_rows, epilogue, residual);
+}
+
+static void watch(void)
+{
+    watched = backend_cpu;
+    watched.linear = watch_linear;
+    model->be = &watched;
+    n_products = 0;
+}
+
+/* Four products a block, one for the logits. */
+static void expect_rows(const int *rows, int n)
+{
+    assert_int_equal(n_products, n);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(product_rows[i], rows[i]);
+    model->be = &backend_cpu;
+}
+
+static void rows_leave_a_pass_behind_the_last_value_that_anyone_wants(void **state)
+{
+    (void)state;
+    struct job *early = job_of("{\"prompt\": [1, 2, 3, 4], \"save\": {\"x\": "
+                               "\"transformer.h.0.attn.z.output\"}}");
+    struct job *late = job_of("{\"prompt\": [5, 6], \"save\": {\"x\": "
+                              "\"transformer.h.1.mlp.c_fc.output\"}}");
+    watch();
+    batch_add(batch, early);
+    batch_add(batch, late);
+    run_once();
+    expect_rows((int[]){6, 2, 2, 2, 2, 2, 2}, 7);
+    assert_int_equal(state_of(early), JOB_done);
+    assert_int_equal(state_of(late), JOB_done);
+    job_free(early);
+    job_free(late);
+}
+
+static void the_last_block_is_computed_for_the_rows_of_the_logits(void **state)
+{
+    (void)state;
+    struct job *j = job_of("{\"prompt\": [1, 2, 3, 4], \"save\": {\"x\": "
+                           "\"lm_head.output[:, -1]\"}}");
+    watch();
+    batch_add(batch, j);
+    run_once();
+    expect_rows((int[]){4, 4, 4, 4, 4, 1, 1, 1, 1}, 9);
+    job_free(j);
+}
+
+/* Logits of the last position after `n` tokens that begin alike; `edit` changes the model. */
+static struct job *job_with_prompt(int n, const char *edit)
+{
+    const char *tokens = "1";
+    for (int i = 1; i < n; i++)
+        tokens = arena_format(&arena, "%s, %d", tokens, (7 * i) % 61);
+    return job_of(arena_format(&arena,
+                               "{\"prompt\": [%s]%s, \"save\": {\"x\": "
+                               "\"lm_head.output[:, -1]\"}}",
+                               tokens, edit));
+}
+
+static void a_prompts_beginning_is_computed_once(void **state)
+{
+    (void)state;
+    struct job *first = job_with_prompt(70, ""), *second = job_with_prompt(70, "");
+    batch_add(batch, first);
+    run_to_the_end();
+    watch();
+    batch_add(batch, second);
+    run_to_the_end();
+    expect_rows((int[]){6, 6, 6, 6, 6, 1, 1, 1, 1}, 9);
+    assert_int_equal(second->n_shared[0], PAGE_TOKENS);
+    assert_memory_equal(first->results, second->results, first->plan.result_bytes);
+    job_free(first);
+    job_free(second);
+}
+
+/* An edit at a position shapes the keys and values from there on, in all later blocks. */
+static void what_an_edit_shaped_is_shared_with_nobody(void **state)
+{
+    (void)state;
+    const struct {
+        const char *edit;
+        int n_shared;
+    } cases[] = {
+        {", \"set\": {\"transformer.h.0.mlp.output[:, 64]\": 3.0}", PAGE_TOKENS},
+        {", \"set\": {\"transformer.h.0.mlp.output[:, 63]\": 3.0}", 0},
+        {", \"set\": {\"transformer.h.0.attn.value.output[:, 0]\": 3.0}", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tear_down(state);
+        set_up(state);
+        struct job *edited = job_with_prompt(70, cases[i].edit), *plain_one = job_with_prompt(70, "");
+        batch_add(batch, edited);
+        run_to_the_end();
+        batch_add(batch, plain_one);
+        run_to_the_end();
+        assert_int_equal(plain_one->n_shared[0], cases[i].n_shared);
+        struct job *again = job_with_prompt(70, cases[i].edit);
+        batch_add(batch, again);
+        run_to_the_end();
+        assert_int_equal(again->n_shared[0], cases[i].n_shared);
+        assert_memory_equal(again->results, edited->results, edited->plan.result_bytes);
+        assert_true(memcmp(plain_one->results, edited->results, edited->plan.result_bytes) != 0);
+        job_free(edited);
+        job_free(plain_one);
+        job_free(again);
+    }
+}
+
+/* Keys and values exist only as deep as the pass that left them went. */
+static void a_shallow_pass_leaves_nothing_for_a_deeper_one(void **state)
+{
+    (void)state;
+    struct job *shallow = job_of(prompt_of(1, 70, ", \"save\": {\"x\": "
+                                                  "\"transformer.h.0.mlp.output[:, -1]\"}"));
+    struct job *deep = job_of(prompt_of(1, 70, ", \"save\": {\"x\": "
+                                               "\"lm_head.output[:, -1]\"}"));
+    struct job *again = job_of(prompt_of(1, 70, ", \"save\": {\"x\": "
+                                                "\"transformer.h.0.mlp.output[:, -1]\"}"));
+    struct job *const jobs[] = {shallow, deep, again};
+    const int shared[] = {0, 0, PAGE_TOKENS};
+    for (int i = 0; i < 3; i++) {
+        batch_add(batch, jobs[i]);
+        run_to_the_end();
+        assert_int_equal(jobs[i]->n_shared[0], shared[i]);
+    }
+    assert_memory_equal(shallow->results, again->results, again->plan.result_bytes);
+    for (int i = 0; i < 3; i++)
+        job_free(jobs[i]);
+}
+
+static struct job *late_comer;
+
+static void come_late(void *context)
+{
+    (void)context;
+    if (state_of(late_comer) == JOB_queued && batch_count(batch) == 1)
+        batch_add(batch, late_comer);
+}
+
+static void nobody_waits_no_more(void *context, struct job *j)
+{
+    (void)context;
+    (void)j;
+}
+
+static void check_order(const struct job *first, const struct job *second)
+{
+    assert_true(first->finished_at > 0 && second->finished_at > 0);
+    assert_true(first->finished_at < second->finished_at);
+}
+
+static void a_large_pass_lets_small_ones_through(void **state)
+{
+    (void)state;
+    const char *const large[] = {
+        prompt_of(1, ROWS, ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}"),
+        "{\"prompt\": [1, 2, 3], \"nodes\": [{\"op\": \"expand\", \"args\": "
+        "[\"transformer.h.0.mlp.output\", [3000, 3, 16]]}, {\"op\": \"exp\", \"args\": "
+        "[{\"node\": 0}]}, {\"op\": \"sum\", \"args\": [{\"node\": 1}]}, "
+        "{\"op\": \"save\", \"args\": [{\"node\": 2}]}]}"};
+    const struct batch_options small_passes = {.slab_bytes = 1 << 20, .jobs_max = JOBS,
+                                               .pass_cost = 1e6};
+    struct err e = {0};
+    for (int i = 0; i < 2; i++) {
+        batch_close(batch);
+        assert_true(batch_open(&batch, model, &small_passes, &arena, &e));
+        batch_set_hooks(batch, &(struct batch_hooks){come_late, nobody_waits_no_more, NULL});
+        struct job *big = job_of(large[i]);
+        late_comer = job_of("{\"prompt\": [7], \"save\": {\"x\": \"lm_head.output\"}}");
+        batch_add(batch, big);
+        run_once();
+        assert_int_equal(state_of(big), JOB_done);
+        assert_int_equal(state_of(late_comer), JOB_done);
+        check_order(late_comer, big);
+        job_free(big);
+        job_free(late_comer);
+    }
+}
+
+static void abort_now(void *context)
+{
+    (void)context;
+    struct err why = {0};
+    err_set(&why, ERR_draining, "going home");
+    batch_abort(batch, &why);
+}
+
+static void an_abort_fails_who_waits_and_who_runs(void **state)
+{
+    (void)state;
+    const char *last = ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}";
+    struct job *large = job_of(prompt_of(1, ROWS, last)), *waits = job_of(plain);
+    batch_set_hooks(batch, &(struct batch_hooks){abort_now, nobody_waits_no_more, NULL});
+    batch_add(batch, large);
+    batch_add(batch, waits);
+    run_once();
+    assert_int_equal(state_of(large), JOB_failed);
+    assert_int_equal(state_of(waits), JOB_failed);
+    assert_string_equal(large->err.text, "going home");
+    assert_int_equal(batch_count(batch), 0);
+    job_free(large);
+    job_free(waits);
 }
 
 int main(void)
@@ -432,6 +667,13 @@ int main(void)
         TEST(an_engine_that_is_told_to_hurry_fails_what_is_left),
         TEST(an_index_that_turns_out_wrong_fails_its_job_alone),
         TEST(jobs_that_come_and_go_keep_their_bits),
+        TEST(rows_leave_a_pass_behind_the_last_value_that_anyone_wants),
+        TEST(the_last_block_is_computed_for_the_rows_of_the_logits),
+        TEST(a_prompts_beginning_is_computed_once),
+        TEST(what_an_edit_shaped_is_shared_with_nobody),
+        TEST(a_shallow_pass_leaves_nothing_for_a_deeper_one),
+        TEST(a_large_pass_lets_small_ones_through),
+        TEST(an_abort_fails_who_waits_and_who_runs),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);
 }

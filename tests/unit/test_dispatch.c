@@ -32,7 +32,7 @@ static int set_up(void **state)
     const struct backend *be = &backend_cpu;
     struct err e = {0};
     const int D = tiny_model.width, V = tiny_model.vocab;
-    model = (struct gpt2){.be = be, .shape = tiny_model, .rows_max = 4};
+    model = (struct gpt2){.be = be, .shape = tiny_model, .rows_max = {4, 4}};
     const struct device_options o = {1, "auto", 4, tiny_model.inner, tiny_model.context, 2};
     void *lnf = NULL;
     float *head = ARENA_ARRAY(&model.arena, float, D *V);
@@ -551,14 +551,35 @@ static void check_neighbours(const unsigned char *bytes, size_t size, const stru
     }
 }
 
+static void rows_place(struct job *j, int step)
+{
+    for (int i = 0; i < t.plan.n_invokes; i++) {
+        const struct plan_invoke *v = &t.plan.invokes[i];
+        j->row_of[i] = BEFORE + (step ? v->sequence_first : v->row_first);
+        j->logits_of[i] = BEFORE + (step ? v->sequence_first : v->logits_first);
+    }
+}
+
+/* Every other graph runs in the smallest pieces. */
+static void count_pause(void *context, double cost)
+{
+    int *n = context;
+    assert_true(cost >= 0);
+    ++*n;
+}
+
+static int n_pauses;
+static const struct breath small_pieces = {1.0, count_pause, &n_pauses};
+
 static void run_stop(struct job *j, const struct stop *s)
 {
+    const struct breath *breath = seed % 2 ? &small_pieces : NULL;
     enum point p;
     int block;
     site_split(&p, &block, s->site, tiny_model.n_blocks);
     struct tensor x = {.dtype = point_dtype(p)};
     if (point_info[p].row == ROW_none) {
-        dispatch_stop(j, s, &model, &x);
+        dispatch_stop(j, s, &model, &x, NULL);
         return;
     }
     const int64_t n_rows = s->step          ? t.plan.n_sequences
@@ -571,7 +592,8 @@ static void run_stop(struct job *j, const struct stop *s)
     memset(bytes, junk, size);
     x.data = bytes;
     rows_visit(&x, s, false);
-    dispatch_stop(j, s, &model, &x);
+    rows_place(j, s->step);
+    dispatch_stop(j, s, &model, &x, breath);
     rows_visit(&x, s, true);
     check_neighbours(bytes, size, &x, n_rows);
 }
@@ -599,7 +621,9 @@ static void plan_run(void)
     j->graph = t.graph;
     j->plan = *p;
     j->generated = generated;
-    j->row_first = j->logits_first = BEFORE;
+    j->row_of = ARENA_ARRAY(&t.arena, int, (size_t)p->n_invokes);
+    j->logits_of = ARENA_ARRAY(&t.arena, int, (size_t)p->n_invokes);
+    pthread_mutex_init(&j->outbox.lock, NULL);
     j->results = arena_alloc(&t.arena, p->result_bytes + 1);
     j->slab = arena_alloc(&t.arena, p->slab_bytes + 64);
     memset(j->slab, junk, p->slab_bytes + 64);
@@ -948,7 +972,7 @@ static void keys_and_values_come_from_the_cache(void **state)
     j->results = arena_alloc(&t.arena, t.plan.result_bytes);
     assert_int_equal(t.plan.n_stops, 2);
     for (int which = 0; which < 2; which++) {
-        dispatch_stop(j, &t.plan.stops[which], &model, &(struct tensor){0});
+        dispatch_stop(j, &t.plan.stops[which], &model, &(struct tensor){0}, NULL);
         const void *saved = j->results + t.plan.saves[which].offset;
         const float *x = saved; /* (2, H, T, D / H) */
         for (int i = 0; i < 2 * D * T; i++) {

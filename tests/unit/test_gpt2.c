@@ -138,9 +138,10 @@ static float *run(const struct engine *g, const struct piece *pieces, int n, con
 {
     int32_t tokens[ROWS], positions[ROWS], rows[ROWS];
     struct span spans[ROWS];
-    int n_rows = 0;
+    int last_sites[ROWS], n_rows = 0;
     for (int i = 0; i < n; i++) {
         const struct piece *p = &pieces[i];
+        last_sites[i] = h->last_site ? h->last_site : n_sites(g->m->shape.n_blocks) - 1;
         spans[i] = (struct span){n_rows, p->n_rows, p->past, p->s->pages};
         for (int k = 0; k < p->n_rows; k++, n_rows++) {
             tokens[n_rows] = p->s->tokens[p->past + k];
@@ -158,7 +159,7 @@ static float *run(const struct engine *g, const struct piece *pieces, int n, con
         .logits_rows = rows,
         .wanted = h->wanted,
         .written = h->written,
-        .last_site = h->last_site ? h->last_site : n_sites(g->m->shape.n_blocks) - 1,
+        .last_sites = last_sites,
         .hook = h->hook,
         .context = h->context,
     };
@@ -167,7 +168,7 @@ static float *run(const struct engine *g, const struct piece *pieces, int n, con
         fail_msg("%s", e.text);
     const size_t count = (size_t)n_rows * (size_t)g->m->shape.vocab;
     float *logits = ARENA_ARRAY(&arena, float, count);
-    memcpy(logits, gpt2_logits(g->m), count * sizeof *logits);
+    memcpy(logits, gpt2_logits(g->m, LANE_shared), count * sizeof *logits);
     return logits;
 }
 
@@ -508,13 +509,21 @@ static void logits_are_computed_for_the_rows_asked_for(void **state)
     const struct span span = {0, 20, 0, s.pages};
     const uint64_t none[SITE_WORDS] = {0};
     const int32_t rows[] = {19, 3, 3, 0};
-    const struct pass p = {20,    1,    4,    s.tokens, positions,
-                           &span, rows, none, none,     n_sites(shapes[0].n_blocks) - 1,
-                           NULL,  NULL};
+    const int last_site = n_sites(shapes[0].n_blocks) - 1;
+    const struct pass p = {.n_rows = 20,
+                           .n_spans = 1,
+                           .n_logits = 4,
+                           .tokens = s.tokens,
+                           .positions = positions,
+                           .spans = &span,
+                           .last_sites = &last_site,
+                           .logits_rows = rows,
+                           .wanted = none,
+                           .written = none};
     struct err e = {0};
     assert_true(gpt2_run(g.m, &p, &e));
     for (int i = 0; i < 4; i++)
-        check_rows(&g, gpt2_logits(g.m), i, all, rows[i], 1);
+        check_rows(&g, gpt2_logits(g.m, LANE_shared), i, all, rows[i], 1);
     engine_free(&g);
 }
 
@@ -563,15 +572,19 @@ static void the_sizes_are_what_was_asked_for(void **state)
 {
     (void)state;
     struct engine g = engine_new(0);
-    assert_int_equal(g.m->rows_max, ROWS);
-    assert_int_equal(g.m->logits_max, ROWS);
+    assert_int_equal(g.m->rows_max[LANE_large], ROWS);
+    assert_int_equal(g.m->logits_max[LANE_large], ROWS);
+    assert_int_equal(g.m->rows_max[LANE_shared], ROWS);
     assert_int_equal(g.m->n_pages, 8 * 2);
     struct gpt2 *m;
     struct err e = {0};
-    const struct gpt2_options o = {.rows_max = 7, .logits_max = 3, .cache_tokens = 65};
+    const struct gpt2_options o = {
+        .rows_max = 7, .logits_max = 3, .shared_rows = 5, .cache_tokens = 65};
     assert_true(gpt2_load(&m, &backend_cpu, g.d, folders[0], &o, &e));
-    assert_int_equal(m->rows_max, 7);
-    assert_int_equal(m->logits_max, 3);
+    assert_int_equal(m->rows_max[LANE_large], 7);
+    assert_int_equal(m->logits_max[LANE_large], 3);
+    assert_int_equal(m->rows_max[LANE_shared], 5);
+    assert_int_equal(m->logits_max[LANE_shared], 3);
     assert_int_equal(m->n_pages, 2);
     gpt2_free(m);
     engine_free(&g);

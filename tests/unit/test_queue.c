@@ -28,6 +28,22 @@ static int tear_down(void **state)
     return 0;
 }
 
+static struct job *job_of(uint64_t user)
+{
+    struct job *j = job_new("id", &arena);
+    j->turn.user = user;
+    return j;
+}
+
+/* What the engine does with a job at once. */
+static struct job *take_out(struct queue *q, double wait_seconds)
+{
+    struct job *j = queue_pop(q, wait_seconds);
+    if (j)
+        queue_forget(q, j);
+    return j;
+}
+
 static void jobs_come_out_in_the_order_in_which_they_went_in(void **state)
 {
     (void)state;
@@ -35,12 +51,12 @@ static void jobs_come_out_in_the_order_in_which_they_went_in(void **state)
     struct job *jobs[ROOM];
     struct err e = {0};
     for (int i = 0; i < ROOM; i++) {
-        jobs[i] = job_new("id", &arena);
+        jobs[i] = job_of((uint64_t)i);
         assert_true(queue_push(q, jobs[i], &e));
     }
     for (int i = 0; i < ROOM; i++)
-        assert_ptr_equal(queue_pop(q, 0), jobs[i]);
-    assert_null(queue_pop(q, 0));
+        assert_ptr_equal(take_out(q, 0), jobs[i]);
+    assert_null(take_out(q, 0));
     for (int i = 0; i < ROOM; i++)
         job_free(jobs[i]);
     queue_free(q);
@@ -66,6 +82,59 @@ static void a_full_queue_refuses_with_its_numbers(void **state)
     queue_free(q);
 }
 
+static void a_user_leaves_as_much_room_for_others_as_it_takes(void **state)
+{
+    (void)state;
+    struct queue *q = queue_new(8, &arena);
+    struct job *jobs[9];
+    struct err e = {0};
+    for (int i = 0; i < 9; i++)
+        jobs[i] = job_of(i < 5 ? 1 : 2 + (uint64_t)(i - 5) / 2);
+    for (int i = 0; i < 4; i++)
+        assert_true(queue_push(q, jobs[i], &e));
+    assert_false(queue_push(q, jobs[4], &e));
+    assert_int_equal(e.code, ERR_busy);
+    assert_string_equal(e.text, "4 of your requests are waiting already, and the other 4 places are "
+                                "kept for others");
+    e = (struct err){0};
+    assert_true(queue_push(q, jobs[5], &e));
+    assert_true(queue_push(q, jobs[6], &e));
+    assert_true(queue_push(q, jobs[7], &e)); /* the first of another */
+    assert_true(queue_remove(q, jobs[0]));
+    assert_false(queue_push(q, jobs[4], &e)); /* three wait, and two places are left */
+    for (int i = 1; i < 8; i++) {
+        if (i != 4)
+            assert_ptr_equal(take_out(q, 0), jobs[i]);
+    }
+    e = (struct err){0};
+    assert_true(queue_push(q, jobs[4], &e));
+    assert_ptr_equal(take_out(q, 0), jobs[4]);
+    for (int i = 0; i < 9; i++)
+        job_free(jobs[i]);
+    queue_free(q);
+}
+
+/* The engine takes everybody out and chooses: until it has chosen them, they wait. */
+static void who_waits_in_the_engine_counts(void **state)
+{
+    (void)state;
+    struct queue *q = queue_new(1, &arena);
+    struct job *first = job_of(1), *second = job_of(2);
+    struct err e = {0};
+    assert_true(queue_push(q, first, &e));
+    assert_ptr_equal(queue_pop(q, 0), first);
+    assert_false(queue_takes(q, &e));
+    e = (struct err){0};
+    assert_false(queue_push(q, second, &e));
+    queue_forget(q, first);
+    e = (struct err){0};
+    assert_true(queue_push(q, second, &e));
+    assert_ptr_equal(take_out(q, 0), second);
+    job_free(first);
+    job_free(second);
+    queue_free(q);
+}
+
 static void a_closed_queue_says_why_and_keeps_what_it_has(void **state)
 {
     (void)state;
@@ -81,8 +150,8 @@ static void a_closed_queue_says_why_and_keeps_what_it_has(void **state)
     assert_false(queue_push(q, behind, &e));
     assert_int_equal(e.code, ERR_draining);
     assert_string_equal(e.text, "going home");
-    assert_ptr_equal(queue_pop(q, 10), before);
-    assert_null(queue_pop(q, 1000)); /* at once */
+    assert_ptr_equal(take_out(q, 10), before);
+    assert_null(take_out(q, 1000)); /* at once */
     assert_true(queue_is_over(q));
     job_free(before);
     job_free(behind);
@@ -102,10 +171,10 @@ static void any_place_can_be_left(void **state)
         assert_false(queue_remove(q, jobs[leaves]));
         for (int i = 0; i < 3; i++) {
             if (i != leaves)
-                assert_ptr_equal(queue_pop(q, 0), jobs[i]);
+                assert_ptr_equal(take_out(q, 0), jobs[i]);
         }
         assert_true(queue_push(q, jobs[leaves], &e)); /* the end is still an end */
-        assert_ptr_equal(queue_pop(q, 0), jobs[leaves]);
+        assert_ptr_equal(take_out(q, 0), jobs[leaves]);
         for (int i = 0; i < 3; i++)
             job_free(jobs[i]);
         queue_free(q);
@@ -129,6 +198,7 @@ static void *write_jobs(void *context)
     struct writer *w = context;
     for (int i = 0; i < JOBS; i++) {
         struct job *j = job_new("id", &w->arena);
+        j->turn.user = (uint64_t)(uintptr_t)w;
         struct err e = {0};
         while (!queue_push(w->crowd->queue, j, &e)) {
             assert_int_equal(e.code, ERR_busy);
@@ -156,7 +226,7 @@ static void every_job_is_run_once_or_taken_back(void **state)
         assert_int_equal(pthread_create(&writers[i].thread, NULL, write_jobs, &writers[i]), 0);
     }
     while (atomic_load(&crowd.n_writing) > 0) {
-        struct job *j = queue_pop(crowd.queue, 0.001);
+        struct job *j = take_out(crowd.queue, 0.001);
         if (!j)
             continue;
         job_start(j);
@@ -197,6 +267,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(jobs_come_out_in_the_order_in_which_they_went_in),
         TEST(a_full_queue_refuses_with_its_numbers),
+        TEST(a_user_leaves_as_much_room_for_others_as_it_takes),
+        TEST(who_waits_in_the_engine_counts),
         TEST(a_closed_queue_says_why_and_keeps_what_it_has),
         TEST(any_place_can_be_left),
         TEST(every_job_is_run_once_or_taken_back),

@@ -21,8 +21,11 @@ MSGPACK = "application/msgpack"
 class Client:
     """One server. Any thread may call it; connections are kept and shared."""
 
-    def __init__(self, host=None):
+    def __init__(self, host=None, user=None):
         host = host or os.environ.get("INTERPOSE_HOST") or DEFAULT_HOST
+        self.user = user or os.environ.get("INTERPOSE_USER")
+        if self.user and not (self.user.isascii() and self.user.isprintable()):
+            raise ValueError(f"user goes into a header, as printable ASCII: not {self.user!r}")
         self.host = (host if "://" in host else f"http://{host}").rstrip("/")
         self._pool = urllib3.PoolManager(
             maxsize=64, retries=False,
@@ -71,6 +74,8 @@ class Client:
 
     def _send(self, method, path, body=None):
         headers = {"Accept": MSGPACK, "User-Agent": "interpose-python"}
+        if self.user:
+            headers["X-Interpose-User"] = self.user
         if body is not None:
             headers["Content-Type"] = MSGPACK
             body = msgpack.packb(body)

@@ -221,8 +221,9 @@ class LanguageModel:
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
-    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000. The server is asked when the
-    model is first used: then ServerError is raised where none answers, RequestError where it has
+    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER) is
+    the name under which the server shares itself out fairly. The server is asked when the model is
+    first used: then ServerError is raised where none answers, RequestError where it has
     no such model. A model can be shared by threads.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
@@ -234,8 +235,9 @@ class LanguageModel:
     True
     """
 
-    def __init__(self, name, host=None, *, progress=True, device_map=None, dispatch=None):
-        self.name, self.client, self.progress = name, Client(host), progress
+    def __init__(self, name, host=None, *, user=None, progress=True, device_map=None,
+                 dispatch=None):
+        self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None
 

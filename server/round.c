@@ -1,0 +1,339 @@
+#include "round.h"
+#include "../kernels/sample.h"
+#include "dispatch.h"
+#include <string.h>
+
+struct round {
+    struct gpt2 *model;
+    enum lane lane;
+    struct round_hooks hooks;
+    int n_sites, generated_site;
+
+    struct job *jobs[RUNNING_MAX]; /* in the order of their rows; NULL where one has left */
+    int n_jobs;
+    double block_cost; /* multiply-adds of one row in one block, about */
+
+    struct pass pass; /* of the next run; its arrays are these */
+    int32_t *tokens, *positions, *logits_rows;
+    struct span *spans, *logits_spans;
+    int *last_sites;
+    uint64_t *wanted, *written;
+    struct err err; /* a fence inside the pass that failed */
+
+    float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
+    int32_t *sample_order;       /* (V) */
+};
+
+static void on_site(void *context, enum point p, int block, const struct tensor *activation);
+static void on_pause(void *context, int n_rows);
+
+struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks *hooks,
+                        struct arena *a)
+{
+    struct round *r = ARENA_NEW(a, struct round);
+    const size_t rows = (size_t)m->rows_max[lane], V = (size_t)m->shape.vocab;
+    const double D = m->shape.width, F = m->shape.inner;
+    r->model = m;
+    r->lane = lane;
+    r->hooks = *hooks;
+    r->n_sites = n_sites(m->shape.n_blocks);
+    r->generated_site = site_of(PT_generated, 0, m->shape.n_blocks);
+    r->block_cost = 4 * D * D + 2 * D * F;
+    const size_t words = (size_t)(r->n_sites + 63) / 64;
+    r->tokens = ARENA_ARRAY(a, int32_t, rows);
+    r->positions = ARENA_ARRAY(a, int32_t, rows);
+    r->spans = ARENA_ARRAY(a, struct span, rows);
+    r->last_sites = ARENA_ARRAY(a, int, rows);
+    r->logits_rows = ARENA_ARRAY(a, int32_t, (size_t)m->logits_max[lane]);
+    r->logits_spans = ARENA_ARRAY(a, struct span, (size_t)m->logits_max[lane]);
+    r->wanted = ARENA_ARRAY(a, uint64_t, words);
+    r->written = ARENA_ARRAY(a, uint64_t, words);
+    r->row = ARENA_ARRAY(a, float, V);
+    r->sample_scratch = ARENA_ARRAY(a, float, V);
+    r->sample_order = ARENA_ARRAY(a, int32_t, V);
+    return r;
+}
+
+/* The rows of the next pass. */
+
+static void pass_clear(struct round *r)
+{
+    const size_t words = (size_t)(r->n_sites + 63) / 64;
+    memset(r->wanted, 0, words * sizeof *r->wanted);
+    memset(r->written, 0, words * sizeof *r->written);
+    r->pass = (struct pass){.lane = r->lane,
+                            .tokens = r->tokens,
+                            .positions = r->positions,
+                            .spans = r->spans,
+                            .last_sites = r->last_sites,
+                            .logits_rows = r->logits_rows,
+                            .logits_spans = r->logits_spans,
+                            .wanted = r->wanted,
+                            .written = r->written,
+                            .hook = on_site,
+                            .pause = r->hooks.pause ? on_pause : NULL,
+                            .context = r};
+}
+
+static const struct stop *stop_of_step(const struct job *j)
+{
+    const struct plan *p = &j->plan;
+    if (j->next_stop == p->n_stops || p->stops[j->next_stop].step != j->step)
+        return NULL;
+    return &p->stops[j->next_stop];
+}
+
+static void set_bit(uint64_t *bits, int site)
+{
+    bits[site / 64] |= UINT64_C(1) << (site % 64);
+}
+
+static void want_sites(struct round *r, const struct job *j)
+{
+    const struct plan *p = &j->plan;
+    for (int i = j->next_stop; i < p->n_stops && p->stops[i].step == j->step; i++) {
+        const struct stop *stop = &p->stops[i];
+        if (stop->site == r->generated_site)
+            continue;
+        set_bit(r->wanted, stop->site);
+        if (stop->writes)
+            set_bit(r->written, stop->site);
+    }
+}
+
+static void row_add(struct round *r, int32_t token, int position)
+{
+    r->tokens[r->pass.n_rows] = token;
+    r->positions[r->pass.n_rows] = position;
+    r->pass.n_rows++;
+}
+
+/* A sequence's rows of positions past .. past + n_rows - 1, the last n_logits of them with
+ * logits. */
+static void span_add(struct round *r, const struct job *j, struct span s, const int32_t *tokens,
+                     int n_logits)
+{
+    struct pass *p = &r->pass;
+    s.row = p->n_rows;
+    r->last_sites[p->n_spans] = j->plan.last_site;
+    r->spans[p->n_spans++] = s;
+    for (int i = 0; i < s.n_rows; i++)
+        row_add(r, tokens[i], s.past + i);
+    if (n_logits == 0)
+        return;
+    r->logits_spans[p->n_logits_spans++] = (struct span){.row = p->n_logits,
+                                                         .n_rows = n_logits,
+                                                         .past = s.past + s.n_rows - n_logits,
+                                                         .pages = s.pages};
+    for (int i = s.n_rows - n_logits; i < s.n_rows; i++)
+        r->logits_rows[p->n_logits++] = s.row + i;
+}
+
+/* An invoke's prompts, whole or from where nothing is shared. */
+static void prompts_add(struct round *r, struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int from = j->n_shared[invoke];
+    assert(from == 0 || (v->n_sequences == 1 && from <= v->read_from && from <= v->logits_from));
+    j->row_of[invoke] = r->pass.n_rows - from;
+    j->logits_of[invoke] = r->pass.n_logits;
+    for (int k = 0; k < v->n_sequences; k++) {
+        const struct prompt *prompt = &j->graph.invokes[invoke].prompts[k];
+        assert(prompt->n_tokens == v->n_tokens);
+        const struct span s = {.n_rows = v->n_tokens - from,
+                               .past = from,
+                               .pages = job_pages(j, invoke, k)};
+        span_add(r, j, s, prompt->tokens + from, v->n_tokens - v->logits_from);
+    }
+}
+
+/* The tokens that were sampled last. */
+static void tokens_add(struct round *r, struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    j->row_of[invoke] = r->pass.n_rows;
+    j->logits_of[invoke] = r->pass.n_logits;
+    for (int k = 0; k < v->n_sequences; k++) {
+        const int64_t index = v->sequence_first + k;
+        const struct span s = {.n_rows = 1,
+                               .past = v->n_tokens + j->step - 1,
+                               .pages = job_pages(j, invoke, k)};
+        span_add(r, j, s, &j->generated[index * j->graph.n_new_tokens + j->step - 1],
+                 j->plan.logits_wanted[j->step]);
+    }
+}
+
+static void job_add(struct round *r, struct job *j)
+{
+    for (int i = 0; i < j->plan.n_invokes; i++) {
+        if (j->step == 0)
+            prompts_add(r, j, i);
+        else
+            tokens_add(r, j, i);
+    }
+    want_sites(r, j);
+}
+
+/* Who stays longest comes first, so that leaving the pass is shortening it; else as picked. */
+static void insert(struct round *r, struct job *j)
+{
+    int at = r->n_jobs++;
+    for (; at > 0 && r->jobs[at - 1]->plan.last_site < j->plan.last_site; at--)
+        r->jobs[at] = r->jobs[at - 1];
+    r->jobs[at] = j;
+}
+
+/* Inside the pass. */
+
+/* Tells the connections what has arrived, once the device has really delivered it. */
+static void publish(struct round *r)
+{
+    bool waiting = false;
+    for (int i = 0; i < r->n_jobs; i++)
+        waiting |= r->jobs[i] && r->jobs[i]->n_saved > r->jobs[i]->n_published;
+    if (!waiting || !r->model->be->fence(r->model->device, &r->err))
+        return;
+    for (int i = 0; i < r->n_jobs; i++) {
+        struct job *j = r->jobs[i];
+        if (j && j->n_saved > j->n_published && dispatch_check(j, &j->err))
+            job_publish(j);
+    }
+}
+
+static void leave(struct round *r, int i)
+{
+    struct job *j = r->jobs[i];
+    r->jobs[i] = NULL;
+    dispatch_check(j, &j->err);
+    r->hooks.left(r->hooks.context, j);
+}
+
+static void on_breath(void *context, double cost)
+{
+    const struct round *r = context;
+    r->hooks.pause(r->hooks.context, cost);
+}
+
+static void run_stop(struct round *r, struct job *j, const struct stop *stop,
+                     const struct tensor *activation)
+{
+    const struct breath breath = {r->hooks.pause_cost, on_breath, r};
+    dispatch_stop(j, stop, r->model, activation, r->hooks.pause ? &breath : NULL);
+    j->next_stop++;
+    j->n_saved += stop->n_saves;
+}
+
+/* Nothing is left to do for it in this step. */
+static bool is_through(const struct job *j)
+{
+    return !j->plan.samples && !stop_of_step(j);
+}
+
+static void on_site(void *context, enum point p, int block, const struct tensor *activation)
+{
+    struct round *r = context;
+    const int site = site_of(p, block, r->model->shape.n_blocks);
+    for (int i = 0; i < r->n_jobs; i++) {
+        const struct stop *stop = r->jobs[i] ? stop_of_step(r->jobs[i]) : NULL;
+        if (stop && stop->site == site)
+            run_stop(r, r->jobs[i], stop, activation);
+    }
+    publish(r);
+    for (int i = 0; i < r->n_jobs && r->err.code == ERR_none; i++) {
+        if (r->jobs[i] && is_through(r->jobs[i]))
+            leave(r, i);
+    }
+}
+
+/* Before each block: what the rows took in the one before. */
+static void on_pause(void *context, int n_rows)
+{
+    const struct round *r = context;
+    r->hooks.pause(r->hooks.context, r->block_cost * n_rows);
+}
+
+/* Behind the pass. */
+
+/* The row of a sequence's last position among the pass's logits. */
+static int last_logits_row(const struct job *j, int invoke, int sequence)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int each = j->step > 0 ? 1 : v->n_tokens - v->logits_from;
+    return j->logits_of[invoke] + (sequence + 1) * each - 1;
+}
+
+static bool sample_row(struct round *r, int32_t *token, const struct job *j, int row, int sequence,
+                       struct err *e)
+{
+    const struct gpt2 *m = r->model;
+    const int64_t V = m->shape.vocab;
+    const struct tensor logits = {.data = (void *)(gpt2_logits(m, r->lane) + row * V),
+                                  .dtype = DT_f32,
+                                  .view = view_of(1, &V)};
+    m->be->download(m->device, r->row, &logits);
+    if (!m->be->fence(m->device, e))
+        return false;
+    const struct sampling *s = &j->graph.sampling;
+    const struct sampler sampler = {s->temperature, s->top_k, s->top_p, s->seed};
+    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)sequence, (uint32_t)j->step,
+                          r->sample_scratch, r->sample_order);
+    return true;
+}
+
+static bool sample(struct round *r, struct job *j, struct err *e)
+{
+    for (int i = 0; i < j->plan.n_invokes; i++) {
+        const struct plan_invoke *v = &j->plan.invokes[i];
+        for (int k = 0; k < v->n_sequences; k++) {
+            const int index = v->sequence_first + k;
+            int32_t *token = &j->generated[(int64_t)index * j->graph.n_new_tokens + j->step];
+            if (!sample_row(r, token, j, last_logits_row(j, i, k), index, e))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Samples, and runs the stop that waits for the last token. */
+static bool complete_step(struct round *r, struct job *j, struct err *e)
+{
+    if (j->plan.samples && !sample(r, j, e))
+        return false;
+    const struct stop *stop = stop_of_step(j);
+    if (stop) {
+        assert(stop->site == r->generated_site);
+        run_stop(r, j, stop, &(struct tensor){0});
+    }
+    assert(!stop_of_step(j));
+    return true;
+}
+
+static bool complete(struct round *r, struct err *e)
+{
+    for (int i = 0; i < r->n_jobs; i++) {
+        if (r->jobs[i] && !complete_step(r, r->jobs[i], e))
+            return false;
+    }
+    publish(r);
+    if (r->err.code != ERR_none) {
+        *e = r->err;
+        return false;
+    }
+    for (int i = 0; i < r->n_jobs; i++) {
+        if (r->jobs[i])
+            leave(r, i);
+    }
+    return true;
+}
+
+bool round_run(struct round *r, struct turn *const *turns, int n_turns, struct err *e)
+{
+    assert(n_turns > 0 && n_turns <= RUNNING_MAX);
+    r->n_jobs = 0;
+    for (int i = 0; i < n_turns; i++)
+        insert(r, job_of_turn(turns[i]));
+    pass_clear(r);
+    for (int i = 0; i < n_turns; i++)
+        job_add(r, r->jobs[i]);
+    return gpt2_run(r->model, &r->pass, e) && complete(r, e);
+}
