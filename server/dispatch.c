@@ -8,6 +8,8 @@ struct place { /* where a stop's actions run */
     struct device *device;
     const struct tensor *activation;
     const struct breath *breath;
+    int64_t row; /* of the loop that runs, else 0 */
+    int n_tiles; /* the rounds of it, else 1 */
 };
 
 static struct tensor tensor_at(const struct place *p, int value)
@@ -15,6 +17,7 @@ static struct tensor tensor_at(const struct place *p, int value)
     const struct job *j = p->job;
     const struct value *v = &j->plan.values[value];
     struct tensor t = {.data = j->slab + v->base, .dtype = v->dtype, .view = v->view};
+    t.view.offset += p->row * v->row_step;
     if (v->home == HOME_slab)
         return t;
     assert(p->activation->data);
@@ -105,6 +108,16 @@ static void save(const struct place *p, const struct tensor *out, const struct t
     p->be->download(p->device, to, x);
 }
 
+static void lm_head(const struct place *p, const struct action *a, const struct tensor *out,
+                    const struct tensor *in)
+{
+    const int n = count_rows(p, in);
+    if (a->panels)
+        gpt2_lm_head_panels(p->model, rows_at(out), rows_at(in), n, a->panels, a->n_panels);
+    else
+        gpt2_lm_head(p->model, rows_at(out), rows_at(in), n);
+}
+
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
 /* clang-format off */
 static void run_op(const struct place *p, const struct action *a, const struct tensor *out,
@@ -132,7 +145,7 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_gather: select_at(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
     case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
-    case OP_lm_head: gpt2_lm_head(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
+    case OP_lm_head: lm_head(p, a, out, in); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
@@ -186,7 +199,7 @@ static void run_pieces(const struct place *p, const struct action *a, const stru
                        const struct tensor *in, int n_in, int dim)
 {
     const int64_t size = out->view.shape[dim];
-    const double wish = a->cost / p->breath->most;
+    const double cost = a->cost / p->n_tiles, wish = cost / p->breath->most;
     const int64_t n = wish < (double)size ? (int64_t)wish + 1 : size;
     for (int64_t i = 0; i < n && !job_cancelled(p->job); i++) {
         const int64_t from = size * i / n, count = size * (i + 1) / n - from;
@@ -199,7 +212,7 @@ static void run_pieces(const struct place *p, const struct action *a, const stru
             x[k] = shared ? in[k] : piece_of(&in[k], dim, from, count);
         }
         run_op(p, a, &to, x);
-        p->breath->take(p->breath->context, a->cost / (double)n);
+        p->breath->take(p->breath->context, cost / (double)n);
     }
 }
 
@@ -210,14 +223,28 @@ static void run(const struct place *p, const struct action *a)
     for (int i = 0; i < n_in; i++)
         in[i] = tensor_at(p, a->in[i]);
     const struct tensor out = target_of(p, a);
-    const int dim = p->breath && a->cost > p->breath->most ? cut_dim(a, &out) : -1;
+    const double cost = a->cost / p->n_tiles;
+    const int dim = p->breath && cost > p->breath->most ? cut_dim(a, &out) : -1;
     if (dim >= 0) {
         run_pieces(p, a, &out, in, n_in, dim);
         return;
     }
     run_op(p, a, &out, in);
     if (p->breath)
-        p->breath->take(p->breath->context, a->cost);
+        p->breath->take(p->breath->context, cost);
+}
+
+/* The last tile ends with the last row, and may begin before the one before it has ended. */
+static void run_loop(const struct place *all, const struct loop *l)
+{
+    struct place p = *all;
+    p.n_tiles = l->n_tiles;
+    for (int tile = 0; tile < l->n_tiles; tile++) {
+        const int64_t row = tile * l->height, last = l->n_rows - l->height;
+        p.row = row < last ? row : last;
+        for (int i = 0; i < l->n_actions && !job_cancelled(p.job); i++)
+            run(&p, &p.job->plan.actions[l->first + i]);
+    }
 }
 
 /* A graph's own work can take longer than the pass, and nobody should wait for somebody who left.
@@ -225,9 +252,17 @@ static void run(const struct place *p, const struct action *a)
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
                    const struct tensor *activation, const struct breath *breath)
 {
-    const struct place p = {j, stop, m, m->be, m->device, activation, breath};
-    for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++)
-        run(&p, &j->plan.actions[stop->first + i]);
+    const struct place p = {j, stop, m, m->be, m->device, activation, breath, 0, 1};
+    const struct action *actions = &j->plan.actions[stop->first];
+    for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++) {
+        const struct loop *l = actions[i].loop ? &j->plan.loops[actions[i].loop - 1] : NULL;
+        if (!l) {
+            run(&p, &actions[i]);
+            continue;
+        }
+        run_loop(&p, l);
+        i += l->n_actions - 1;
+    }
     if (stop->gathers) {
         const struct tensor faults = tensor_at(&p, j->plan.faults);
         p.be->download(p.device, j->fault, &faults);
