@@ -1,8 +1,8 @@
-"""A GPT-2 of Hugging Face as a model file of llama.cpp, every weight float32 as it was: for the peer in
-the benchmark. It holds no tokenizer: prompts are token ids."""
+"""A GPT-2 of Hugging Face as a model file of llama.cpp, every weight float32 as it was: for the
+peer in the benchmark. It holds no tokenizer: prompts are token ids."""
 import gguf
 
-# Hugging Face's name in a block -> llama.cpp's; Conv1D's weights are (in, out), llama.cpp's (out, in).
+# Hugging Face's name in a block -> llama.cpp's; Conv1D's weights are (in, out), its (out, in).
 NAMES = {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
          "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 

@@ -1,4 +1,4 @@
-"""Interpose and what a user would pick instead, each opened on the same weights with as many threads.
+"""Interpose and what a user would pick instead, each on the same weights with as many threads.
 
 Where one cannot be opened, Absent stands for it: its rows of the tables say why.
 """
@@ -55,7 +55,9 @@ def opened(kind, *arguments):
 def running_server(folder, threads, isa):
     """A server on a free port; yields its address and its ready line."""
     command = [str(ROOT / "build/interposed"), "--model", str(folder), "--model-name", NAME,
-               "--port", "0", "--threads", str(threads), "--isa", isa]
+               "--port", "0", "--threads", str(threads), "--isa", isa,
+               # Each round sends the same prompts: what is not computed would look fast.
+               "--prefix-cache", "off"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         said = []
@@ -73,8 +75,8 @@ def running_server(folder, threads, isa):
 
 
 class Interpose:
-    """A server through the Python client, as a user has it, and through one plain connection where the
-    moments of a reply are looked at."""
+    """A server through the Python client, as a user has it, and through one plain connection where
+    the moments of a reply are looked at."""
 
     def __init__(self, host, ready):
         self.host = host
@@ -151,8 +153,8 @@ class NNsight:
 
 
 class TransformerLens:
-    """TransformerLens's bridge around a copy of Hugging Face's model, which it changes; raw weights,
-    without the folding of its compatibility mode, so that its numbers are the same."""
+    """TransformerLens's bridge around a copy of Hugging Face's model, which it changes; raw
+    weights, without the folding of its compatibility mode, so that its numbers are the same."""
 
     def __init__(self, folder):
         from importlib.metadata import version
@@ -205,8 +207,8 @@ class LlamaCpp:
 
 
 class LlamaBatch:
-    """A context of llama.cpp for some sequences. One sequence is fastest without flash attention and
-    several with it, in a cache that they share: other settings were slower where this was written."""
+    """A context of llama.cpp for some sequences. One sequence is fastest without flash attention,
+    several with it and in a cache that they share: of the settings tried where this was written."""
 
     def __init__(self, owner, n, length):
         lib = owner.lib

@@ -26,7 +26,7 @@ def line(axes, report, label, places):
 
 def limit_line(axes, report, places):
     keys = {table.key: table for table in report.tables}
-    found = [(x, keys[key].limit[1](report.limits)) for x, key in places if key in keys]
+    found = [(x, keys[key].limit_of(report.limits)) for x, key in places if key in keys]
     if found:
         axes.plot(*zip(*found), ":", color="black", label="physical limit")
 
@@ -77,9 +77,9 @@ def prefill(report):
         limit_line(axes, report, places)
         by_powers(axes, LENGTHS, "tokens of the prompt")
         axes.set_title(f"Prefill, {which} logits", fontsize=10)
-        axes.set_ylim(bottom=0)
+    both[0].set_ylim(bottom=0)
     both[0].set_ylabel("tokens a second")
-    both[0].legend(fontsize=8)
+    both[0].legend(fontsize=8, loc="lower right")
     return figure
 
 
@@ -96,9 +96,10 @@ def latency(report):
         if row := report.rows.get(("fairness", label)):
             spread(right, [1e3 * s for s in row.seconds], f"light user {label}", colour, "-")
     right.set_title("10-token traces of a light user", fontsize=10)
+    left.set_xlim(left=0)
+    right.set_xscale("log")
     for axes in (left, right):
         axes.set_xlabel("milliseconds from arrival to answer")
-        axes.set_xscale("log")
         axes.set_ylim(0, 1)
         if axes.lines:
             axes.legend(fontsize=6.5, loc="lower right")
@@ -107,8 +108,8 @@ def latency(report):
 
 
 def spread(axes, values, label, colour, style):
-    axes.step(values, [(i + 1) / len(values) for i in range(len(values))], where="post", label=label,
-              color=colour, linestyle=style)
+    shares = [(i + 1) / len(values) for i in range(len(values))]
+    axes.step(values, shares, where="post", label=label, color=colour, linestyle=style)
 
 
 def scaling(report):
@@ -117,17 +118,19 @@ def scaling(report):
            "One position of 128 tokens is read")
     series(four[0][1], report, "saves 128", "{n} residual stream{s} saved", (1, 2, 4, 8, 12),
            "residual streams saved", "Saves of 128 tokens, 393 kB each")
-    series(four[1][0], report, "at once", "{n} user{s}", [2 ** k for k in range(8)],
-           "users at once", "10-token traces, until all are answered")
-    series(four[1][1], report, "rows", "{n} token{s}", [2 ** k for k in range(11)],
-           "tokens of the prompt", "One pass, last logits")
+    series(four[1][0], report, "at once", "{n} user{s}", [2 ** k for k in range(8)], "",
+           "10-token traces, until all are answered")
+    series(four[1][1], report, "rows", "{n} token{s}", [2 ** k for k in range(11)], "",
+           "One pass, last logits")
     if ("read 128", "full forward, last logits") in report.values:
         four[0][0].axhline(report.values["read 128", "full forward, last logits"][0], color="black",
                            linestyle=":", label="full forward, last logits")
         four[0][0].legend(fontsize=8)
+    by_powers(four[1][0], [2 ** k for k in range(8)], "users at once")
+    by_powers(four[1][1], [2 ** k for k in range(0, 11, 2)], "tokens of the prompt")
     for axes in four[1]:
-        axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     for axes in four[0]:
         axes.set_ylim(bottom=0)
     figure.tight_layout()
@@ -149,8 +152,8 @@ def series(axes, report, key, form, numbers, xlabel, title):
 
 # Each plot, and the tables of which at least one must be there.
 PLOTS = {"trace": (trace, ("trace 1", "trace 12")), "decode": (decode, ("decode 1",)),
-         "prefill": (prefill, ("prefill 128 all",)), "latency": (latency, ("open loop", "fairness")),
-         "scaling": (scaling, ("read 128",))}
+         "prefill": (prefill, ("prefill 128 all",)),
+         "latency": (latency, ("open loop", "fairness")), "scaling": (scaling, ("read 128",))}
 
 
 def draw(report, folder):

@@ -7,18 +7,28 @@ OURS = "Interpose"
 
 
 class Limits:
-    """What this machine can do at most, by build/bench/limits: the best seen during the run, since a
-    neighbour on the machine can only take from a limit."""
+    """What this machine can do at most, by build/bench/limits: the best seen during the run, since
+    a neighbour on the machine can only take from a limit."""
 
     def __init__(self, program, threads):
-        self.command = [str(program), str(threads)]
-        self.best = {}
+        self.program, self.threads, self.best = program, threads, {}
 
     def measure(self):
-        text = subprocess.run(self.command, check=True, text=True, stdout=subprocess.PIPE).stdout
-        for line in text.splitlines():
-            name, value = line.split()
-            self.best[name] = max(self.best.get(name, 0.0), float(value) * 1e9)
+        text = subprocess.run([str(self.program), str(self.threads)], check=True, text=True,
+                              stdout=subprocess.PIPE).stdout
+        self.take({name: float(value) * 1e9
+                   for name, value in (line.split() for line in text.splitlines())})
+
+    def take(self, found):
+        for name, value in found.items():
+            self.best[name] = max(self.best.get(name, 0.0), value)
+
+    def near(self):
+        """Those of this moment alone, for a table that memory bandwidth decides: it moves."""
+        limits = Limits(self.program, self.threads)
+        limits.measure()
+        self.take(limits.best)
+        return limits
 
     @property
     def bandwidth(self):
@@ -43,6 +53,10 @@ class Table:
     lines: list = dataclasses.field(default_factory=list)
     limit: tuple = None         # (words, function of the Limits -> a number in the table's unit)
     notes: list = dataclasses.field(default_factory=list)
+    limits: object = None       # those of its moment, where they are not the run's
+
+    def limit_of(self, limits):
+        return self.limit[1](self.limits or limits)
 
     def markdown(self, limits):
         out = [f"### {self.title}", "", "| | " + " | ".join(self.columns) + " |",
@@ -50,9 +64,8 @@ class Table:
         for label, *cells in self.lines:
             out.append(f"| {label} | " + " | ".join(number(c) for c in cells) + " |")
         if self.limit:
-            words, function = self.limit
             blanks = " |" * (len(self.columns) - 1)
-            out.append(f"| *limit: {words}* | {number(function(limits))} |{blanks}")
+            out.append(f"| *limit: {self.limit[0]}* | {number(self.limit_of(limits))} |{blanks}")
         return out + [line for note in self.notes for line in ("", note)]
 
 
@@ -72,13 +85,13 @@ class Report:
         self.tables.append(table)
         print("\n" + "\n".join(table.markdown(self.limits)), flush=True)
 
-    def timings(self, key, title, unit, rows, convert, limit, last="peers", notes=()):
+    def timings(self, key, title, unit, rows, convert, limit, last="peers", notes=(), limits=None):
         """Medians with the 10th and 90th percentile of rows: label -> Row. The last column compares
         with the first row: how many times as fast as each of the "peers" that one is, each row as
         "share" of its time, or "" for rows that are no rivals."""
         heading = {"peers": f"{OURS} is", "share": "of the first row", "": ""}[last]
         table = Table(key, title, [f"{unit}, median", "10th - 90th", heading], limit=limit,
-                      notes=list(notes))
+                      notes=list(notes), limits=limits)
         first = next(iter(rows.values()))
         for label, row in rows.items():
             self.rows[key, label] = row
@@ -90,8 +103,9 @@ class Report:
             compared = ""
             if last and row is not first and not first.failed:
                 times = row.median / first.median
-                compared = (f"{times:.2f}x as fast" if last == "peers" and not label.startswith(OURS)
-                            else f"{times:.1%}" if times < 2 else f"{times:.1f} times")
+                is_peer = last == "peers" and not label.startswith(OURS)
+                compared = (f"{times:.2f}x as fast" if is_peer else
+                            f"{times:.1%}" if times < 2 else f"{times:.1f} times")
             table.lines.append((label, convert(row.median), f"{number(low)} - {number(high)}",
                                 compared))
         self.add(table)
@@ -164,8 +178,9 @@ def measured(lines):
 def fill(path, name, lines):
     """Replaces what stands between the two marks of that name in a Markdown file."""
     begin, end = f"<!-- {name}: written by make bench -->", f"<!-- end of {name} -->"
-    text, n = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}",
-                      lambda m: "\n".join([begin, "", *lines, "", end]), path.read_text(), flags=re.S)
+    filled = "\n".join([begin, "", *lines, "", end])
+    text, n = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda m: filled, path.read_text(),
+                      flags=re.S)
     if n != 1:
         raise SystemExit(f"{path.name} has no place for {name}")
     path.write_text(text)

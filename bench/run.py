@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Interpose beside what a user would pick instead, on the same random 124M GPT-2 and as many threads
-each, in one run: `make bench`, or a part of it: `make bench ONLY=decode,prefill`.
+"""Interpose beside what a user would pick instead, on the same random 124M GPT-2 and as many
+threads each, in one run: `make bench`, or a part of it: `make bench ONLY=decode,prefill`.
 
-The rows of one table take turns, so that a disturbance of the machine meets all of them. A whole run
-writes results.md, the plots and the summary in README.md beside this file; a part of one writes into
-build/bench/report.
+The rows of one table take turns, so that a disturbance of the machine meets all of them. A whole
+run writes results.md, the plots and the summary in README.md beside this file; a part of one writes
+into build/bench/report.
 """
 import argparse
 import contextlib
@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sys
 import time
 
@@ -102,6 +103,8 @@ def main():
     chosen = [name for name in options.only.split(",") if name] or list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"there is no part {', '.join(unknown)}: there are {', '.join(PARTS)}")
+    # Told to stop, it still stops its servers.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("stopped"))
     began, load = time.monotonic(), os.getloadavg()[0]
     torch.set_num_threads(options.threads)
     folder = ROOT / "build/models" / peers.NAME

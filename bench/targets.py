@@ -12,12 +12,13 @@ def share_of_bandwidth(report):
     table = next((t for t in report.tables if t.key == "decode 1"), None)
     if table is None:
         raise LookupError("not measured in this run")
-    return table.limit[1](report.limits) / (1e3 * report.median("decode 1", OURS))
+    return table.limit_of(report.limits) / (1e3 * report.median("decode 1", OURS))
 
 
 def slowest_prefill(ours, which):
     """Of all lengths, the least advance."""
-    return lambda report: min(report.faster(f"prefill {n} {which}", ours, HF_PLAIN) for n in LENGTHS)
+    return lambda report: min(report.faster(f"prefill {n} {which}", ours, HF_PLAIN)
+                              for n in LENGTHS)
 
 
 def share(key, label, whole):

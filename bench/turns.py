@@ -1,4 +1,5 @@
-"""Measuring: rows of a table that take turns, each checked before it is timed, and arrivals at a rate.
+"""Measuring: rows of a table that take turns, each checked before it is timed, and arrivals at a
+rate.
 
 A row is a function that does its job once and returns what came out of it, for the check. One that
 looks at the clock itself returns Timed. A row that fails, or whose answer is wrong, says why in the
@@ -8,6 +9,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import random
+import statistics
 import time
 
 import numpy as np
@@ -30,7 +32,7 @@ class Row:
 
     @property
     def median(self):
-        return self.at(0.5)
+        return statistics.median(self.seconds)
 
 
 def reason(exception):
@@ -104,8 +106,8 @@ class Arrivals:
 
 
 def arrive(arrivals, job, n, workers, seed):
-    """Adds n jobs whose arrivals are a Poisson process of that rate; `workers` jobs at most are under
-    way, the others wait. A job's clock starts when it arrives, not when somebody takes it up."""
+    """Adds n jobs whose arrivals are a Poisson process of that rate; `workers` jobs at most are
+    under way, the others wait. A job's clock starts when it arrives, not when it is taken up."""
     rng = random.Random(seed)
     start = time.perf_counter() + 0.05
     at, times = start, []

@@ -30,7 +30,7 @@ LLAMA_IDS_APART = 0.25      # its gelu is a table of half floats: a near tie may
                             # what follows in that sequence differs
 
 FLOOD_JOBS = 1000
-FLOOD_UNDER_WAY = 160       # connections of the flood; a server takes 256 and keeps idle ones a while
+FLOOD_UNDER_WAY = 160       # connections of the flood; a server takes 256, and idle ones count
 
 
 class Bench:
@@ -43,8 +43,6 @@ class Bench:
         self.rng = random.Random(0)
         self.vocab, self.width = hf.config.vocab_size, hf.config.n_embd
         self.n_blocks, self.n_heads = hf.config.n_layer, hf.config.n_head
-        n_weights = sum(p.numel() for p in hf.parameters())
-        self.weight_bytes = 4 * n_weights
         self.head_flops = 2 * self.vocab * self.width
         # Of a token, without attention's own products: little at these lengths.
         self.block_flops = 24 * self.width ** 2
@@ -55,8 +53,8 @@ class Bench:
         return [self.rng.randrange(self.vocab) for _ in range(length)]
 
     def some(self, share):
-        """A part of the rounds, for what takes long."""
-        return max(2, round(self.rounds * share))
+        """A part of the rounds, for what takes long; one disturbance must not be the median."""
+        return max(3, round(self.rounds * share))
 
     def arithmetic(self, tokens, logits, blocks=None):
         """The limit of work that is bound by arithmetic or by reading weights once, in seconds."""
@@ -133,8 +131,9 @@ class Bench:
         rows = turns.take_turns(functions, self.rounds, self.blocks_of_hf(ids, blocks))
         many = len(blocks) > 1
         self.report.timings(
-            f"trace {len(blocks)}", "10-token trace, " +
-            (f"{len(blocks)} saves, all residual streams" if many else "one save at the last block"),
+            f"trace {len(blocks)}", "10-token trace, " + (
+                f"{len(blocks)} saves, all residual streams" if many
+                else "one save at the last block"),
             "ms", rows, milliseconds, ("the blocks' weights or arithmetic, no head",
                                        in_milliseconds(self.arithmetic(10, 0))))
 
@@ -144,11 +143,13 @@ class Bench:
         for n in BATCHES:
             self.decode_of(n)
         self.report.tables[-1].notes.append(
-            f"{NEW_TOKENS} tokens behind prompts of 10: the time of {NEW_TOKENS + 1} tokens less "
-            "that of one, over 32. Interpose: one request of as many invokes. HF: generate with its "
-            "cache, greedy. llama.cpp: float32 weights, keys and values; its low-level batch API, "
-            "one llama_decode a step for all sequences; flash attention and a shared cache above one "
-            "sequence, neither at one, its fastest settings of those tried.")
+            f"A step is a token more of every sequence: the time of {NEW_TOKENS + 1} tokens behind "
+            f"prompts of 10 less that of one, over {NEW_TOKENS}. The limits are those measured "
+            "right before and behind each table, since memory bandwidth moves. Interpose: one "
+            "request of as many invokes. HF: generate with its cache, greedy. llama.cpp: float32 "
+            "weights, keys and values; its low-level batch API, one llama_decode a step for all "
+            "sequences; flash attention and a shared cache above one sequence, neither at one, its "
+            "fastest settings of those tried.")
 
     def decode_of(self, n):
         prompts = [self.prompt(10) for _ in range(n)]
@@ -168,13 +169,16 @@ class Bench:
                                     attention_mask=torch.ones_like(tensor)).numpy()
 
         functions = {OURS: per_token(ours), HF_PLAIN: per_token(hf)}
+        near = self.report.limits.near()
         with contextlib.ExitStack() as stack:
             functions[LLAMA] = self.llama_generator(stack, prompts)
             rows = turns.take_turns(functions, self.some({1: 0.6, 8: 0.4}.get(n, 0.2)),
                                     hf(NEW_TOKENS + 1), {LLAMA: LLAMA_IDS_APART}, warmups=0)
+        near.measure()
         self.report.timings(
-            f"decode {n}", f"Decode, {n} sequence{'s' * (n > 1)}", "ms a token", rows, milliseconds,
-            ("weights read once, or arithmetic", in_milliseconds(self.arithmetic(n, n))))
+            f"decode {n}", f"Decode, {n} sequence{'s' * (n > 1)}", "ms a step", rows, milliseconds,
+            ("weights read once, or arithmetic", in_milliseconds(self.arithmetic(n, n))),
+            limits=near)
 
     def llama_generator(self, stack, prompts):
         try:
@@ -205,7 +209,8 @@ class Bench:
 
         @torch.inference_mode()
         def hf():
-            return self.hf(tensor, logits_to_keep=int(last_only), use_cache=False).logits[few].numpy()
+            made = self.hf(tensor, logits_to_keep=int(last_only), use_cache=False)
+            return made.logits[few].numpy()
 
         @torch.inference_mode()
         def nnsight():
@@ -224,8 +229,8 @@ class Bench:
         rows = turns.take_turns(functions, self.some(0.7 if length <= 128 else 0.35), hf())
         which = "last" if last_only else "all"
         self.report.timings(
-            f"prefill {length} {which}", f"Prefill of {length} tokens, {which} logits", "tokens / s",
-            rows, lambda s: length / s,
+            f"prefill {length} {which}", f"Prefill of {length} tokens, {which} logits",
+            "tokens / s", rows, lambda s: length / s,
             ("arithmetic, widest vectors",
              lambda limits: length / self.arithmetic(length, 1 if last_only else length)(limits)))
 
@@ -325,8 +330,8 @@ class Bench:
                              ["arrivals / s", "answers / s", "p50, ms", "p99, ms", "jobs"])
         table.limit = ("arithmetic, widest vectors; jobs / s", lambda limits: 32 / self.arithmetic(
             sum(len(ids) for ids, _, _ in self.users[:32]), 32)(limits))
-        table.notes.append("A job's latency begins when it arrives. Capacity is what the table of 32 "
-                           "users measured. nnsight, slower there, is left out.")
+        table.notes.append("A job's latency begins when it arrives. Capacity is what the table of "
+                           "32 users measured. nnsight, slower there, is left out.")
         for (label, *_), arrivals in zip(rows, measured):
             latency = arrivals.latency
             if latency.failed:
@@ -379,8 +384,9 @@ class Bench:
         self.report_fairness(alone, beside, sorted(runs_beside), seconds, failed)
 
     def report_fairness(self, alone, beside, runs, seconds, failed):
-        table = report.Table("fairness", f"A light user's 10-token traces while another user floods "
-                             f"{FLOOD_JOBS:,} jobs", ["p50, ms", "p99, ms", "traces"])
+        table = report.Table(
+            "fairness", f"A light user's 10-token traces while another floods {FLOOD_JOBS:,} jobs",
+            ["p50, ms", "p99, ms", "traces"])
         for label, row in (("alone", alone), ("beside the flood", beside)):
             row.seconds.sort()
             table.lines.append((label, milliseconds(row.at(0.5)), milliseconds(row.at(0.99)),
@@ -392,10 +398,10 @@ class Bench:
         passes = (beside.at(0.99) - alone.at(0.99)) / a_pass
         self.report.values["fairness", "passes"] = passes
         table.notes.append(
-            f"The flood's jobs are those of the 128 users, {FLOOD_UNDER_WAY} under way at a time, done "
-            f"in {seconds:.1f} s. A pass that a trace shared took {1e3 * a_pass:.0f} ms (median, by the "
-            f"server's own clock): the 99th percentile is {passes:.1f} such passes above that alone. "
-            "Users are told apart by the header X-Interpose-User.")
+            f"The flood's jobs are those of the 128 users, {FLOOD_UNDER_WAY} under way at a time, "
+            f"done in {seconds:.1f} s. A pass that a trace shared took {1e3 * a_pass:.0f} ms "
+            f"(median, by the server's own clock): the 99th percentile is {passes:.1f} such passes "
+            "above that alone. Users are told apart by the header X-Interpose-User.")
         if failed:
             table.notes.append(f"{len(failed)} connections of the flood failed: {failed[0]}")
         self.report.add(table)
@@ -446,7 +452,8 @@ class Bench:
 
         rows = turns.take_turns(
             {OURS: ours, f"{OURS}, the logits shipped": ours_shipped, HF_HEADLESS: hf,
-             NNSIGHT_STOP: nnsight, LENS: lens}, self.rounds, self.last_logits_of_hf(ids).argmax(-1))
+             NNSIGHT_STOP: nnsight, LENS: lens}, self.rounds,
+            self.last_logits_of_hf(ids).argmax(-1))
         self.report.timings(
             "lens", "Logit lens of the last block, one token of 10: its id is saved", "ms", rows,
             milliseconds, ("weights read once", in_milliseconds(self.arithmetic(10, 1))),
@@ -517,8 +524,8 @@ class Bench:
                 answers[f"block {b} read"] = expected[b:b + 1]
             rows = turns.take_turns(functions, self.some(0.7), answers)
             self.report.timings(
-                f"read {length}", f"Reading one position behind a block, {length} tokens", "ms", rows,
-                milliseconds, ("block 0's weights or arithmetic",
+                f"read {length}", f"Reading one position behind a block, {length} tokens", "ms",
+                rows, milliseconds, ("block 0's weights or arithmetic",
                                in_milliseconds(self.arithmetic(length, 0, 1))), last="share")
 
     def saves(self):
@@ -544,11 +551,12 @@ class Bench:
         counts = (1, 2, 4, 8, 16, 32, 64, 128)
         with concurrent.futures.ThreadPoolExecutor(max(counts)) as pool:
             def at_once(n):
-                found = list(pool.map(lambda i: self.blocks_of_ours(self.ours, ids, last), range(n)))
-                return np.stack(found)
+                return np.stack(list(pool.map(
+                    lambda i: self.blocks_of_ours(self.ours, ids, last), range(n))))
 
             rows = turns.take_turns(
-                {f"{n} user{'s' * (n > 1)}": lambda n=n: at_once(n) for n in counts}, self.some(0.5),
+                {f"{n} user{'s' * (n > 1)}": lambda n=n: at_once(n) for n in counts},
+                self.some(0.5),
                 {f"{n} user{'s' * (n > 1)}": np.stack([expected] * n) for n in counts})
         self.report.timings(
             "at once", "10-token traces of users at once, until all are answered", "ms", rows,

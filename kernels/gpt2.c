@@ -158,19 +158,19 @@ static bool may_narrow(const struct walk *w)
     return true;
 }
 
-/* Behind the keys and values: `act` is free until the inner layer, `side` until the projection. */
+/* Behind the keys and values. `side` is free until the projection, and `inner` for good: its point
+ * is not hooked. */
 static void narrow(struct walk *w)
 {
     struct gpt2_scratch *s = &w->s;
     const struct pass *p = w->p;
     const int D = w->m->shape.width;
     w->be->rows_gather(w->d, s->side, s->residual, p->logits_rows, p->n_logits, D);
-    w->be->rows_gather(w->d, s->act, s->qkv, p->logits_rows, p->n_logits, 3 * D);
-    float *const residual = s->side, *const qkv = s->act;
+    w->be->rows_gather(w->d, s->inner, s->qkv, p->logits_rows, p->n_logits, 3 * D);
+    float *const residual = s->side;
     s->side = s->residual;
     s->residual = residual;
-    s->act = s->qkv;
-    s->qkv = qkv;
+    s->qkv = s->inner;
     w->narrow = true;
     w->n_rows = p->n_logits;
     w->spans = p->logits_spans;

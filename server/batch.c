@@ -95,6 +95,7 @@ void batch_close(struct batch *b)
 {
     assert(b->n_jobs == 0 && b->n_admitted == 0);
     assert(pages_left(b->pages) == b->capacity.pages);
+    pages_check(b->pages);
     schedule_check(b->schedule);
     b->model->be->release(b->model->device, b->slab, b->capacity.slab_bytes);
 }

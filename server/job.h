@@ -49,7 +49,8 @@ struct job {
     char *slab;          /* plan.slab_bytes on the device */
     int step, next_stop; /* its place in the plan */
     int n_saved;         /* saves done so far, and */
-    int n_published;     /* how many of them the connection knows of */
+    int n_published;     /* how many of them the connection knows of, */
+    double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
     struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
     int *row_of;         /* [n_invokes] the row of this pass where an invoke's first position is, or

@@ -52,9 +52,10 @@ static void wake(struct pages *p, struct page *page)
 
 static struct page **slot_of(const struct pages *p, uint64_t parent, const int32_t *tokens)
 {
-    uint64_t hash = parent;
+    const uint64_t odd = UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash = parent * odd;
     for (int i = 0; i < PAGE_TOKENS; i++)
-        hash = (hash ^ (uint32_t)tokens[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        hash = (hash ^ (uint32_t)tokens[i]) * odd;
     return &p->slots[(int)(hash >> 33) & p->slot_mask];
 }
 
@@ -91,7 +92,7 @@ struct pages *pages_new(int n_pages, struct arena *a)
     struct pages *p = ARENA_NEW(a, struct pages);
     p->n_pages = n_pages;
     p->pages = ARENA_ARRAY(a, struct page, (size_t)n_pages);
-    /* Fewer slots than pages: with one or two to a slot a look is short, and tests collide. */
+    /* At most as many slots as pages: a look is short even so, and tests meet collisions. */
     int n_slots = 1;
     while (n_slots <= n_pages / 2)
         n_slots *= 2;
@@ -184,15 +185,16 @@ void pages_release(struct pages *p, const int32_t *held, int n)
     }
 }
 
-/* The length of a ring, of pages that are kept or of pages that are not. */
-static int check_ring(const struct pages *p, const struct page *ends, bool kept)
+/* A ring's length. */
+static int check_ring(const struct pages *p, const struct page *ends)
 {
     int n = 0;
     for (const struct page *page = ends->newer; page != ends; page = page->newer) {
-        assert(++n <= p->n_pages);
+        n++;
+        assert(n <= p->n_pages);
         assert(page->older->newer == page && page->newer->older == page);
         assert(page->n_holders == 0);
-        assert((page->serial != 0) == kept);
+        assert((page->serial != 0) == (ends == &p->idle));
     }
     return n;
 }
@@ -202,7 +204,8 @@ static int check_slot(const struct pages *p, int slot)
 {
     int n = 0;
     for (const struct page *page = p->slots[slot]; page; page = page->next) {
-        assert(++n <= p->n_pages);
+        n++;
+        assert(n <= p->n_pages);
         assert(slot_of(p, page->parent, page->tokens) == &p->slots[slot]);
         assert(find(p, page->parent, page->tokens) == page);
         assert(page->parent < page->serial && page->serial <= p->last_serial);
@@ -226,7 +229,7 @@ void pages_check(const struct pages *p)
     for (int i = 0; i <= p->slot_mask; i++)
         n_found += check_slot(p, i);
     assert(n_found == n_kept);
-    assert(check_ring(p, &p->free, false) == n_free);
-    assert(check_ring(p, &p->idle, true) == n_idle);
+    assert(check_ring(p, &p->free) == n_free);
+    assert(check_ring(p, &p->idle) == n_idle);
     assert(p->n_resting == n_free + n_idle);
 }

@@ -25,14 +25,15 @@ int pages_left(const struct pages *p);
 bool pages_take(struct pages *p, int32_t *taken, int n);
 
 /* Finds the longest beginning of a prompt, of at most n_max pages, whose keys and values of the
- * first `depth` blocks are there, and holds its pages. Returns how many. `tokens`: n_max times
- * PAGE_TOKENS. Shared pages are for reading. */
+ * first `depth` blocks are there, and holds its pages, for reading. Returns how many. `tokens`:
+ * those of n_max pages. */
 int pages_share(struct pages *p, int32_t *found, const int32_t *tokens, int n_max, int depth);
 
-/* From now on others may share these pages: the first n of a prompt, `tokens` is all of theirs, with
- * the keys and values of the first `depth` blocks. The caller still holds them and writes there no
- * more. It may keep the same ones again, or more of the prompt. Of two equal pages the one with more
- * blocks is kept, else the one that was; the other is free when its holders have let go. */
+/* From now on others may share these pages: the first n of a prompt, with the keys and values of
+ * all their `tokens` in the first `depth` blocks. The caller still holds them and no longer writes
+ * there; it may keep them again, with more blocks or more pages of the prompt. Of two equal pages
+ * the one with more blocks is kept, else the one that was kept before; the other is free when its
+ * holders have let go. */
 void pages_keep(struct pages *p, const int32_t *held, const int32_t *tokens, int n, int depth);
 
 /* Lets go of pages that were taken or shared, in the order of their prompt; each holder does so

@@ -1,6 +1,12 @@
 """Random requests by seed: prompts, hooks, arithmetic on what they read, edits that reach back into
-the model, generation. Every one is valid for the model whose sizes are given."""
+the model, generation. Every one is valid for the model whose sizes are given.
+
+    random_requests.py MODEL FIRST_SEED COUNT    writes requests, one a line, for schedules_tool
+"""
+import json
+import pathlib
 import random
+import sys
 
 HIDDEN = ["transformer.wte.output", "transformer.drop.output", "transformer.h.*.input",
           "transformer.h.*.ln_1.input", "transformer.h.*.ln_1.output",
@@ -10,10 +16,14 @@ HIDDEN = ["transformer.wte.output", "transformer.drop.output", "transformer.h.*.
 HEADS = ["transformer.h.*.attn.query.output", "transformer.h.*.attn.key.output",
          "transformer.h.*.attn.value.output", "transformer.h.*.attn.z.output"]
 WIDE = ["transformer.h.*.mlp.c_fc.output", "transformer.h.*.mlp.act.output"]
-OTHER = ["transformer.h.*.attn.c_attn.output", "transformer.h.*.output[1][0]",
-         "transformer.h.*.output[1][1]", "lm_head.output"]
+CACHE = ["transformer.h.*.output[1][0]", "transformer.h.*.output[1][1]"]
+OTHER = ["transformer.h.*.attn.c_attn.output", *CACHE, "lm_head.output"]
 READABLE = HIDDEN + HEADS + WIDE + OTHER
 WRITABLE = HIDDEN + HEADS + WIDE
+EARLY = ["transformer.wte.output", "transformer.drop.output", "transformer.h.0.ln_1.output",
+         "transformer.h.0.attn.c_attn.output", "transformer.h.0.attn.key.output",
+         "transformer.h.0.attn.z.output", "transformer.h.0.mid.output",
+         "transformer.h.1.attn.value.output"]
 UNARY = ["exp", "tanh", "abs", "neg", "square", "sigmoid", "gelu_new", "relu"]
 REDUCE = ["sum", "mean", "max", "min", "norm"]
 
@@ -26,10 +36,12 @@ class Builder:
         self.nodes.append({"op": op, "args": list(args), **fields})
         return {"node": len(self.nodes) - 1}
 
-    def hook(self, paths, invoke, step):
+    def path(self, paths):
         block = self.rng.randrange(self.sizes["n_blocks"])
-        path = self.rng.choice(paths).replace("*", str(block))
-        return self.add("hook", path, invoke=invoke, step=step)
+        return self.rng.choice(paths).replace("*", str(block))
+
+    def hook(self, paths, invoke, step):
+        return self.add("hook", self.path(paths), invoke=invoke, step=step)
 
     def save(self, what):
         self.add("save", what, name=f"s{len(self.nodes)}")
@@ -65,6 +77,105 @@ class Builder:
             value = self.add("tanh", target)
         self.add("set", target, value)
 
+    # What follows fits prompts of any length: only a few positions are looked at.
+
+    def positions(self, length):
+        """An index of some positions of (..., T, width)."""
+        at = self.rng.randrange(length)
+        return self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :][..., -3:, :]", "[..., -1, :]",
+                                f"[..., {at}:{at + 5}, :]", "[..., -20:, 2:7]"])
+
+    def look(self, paths, invoke, step, length):
+        """A path's activation, or a part of it, at a few positions."""
+        return self.add("clone", self.path(paths) + self.positions(length), invoke=invoke,
+                        step=step)
+
+    def read_part(self, paths, invoke, step, length):
+        x = self.look(paths, invoke, step, length)
+        kind = self.rng.randrange(9)
+        if kind == 1:
+            x = self.add(self.rng.choice(UNARY), x)
+        elif kind == 2:
+            x = self.add(self.rng.choice(REDUCE), x, [0, -1], self.rng.choice([True, False]))
+        elif kind == 3:
+            x = self.add(self.rng.choice(["softmax", "log_softmax"]), x, self.rng.choice([0, -1]))
+        elif kind == 4:
+            x = self.add("argmax", x, self.rng.choice([0, -1]))
+        elif kind == 5:
+            x = self.add("stack", [x, self.add("neg", x)], 0)
+        elif kind == 6:
+            x = self.add("where", self.add("gt", x, 0.0), x, self.add("mul", x, 0.5))
+        elif kind == 7:
+            self.add("set", self.add("getitem", x, "[..., :2]"), 1.5)
+        elif kind == 8:
+            x = self.add("transpose", x, 0, -1)
+        self.save(x)
+
+    def read_whole(self, paths, invoke, step):
+        self.save(self.hook(paths, invoke, step))
+
+    def lens(self, invoke, step, length):
+        """What the model would say if it ended at some block."""
+        x = self.add("getitem", self.hook(HIDDEN[2:3], invoke, step), f"[:, -{min(3, length)}:]")
+        self.save(self.add("argmax", self.add("lm_head", self.add("ln_f", x)), -1))
+
+    def read_late(self, invoke, step, length):
+        """An early activation, waiting on the slab for a late one."""
+        index, last = self.positions(length), self.sizes["n_blocks"] - 1
+        self.save(self.add("sub", f"transformer.h.{last}.output[0]{index}",
+                           f"transformer.h.0.ln_1.output{index}", invoke=invoke, step=step))
+
+    def edit_part(self, invoke, step, length, n_invokes, wild):
+        at = self.rng.randrange(length)
+        index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
+                                 "[..., ::7, :]", f"[..., {at}:{at + 2}, 1:4]"])
+        path = self.path(WRITABLE)
+        target = self.add("getitem", self.add("hook", path, invoke=invoke, step=step), index)
+        kind = self.rng.randrange(4)
+        if wild:
+            value = self.add("div", self.rng.choice([1.0, 0.0, -1.0]), 0.0)
+        elif kind == 0:
+            value = self.rng.uniform(-1, 1)
+        elif kind == 1 and step == 0 and n_invokes > 1:
+            other = self.rng.choice([i for i in range(n_invokes) if i != invoke])
+            x = self.add("hook", path, invoke=other, step=step)
+            # (1, 1, D) or (1, H, 1, dh) of another prompt's last position
+            x = self.add("getitem", x, "[:1, ..., -1:, :]")
+            if ":" not in index[5:-3]:  # one position
+                x = self.add("squeeze", x, -2)
+            value = self.add("getitem", x, "[..., 1:4]") if index.endswith("1:4]") else x
+        elif kind == 2:
+            value = self.add("mul", target, -1.0)
+        else:
+            value = self.add("add", target, 0.25)
+        self.add("set", target, value)
+
+    def work(self, invoke, step):
+        """Arithmetic that takes longer than the pass."""
+        rows = self.rng.choice([50, 400, 1500])
+        x = self.add("getitem", self.hook(HIDDEN, invoke, step), "[0, -1]")
+        x = self.add("expand", x, [rows, self.sizes["width"]])
+        for _ in range(self.rng.randrange(1, 5)):
+            kind = self.rng.randrange(5)
+            if kind == 0:
+                x = self.add(self.rng.choice(UNARY), x)
+            elif kind == 1:
+                x = self.add("softmax", x, self.rng.choice([0, -1]))
+            elif kind == 2:
+                x = self.add("mul", x, self.add("sum", x, -1, True))
+            elif kind == 3:
+                short = self.add("getitem", x, "[:96]")
+                product = self.add("matmul", short, self.add("transpose", short, 0, 1))
+                x = self.add("matmul", self.add("softmax", product, -1), short)
+            else:
+                x = self.add("cat", [x, self.add("tanh", x)], 0)
+        self.save(self.add("mean", x, 0) if self.rng.randrange(2) else x)
+
+
+def sampling_of(rng):
+    return {"temperature": rng.choice([0.0, 0.7, 1.3]), "top_k": rng.choice([0, 5, 40]),
+            "top_p": rng.choice([1.0, 0.9]), "seed": rng.randrange(1 << 40)}
+
 
 def random_request(seed, sizes, wild=False):
     """One request as a dict. `sizes` has n_blocks, vocab and context; `wild` makes the edits write
@@ -83,7 +194,100 @@ def random_request(seed, sizes, wild=False):
                 builder.edit(i, step, wild)
             for _ in range(rng.randrange(1, 4)):
                 builder.read(i, step)
-    sampling = {"temperature": rng.choice([0.0, 0.7, 1.3]), "top_k": rng.choice([0, 5, 40]),
-                "top_p": rng.choice([1.0, 0.9]), "seed": rng.randrange(1 << 40)}
+    sampling = sampling_of(rng)
     return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling,
             "nodes": builder.nodes}
+
+
+# Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run in
+# a second.
+KINDS = {"small": 22, "wild": 8, "tiny": 14, "shared": 26, "long": 3, "longest": 1, "early": 10,
+         "work": 9, "many": 9, "nothing": 4}
+
+
+def stream(which, length, vocab):
+    """Tokens that several requests begin with."""
+    rng = random.Random(which)
+    return [rng.randrange(vocab) for _ in range(length)]
+
+
+def shared_prompt(rng, sizes, length):
+    """One of a few beginnings, then tokens of its own; now and then with one token changed."""
+    own = rng.choice([0, 1, 3, 20])
+    tokens = stream(rng.randrange(3), max(1, length - own), sizes["vocab"])
+    tokens += [rng.randrange(sizes["vocab"]) for _ in range(length - len(tokens))]
+    if rng.randrange(5) == 0:
+        tokens[rng.randrange(length)] = rng.randrange(sizes["vocab"])
+    return tokens
+
+
+def prompt_length(rng, kind, room):
+    if kind == "longest":
+        return room
+    if kind == "long":
+        return min(room, rng.randrange(300, 1024))
+    if kind == "shared":
+        return min(room, rng.choice([64, 65, 66, 100, 128, 129, 130, 192, 193, 200, 257]))
+    if kind in ("tiny", "nothing", "work"):
+        return rng.choice([1, 1, 2, 3, 7, 20])
+    return rng.choice([1, 4, 16, 40, 63, 64, 65, 90])
+
+
+def fill(builder, rng, kind, lengths, n_new):
+    """Edits and reads of every invoke and step."""
+    for i, length in enumerate(lengths):
+        for step in range(max(1, n_new)):
+            length = length if step == 0 else 1
+            for _ in range(rng.choice([0, 0, 1, 1, 2]) if kind != "early" else 0):
+                builder.edit_part(i, step, length, len(lengths), False)
+            for _ in range(rng.choice([0, 1, 1, 2]) if step == 0 else rng.randrange(2)):
+                paths = EARLY if kind == "early" else READABLE
+                rng.choice([
+                    lambda: builder.read_part(paths, i, step, length),
+                    lambda: builder.read_part(paths, i, step, length),
+                    lambda: builder.read_whole(paths + ["transformer.wte.input"], i, step),
+                    lambda: builder.lens(i, step, length),
+                    lambda: builder.read_late(i, step, length),
+                ][:3 if kind == "early" else 5])()
+            if kind == "work":
+                builder.work(i, step)
+
+
+def random_job(seed, sizes):
+    """One request for a schedule: a dict. `sizes` has `width` too."""
+    rng = random.Random(seed)
+    kind = rng.choices(list(KINDS), KINDS.values())[0]
+    if kind in ("small", "wild"):
+        return random_request(seed, sizes, kind == "wild")
+    n_new = 0 if kind == "early" else rng.choice([0, 0, 0, 1, 2, 5, 17])
+    builder = Builder(rng, sizes)
+    invokes, lengths = [], []
+    for _ in range(1 if kind in ("long", "longest") else rng.choice([1, 1, 1, 2, 3])):
+        length = prompt_length(rng, kind, sizes["context"] - n_new)
+        many = rng.choice([2, 3, 8]) if kind == "many" else 1
+        prompts = [shared_prompt(rng, sizes, length) for _ in range(many)]
+        invokes.append({"prompt": prompts if many > 1 else prompts[0]})
+        lengths.append(length)
+    if kind != "nothing":
+        fill(builder, rng, kind, lengths, n_new)
+    if n_new > 0 and rng.randrange(3) == 0:
+        builder.save(builder.add("hook", "generator.output", step=n_new - 1))
+    return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling_of(rng),
+            "nodes": builder.nodes}
+
+
+def sizes_of(folder):
+    config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    return {"n_blocks": config["n_layer"], "vocab": config["vocab_size"],
+            "context": config["n_positions"], "width": config["n_embd"]}
+
+
+def main():
+    sizes = sizes_of(sys.argv[1])
+    first, count = map(int, sys.argv[2:])
+    for seed in range(first, first + count):
+        print(json.dumps(random_job(seed, sizes), separators=(",", ":")))
+
+
+if __name__ == "__main__":
+    main()

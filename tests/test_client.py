@@ -1019,6 +1019,7 @@ class Pretender:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
+                self.server.headers = self.headers
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
                 self.send_response(status)
                 for key, value in headers.items():
@@ -1094,6 +1095,18 @@ def test_a_broken_stream(body, sentence):
     with Pretender(200, {"Content-Type": "application/msgpack"}, body) as fake:
         with pytest.raises(ServerError, match=sentence):
             list(Client(fake.host).stream("/v1/run", {}))
+
+
+def test_the_users_name_goes_along(monkeypatch):
+    with Pretender(200, {"Content-Type": "application/msgpack"}, packed({})) as fake:
+        for user, sent in [("ada", "ada"), (None, None)]:
+            Client(fake.host, user).ask("/v1/plan", {})
+            assert fake.server.headers["X-Interpose-User"] == sent
+        monkeypatch.setenv("INTERPOSE_USER", "bob")
+        Client(fake.host).ask("/v1/plan", {})
+        assert fake.server.headers["X-Interpose-User"] == "bob"
+    with pytest.raises(ValueError, match="printable ASCII: not 'ada\\\\n'"):
+        Client(user="ada\n")
 
 
 def test_heartbeats_are_passed_over():

@@ -8,7 +8,7 @@ enum {
     CHUNK = 64,        /* the k of one partial product; also the positions of a page */
     GROUP = 64,        /* the columns of a task: four panels */
     BLOCK_ROWS = 96,   /* the most rows of a task: a multiple of every tile's height */
-    BLOCK_K = 128,     /* the k that a tile takes at once: a panel and a strip fit the first cache */
+    BLOCK_K = 128,     /* the k that a tile takes at once: panel and strip fit the first cache */
     PACKED_ROWS = 960, /* rows that `linear` packs at once, at most: a multiple of BLOCK_ROWS */
 };
 

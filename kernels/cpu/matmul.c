@@ -174,16 +174,6 @@ static void linear_task(void *context, int task, int thread)
     }
 }
 
-/* A few rows are packed sooner than another thread hears of it. */
-static void linear_pack(struct device *d, struct linear *l)
-{
-    if (l->n_rows > 32)
-        pool_run(d->pool, l->n_strips, linear_pack_task, l);
-    else
-        for (int s = 0; s < l->n_strips; s++)
-            linear_pack_task(l, s, 0);
-}
-
 /* At most packed_rows rows. */
 static void linear_rows(struct device *d, struct linear *l)
 {
@@ -195,7 +185,7 @@ static void linear_rows(struct device *d, struct linear *l)
     l->packed = d->packed;
     l->rows = height == 1 ? l->x : l->packed;
     if (height > 1)
-        linear_pack(d, l);
+        pool_run(d->pool, l->n_strips, linear_pack_task, l);
     l->block_strips = BLOCK_ROWS / height;
     /* One panel at a time comes from memory fastest; several feed many rows with fewer loads. */
     l->wide = height < 4 || l->n_rows > BLOCK_ROWS ? l->tile->wide : 1;

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "../guarded.h"
 #include "../tiny_gpt2.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -62,7 +63,7 @@ struct engine {
     struct gpt2 *m;
 };
 
-static struct engine engine_of(size_t model, int threads, const char *isa)
+static struct engine engine_on(const struct backend *be, size_t model, int threads, const char *isa)
 {
     const struct model_shape *s = &shapes[model];
     const struct device_options o = {
@@ -75,12 +76,17 @@ static struct engine engine_of(size_t model, int threads, const char *isa)
     };
     struct engine g;
     struct err e = {0};
-    if (!backend_cpu.open(&g.d, &o, &e))
+    if (!be->open(&g.d, &o, &e))
         fail_msg("%s", e.text);
     const struct gpt2_options options = {.rows_max = ROWS};
-    if (!gpt2_load(&g.m, &backend_cpu, g.d, folders[model], &options, &e))
+    if (!gpt2_load(&g.m, be, g.d, folders[model], &options, &e))
         fail_msg("%s", e.text);
     return g;
+}
+
+static struct engine engine_of(size_t model, int threads, const char *isa)
+{
+    return engine_on(&backend_cpu, model, threads, isa);
 }
 
 static struct engine engine_new(size_t model)
@@ -301,6 +307,43 @@ static void write_itself(void *context, enum point p, int block, const struct te
         memset(at, 0xff, size);
         memcpy(at, row, size);
     }
+}
+
+/* Logits of all rows but the first: the last block's inner layer then has almost as many rows as the
+ * pass, four times as wide. */
+static void a_narrowed_block_stays_in_its_buffers(void **state)
+{
+    (void)state;
+    struct backend guarded = backend_cpu;
+    guarded.alloc = guarded_alloc;
+    guarded.release = guarded_release;
+    const size_t model = 2;
+    struct engine g = engine_on(&guarded, model, 0, "auto");
+    const struct sequence s = sequence_of(&g, 0);
+    const float *all = run_alone(&g, &s, ROWS, &(struct hooks){0});
+    const uint64_t none[SITE_WORDS] = {0};
+    const int last_site = site_of(PT_logits, 0, shapes[model].n_blocks);
+    int32_t numbers[ROWS];
+    for (int i = 0; i < ROWS; i++)
+        numbers[i] = i;
+    const struct pass p = {
+        .n_rows = ROWS,
+        .n_spans = 1,
+        .n_logits = ROWS - 1,
+        .tokens = s.tokens,
+        .positions = numbers,
+        .spans = &(struct span){0, ROWS, 0, s.pages},
+        .last_sites = &last_site,
+        .logits_rows = numbers + 1,
+        .logits_spans = &(struct span){0, ROWS - 1, 1, s.pages},
+        .n_logits_spans = 1,
+        .wanted = none,
+        .written = none,
+    };
+    struct err e = {0};
+    assert_true(gpt2_run(g.m, &p, &e));
+    check_rows(&g, gpt2_logits(g.m, LANE_shared), 0, all, 1, ROWS - 1);
+    engine_free(&g);
 }
 
 static void writing_what_is_there_changes_no_bit(void **state)
@@ -599,6 +642,7 @@ int main(void)
         TEST(a_pass_ends_behind_its_last_site),
         TEST(only_wanted_sites_are_visited),
         TEST(activations_are_rows),
+        TEST(a_narrowed_block_stays_in_its_buffers),
         TEST(writing_what_is_there_changes_no_bit),
         TEST(a_hook_at_any_site_changes_no_bit),
         TEST(decoding_and_chunks_have_the_bits_of_prefill),

@@ -1,0 +1,607 @@
+/* Random schedules: every request that is not taken back gives the bits that it gives alone, whoever
+ * comes and goes beside it, and however the engine is set up.
+ *
+ *     schedules_tool make FOLDER                             a small random model
+ *     schedules_tool run MODEL REQUESTS FIRST_SEED COUNT     COUNT schedules of up to 24 jobs
+ *     schedules_tool soak MODEL REQUESTS SEED JOBS           one schedule of so many jobs
+ *
+ * REQUESTS has a JSON request on each line (tests/random_requests.py). Each runs alone first: plain
+ * C, one thread, one pass, nothing shared. A seed chooses an engine (instruction set, threads, sizes
+ * of passes, of the cache and of the slab) and the requests, users, arrivals and cancels; arrivals and
+ * cancels also fall inside passes. What goes wrong is printed with its seed and settings, and `run`
+ * of that seed repeats it, but for which thread does what.
+ *
+ * Buffers of the device are guarded (guarded.h), and a job's memory goes as soon as its
+ * state is final, as it does when its connection is fast.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../protocol/decode.h"
+#include "../server/batch.h"
+#include "guarded.h"
+#include "reference.h"
+#include "tiny_gpt2.h"
+
+enum {
+    JOBS_MAX = 24, /* of a schedule of `run`, and at once in `soak` */
+    REQUEST_FILE_MAX = 64 << 20
+};
+
+#define SHORT_COST 1e6
+#define ENDLESS 1e15 /* a pass cost that nothing reaches */
+
+static const struct model_shape made = {.n_blocks = 3,
+                                        .n_heads = 3,
+                                        .width = 24,
+                                        .inner = 96,
+                                        .vocab = 53,
+                                        .context = 1024,
+                                        .epsilon = 1e-5f};
+
+struct request { /* and what it gives alone */
+    struct graph graph;
+    struct plan plan;
+    const char *results;
+    const int32_t *generated;
+};
+
+struct settings {
+    uint64_t seed;
+    const char *isa;
+    int threads, rows, logits, shared_rows, cache_pages;
+    size_t slab_bytes;
+    double pass_cost;
+    bool shares_prefixes;
+    int n_users, n_jobs;
+    /* Chances, one in so many: of an arrival when the engine looks around, of a cancel and of an
+     * abort there and at each call of the backend. 0: never. */
+    int arrives, cancels, aborts;
+    int n_kinds, kinds[JOBS_MAX]; /* requests to choose from; 0: all */
+};
+
+struct slot { /* a job that the engine has */
+    struct arena arena;
+    struct job *job; /* or NULL */
+    int request, number;
+    int n_goodbyes; /* how often the engine said that it waits no more */
+    bool cancelled;
+};
+
+struct counts {
+    int64_t schedules, jobs, done, cancelled, aborted, differences;
+    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, saves, nan_saves;
+};
+
+static struct tool {
+    struct arena arena;
+    const char *folder;
+    const char *isas[3];
+    int n_isas, n_requests;
+    struct request *requests;
+    struct counts counts;
+    long rss_warm_kb; /* when a tenth of the jobs were through */
+
+    /* The schedule that runs. */
+    struct settings set;
+    uint64_t random;
+    struct device *device;
+    struct gpt2 *model;
+    struct batch *batch;
+    struct arena engine; /* the batch's */
+    struct slot slots[JOBS_MAX];
+    int n_come, n_live;
+    bool is_in_pass, aborted;
+} tool;
+
+static _Noreturn void refuse(const char *what, const char *text)
+{
+    fprintf(stderr, "%s: %s\n", what, text);
+    exit(2);
+}
+
+static uint64_t random_next(void)
+{
+    tool.random ^= tool.random << 13;
+    tool.random ^= tool.random >> 7;
+    tool.random ^= tool.random << 17;
+    return tool.random * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+static int below(int n)
+{
+    return (int)((random_next() >> 33) % (uint64_t)n);
+}
+
+static bool one_in(int n)
+{
+    return n > 0 && below(n) == 0;
+}
+
+/* What connections do, at any moment of a pass. */
+
+static void say_settings(void)
+{
+    const struct settings *s = &tool.set;
+    printf("    --isa %s --threads %d --rows %d --logits-rows %d --pass-rows %d, cache of %d pages%s, "
+           "slab of %zu bytes, pass cost %.3g, %d users, %d jobs\n",
+           s->isa, s->threads, s->rows, s->logits, s->shared_rows, s->cache_pages,
+           s->shares_prefixes ? "" : " without sharing", s->slab_bytes, s->pass_cost, s->n_users,
+           s->n_jobs);
+}
+
+static void differ(const struct slot *s, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static void differ(const struct slot *s, const char *format, ...)
+{
+    va_list args;
+    printf("seed %" PRIu64 ", job %d, line %d of the requests, user %" PRIu64 ": ", tool.set.seed,
+           s->number, s->request + 1, s->job->turn.user);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
+    say_settings();
+    tool.counts.differences++;
+}
+
+/* The payload of a NaN is no part of the promise. */
+static bool same_but_nan(const struct save *s, const char *x, const char *y)
+{
+    return s->dtype == DT_f32 &&
+           reference_same((const float *)x, (const float *)y, view_count(&s->view));
+}
+
+static void check_saves(const struct slot *s)
+{
+    const struct request *r = &tool.requests[s->request];
+    for (int i = 0; i < r->plan.n_saves; i++) {
+        const struct save *save = &r->plan.saves[i];
+        const char *x = s->job->results + save->offset, *y = r->results + save->offset;
+        tool.counts.saves++;
+        if (memcmp(x, y, save->bytes) == 0)
+            continue;
+        tool.counts.nan_saves++;
+        size_t at = 0;
+        while (x[at] == y[at])
+            at++;
+        if (!same_but_nan(save, x, y))
+            differ(s, "%s of step %d differs from byte %zu of %zu", save->name, save->step, at,
+                   save->bytes);
+    }
+}
+
+static void check_done(const struct slot *s, int n_ready)
+{
+    const struct request *r = &tool.requests[s->request];
+    const size_t n_tokens = (size_t)(r->plan.n_sequences * r->graph.n_new_tokens);
+    tool.counts.done++;
+    for (int i = 0; i < r->plan.n_invokes; i++)
+        tool.counts.shared_positions += s->job->n_shared[i];
+    if (n_ready != r->plan.n_saves)
+        differ(s, "done with %d of %d saves", n_ready, r->plan.n_saves);
+    if (n_tokens > 0 && memcmp(s->job->generated, r->generated, n_tokens * sizeof *r->generated))
+        differ(s, "the generated ids differ");
+    check_saves(s);
+}
+
+static void check_end(const struct slot *s, enum job_state state, int n_ready)
+{
+    if (s->n_goodbyes != 1)
+        differ(s, "it stopped to wait %d times", s->n_goodbyes);
+    if (state == JOB_done) {
+        check_done(s, n_ready);
+    } else if (state == JOB_cancelled && s->cancelled) {
+        tool.counts.cancelled++;
+    } else if (state == JOB_failed && tool.aborted && s->job->err.code == ERR_draining) {
+        tool.counts.aborted++;
+    } else {
+        differ(s, "its state is %d: %s", state, s->job->err.text);
+    }
+}
+
+static long rss_kb(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    long size = 0, resident = 0;
+    const int got = f ? fscanf(f, "%ld %ld", &size, &resident) : 0;
+    assert(got == 2);
+    fclose(f);
+    return resident * (GUARD_PAGE / 1024);
+}
+
+/* A connection takes its reply as soon as it is there, and then nothing is left of the job. */
+static void collect(void)
+{
+    for (struct slot *s = tool.slots; s < tool.slots + JOBS_MAX; s++) {
+        int n_ready;
+        const enum job_state state = s->job ? job_wait(s->job, &n_ready, -1, 0) : JOB_queued;
+        if (!job_state_is_final(state))
+            continue;
+        check_end(s, state, n_ready);
+        job_free(s->job);
+        arena_free(&s->arena);
+        s->job = NULL;
+        tool.n_live--;
+        tool.counts.jobs++;
+    }
+}
+
+/* One of those that the engine has, or NULL. */
+static struct slot *random_slot(void)
+{
+    struct slot *s = &tool.slots[below(JOBS_MAX)];
+    return s->job ? s : NULL;
+}
+
+static void cancel(struct slot *s)
+{
+    job_cancel(s->job);
+    s->cancelled = true;
+    tool.counts.cancels_in_pass += tool.is_in_pass;
+}
+
+static void meddle(void)
+{
+    if (one_in(8))
+        collect();
+    struct slot *s = one_in(tool.set.cancels) ? random_slot() : NULL;
+    if (s)
+        cancel(s);
+}
+
+static void meddling_linear(struct device *d, float *out, const float *x, const struct weight *w,
+                            const float *bias, int n_rows, enum epilogue epilogue,
+                            const float *residual)
+{
+    meddle();
+    backend_cpu.linear(d, out, x, w, bias, n_rows, epilogue, residual);
+}
+
+static void meddling_copy(struct device *d, const struct tensor *out, const struct tensor *x)
+{
+    meddle();
+    backend_cpu.copy(d, out, x);
+}
+
+static void meddling_download(struct device *d, void *to, const struct tensor *from)
+{
+    meddle();
+    backend_cpu.download(d, to, from);
+}
+
+static struct backend backend;
+
+static void make_backend(void)
+{
+    backend = backend_cpu;
+    backend.alloc = guarded_alloc;
+    backend.release = guarded_release;
+    backend.linear = meddling_linear;
+    backend.copy = meddling_copy;
+    backend.download = meddling_download;
+}
+
+/* What the engine's owner does between passes. */
+
+static void come(void)
+{
+    const struct settings *set = &tool.set;
+    struct slot *s = tool.slots;
+    while (s->job)
+        s++;
+    struct err e = {0};
+    *s = (struct slot){.number = tool.n_come++};
+    s->request = set->n_kinds ? set->kinds[below(set->n_kinds)] : below(tool.n_requests);
+    const struct request *r = &tool.requests[s->request];
+    s->job = job_new("schedule", &s->arena);
+    s->job->graph = r->graph;
+    s->job->plan = r->plan;
+    s->job->turn.user = (uint64_t)below(set->n_users);
+    if (!job_reserve(s->job, &e))
+        refuse("job", e.text);
+    tool.n_live++;
+    tool.counts.came_in_pause += tool.is_in_pass;
+    batch_add(tool.batch, s->job);
+}
+
+static void look_around(void)
+{
+    const struct settings *set = &tool.set;
+    for (int i = tool.is_in_pass ? 0 : 20; i >= 0; i--)
+        meddle();
+    while (!tool.aborted && tool.n_come < set->n_jobs && tool.n_live < JOBS_MAX &&
+           (batch_count(tool.batch) == 0 || one_in(set->arrives)))
+        come();
+    batch_drop_cancelled(tool.batch);
+    if (!tool.aborted && !one_in(set->aborts))
+        return;
+    struct err why = {0};
+    err_set(&why, ERR_draining, "going home");
+    batch_abort(tool.batch, &why);
+    tool.aborted = true;
+}
+
+static void between(void *context)
+{
+    (void)context;
+    tool.counts.pauses++;
+    look_around();
+}
+
+static void do_nothing(void *context)
+{
+    (void)context;
+}
+
+static void do_nothing_with(void *context, struct job *j)
+{
+    (void)context;
+    (void)j;
+}
+
+static void waits_no_more(void *context, struct job *j)
+{
+    (void)context;
+    struct slot *s = tool.slots;
+    while (s->job != j)
+        s++;
+    s->n_goodbyes++;
+    int n_ready;
+    if (job_wait(j, &n_ready, -1, 0) != JOB_queued)
+        differ(s, "it did not wait");
+}
+
+static void open_engine(void)
+{
+    const struct settings *s = &tool.set;
+    struct err e = {0};
+    const struct device_options d = {.threads = s->threads,
+                                     .isa = s->isa,
+                                     .rows_max = s->rows,
+                                     .width_max = made.inner,
+                                     .context_max = made.context,
+                                     .heads_max = made.n_heads};
+    const struct gpt2_options g = {.rows_max = s->rows,
+                                   .logits_max = s->logits,
+                                   .shared_rows = s->shared_rows,
+                                   .cache_tokens = s->cache_pages * PAGE_TOKENS};
+    const struct batch_options b = {.slab_bytes = s->slab_bytes,
+                                    .jobs_max = JOBS_MAX,
+                                    .shares_prefixes = s->shares_prefixes,
+                                    .pass_cost = s->pass_cost};
+    if (!backend.open(&tool.device, &d, &e) ||
+        !gpt2_load(&tool.model, &backend, tool.device, tool.folder, &g, &e) ||
+        !batch_open(&tool.batch, tool.model, &b, &tool.engine, &e))
+        refuse("engine", e.text);
+    batch_set_hooks(tool.batch, &(struct batch_hooks){between, waits_no_more, NULL});
+}
+
+static void close_engine(void)
+{
+    batch_close(tool.batch);
+    gpt2_free(tool.model);
+    backend.close(tool.device);
+    arena_free(&tool.engine);
+}
+
+static void run_schedule(void)
+{
+    struct err e = {0};
+    open_engine();
+    tool.n_come = 0;
+    tool.aborted = false;
+    while (batch_count(tool.batch) > 0 || (!tool.aborted && tool.n_come < tool.set.n_jobs)) {
+        look_around();
+        tool.is_in_pass = true;
+        if (batch_count(tool.batch) > 0 && !batch_run(tool.batch, &e))
+            refuse("pass", e.text);
+        tool.is_in_pass = false;
+        if (!tool.rss_warm_kb && tool.counts.jobs > tool.set.n_jobs / 10)
+            tool.rss_warm_kb = rss_kb();
+    }
+    collect();
+    assert(tool.n_live == 0);
+    close_engine();
+    tool.counts.schedules++;
+}
+
+/* Requests, and what each gives alone. */
+
+static struct settings alone(void)
+{
+    return (struct settings){.isa = "plain",
+                             .threads = 1,
+                             .rows = ROWS_MAX,
+                             .cache_pages = 256,
+                             .slab_bytes = SLAB_BYTES_MAX,
+                             .pass_cost = ENDLESS,
+                             .n_users = 1,
+                             .n_jobs = 1};
+}
+
+static void run_alone(struct request *r)
+{
+    struct err e = {0};
+    struct job *j = job_new("alone", &tool.arena);
+    j->graph = r->graph;
+    j->plan = r->plan;
+    const struct capacity c = batch_capacity(tool.batch);
+    if (!job_fits(j, &c, &e) || !job_reserve(j, &e))
+        refuse("request", e.text);
+    batch_add(tool.batch, j);
+    while (batch_count(tool.batch) > 0)
+        if (!batch_run(tool.batch, &e))
+            refuse("pass", e.text);
+    int n_ready;
+    if (job_wait(j, &n_ready, -1, 0) != JOB_done)
+        refuse("alone", j->err.text);
+    r->results = j->results;
+    r->generated = j->generated;
+    job_free(j);
+}
+
+static void read_requests(const char *path)
+{
+    struct err e = {0};
+    char *text;
+    size_t size;
+    int capacity = 0;
+    if (!read_file(&text, &size, path, REQUEST_FILE_MAX, &tool.arena, &e))
+        refuse(path, e.text);
+    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        struct request *r = arena_push(&tool.arena, &tool.requests, &tool.n_requests, &capacity,
+                                       sizeof *r);
+        *r = (struct request){0};
+        if (!decode_request(&r->graph, line, (size_t)(end - line), MEDIA_json, &made, &tool.arena,
+                            &e) ||
+            !plan_build(&r->plan, &r->graph, &made, &tool.arena, &e)) {
+            fprintf(stderr, "line %d: %s: %s\n", tool.n_requests, e.where, e.text);
+            exit(2);
+        }
+    }
+}
+
+static void run_all_alone(void)
+{
+    tool.set = alone();
+    open_engine();
+    batch_set_hooks(tool.batch, &(struct batch_hooks){do_nothing, do_nothing_with, NULL});
+    for (int i = 0; i < tool.n_requests; i++)
+        run_alone(&tool.requests[i]);
+    close_engine();
+}
+
+/* A schedule by its seed. */
+
+static void find_isas(void)
+{
+    static const char *const names[] = {"plain", "avx2", "avx512"};
+    for (int i = 0; i < 3; i++) {
+        struct err e = {0};
+        struct device *d;
+        const struct device_options o = {1, names[i], 1, made.inner, made.context, made.n_heads};
+        if (!backend_cpu.open(&d, &o, &e))
+            continue;
+        backend_cpu.close(d);
+        tool.isas[tool.n_isas++] = names[i];
+    }
+}
+
+static int largest(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+/* What the requests need at least, and then some, or plenty. */
+static void choose_sizes(struct settings *s)
+{
+    static const int more[] = {0, 0, 1, 7, 100, 1000}, shared[] = {1, 2, 16, 64, 100, 192, 256};
+    int rows = 1, logits = 1, pages = 1;
+    size_t slab = 64;
+    for (int i = 0; i < (s->n_kinds ? s->n_kinds : tool.n_requests); i++) {
+        const struct plan *p = &tool.requests[s->n_kinds ? s->kinds[i] : i].plan;
+        rows = largest(rows, p->n_rows);
+        logits = largest(logits, p->n_logits);
+        pages = largest(pages, p->n_pages);
+        slab = p->slab_bytes > slab ? p->slab_bytes : slab;
+    }
+    s->rows = rows + more[below(6)];
+    s->rows = s->rows < ROWS_MAX ? s->rows : ROWS_MAX;
+    s->logits = logits + more[below(6)];
+    s->cache_pages = pages + more[below(6)];
+    s->slab_bytes = slab * (size_t)(1 + below(2) * below(20)) + 64 * (size_t)more[below(6)];
+    s->shared_rows = below(2) ? shared[below(7)] : 1 + below(256);
+}
+
+/* Plain C takes some twenty times as long as the others: mostly it gets what is short. */
+static void choose_kinds(struct settings *s)
+{
+    const bool is_short = strcmp(s->isa, "plain") == 0 && !one_in(20);
+    for (int i = 0; i < s->n_kinds; i++) {
+        do
+            s->kinds[i] = below(tool.n_requests);
+        while (is_short && tool.requests[s->kinds[i]].plan.cost > SHORT_COST);
+    }
+}
+
+static void choose_settings(uint64_t seed, int n_jobs)
+{
+    static const int chances[] = {0, 0, 20000, 2000, 200, 30}, arrivals[] = {1, 2, 5, 30};
+    struct settings *s = &tool.set;
+    tool.random = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    for (int i = 0; i < 8; i++)
+        random_next();
+    *s = (struct settings){.seed = seed, .n_jobs = n_jobs};
+    if (n_jobs == 0) {
+        s->n_jobs = 1 + below(JOBS_MAX);
+        s->n_kinds = 1 + below(s->n_jobs);
+        s->aborts = one_in(20) ? 50 : 0;
+    }
+    s->isa = tool.isas[one_in(6) ? 0 : largest(tool.n_isas - 1 - below(2), 0)];
+    choose_kinds(s);
+    s->threads = 1 + below(3);
+    s->shares_prefixes = below(4) > 0;
+    s->n_users = 1 + below(below(2) ? 3 : JOBS_MAX);
+    s->arrives = arrivals[below(4)];
+    s->cancels = chances[below(6)];
+    s->pass_cost = pow(10, 3 + 6 * (double)below(1000) / 1000);
+    choose_sizes(s);
+}
+
+static void say_counts(double seconds)
+{
+    const struct counts *c = &tool.counts;
+    printf("%" PRId64 " schedules in %.1f s, %" PRId64 " jobs: %" PRId64 " done, %" PRId64
+           " cancelled, %" PRId64 " aborted; %" PRId64 " pauses, %" PRId64 " came in one, %" PRId64
+           " cancels inside a pass, %" PRId64 " positions shared; %" PRId64 " saves, %" PRId64
+           " with another NaN; %ld kB of memory, %ld kB more than when a tenth was through; %" PRId64
+           " differences\n",
+           c->schedules, seconds, c->jobs, c->done, c->cancelled, c->aborted, c->pauses,
+           c->came_in_pause, c->cancels_in_pass, c->shared_positions, c->saves, c->nan_saves,
+           rss_kb(), rss_kb() - tool.rss_warm_kb, c->differences);
+}
+
+static int run(const char *folder, const char *requests, uint64_t seed, uint64_t count, int n_jobs)
+{
+    make_backend();
+    find_isas();
+    tool.folder = folder;
+    read_requests(requests);
+    run_all_alone();
+    const double start = seconds_now();
+    for (uint64_t i = 0; i < count; i++) {
+        choose_settings(seed + i, n_jobs);
+        run_schedule();
+        if (i == count / 10 && count > 1)
+            tool.rss_warm_kb = rss_kb();
+    }
+    say_counts(seconds_now() - start);
+    arena_free(&tool.arena);
+    return tool.counts.differences > 0;
+}
+
+static int make(const char *folder)
+{
+    tiny_config(folder, &made);
+    tiny_weights(folder, &made, 11);
+    return 0;
+}
+
+int main(int n, char **arguments)
+{
+    if (n == 3 && !strcmp(arguments[1], "make"))
+        return make(arguments[2]);
+    if (n == 6 && !strcmp(arguments[1], "run"))
+        return run(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10),
+                   strtoull(arguments[5], NULL, 10), 0);
+    if (n == 6 && !strcmp(arguments[1], "soak"))
+        return run(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10), 1,
+                   (int)strtol(arguments[5], NULL, 10));
+    refuse("usage", "schedules_tool make FOLDER | run MODEL REQUESTS FIRST_SEED COUNT | soak MODEL "
+                    "REQUESTS SEED JOBS");
+}
