@@ -602,6 +602,38 @@ static void every_linear_layer_has_the_bits_of_the_reference(void **state)
     }
 }
 
+static void a_few_panels_have_the_bits_of_the_whole_product(void **state)
+{
+    (void)state;
+    enum { M = 230, K = 300, N = 1001, PANELS = 63 };
+    const float *matrix = floats(N * K), *x = floats(M * K);
+    float *whole = floats(M * N), *some = floats(M * PANELS * 16 + 1);
+    for (int i = 0; i < n_devices * 6; i++) {
+        struct device *d = devices[i / 6];
+        struct weight *w;
+        const int n_rows = rows_of_linear[chance(12)];
+        int32_t panels[PANELS];
+        int n = 0;
+        for (int panel = 0; panel < PANELS; panel++) {
+            if (chance(PANELS) < 1 + 7u * (uint32_t)i % 6 || panel == PANELS - 1)
+                panels[n++] = panel;
+        }
+        assert_true(be->weight_pack(d, &w, matrix, LAYOUT_nk, K, N, &error));
+        be->linear(d, whole, x, w, NULL, n_rows, EPILOGUE_none, NULL);
+        some[n_rows * n * 16] = 7.0f;
+        be->linear_panels(d, some, x, w, panels, n, n_rows);
+        assert_true(some[n_rows * n * 16] == 7.0f);
+        for (int r = 0; r < n_rows; r++) {
+            for (int k = 0; k < n * 16; k++) {
+                const int column = panels[k / 16] * 16 + k % 16;
+                const float expected = column < N ? whole[r * N + column] : 0.0f;
+                assert_memory_equal(&some[r * n * 16 + k], &expected, sizeof expected);
+            }
+        }
+        be->weight_free(d, w);
+    }
+}
+
 static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
 {
     (void)state;
@@ -908,6 +940,7 @@ int main(void)
         TEST(softmax_takes_masked_elements_and_all_masked_rows),
         TEST(matmul_has_the_bits_of_the_reference),
         TEST(every_linear_layer_has_the_bits_of_the_reference),
+        TEST(a_few_panels_have_the_bits_of_the_whole_product),
         TEST(many_rows_and_a_long_k_have_the_bits_of_few),
         TEST(a_nan_row_does_not_touch_its_neighbours),
         TEST(layernorm_has_the_bits_of_the_reference),
