@@ -22,7 +22,7 @@ CALLS = ["malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign
          "sbrk", "fopen"]
 
 N_REQUESTS = 3200
-GROWTH_KB = 8192  # what the allocator keeps for each of the connections' threads moves by some MB
+GROWTH_KB = 4096  # what the allocator keeps for the threads of connections moves by a MB
 
 
 @pytest.mark.parametrize("name", ["engine", "arithmetic"])

@@ -47,10 +47,12 @@ def test_a_request_gives_the_bits_that_it_gives_alone(files):
 
 
 def test_an_engine_holds_no_more_after_thousands_of_jobs(files):
-    counts = counts_of("soak", files, 5, N_JOBS)
+    counts = counts_of("soak", files, 1, N_JOBS)
     assert counts["differences"] == 0
     assert counts["jobs"] == N_JOBS
-    assert counts["kB more than when a tenth was through"] <= GROWTH_KB * (10 if IS_SLOW else 1)
+    assert counts["positions shared"] > 0
+    if not IS_SLOW: # sanitizers keep what was freed
+        assert counts["kB more than when a tenth was through"] <= GROWTH_KB
 
 
 def test_what_cannot_be_read_is_refused(files, tmp_path):
