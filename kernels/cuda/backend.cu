@@ -44,9 +44,10 @@ static bool open_memory(struct device *d, struct err *e)
         error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
     d->pinned = static_cast<char *>(pinned);
     d->staging = static_cast<char *>(staging);
-    d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
-    if (error == cudaSuccess)
+    if (error == cudaSuccess) {
+        d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
         error = cudaMemsetAsync(d->faulty, 0xff, sizeof *d->faulty, d->stream);
+    }
     return error == cudaSuccess || refuse(e, error, "its stream and staging memory");
 }
 
