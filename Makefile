@@ -174,11 +174,18 @@ $(BUILD)/tests/%_tool: $(BUILD)/obj/tests/%_tool.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
+# What a test loads into a program with LD_PRELOAD. A sanitizer allocates for itself.
+WATCH := $(if $(SANITIZE),,$(BUILD)/tests/alloc_watch.so)
+
+$(BUILD)/tests/%.so: tests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -fPIE,$(CFLAGS_ALL)) -fPIC -shared -o $@ $<
+
 $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIBRARY_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -ldl
 
-tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS)
+tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS) $(WATCH)
 programs: tests $(BENCH_PROGRAMS)
 
 # libFuzzer comes with clang; the objects are its own.

@@ -113,6 +113,10 @@ struct backend {
      * residual[r] + it (residual may be out). Rows of out and residual are N apart, of x K. */
     void (*linear)(struct device *d, float *out, const float *x, const struct weight *w,
                    const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
+    /* out[r] (16 * n_panels) = x[r] (K) @ the columns of w in these panels: panel p holds columns
+     * 16 p .. 16 p + 15. A column that w does not have is zero. */
+    void (*linear_panels)(struct device *d, float *out, const float *x, const struct weight *w,
+                          const int32_t *panels, int n_panels, int n_rows);
     void (*gelu)(struct device *d, float *out, const float *x, int64_t count);
     /* out[i] = x[rows[i]]. */
     void (*rows_gather)(struct device *d, float *out, const float *x, const int32_t *rows,

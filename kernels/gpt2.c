@@ -308,3 +308,9 @@ void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows)
                       EPILOGUE_none, NULL);
     }
 }
+
+void gpt2_lm_head_panels(struct gpt2 *m, float *out, const float *x, int n_rows,
+                         const int32_t *panels, int n_panels)
+{
+    m->be->linear_panels(m->device, out, x, m->head, panels, n_panels, n_rows);
+}

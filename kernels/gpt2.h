@@ -93,4 +93,9 @@ const float *gpt2_logits(const struct gpt2 *m, enum lane lane);
 void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows);
 void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows);
 
+/* Only the logits in these panels: (n, D) -> (n, 16 * n_panels); panel p holds ids 16 p to
+ * 16 p + 15. */
+void gpt2_lm_head_panels(struct gpt2 *m, float *out, const float *x, int n_rows,
+                         const int32_t *panels, int n_panels);
+
 void gpt2_free(struct gpt2 *m);

@@ -438,6 +438,21 @@ static void lower_matmul(struct lowering *l)
                                    reshaped(s, b, view_batched(&y, &out))}});
 }
 
+/* Where the columns of logits that are looked at are few, those are all there is. */
+static struct action layer_of(struct planner *s, enum op op, int node, int out, int x)
+{
+    const struct root *r = root_of(s, out);
+    struct action a = {.op = op, .node = node, .out = out, .in = {x}};
+    if (r->n_panels == 0)
+        return a;
+    a.panels = r->panels;
+    a.n_panels = r->n_panels;
+    const int64_t width = 16 * r->n_panels, n_rows = r->bytes / (int64_t)sizeof(float) / width;
+    a.out = reshaped(s, out, view_of(2, (int64_t[]){n_rows, width}));
+    a.in[0] = reshaped(s, x, view_of(2, (int64_t[]){n_rows, s->m->width}));
+    return a;
+}
+
 static void lower_layer(struct lowering *l)
 {
     struct planner *s = l->s;
@@ -445,8 +460,35 @@ static void lower_layer(struct lowering *l)
     const struct view view = view_at(s, x);
     if (!view_is_contiguous(&view))
         x = copied(s, l->node, x, DT_f32);
-    emit(s, (struct action){
-                .op = s->g->nodes[l->node].op, .node = l->node, .out = l->node, .in = {x}});
+    emit(s, layer_of(s, s->g->nodes[l->node].op, l->node, l->node, x));
+}
+
+/* A draft that is no node's own work: the pass would have done it. */
+static void push(struct planner *s, int turn, int behind, struct action a)
+{
+    struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
+    d->key = (int64_t)turn << 32 | behind;
+    d->action = a;
+    d->action.cost = action_cost(s, &a);
+}
+
+/* The rows are copied behind all that changes them, the product comes where the hook is. */
+static void lower_heads(struct planner *s)
+{
+    for (int i = 0; i < s->n_heads; i++) {
+        const struct head h = s->heads[i];
+        const struct root r = s->roots[h.root];
+        const int turn = root_of(s, h.input)->turn, D = s->m->width;
+        const struct view rows = view_at(s, h.input);
+        const int copy = tensor_add(s, r.node, turn, DT_f32, &rows);
+        push(s, turn, s->g->n_nodes,
+             (struct action){.op = OP_clone, .node = r.node, .out = copy, .in = {h.input}});
+        const int64_t width = r.bytes / (int64_t)sizeof(float) / h.n_rows;
+        const int x = reshaped(s, copy, view_of(2, (int64_t[]){h.n_rows, D}));
+        const struct view product = view_of(2, (int64_t[]){h.n_rows, width});
+        const int out = value_add(s, h.root, DT_f32, product);
+        push(s, r.turn, r.node, layer_of(s, OP_lm_head, r.node, out, x));
+    }
 }
 
 /* What a reshape copies has another shape than its copy, and the same order. */
@@ -595,10 +637,7 @@ bool lower(struct planner *s)
     count_parked(s, &k);
     if (!lower_nodes(s, &k))
         return false;
+    lower_heads(s);
     sort_drafts(s);
-    s->p->n_actions = s->n_drafts;
-    s->p->actions = ARENA_ARRAY(s->a, struct action, s->n_drafts);
-    for (int i = 0; i < s->n_drafts; i++)
-        s->p->actions[i] = s->drafts[i].action;
     return true;
 }

@@ -45,7 +45,10 @@ int value_add(struct planner *s, int root, enum dtype dtype, struct view view)
         arena_push(s->a, &s->p->values, &s->p->n_values, &s->value_capacity, sizeof *v);
     int *r =
         arena_push(s->a, &s->value_roots, &s->n_value_roots, &s->value_root_capacity, sizeof *r);
-    *v = (struct value){s->roots[root].home, s->roots[root].invoke, 0, dtype, view};
+    *v = (struct value){.home = s->roots[root].home,
+                        .invoke = s->roots[root].invoke,
+                        .dtype = dtype,
+                        .view = view};
     *r = root;
     return s->p->n_values - 1;
 }
@@ -275,6 +278,18 @@ static bool check_hook(struct planner *s, const struct node *n)
     return true;
 }
 
+int hook_root(struct planner *s, int invoke, int turn, int node, enum point point)
+{
+    int *root = table_find(&s->hooks, (int64_t)invoke << 32 | turn);
+    if (!*root) {
+        *root = 1 + root_add(s, (struct root){.home = HOME_activation, .node = node, .turn = turn});
+        s->roots[*root - 1].invoke = invoke;
+        s->roots[*root - 1].point = point;
+        s->roots[*root - 1].readonly = !point_info[point].writable;
+    }
+    return *root - 1;
+}
+
 /* All hooks of the same rows at the same site and step are views of one root. */
 static bool infer_hook(struct planner *s, int i, struct value *out)
 {
@@ -291,18 +306,15 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
                            step ? v->n_tokens + step - 1 : 0, s->g->n_new_tokens);
     if (!shape_allowed(n, out->dtype, out->view.rank, out->view.shape, s->e))
         return false;
-    const bool live = point_info[pt].row != ROW_none;
-    int *root = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
-    if (!*root) {
-        int r = live ? root_add(s, (struct root){.home = HOME_activation, .node = i, .turn = turn})
-                     : slab_root(s, i, turn, out->dtype, &out->view);
-        s->roots[r].invoke = n->invoke;
-        s->roots[r].point = pt;
-        s->roots[r].readonly = !point_info[pt].writable;
-        s->is_new[i] = !live;
-        *root = r + 1;
+    int *gathered = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
+    if (!*gathered && point_info[pt].row == ROW_none) {
+        *gathered = 1 + slab_root(s, i, turn, out->dtype, &out->view);
+        s->roots[*gathered - 1].invoke = n->invoke;
+        s->roots[*gathered - 1].point = pt;
+        s->roots[*gathered - 1].readonly = true;
+        s->is_new[i] = true;
     }
-    s->value_roots[i] = *root - 1;
+    s->value_roots[i] = hook_root(s, n->invoke, turn, i, pt);
     s->turns[i] = turn;
     return true;
 }
@@ -602,6 +614,11 @@ static void find_positions(struct planner *s)
         for (int k = 0; k < s->n_in; k++)
             find_position(s, &s->g->nodes[i], k);
     }
+    for (int i = 0; i < s->n_heads; i++) {
+        struct plan_invoke *v = &s->p->invokes[s->roots[s->heads[i].root].invoke];
+        const struct view *view = &s->p->values[s->heads[i].input].view;
+        lower_to(&v->read_from, first_position(view, v->n_tokens, s->m->width));
+    }
 }
 
 static void settle_logits(struct planner *s)
@@ -725,16 +742,46 @@ int action_n_in(enum op op)
     return op == OP_hook ? 0 : three ? 3 : two ? 2 : 1;
 }
 
+static void use_action(struct planner *s, const struct action *a, int at)
+{
+    for (int k = 0; k < action_n_in(a->op); k++)
+        use_root(s, a->in[k], at);
+    if (a->op != OP_save)
+        use_root(s, a->out, at);
+}
+
+/* What is not written anew in each round of a loop has to last for all of them. */
+static void use_loop(struct planner *s, const struct loop *l, int at)
+{
+    for (int i = l->first; i < l->first + l->n_actions; i++) {
+        const struct action *a = &s->p->actions[i];
+        for (int k = 0; k < action_n_in(a->op); k++) {
+            if (!root_of(s, a->in[k])->is_tile)
+                use_root(s, a->in[k], at);
+        }
+        if (!root_of(s, a->out)->is_tile)
+            use_root(s, a->out, at);
+    }
+}
+
+static void use_roots(struct planner *s)
+{
+    const struct plan *p = s->p;
+    for (int i = 0; i < p->n_actions; i++) {
+        const struct action *a = &p->actions[i];
+        const struct loop *l = a->loop ? &p->loops[a->loop - 1] : NULL;
+        if (l && i == l->first)
+            use_loop(s, l, i);
+        use_action(s, a, i);
+        if (l && i == l->first + l->n_actions - 1)
+            use_loop(s, l, i);
+    }
+}
+
 static bool make_slab(struct planner *s)
 {
     struct plan *p = s->p;
-    for (int i = 0; i < p->n_actions; i++) {
-        const struct action *a = &p->actions[i];
-        for (int k = 0; k < action_n_in(a->op); k++)
-            use_root(s, a->in[k], i);
-        if (a->op != OP_save)
-            use_root(s, a->out, i);
-    }
+    use_roots(s);
     if (p->faults) /* looked at behind each stop that gathers */
         root_of(s, p->faults)->last = p->n_actions - 1;
     p->slab_bytes = lifetimes_fold(s->roots, s->n_roots, p->n_actions, s->a);
@@ -815,7 +862,7 @@ static void planner_open(struct planner *s)
         }
     }
     s->n_sites = n_sites(s->m->n_blocks);
-    s->hooks = table_new(n, s->a);
+    s->hooks = table_new(n + s->p->n_invokes, s->a);
     for (int i = 0; i < DT_COUNT; i++)
         s->numbers[i] = table_new(2 * n_numbers, s->a); /* their own dtype and the op's */
     s->in = ARENA_ARRAY(s->a, int, n_in_max);
@@ -832,20 +879,53 @@ static void planner_open(struct planner *s)
     s->p->n_values = s->n_value_roots = n;
 }
 
+static void make_actions(struct planner *s)
+{
+    struct plan *p = s->p;
+    p->n_actions = s->n_drafts;
+    p->actions = ARENA_ARRAY(s->a, struct action, (size_t)s->n_drafts);
+    for (int i = s->n_drafts - 1; i >= 0; i--) {
+        p->actions[i] = s->drafts[i].action;
+        p->actions[i].loop = s->drafts[i].loop;
+        if (s->drafts[i].loop)
+            p->loops[s->drafts[i].loop - 1].first = i;
+    }
+}
+
+/* To the actions in their order. `*again`: not, but with the model's own logits it may succeed. */
+static bool make_order(struct planner *s, bool *again)
+{
+    *again = false;
+    if (!check_sampling(s) || !place_invokes(s))
+        return false;
+    planner_open(s);
+    if (!infer(s))
+        return false;
+    mark(s);
+    heads_choose(s);
+    settle_logits(s);
+    if (!lower(s))
+        return false;
+    *again = !tiles_make(s);
+    if (!*again)
+        make_actions(s);
+    return !*again;
+}
+
 bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m, struct arena *a,
                 struct err *e)
 {
     *p = (struct plan){0};
     struct planner s = {.p = p, .g = g, .m = m, .a = a, .e = e};
-    if (!check_sampling(&s) || !place_invokes(&s))
-        return false;
-    planner_open(&s);
-    if (!infer(&s))
-        return false;
-    mark(&s);
-    settle_logits(&s);
-    if (!lower(&s))
-        return false;
+    bool again;
+    if (!make_order(&s, &again)) {
+        if (!again)
+            return false;
+        *p = (struct plan){0};
+        s = (struct planner){.p = p, .g = g, .m = m, .a = a, .e = e, .whole_logits = true};
+        if (!make_order(&s, &again))
+            return false;
+    }
     make_stops(&s);
     make_saves(&s);
     if (!make_slab(&s))

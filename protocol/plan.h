@@ -21,6 +21,7 @@ struct value {
     enum home home;
     int invoke;      /* HOME_activation: whose rows */
     size_t base;     /* HOME_slab: bytes into the slab, a multiple of 64 */
+    int64_t row_step; /* in a loop: elements by which it moves on with each row; else 0 */
     enum dtype dtype;
     struct view view;
 };
@@ -38,20 +39,32 @@ struct action {
     int out;      /* a value, or for save the index into plan.saves */
     int in[3];    /* values */
     int n_reduced;
-    double cost;  /* multiply-adds, or what takes as long */
     bool largest; /* of topk_indices: else the smallest come first */
+    const int32_t *panels; /* of lm_head: the columns that it computes, in panels of 16, or NULL */
+    int n_panels;          /* for all */
+    int loop;     /* 1 + the loop that it belongs to, or 0 */
+    double cost;  /* multiply-adds, or what takes as long; in a loop of all its rounds */
 };
 
 /* How many of `in` an op's action has: 0 to 3. */
 int action_n_in(enum op op);
+
+/* Actions of one stop that follow one another and run once for each tile of rows: in round i all
+ * values stand at row min(i * height, n_rows - height). Rows that two rounds share are computed
+ * twice, to the same bits: no shape changes from round to round. */
+struct loop {
+    int first, n_actions;
+    int n_tiles;
+    int64_t height, n_rows;
+};
 
 struct stop { /* the actions due at one site of one pass */
     int step, site;
     int first, n_actions;
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
-    double cost;  /* of its actions */
     bool gathers; /* may find an index out of range */
+    double cost;  /* of its actions */
 };
 
 struct save {
@@ -81,6 +94,8 @@ struct plan {
     int n_values, n_actions, n_stops, n_saves, n_invokes;
     struct value *values;      /* values[i] belongs to nodes[i] for i < n_nodes, then temporaries */
     struct action *actions;    /* in the order of running */
+    struct loop *loops;        /* of products of the head that nobody needs whole: tiles.c */
+    int n_loops;
     struct stop *stops;        /* sorted by step, then site */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;

@@ -3,8 +3,10 @@
  *
  *   plan.c       infer    every node's shape, dtype, root and turn; everything wrong is found here
  *                mark     backwards: what some save or some change of the model depends on
- *                logits   from which position on anyone reads them
+ *   head.c       heads    which logits become products of the graph's own, of which columns
+ *   plan.c       logits   from which position on anyone reads those that the model computes
  *   lower.c      lower    living nodes to actions; late readers get parked copies
+ *   tiles.c      tiles    products that nobody needs whole are made a few rows at a time
  *   lifetimes.c  fold     values whose lives do not meet share bytes of the slab
  */
 #pragma once
@@ -21,6 +23,11 @@ struct root { /* one tensor that values are views of, and its history in program
     enum point point;
     const struct arg *number; /* a number of the request, or NULL */
     const void *constant;     /* the bytes that it starts with, or NULL */
+    const int32_t *panels;    /* of a product of the head: the columns that exist, in panels of */
+    int n_panels;             /* 16; 0: all */
+    bool is_apart;            /* the model's logits, as a product of their own */
+    bool is_tile;             /* as high as a tile of a loop */
+    int first_writer;         /* tiles.c: the node of its first action, or -1 */
     bool readonly;
     bool is_set; /* by some node so far, so that a constant may be something else by now */
     bool needed;     /* by something alive */
@@ -35,8 +42,15 @@ struct table { /* from a key to a small number, open addressing */
     int mask;
 };
 
+struct head { /* a product of rows of lm_head.input in place of the model's logits */
+    int root;
+    int input; /* a value: the rows, in the live activation */
+    int64_t n_rows;
+};
+
 struct draft { /* an action before its place in the order is known */
     int64_t key;
+    int loop; /* 1 + its loop, or 0 */
     struct action action;
 };
 
@@ -64,6 +78,9 @@ struct planner {
 
     struct draft *drafts;
     int n_drafts, draft_capacity;
+    struct head *heads;
+    int n_heads, head_capacity, loop_capacity;
+    bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
     double cost; /* of the graph so far */
     int64_t result_bytes;
 };
@@ -109,8 +126,21 @@ static inline bool is_late(struct planner *s, int node, int value)
 /* The rows of an activation root, as a matrix without what lies beside them. */
 struct view root_rows(const struct planner *s, const struct root *r);
 
-/* Living nodes to p->actions, sorted. */
+/* The root of all hooks of an invoke's rows at this turn, made by `node` if it is new. */
+int hook_root(struct planner *s, int invoke, int turn, int node, enum point point);
+
+/* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
+ * that are looked at. */
+void heads_choose(struct planner *s);
+
+/* Whether a product is worth making in tiles. */
+bool head_is_large(int64_t n_rows, int64_t width);
+
+/* Living nodes to drafts, sorted. */
 bool lower(struct planner *s);
+
+/* Drafts to p->loops. False where something that was moved to s->heads needs all of it. */
+bool tiles_make(struct planner *s);
 
 /* Gives roots that are used their place: `base`, from `bytes`, `first` and `last`. Constants come
  * first, from offset 0. Returns the bytes of the whole slab. O(roots + actions). */

@@ -8,6 +8,8 @@ struct place { /* where a stop's actions run */
     struct device *device;
     const struct tensor *activation;
     const struct breath *breath;
+    int64_t row; /* of the loop that runs, else 0 */
+    int n_tiles; /* the rounds of it, else 1 */
 };
 
 static struct tensor tensor_at(const struct place *p, int value)
@@ -15,6 +17,7 @@ static struct tensor tensor_at(const struct place *p, int value)
     const struct job *j = p->job;
     const struct value *v = &j->plan.values[value];
     struct tensor t = {.data = j->slab + v->base, .dtype = v->dtype, .view = v->view};
+    t.view.offset += p->row * v->row_step;
     if (v->home == HOME_slab)
         return t;
     assert(p->activation->data);
@@ -89,6 +92,13 @@ static void reduce(const struct place *p, const struct action *a, const struct t
     p->be->reduce(p->device, a->op, out, in, a->n_reduced);
 }
 
+static void select_at(const struct place *p, const struct action *a, const struct tensor *out,
+                      const struct tensor *in)
+{
+    int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
+    p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
+}
+
 /* `out` lies in the results: on the host, whole or a stretch of its rows. */
 static void save(const struct place *p, const struct tensor *out, const struct tensor *x)
 {
@@ -98,11 +108,14 @@ static void save(const struct place *p, const struct tensor *out, const struct t
     p->be->download(p->device, to, x);
 }
 
-static void select_at(const struct place *p, const struct action *a, const struct tensor *out,
-                      const struct tensor *in)
+static void lm_head(const struct place *p, const struct action *a, const struct tensor *out,
+                    const struct tensor *in)
 {
-    int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
-    p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
+    const int n = count_rows(p, in);
+    if (a->panels)
+        gpt2_lm_head_panels(p->model, rows_at(out), rows_at(in), n, a->panels, a->n_panels);
+    else
+        gpt2_lm_head(p->model, rows_at(out), rows_at(in), n);
 }
 
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
@@ -132,7 +145,7 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_gather: select_at(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
     case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
-    case OP_lm_head: gpt2_lm_head(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
+    case OP_lm_head: lm_head(p, a, out, in); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
@@ -160,10 +173,10 @@ static int cut_dim(const struct action *a, const struct tensor *out)
     const struct view *v = &out->view;
     int n_dims = v->rank, best = -1;
     const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
-    if (rows || a->op == OP_softmax || a->op == OP_log_softmax ||
-        a->op == OP_topk_indices || a->op == OP_matmul)
+    const bool places = a->op == OP_topk_indices || a->op == OP_gather;
+    if (rows || places || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
         n_dims = v->rank - 1;
-    if (a->op == OP_hook || a->op == OP_gather)
+    if (a->op == OP_hook)
         n_dims = 0;
     for (int i = 0; i < n_dims; i++) {
         if (v->shape[i] > 1 && (best < 0 || v->shape[i] > v->shape[best]))
@@ -186,18 +199,20 @@ static void run_pieces(const struct place *p, const struct action *a, const stru
                        const struct tensor *in, int n_in, int dim)
 {
     const int64_t size = out->view.shape[dim];
-    const double wish = a->cost / p->breath->most;
+    const double cost = a->cost / p->n_tiles, wish = cost / p->breath->most;
     const int64_t n = wish < (double)size ? (int64_t)wish + 1 : size;
     for (int64_t i = 0; i < n && !job_cancelled(p->job); i++) {
         const int64_t from = size * i / n, count = size * (i + 1) / n - from;
         const struct tensor to = piece_of(out, dim, from, count);
         struct tensor x[3];
         for (int k = 0; k < n_in; k++) {
-            const bool shared = a->op == OP_matmul && k == 1 && dim == out->view.rank - 2;
+            const bool shared =
+                (a->op == OP_matmul && k == 1 && dim == out->view.rank - 2) ||
+                (a->op == OP_gather && k == 2);
             x[k] = shared ? in[k] : piece_of(&in[k], dim, from, count);
         }
         run_op(p, a, &to, x);
-        p->breath->take(p->breath->context, a->cost / (double)n);
+        p->breath->take(p->breath->context, cost / (double)n);
     }
 }
 
@@ -208,14 +223,28 @@ static void run(const struct place *p, const struct action *a)
     for (int i = 0; i < n_in; i++)
         in[i] = tensor_at(p, a->in[i]);
     const struct tensor out = target_of(p, a);
-    const int dim = p->breath && a->cost > p->breath->most ? cut_dim(a, &out) : -1;
+    const double cost = a->cost / p->n_tiles;
+    const int dim = p->breath && cost > p->breath->most ? cut_dim(a, &out) : -1;
     if (dim >= 0) {
         run_pieces(p, a, &out, in, n_in, dim);
         return;
     }
     run_op(p, a, &out, in);
     if (p->breath)
-        p->breath->take(p->breath->context, a->cost);
+        p->breath->take(p->breath->context, cost);
+}
+
+/* The last tile ends with the last row, and may begin before the one before it has ended. */
+static void run_loop(const struct place *all, const struct loop *l)
+{
+    struct place p = *all;
+    p.n_tiles = l->n_tiles;
+    for (int tile = 0; tile < l->n_tiles; tile++) {
+        const int64_t row = tile * l->height, last = l->n_rows - l->height;
+        p.row = row < last ? row : last;
+        for (int i = 0; i < l->n_actions && !job_cancelled(p.job); i++)
+            run(&p, &p.job->plan.actions[l->first + i]);
+    }
 }
 
 /* A graph's own work can take longer than the pass, and nobody should wait for somebody who left.
@@ -223,9 +252,17 @@ static void run(const struct place *p, const struct action *a)
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
                    const struct tensor *activation, const struct breath *breath)
 {
-    const struct place p = {j, stop, m, m->be, m->device, activation, breath};
-    for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++)
-        run(&p, &j->plan.actions[stop->first + i]);
+    const struct place p = {j, stop, m, m->be, m->device, activation, breath, 0, 1};
+    const struct action *actions = &j->plan.actions[stop->first];
+    for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++) {
+        const struct loop *l = actions[i].loop ? &j->plan.loops[actions[i].loop - 1] : NULL;
+        if (!l) {
+            run(&p, &actions[i]);
+            continue;
+        }
+        run_loop(&p, l);
+        i += l->n_actions - 1;
+    }
     if (stop->gathers) {
         const struct tensor faults = tensor_at(&p, j->plan.faults);
         p.be->download(p.device, j->fault, &faults);

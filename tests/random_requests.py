@@ -20,10 +20,9 @@ CACHE = ["transformer.h.*.output[1][0]", "transformer.h.*.output[1][1]"]
 OTHER = ["transformer.h.*.attn.c_attn.output", *CACHE, "lm_head.output"]
 READABLE = HIDDEN + HEADS + WIDE + OTHER
 WRITABLE = HIDDEN + HEADS + WIDE
-EARLY = ["transformer.wte.output", "transformer.drop.output", "transformer.h.0.ln_1.output",
-         "transformer.h.0.attn.c_attn.output", "transformer.h.0.attn.key.output",
-         "transformer.h.0.attn.z.output", "transformer.h.0.mid.output",
-         "transformer.h.1.attn.value.output"]
+EARLY = ["transformer.drop.output", "transformer.h.0.ln_1.output",
+         "transformer.h.0.attn.value.output", "transformer.h.0.attn.z.output",
+         "transformer.h.1.attn.value.output", "transformer.h.1.ln_2.output"]
 UNARY = ["exp", "tanh", "abs", "neg", "square", "sigmoid", "gelu_new", "relu"]
 REDUCE = ["sum", "mean", "max", "min", "norm"]
 
@@ -79,9 +78,15 @@ class Builder:
 
     # What follows fits prompts of any length: only a few positions are looked at.
 
+    def position(self, length):
+        """Mostly near the end: what is before it may be shared."""
+        if self.rng.randrange(8) == 0:
+            return self.rng.randrange(length)
+        return max(0, length - 1 - self.rng.choice([0, 1, 5]))
+
     def positions(self, length):
         """An index of some positions of (..., T, width)."""
-        at = self.rng.randrange(length)
+        at = self.position(length)
         return self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :][..., -3:, :]", "[..., -1, :]",
                                 f"[..., {at}:{at + 5}, :]", "[..., -20:, 2:7]"])
 
@@ -126,9 +131,9 @@ class Builder:
                            f"transformer.h.0.ln_1.output{index}", invoke=invoke, step=step))
 
     def edit_part(self, invoke, step, length, n_invokes, wild):
-        at = self.rng.randrange(length)
+        at = self.position(length)
         index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
-                                 "[..., ::7, :]", f"[..., {at}:{at + 2}, 1:4]"])
+                                 f"[..., {at}::7, :]", f"[..., {at}:{at + 2}, 1:4]"])
         path = self.path(WRITABLE)
         target = self.add("getitem", self.add("hook", path, invoke=invoke, step=step), index)
         kind = self.rng.randrange(4)
@@ -199,23 +204,22 @@ def random_request(seed, sizes, wild=False):
             "nodes": builder.nodes}
 
 
-# Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run in
-# a second.
-KINDS = {"small": 22, "wild": 8, "tiny": 14, "shared": 26, "long": 3, "longest": 1, "early": 10,
+# Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
+# in a second.
+KINDS = {"small": 16, "wild": 8, "tiny": 12, "shared": 34, "long": 3, "longest": 1, "early": 30,
          "work": 9, "many": 9, "nothing": 4}
+FAMILY = 8  # requests that begin alike, one behind the other
 
 
-def stream(which, length, vocab):
-    """Tokens that several requests begin with."""
-    rng = random.Random(which)
-    return [rng.randrange(vocab) for _ in range(length)]
-
-
-def shared_prompt(rng, sizes, length):
-    """One of a few beginnings, then tokens of its own; now and then with one token changed."""
-    own = rng.choice([0, 1, 3, 20])
-    tokens = stream(rng.randrange(3), max(1, length - own), sizes["vocab"])
-    tokens += [rng.randrange(sizes["vocab"]) for _ in range(length - len(tokens))]
+def shared_prompt(rng, sizes, length, family):
+    """What all of a family begin with, then tokens of its own; now and then with one token changed.
+    Some families repeat themselves, page after page of the cache."""
+    beginning = random.Random(family)
+    tokens = [beginning.randrange(sizes["vocab"]) for _ in range(length)]
+    if family % 4 == 0:
+        tokens = (tokens[:64] * (length // 64 + 1))[:length]
+    for i in range(max(1, length - rng.choice([0, 1, 3, 20])), length):
+        tokens[i] = rng.randrange(sizes["vocab"])
     if rng.randrange(5) == 0:
         tokens[rng.randrange(length)] = rng.randrange(sizes["vocab"])
     return tokens
@@ -226,6 +230,8 @@ def prompt_length(rng, kind, room):
         return room
     if kind == "long":
         return min(room, rng.randrange(300, 1024))
+    if kind == "early":
+        return min(room, rng.choice([1, 40, 66, 100, 140, 200]))
     if kind == "shared":
         return min(room, rng.choice([64, 65, 66, 100, 128, 129, 130, 192, 193, 200, 257]))
     if kind in ("tiny", "nothing", "work"):
@@ -234,14 +240,15 @@ def prompt_length(rng, kind, room):
 
 
 def fill(builder, rng, kind, lengths, n_new):
-    """Edits and reads of every invoke and step."""
+    """Edits and reads of every invoke and step. An early request looks at one place."""
+    paths = [rng.choice(EARLY)] if kind == "early" else READABLE
     for i, length in enumerate(lengths):
         for step in range(max(1, n_new)):
             length = length if step == 0 else 1
             for _ in range(rng.choice([0, 0, 1, 1, 2]) if kind != "early" else 0):
                 builder.edit_part(i, step, length, len(lengths), False)
-            for _ in range(rng.choice([0, 1, 1, 2]) if step == 0 else rng.randrange(2)):
-                paths = EARLY if kind == "early" else READABLE
+            least = int(kind == "early")
+            for _ in range(rng.choice([least, 1, 1, 2]) if step == 0 else rng.randrange(2)):
                 rng.choice([
                     lambda: builder.read_part(paths, i, step, length),
                     lambda: builder.read_part(paths, i, step, length),
@@ -262,10 +269,10 @@ def random_job(seed, sizes):
     n_new = 0 if kind == "early" else rng.choice([0, 0, 0, 1, 2, 5, 17])
     builder = Builder(rng, sizes)
     invokes, lengths = [], []
-    for _ in range(1 if kind in ("long", "longest") else rng.choice([1, 1, 1, 2, 3])):
+    for _ in range(1 if kind in ("long", "longest", "early") else rng.choice([1, 1, 1, 2, 3])):
         length = prompt_length(rng, kind, sizes["context"] - n_new)
         many = rng.choice([2, 3, 8]) if kind == "many" else 1
-        prompts = [shared_prompt(rng, sizes, length) for _ in range(many)]
+        prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
     if kind != "nothing":

@@ -90,9 +90,9 @@ def test(tally):
         run_pytest(tally, file.relative_to(ROOT), [file])
 
 
-# The tests of the service that run again under each sanitizer; the others compare numbers, which
-# a sanitizer does not change.
-SERVICE_TESTS = ["test_http.py", "test_service.py", "test_cases.py"]
+# The tests of the service and of its engine that run again under each sanitizer; the others compare
+# numbers, which a sanitizer does not change.
+SERVICE_TESTS = ["test_http.py", "test_service.py", "test_cases.py", "test_schedules.py"]
 
 
 def check(tally):

@@ -1,15 +1,15 @@
-/* Random schedules: every request that is not taken back gives the bits that it gives alone, whoever
- * comes and goes beside it, and however the engine is set up.
+/* Random schedules: every request that is not taken back gives the bits that it gives alone,
+ * whoever comes and goes beside it, and however the engine is set up.
  *
  *     schedules_tool make FOLDER                             a small random model
  *     schedules_tool run MODEL REQUESTS FIRST_SEED COUNT     COUNT schedules of up to 24 jobs
  *     schedules_tool soak MODEL REQUESTS SEED JOBS           one schedule of so many jobs
  *
  * REQUESTS has a JSON request on each line (tests/random_requests.py). Each runs alone first: plain
- * C, one thread, one pass, nothing shared. A seed chooses an engine (instruction set, threads, sizes
- * of passes, of the cache and of the slab) and the requests, users, arrivals and cancels; arrivals and
- * cancels also fall inside passes. What goes wrong is printed with its seed and settings, and `run`
- * of that seed repeats it, but for which thread does what.
+ * C, one thread, one pass, nothing shared. A seed chooses an engine (instruction set, threads,
+ * sizes of passes, of the cache and of the slab) and the requests, users, arrivals and cancels;
+ * arrivals and cancels also fall inside passes. What goes wrong is printed with its seed and
+ * settings, and `run` of that seed repeats it, but for which thread does what.
  *
  * Buffers of the device are guarded (guarded.h), and a job's memory goes as soon as its
  * state is final, as it does when its connection is fast.
@@ -28,6 +28,7 @@
 
 enum {
     JOBS_MAX = 24, /* of a schedule of `run`, and at once in `soak` */
+    FAMILY = 8, /* requests that begin alike, one behind the other */
     REQUEST_FILE_MAX = 64 << 20
 };
 
@@ -72,7 +73,7 @@ struct slot { /* a job that the engine has */
 };
 
 struct counts {
-    int64_t schedules, jobs, done, cancelled, aborted, differences;
+    int64_t jobs, done, cancelled, aborted, differences;
     int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, saves, nan_saves;
 };
 
@@ -83,7 +84,6 @@ static struct tool {
     int n_isas, n_requests;
     struct request *requests;
     struct counts counts;
-    long rss_warm_kb; /* when a tenth of the jobs were through */
 
     /* The schedule that runs. */
     struct settings set;
@@ -93,7 +93,7 @@ static struct tool {
     struct batch *batch;
     struct arena engine; /* the batch's */
     struct slot slots[JOBS_MAX];
-    int n_come, n_live;
+    int n_come, n_to_come, n_live;
     bool is_in_pass, aborted;
 } tool;
 
@@ -126,8 +126,8 @@ static bool one_in(int n)
 static void say_settings(void)
 {
     const struct settings *s = &tool.set;
-    printf("    --isa %s --threads %d --rows %d --logits-rows %d --pass-rows %d, cache of %d pages%s, "
-           "slab of %zu bytes, pass cost %.3g, %d users, %d jobs\n",
+    printf("    --isa %s --threads %d --rows %d --logits-rows %d --pass-rows %d, "
+           "cache of %d pages%s, slab of %zu bytes, pass cost %.3g, %d users, %d jobs\n",
            s->isa, s->threads, s->rows, s->logits, s->shared_rows, s->cache_pages,
            s->shares_prefixes ? "" : " without sharing", s->slab_bytes, s->pass_cost, s->n_users,
            s->n_jobs);
@@ -165,13 +165,15 @@ static void check_saves(const struct slot *s)
         tool.counts.saves++;
         if (memcmp(x, y, save->bytes) == 0)
             continue;
-        tool.counts.nan_saves++;
+        if (same_but_nan(save, x, y)) {
+            tool.counts.nan_saves++;
+            continue;
+        }
         size_t at = 0;
         while (x[at] == y[at])
             at++;
-        if (!same_but_nan(save, x, y))
-            differ(s, "%s of step %d differs from byte %zu of %zu", save->name, save->step, at,
-                   save->bytes);
+        differ(s, "%s of step %d differs from byte %zu of %zu", save->name, save->step, at,
+               save->bytes);
     }
 }
 
@@ -314,7 +316,7 @@ static void look_around(void)
     const struct settings *set = &tool.set;
     for (int i = tool.is_in_pass ? 0 : 20; i >= 0; i--)
         meddle();
-    while (!tool.aborted && tool.n_come < set->n_jobs && tool.n_live < JOBS_MAX &&
+    while (!tool.aborted && tool.n_come < tool.n_to_come && tool.n_live < JOBS_MAX &&
            (batch_count(tool.batch) == 0 || one_in(set->arrives)))
         come();
     batch_drop_cancelled(tool.batch);
@@ -359,6 +361,8 @@ static void waits_no_more(void *context, struct job *j)
 static void open_engine(void)
 {
     const struct settings *s = &tool.set;
+    tool.n_come = 0;
+    tool.aborted = false;
     struct err e = {0};
     const struct device_options d = {.threads = s->threads,
                                      .isa = s->isa,
@@ -389,25 +393,20 @@ static void close_engine(void)
     arena_free(&tool.engine);
 }
 
-static void run_schedule(void)
+/* Until so many jobs have come, and all are gone. */
+static void run_until(int n_come)
 {
     struct err e = {0};
-    open_engine();
-    tool.n_come = 0;
-    tool.aborted = false;
-    while (batch_count(tool.batch) > 0 || (!tool.aborted && tool.n_come < tool.set.n_jobs)) {
+    tool.n_to_come = n_come;
+    while (batch_count(tool.batch) > 0 || (!tool.aborted && tool.n_come < n_come)) {
         look_around();
         tool.is_in_pass = true;
         if (batch_count(tool.batch) > 0 && !batch_run(tool.batch, &e))
             refuse("pass", e.text);
         tool.is_in_pass = false;
-        if (!tool.rss_warm_kb && tool.counts.jobs > tool.set.n_jobs / 10)
-            tool.rss_warm_kb = rss_kb();
     }
     collect();
     assert(tool.n_live == 0);
-    close_engine();
-    tool.counts.schedules++;
 }
 
 /* Requests, and what each gives alone. */
@@ -518,14 +517,18 @@ static void choose_sizes(struct settings *s)
     s->shared_rows = below(2) ? shared[below(7)] : 1 + below(256);
 }
 
-/* Plain C takes some twenty times as long as the others: mostly it gets what is short. */
+/* Any requests, or some of a family, which have pages of the cache to share. Plain C takes some
+ * twenty times as long as the others: mostly it gets what is short, if that is soon found. */
 static void choose_kinds(struct settings *s)
 {
-    const bool is_short = strcmp(s->isa, "plain") == 0 && !one_in(20);
+    const bool is_short = strcmp(s->isa, "plain") == 0 && !one_in(20), alike = one_in(2);
+    const int first = alike ? below(tool.n_requests) / FAMILY * FAMILY : 0;
+    const int n = alike && tool.n_requests - first > FAMILY ? FAMILY : tool.n_requests - first;
     for (int i = 0; i < s->n_kinds; i++) {
+        int tries = is_short ? 8 : 1;
         do
-            s->kinds[i] = below(tool.n_requests);
-        while (is_short && tool.requests[s->kinds[i]].plan.cost > SHORT_COST);
+            s->kinds[i] = first + below(n);
+        while (--tries > 0 && tool.requests[s->kinds[i]].plan.cost > SHORT_COST);
     }
 }
 
@@ -553,36 +556,60 @@ static void choose_settings(uint64_t seed, int n_jobs)
     choose_sizes(s);
 }
 
-static void say_counts(double seconds)
+static void say_counts(void)
 {
     const struct counts *c = &tool.counts;
-    printf("%" PRId64 " schedules in %.1f s, %" PRId64 " jobs: %" PRId64 " done, %" PRId64
-           " cancelled, %" PRId64 " aborted; %" PRId64 " pauses, %" PRId64 " came in one, %" PRId64
-           " cancels inside a pass, %" PRId64 " positions shared; %" PRId64 " saves, %" PRId64
-           " with another NaN; %ld kB of memory, %ld kB more than when a tenth was through; %" PRId64
-           " differences\n",
-           c->schedules, seconds, c->jobs, c->done, c->cancelled, c->aborted, c->pauses,
-           c->came_in_pause, c->cancels_in_pass, c->shared_positions, c->saves, c->nan_saves,
-           rss_kb(), rss_kb() - tool.rss_warm_kb, c->differences);
+    const struct {
+        int64_t count;
+        const char *of;
+    } lines[] = {{c->jobs, "jobs"},
+                 {c->done, "done"},
+                 {c->cancelled, "cancelled"},
+                 {c->aborted, "aborted"},
+                 {c->pauses, "pauses"},
+                 {c->came_in_pause, "came in one"},
+                 {c->cancels_in_pass, "cancels inside a pass"},
+                 {c->shared_positions, "positions shared"},
+                 {c->saves, "saves"},
+                 {c->nan_saves, "with another NaN"},
+                 {c->differences, "differences"}};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        printf(", %" PRId64 " %s", lines[i].count, lines[i].of);
+    printf("\n");
 }
 
-static int run(const char *folder, const char *requests, uint64_t seed, uint64_t count, int n_jobs)
+static void run(uint64_t seed, uint64_t count)
+{
+    const double start = seconds_now();
+    for (uint64_t i = 0; i < count; i++) {
+        choose_settings(seed + i, 0);
+        open_engine();
+        run_until(tool.set.n_jobs);
+        close_engine();
+    }
+    printf("%" PRIu64 " schedules in %.1f s", count, seconds_now() - start);
+}
+
+/* The memory is measured while nobody is there, so that what is left is what stays. */
+static void soak(uint64_t seed, int n_jobs)
+{
+    choose_settings(seed, n_jobs);
+    open_engine();
+    run_until(n_jobs / 10);
+    const long warm_kb = rss_kb();
+    run_until(n_jobs);
+    printf("%ld kB of memory, %ld kB more than when a tenth was through", rss_kb(),
+           rss_kb() - warm_kb);
+    close_engine();
+}
+
+static void open_tool(const char *folder, const char *requests)
 {
     make_backend();
     find_isas();
     tool.folder = folder;
     read_requests(requests);
     run_all_alone();
-    const double start = seconds_now();
-    for (uint64_t i = 0; i < count; i++) {
-        choose_settings(seed + i, n_jobs);
-        run_schedule();
-        if (i == count / 10 && count > 1)
-            tool.rss_warm_kb = rss_kb();
-    }
-    say_counts(seconds_now() - start);
-    arena_free(&tool.arena);
-    return tool.counts.differences > 0;
 }
 
 static int make(const char *folder)
@@ -596,12 +623,18 @@ int main(int n, char **arguments)
 {
     if (n == 3 && !strcmp(arguments[1], "make"))
         return make(arguments[2]);
-    if (n == 6 && !strcmp(arguments[1], "run"))
-        return run(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10),
-                   strtoull(arguments[5], NULL, 10), 0);
-    if (n == 6 && !strcmp(arguments[1], "soak"))
-        return run(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10), 1,
-                   (int)strtol(arguments[5], NULL, 10));
-    refuse("usage", "schedules_tool make FOLDER | run MODEL REQUESTS FIRST_SEED COUNT | soak MODEL "
-                    "REQUESTS SEED JOBS");
+    const bool runs = n == 6 && !strcmp(arguments[1], "run");
+    if (!runs && (n != 6 || strcmp(arguments[1], "soak")))
+        refuse("usage", "schedules_tool make FOLDER | run MODEL REQUESTS FIRST_SEED COUNT | soak "
+                        "MODEL REQUESTS SEED JOBS");
+    open_tool(arguments[2], arguments[3]);
+    const uint64_t seed = strtoull(arguments[4], NULL, 10);
+    const uint64_t count = strtoull(arguments[5], NULL, 10);
+    if (runs)
+        run(seed, count);
+    else
+        soak(seed, (int)count);
+    say_counts();
+    arena_free(&tool.arena);
+    return tool.counts.differences > 0;
 }

@@ -741,6 +741,38 @@ def test_cross_entropy_loss_is_torch_s():
             interpose.cross_entropy_loss(*bad)
 
 
+def test_cross_entropy_loss_of_proxies_is_one_number_and_the_same(model):
+    ids = [IDS, IDS[::-1]]
+    with model.trace(ids) as run:
+        logits, tokens = model.lm_head.output, model.transformer.wte.input
+        saved = logits.save()
+        losses = [interpose.cross_entropy_loss(x, y, shift).save() for x, y, shift in [
+            (logits, tokens, True), (logits, np.array(ids), False), (logits[0], IDS, True),
+            (logits[1:], np.array(IDS[::-1], np.int32), True), (logits[:1], tokens[:1], True)]]
+        with pytest.raises(ValueError, match="not .*and"):
+            interpose.cross_entropy_loss(logits, IDS)
+        with pytest.raises(ValueError, match="no position"):
+            interpose.cross_entropy_loss(logits[:, :1], tokens[:, :1])
+        with pytest.raises(ValueError, match="must be integers"):
+            interpose.cross_entropy_loss(logits, tokens.float())
+    one, two = (interpose.cross_entropy_loss(saved.value[i], ids[i]) for i in range(2))
+    unshifted = [interpose.cross_entropy_loss(saved.value[i], ids[i], False) for i in range(2)]
+    expected = [(one + two) / 2, sum(unshifted) / 2, one, two, one]
+    assert [float(x) for x in losses] == pytest.approx(expected, rel=1e-6)
+    assert run.output is not None and losses[0].value.shape == ()
+
+
+def test_a_token_outside_the_vocabulary_of_a_proxy_is_refused(model):
+    with pytest.raises(interpose.RequestError, match="gather: the index at .* is 10000000, which"):
+        with model.trace(IDS):
+            interpose.cross_entropy_loss(model.lm_head.output, [10**7] * len(IDS)).save()
+    with pytest.raises(interpose.RequestError, match="10000000, which the graph computed") as refused:
+        with model.trace(IDS):
+            tokens = model.transformer.wte.input * 0 + 10**7
+            interpose.cross_entropy_loss(model.lm_head.output, tokens).save()
+    assert refused.value.code == "index"
+
+
 # Refusals at the user's line.
 
 REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentence
@@ -1150,12 +1182,15 @@ def test_every_public_name_is_documented():
 
 def test_the_readme_runs(server, name):
     text = (pathlib.Path(__file__).parent.parent / "clients/python/README.md").read_text()
-    code = text.partition("```python\n")[2].partition("```")[0]
+    blocks = text.split("```python\n")[1:]
+    assert len(blocks) == 2
+    code = "".join(block.partition("```")[0] for block in blocks)
     assert 'LanguageModel("demo")' in code
     code = code.replace('"demo"', f"{name!r}, host={server.host!r}")
     facts = {}
     exec(code, facts)
     assert facts["ablated"].value.shape == facts["normal"].value.shape
+    assert facts["loss"].value.shape == () and facts["best"].indices.value.shape == (3,)
 
 
 def test_torch_is_not_needed(server, name):

@@ -69,7 +69,7 @@ static inline void tiny_block(struct tiny_file *f, const struct model_shape *m, 
                     tensors[i].n_rows, tensors[i].n_columns, tensors[i].mean, 0.2f);
 }
 
-static inline FILE *tiny_open(const char *dir, const char *name)
+static inline FILE *tiny_file_open(const char *dir, const char *name)
 {
     char path[256];
     snprintf(path, sizeof path, "%s/%s", dir, name);
@@ -80,7 +80,7 @@ static inline FILE *tiny_open(const char *dir, const char *name)
 
 static inline void tiny_config(const char *dir, const struct model_shape *m)
 {
-    FILE *f = tiny_open(dir, "config.json");
+    FILE *f = tiny_file_open(dir, "config.json");
     fprintf(f,
             "{\"model_type\":\"gpt2\",\"n_layer\":%d,\"n_head\":%d,\"n_embd\":%d,\"n_inner\":%d,"
             "\"n_positions\":%d,\"vocab_size\":%d,\"layer_norm_epsilon\":%g}",
@@ -100,7 +100,7 @@ static inline void tiny_weights(const char *dir, const struct model_shape *m, ui
     tiny_tensor(&f, "ln_f.weight", m->width, 0, 1, 0.2f);
     tiny_tensor(&f, "ln_f.bias", m->width, 0, 0, 0.2f);
 
-    FILE *whole = tiny_open(dir, "model.safetensors");
+    FILE *whole = tiny_file_open(dir, "model.safetensors");
     f.header = arena_format(&f.arena, "%s}", f.header);
     const uint64_t size = strlen(f.header);
     fwrite(&size, sizeof size, 1, whole);

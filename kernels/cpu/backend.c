@@ -158,6 +158,7 @@ const struct backend backend_cpu = {
     .add = cpu_add,
     .layernorm = cpu_layernorm,
     .linear = cpu_linear,
+    .linear_panels = cpu_linear_panels,
     .gelu = cpu_gelu,
     .rows_gather = cpu_rows_gather,
     .cache_open = cpu_cache_open,

@@ -121,6 +121,8 @@ bool cpu_weight_pack(struct device *d, struct weight **w, const float *matrix, e
 void cpu_weight_free(struct device *d, struct weight *w);
 void cpu_linear(struct device *d, float *out, const float *x, const struct weight *w,
                 const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
+void cpu_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
+                       const int32_t *panels, int n_panels, int n_rows);
 void cpu_embed(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                int width);
 void cpu_add(struct device *d, float *out, const float *x, const float *y, int64_t count);

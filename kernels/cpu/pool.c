@@ -115,6 +115,7 @@ static void *worker(void *argument)
 {
     const struct seat *seat = argument;
     struct pool *p = seat->pool;
+    pthread_setname_np(pthread_self(), "arithmetic");
     while (!atomic_load(&p->quit)) {
         if (!spin_until(p, is_called))
             sleep_until_called(p);

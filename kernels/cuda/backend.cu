@@ -211,6 +211,7 @@ extern "C" const struct backend backend_cuda = {
     .add = cuda_add,
     .layernorm = cuda_layernorm,
     .linear = cuda_linear,
+    .linear_panels = cuda_linear_panels,
     .gelu = cuda_gelu,
     .rows_gather = cuda_rows_gather,
     .cache_open = cuda_cache_open,

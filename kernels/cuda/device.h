@@ -169,6 +169,8 @@ bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, 
 void cuda_weight_free(struct device *d, struct weight *w);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
+void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
+                        const int32_t *panels, int n_panels, int n_rows);
 void cuda_embed(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                 int width);
 void cuda_add(struct device *d, float *out, const float *x, const float *y, int64_t count);

@@ -181,6 +181,40 @@ void cuda_linear(struct device *d, float *out, const float *x, const struct weig
     }
 }
 
+/* out (n_rows, 16 n_panels) = x (n_rows, K) @ the columns 16 panels[p] .. 16 panels[p] + 15 of w, a
+ * thread an element; columns from N on are zero. */
+__global__ void linear_panels_kernel(float *out, const float *x, const float *weights,
+                                     const int32_t *panels, int stride, int K, int N, int n_panels,
+                                     int n_rows)
+{
+    const int width = n_panels * LANES;
+    const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= (int64_t)n_rows * width)
+        return;
+    const int column = (int)(i % width), n = panels[column / LANES] * LANES + column % LANES;
+    const float *row = x + i / width * K;
+    float sum = 0;
+    for (int k = 0; k < K && n < N; k += CHUNK) {
+        float partial = 0;
+        for (int j = k; j < k + CHUNK && j < K; j++)
+            partial = fmaf(row[j], weights[(size_t)j * (size_t)stride + (size_t)n], partial);
+        sum = add_chunk(sum, partial, k);
+    }
+    out[i] = sum;
+}
+
+void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
+                        const int32_t *panels, int n_panels, int n_rows)
+{
+    if (n_rows == 0 || n_panels == 0)
+        return;
+    const void *staged = cuda_stage(d, panels, sizeof *panels * (size_t)n_panels);
+    LAUNCH(linear_panels_kernel, blocks_for((int64_t)n_rows * n_panels * LANES, BLOCK), BLOCK, 0,
+           d->stream, out, x, w->data, static_cast<const int32_t *>(staged), w->stride, w->K, w->N,
+           n_panels, n_rows);
+    CHECK_LAUNCH(d);
+}
+
 /* The matrix goes up as it is and is laid out by a copy between views. */
 static bool weight_fill(struct device *d, struct weight *w, const float *matrix, enum layout l,
                         struct err *e)

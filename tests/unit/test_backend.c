@@ -602,6 +602,40 @@ static void every_linear_layer_has_the_bits_of_the_reference(void **state)
     }
 }
 
+static void a_few_panels_have_the_bits_of_the_whole_product(void **state)
+{
+    (void)state;
+    enum { M = 100, K = 300, N = 329, PANELS = 21 };
+    const float *matrix = floats(N * K), *x = floats(M * K), *junk = floats(M * PANELS * 16 + 1);
+    for (int i = 0; i < n_devices * 6; i++) {
+        struct device *d = devices[i / 6];
+        struct weight *w;
+        const int n_rows = 1 + (int)chance(M);
+        int32_t panels[PANELS];
+        int n = 0;
+        for (int panel = 0; panel < PANELS; panel++) {
+            if (chance(PANELS) < 1 + 7u * (uint32_t)i % 6 || panel == PANELS - 1)
+                panels[n++] = panel;
+        }
+        const int count = n_rows * n * 16;
+        const float *x_there = lend_floats(d, x, n_rows * K);
+        float *whole_there = lend_floats(d, junk, n_rows * N);
+        float *some_there = lend_floats(d, junk, count + 1);
+        assert_true(be->weight_pack(d, &w, matrix, LAYOUT_nk, K, N, &error));
+        be->linear(d, whole_there, x_there, w, NULL, n_rows, EPILOGUE_none, NULL);
+        be->linear_panels(d, some_there, x_there, w, panels, n, n_rows);
+        const float *whole = fetch_floats(d, whole_there, n_rows * N);
+        const float *some = fetch_floats(d, some_there, count + 1);
+        assert_memory_equal(&some[count], &junk[count], sizeof *junk);
+        for (int k = 0; k < count; k++) {
+            const int column = panels[k % (n * 16) / 16] * 16 + k % 16;
+            const float expected = column < N ? whole[k / (n * 16) * N + column] : 0.0f;
+            assert_true(reference_same(&some[k], &expected, 1));
+        }
+        be->weight_free(d, w);
+    }
+}
+
 static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
 {
     (void)state;
@@ -908,6 +942,7 @@ int main(void)
         TEST(softmax_takes_masked_elements_and_all_masked_rows),
         TEST(matmul_has_the_bits_of_the_reference),
         TEST(every_linear_layer_has_the_bits_of_the_reference),
+        TEST(a_few_panels_have_the_bits_of_the_whole_product),
         TEST(many_rows_and_a_long_k_have_the_bits_of_few),
         TEST(a_nan_row_does_not_touch_its_neighbours),
         TEST(layernorm_has_the_bits_of_the_reference),

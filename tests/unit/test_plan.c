@@ -445,6 +445,116 @@ static void a_view_that_mixes_positions_gets_all_logits(void **state)
     assert_int_equal(t.plan.n_logits, 12);
 }
 
+/* Logits that nobody needs whole. */
+
+static const struct model_shape gpt2_shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f};
+
+/* The loss of a prompt of 1,024 tokens, each token being its own target. */
+static int loss_of(int logits)
+{
+    const int rows = tiny_getitem(&t, logits, "[:, :-1]");
+    const int ids = tiny_getitem(&t, hook("transformer.wte.input"), "[:, 1:, None]");
+    const int right = tiny_op(&t, gather, NODE(rows), INT(-1), NODE(ids));
+    const int all = tiny_op(&t, logsumexp, NODE(rows), INT(-1), BOOL(true));
+    return tiny_op(&t, mean, NODE(tiny_op(&t, sub, NODE(all), NODE(right))));
+}
+
+static void a_loss_takes_a_tile_of_logits(void **state)
+{
+    (void)state;
+    t.model = gpt2_shape;
+    tiny_invoke(&t, 1, 1024);
+    tiny_save(&t, loss_of(hook("lm_head.output")));
+    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head "
+       "gather logsumexp sub mean save");
+    assert_int_equal(t.plan.n_logits, 0);
+    assert_int_equal(t.plan.n_loops, 1);
+    const struct loop *l = t.plan.loops;
+    assert_int_equal(l->n_actions, 4);
+    assert_int_equal(l->n_tiles, 32);
+    assert_int_equal(l->height, 32);
+    /* 32 rows of logits, 1,023 of lm_head.input, and small change: not 206 MB. */
+    const size_t tile = 32 * 50257 * 4, rows = 1023 * 768 * 4;
+    assert_true(t.plan.slab_bytes >= tile + rows);
+    assert_true(t.plan.slab_bytes < tile + rows + (64 << 10));
+}
+
+static void a_log_softmax_is_as_high_as_a_tile(void **state)
+{
+    (void)state;
+    t.model = gpt2_shape;
+    tiny_invoke(&t, 1, 1000);
+    const int p = tiny_op(&t, log_softmax, NODE(hook("lm_head.output")), INT(-1));
+    const int entropy = tiny_op(&t, mul, NODE(tiny_op(&t, exp, NODE(p))), NODE(p));
+    tiny_save(&t, tiny_op(&t, sum, NODE(entropy), INT(-1)));
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 0);
+    assert_true(t.plan.slab_bytes < (size_t)4 * 32 * 50257 * 4);
+}
+
+static void a_few_columns_are_a_few_panels(void **state)
+{
+    (void)state;
+    t.model = gpt2_shape;
+    tiny_invoke(&t, 1, 1024);
+    const int x = hook("lm_head.output");
+    const int a = tiny_getitem(&t, x, "[:, :, 50256]"), b = tiny_getitem(&t, x, "[..., 300:310]");
+    tiny_save(&t, a);
+    tiny_save(&t, b);
+    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head save save");
+    const struct action *product = action_at(1, 0);
+    assert_int_equal(product->n_panels, 3);
+    assert_int_equal(product->panels[0], 18); /* 288 .. 303, 304 .. 319, 50256 */
+    assert_int_equal(product->panels[1], 19);
+    assert_int_equal(product->panels[2], 3141);
+    assert_int_equal(t.plan.n_logits, 0);
+    assert_int_equal(plan_value(&t.plan, b)->view.offset, 12);
+    assert_int_equal(plan_value(&t.plan, a)->view.offset, 32);
+    assert_int_equal(plan_value(&t.plan, a)->view.stride[1], 48);
+    assert_true(t.plan.slab_bytes < (4 << 20));
+}
+
+static void what_somebody_needs_whole_is_the_model_s(void **state)
+{
+    (void)state;
+    t.model = gpt2_shape;
+    tiny_invoke(&t, 1, 100);
+    const int x = hook("lm_head.output");
+    tiny_save(&t, tiny_op(&t, argmax, NODE(x), INT(-1)));
+    const int n = t.graph.n_nodes;
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 0);
+    tiny_save(&t, x);
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 100);
+    t.graph.n_nodes = n;
+    tiny_save(&t, tiny_op(&t, mean, NODE(x), INT(1)));
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 100);
+    assert_int_equal(t.plan.n_loops, 0);
+    t.graph.n_nodes = n;
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[..., 7]")), FLOAT(0));
+    tiny_save(&t, tiny_op(&t, argmax, NODE(x), INT(-1)));
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 100);
+    /* One row that is saved is the model's, the rows that are reduced are not. */
+    t.graph.n_nodes = n;
+    tiny_save(&t, tiny_getitem(&t, x, "[:, -1]"));
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_logits, 1);
+    assert_int_equal(t.plan.n_loops, 1);
+}
+
+static void what_changes_lm_head_input_is_seen(void **state)
+{
+    (void)state;
+    t.model = gpt2_shape;
+    tiny_invoke(&t, 1, 100);
+    tiny_save(&t, tiny_op(&t, argmax, NODE(hook("lm_head.output")), INT(-1)));
+    tiny_op(&t, set, NODE(hook("lm_head.input")), FLOAT(0));
+    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: lm_head argmax save");
+}
+
 /* Steps. */
 
 static void later_steps_see_one_token(void **state)
@@ -803,6 +913,11 @@ int main(void)
         TEST(logits_are_computed_where_someone_looks),
         TEST(logits_views_follow_the_rows_that_exist),
         TEST(a_view_that_mixes_positions_gets_all_logits),
+        TEST(a_loss_takes_a_tile_of_logits),
+        TEST(a_log_softmax_is_as_high_as_a_tile),
+        TEST(a_few_columns_are_a_few_panels),
+        TEST(what_somebody_needs_whole_is_the_model_s),
+        TEST(what_changes_lm_head_input_is_seen),
         TEST(later_steps_see_one_token),
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),

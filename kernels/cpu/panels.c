@@ -1,0 +1,63 @@
+/* Products with some of a weight's columns: panels of 16 wherever they lie. */
+#include "cpu.h"
+
+struct some {
+    const struct device *d;
+    const struct weight *w;
+    float *out;
+    const float *x;
+    const int32_t *panels;
+    int n_panels, n_rows, n_blocks;
+};
+
+/* Rows of `x` as [k][height]; those that are missing are zero. */
+static void strip_pack(float *packed, int height, const float *x, int K, int n_rows, int n_k)
+{
+    for (int k = 0; k < n_k; k++)
+        for (int r = 0; r < height; r++)
+            packed[k * height + r] = r < n_rows ? x[(size_t)r * (size_t)K + (size_t)k] : 0;
+}
+
+/* At most a tile's height of rows by at most a group of panels. */
+static void strip_multiply(const struct some *s, const struct tile *tile, float *packed, int row,
+                           int n_rows, int panel, int n_panels)
+{
+    const int K = s->w->K;
+    float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
+    for (int k = 0; k < K; k += BLOCK_K) {
+        const int n_k = K - k < BLOCK_K ? K - k : BLOCK_K;
+        strip_pack(packed, tile->height, s->x + (size_t)row * (size_t)K + k, K, n_rows, n_k);
+        for (int p = 0; p < n_panels; p++) {
+            const float *b = s->w->panels + (size_t)s->panels[panel + p] * (size_t)K * LANES;
+            tile->run(t + p * LANES, packed, b + (size_t)k * LANES, 0, 1, n_k, k > 0);
+        }
+    }
+    for (int r = 0; r < n_rows; r++) {
+        float *to = s->out + ((size_t)(row + r) * (size_t)s->n_panels + (size_t)panel) * LANES;
+        for (int i = 0; i < n_panels * LANES; i++)
+            to[i] = t[r * GROUP + i];
+    }
+}
+
+static void panels_task(void *context, int task, int thread)
+{
+    const struct some *s = context;
+    const int panel = task / s->n_blocks * 4, first = task % s->n_blocks * BLOCK_ROWS;
+    const int n_panels = s->n_panels - panel < 4 ? s->n_panels - panel : 4;
+    const int end = s->n_rows - first < BLOCK_ROWS ? s->n_rows : first + BLOCK_ROWS;
+    for (int row = first, n; row < end; row += n) {
+        const struct tile *tile = tile_for(s->d->v, end - row);
+        n = end - row < tile->height ? end - row : tile->height;
+        strip_multiply(s, tile, s->d->scratch[thread].a, row, n, panel, n_panels);
+    }
+}
+
+void cpu_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
+                       const int32_t *panels, int n_panels, int n_rows)
+{
+    struct some s = {.d = d, .w = w, .out = out, .x = x, .panels = panels};
+    s.n_panels = n_panels;
+    s.n_rows = n_rows;
+    s.n_blocks = (n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    pool_run(d->pool, (n_panels + 3) / 4 * s.n_blocks, panels_task, &s);
+}

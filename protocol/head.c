@@ -1,0 +1,258 @@
+/* Logits that only this request's own ops look at, at many positions: the head's product is then
+ * an action like any other, over a copy of the rows of lm_head.input, and tiles.c runs it a few
+ * rows at a time. Where the ops look at a few columns, only the panels of 16 that hold them are
+ * computed.
+ *
+ * Readers that look at the same rows share a product. It has those rows alone, in their order. */
+#include "planner.h"
+#include <string.h>
+
+enum { PANEL = 16, GROUPS_MAX = 64 };
+
+/* What a view of a row-major (rows, V) tensor looks at. */
+struct look {
+    struct view rows;  /* in rows of the tensor, without dimensions of size 1 */
+    int64_t low, high; /* the first and the last column */
+};
+
+struct group { /* readers of one root that look at the same rows */
+    int root;
+    struct view rows;
+    bool is_live; /* stays where it is: the model computes it */
+    int first, last; /* of its readers, a chain of values */
+};
+
+struct choice {
+    struct planner *s;
+    int8_t *is_set;   /* of each root: something alive changes it */
+    int *next;        /* of each value: the next reader of its group, or -1, and */
+    bool *is_reader;  /* whether it is in one */
+    struct group groups[GROUPS_MAX];
+    int n_groups;
+};
+
+/* False where one dimension walks along the columns into the next row, or there is nothing. */
+static bool look_of(struct look *l, const struct view *v, int64_t V)
+{
+    *l = (struct look){.rows.offset = v->offset / V, .low = v->offset % V, .high = v->offset % V};
+    for (int i = 0; i < v->rank; i++) {
+        if (v->shape[i] == 1 || v->stride[i] == 0)
+            continue;
+        if (v->stride[i] % V != 0) {
+            l->high += (v->shape[i] - 1) * v->stride[i];
+            continue;
+        }
+        l->rows.shape[l->rows.rank] = v->shape[i];
+        l->rows.stride[l->rows.rank++] = v->stride[i] / V;
+    }
+    return view_count(v) > 0 && l->high < V;
+}
+
+static bool rows_equal(const struct view *a, const struct view *b)
+{
+    bool equal = view_same_shape(a, b) && a->offset == b->offset;
+    for (int i = 0; i < a->rank && equal; i++)
+        equal = a->stride[i] == b->stride[i];
+    return equal;
+}
+
+bool head_is_large(int64_t n_rows, int64_t width)
+{
+    return n_rows > TILE_ROWS && n_rows * width * (int64_t)sizeof(float) >= TILED_BYTES_MIN;
+}
+
+/* Whether a root is a product of the head that could be made otherwise. */
+static bool is_head(const struct choice *c, int root)
+{
+    const struct root *r = &c->s->roots[root];
+    if (c->is_set[root] || r->node < 0)
+        return false;
+    if (r->home == HOME_activation)
+        return r->point == PT_logits && r->turn < c->s->n_sites;
+    return c->s->g->nodes[r->node].op == OP_lm_head;
+}
+
+/* The rows of a lm_head op stay together, those of the model's logits are taken apart. */
+static struct group *group_of(struct choice *c, int root, const struct look *l)
+{
+    const bool together = c->s->roots[root].home == HOME_slab;
+    for (int i = 0; i < c->n_groups; i++) {
+        struct group *g = &c->groups[i];
+        if (g->root == root && (together || rows_equal(&g->rows, &l->rows)))
+            return g;
+    }
+    if (c->n_groups == GROUPS_MAX)
+        return NULL;
+    struct group *g = &c->groups[c->n_groups++];
+    *g = (struct group){.root = root, .rows = l->rows, .first = -1, .last = -1};
+    if (together)
+        g->rows = view_of(1, (int64_t[]){c->s->roots[root].bytes / (int64_t)sizeof(float) /
+                                         c->s->m->vocab});
+    return g;
+}
+
+/* What a save keeps of all columns exists as a whole, and as a part of the reply. */
+static void reader_add(struct choice *c, int value, bool is_saved)
+{
+    struct planner *s = c->s;
+    const int64_t V = s->m->vocab;
+    struct look l;
+    const int root = s->value_roots[value];
+    const bool fits = look_of(&l, &s->p->values[value].view, V);
+    if (!fits && s->roots[root].home == HOME_activation)
+        return;
+    struct group *g = group_of(c, root, &l);
+    if (!g)
+        return;
+    if (!fits || (is_saved && l.high - l.low >= V / 2))
+        g->is_live = true;
+    if (c->is_reader[value])
+        return;
+    c->is_reader[value] = true;
+    c->next[value] = -1;
+    *(g->last < 0 ? &g->first : &c->next[g->last]) = value;
+    g->last = value;
+}
+
+static void readers_find(struct choice *c)
+{
+    struct planner *s = c->s;
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (s->is_alive[i] && s->g->nodes[i].op == OP_set)
+            c->is_set[s->value_roots[i]] = true;
+    }
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (!s->is_alive[i])
+            continue;
+        operands_take(s, &s->g->nodes[i]);
+        for (int k = 0; k < s->n_in; k++) {
+            if (is_head(c, s->value_roots[s->in[k]]))
+                reader_add(c, s->in[k], s->g->nodes[i].op == OP_save);
+        }
+    }
+}
+
+/* The panels that a group's readers need, ascending: none where that is more than half of them. */
+static int find_panels(const int32_t **panels, const struct choice *c, const struct group *g)
+{
+    struct planner *s = c->s;
+    const int V = s->m->vocab, n_all = (V + PANEL - 1) / PANEL;
+    bool *needed = ARENA_ARRAY(s->a, bool, (size_t)n_all);
+    int n = 0;
+    for (int value = g->first; value >= 0; value = c->next[value]) {
+        struct look l;
+        look_of(&l, &s->p->values[value].view, V);
+        for (int64_t panel = l.low / PANEL; panel <= l.high / PANEL; panel++) {
+            n += !needed[panel];
+            needed[panel] = true;
+        }
+        if (2 * n * PANEL > V)
+            return 0;
+    }
+    int32_t *list = ARENA_ARRAY(s->a, int32_t, (size_t)n);
+    for (int panel = 0, i = 0; panel < n_all; panel++) {
+        if (needed[panel])
+            list[i++] = panel;
+    }
+    *panels = list;
+    return n;
+}
+
+/* Rows one behind the other, in the order in which a view has them. */
+static void take_rows_apart(struct view *v, int64_t V)
+{
+    int64_t row = 1;
+    v->offset %= V;
+    for (int i = v->rank - 1; i >= 0; i--) {
+        if (v->shape[i] == 1 || v->stride[i] == 0 || v->stride[i] % V != 0)
+            continue;
+        v->stride[i] = row * V;
+        row *= v->shape[i];
+    }
+}
+
+/* The same elements where of the columns only these panels exist. What a view looks at lies in
+ * panels that follow one another, and still do. */
+static void take_panels(struct view *v, int64_t V, const int32_t *panels, int n_panels)
+{
+    const int64_t column = v->offset % V, width = (int64_t)n_panels * PANEL;
+    int i = 0;
+    while (panels[i] != column / PANEL)
+        i++;
+    v->offset = v->offset / V * width + i * PANEL + column % PANEL;
+    for (int k = 0; k < v->rank; k++) {
+        if (v->stride[k] % V == 0)
+            v->stride[k] = v->stride[k] / V * width;
+    }
+}
+
+/* The rows of lm_head.input that a product of the model's logits needs. */
+static int input_of(struct planner *s, const struct group *g)
+{
+    const struct root logits = s->roots[g->root];
+    const int turn = site_of(PT_lnf_out, 0, s->m->n_blocks);
+    const int64_t D = s->m->width;
+    const int root = hook_root(s, logits.invoke, turn, logits.node, PT_lnf_out);
+    struct view v = g->rows;
+    v.offset *= D;
+    for (int i = 0; i < v.rank; i++)
+        v.stride[i] *= D;
+    v.shape[v.rank] = D;
+    v.stride[v.rank++] = 1;
+    return value_add(s, root, DT_f32, v);
+}
+
+/* The model's logits become a product of their own. */
+static int root_apart(struct planner *s, const struct group *g)
+{
+    const struct root logits = s->roots[g->root];
+    const int input = input_of(s, g);
+    const int root = root_add(s, (struct root){.home = HOME_slab,
+                                               .node = logits.node,
+                                               .turn = logits.turn,
+                                               .invoke = logits.invoke,
+                                               .is_apart = true});
+    struct head *h = arena_push(s->a, &s->heads, &s->n_heads, &s->head_capacity, sizeof *h);
+    *h = (struct head){root, input, view_count(&g->rows)};
+    return root;
+}
+
+static void group_settle(struct choice *c, const struct group *g)
+{
+    struct planner *s = c->s;
+    const int64_t n_rows = view_count(&g->rows), V = s->m->vocab;
+    const bool is_op = s->roots[g->root].home == HOME_slab;
+    if (g->is_live || n_rows <= TILE_ROWS)
+        return;
+    const int32_t *panels = NULL;
+    const int n_panels = find_panels(&panels, c, g);
+    if (n_panels == 0 && (is_op || s->whole_logits || !head_is_large(n_rows, V)))
+        return;
+    const int64_t width = n_panels ? (int64_t)n_panels * PANEL : V;
+    const int root = is_op ? g->root : root_apart(s, g);
+    struct root *r = &s->roots[root];
+    r->panels = panels;
+    r->n_panels = n_panels;
+    r->bytes = n_rows * width * (int64_t)sizeof(float);
+    for (int value = g->first; value >= 0; value = c->next[value]) {
+        struct view *v = &s->p->values[value].view;
+        if (!is_op)
+            take_rows_apart(v, V);
+        if (n_panels)
+            take_panels(v, V, panels, n_panels);
+        s->p->values[value].home = HOME_slab;
+        s->value_roots[value] = root;
+    }
+}
+
+void heads_choose(struct planner *s)
+{
+    struct choice *c = ARENA_NEW(s->a, struct choice);
+    c->s = s;
+    c->is_set = ARENA_ARRAY(s->a, int8_t, (size_t)s->n_roots);
+    c->next = ARENA_ARRAY(s->a, int, (size_t)s->p->n_values);
+    c->is_reader = ARENA_ARRAY(s->a, bool, (size_t)s->p->n_values);
+    readers_find(c);
+    for (int i = 0; i < c->n_groups; i++)
+        group_settle(c, &c->groups[i]);
+}
