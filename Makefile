@@ -65,7 +65,7 @@ endif
 LDFLAGS_ALL := -pie $(LINK_SAFE) $(LDFLAGS)
 
 LIBRARY := $(wildcard protocol/*.c kernels/*.c kernels/cpu/*.c)
-SERVER := $(wildcard server/*.c)
+SERVER := $(filter-out server/device_$(if $(CUDA),no_)cuda.c,$(wildcard server/*.c))
 UNIT := $(wildcard tests/unit/test_*.c)
 # The emulator's tests, and those of the CUDA backend that runs on it: C++, without the thread
 # sanitizer, whose place the emulator takes.
@@ -82,7 +82,7 @@ LIBRARY_OBJECTS := $(call object,$(LIBRARY)) $(if $(CUDA),$(CUDA_OBJECTS))
 LIBS += $(CUDA_LIBS)
 SERVER_OBJECTS := $(call object,$(SERVER))
 # What the tests may call of the server: everything but its main.
-TEST_OBJECTS := $(call object,$(LIBRARY)) $(filter-out $(BUILD)/obj/server/main.o,$(SERVER_OBJECTS)) \
+TEST_OBJECTS := $(LIBRARY_OBJECTS) $(filter-out $(BUILD)/obj/server/main.o,$(SERVER_OBJECTS)) \
                 $(call object,$(wildcard tests/reference.c tests/fault.c))
 
 EMULATOR_OBJECTS := $(EMULATOR:%.cpp=$(BUILD)/obj/%.o)
@@ -105,8 +105,15 @@ BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
 all: $(BUILD)/interposed
 
-$(BUILD)/interposed: $(LIBRARY_OBJECTS) $(SERVER_OBJECTS)
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+# Says how interposed was linked last, with CUDA or without: the other choice links it anew. Made
+# here and not by a rule, since .SECONDARY lets a missing file be.
+LINKED := $(BUILD)/obj/linked_$(if $(CUDA),cuda,no_cuda)
+ifeq ($(wildcard $(LINKED)),)
+$(shell mkdir -p $(BUILD)/obj && rm -f $(BUILD)/obj/linked_* && touch $(LINKED))
+endif
+
+$(BUILD)/interposed: $(LIBRARY_OBJECTS) $(SERVER_OBJECTS) $(LINKED)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(LIBS)
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)

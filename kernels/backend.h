@@ -40,6 +40,7 @@ struct device_options {
     int width_max;   /* the longest row of a product's input (K) */
     int context_max; /* keys of a sequence */
     int heads_max;
+    int number; /* which of the machine's devices: the CPU is one */
 };
 
 struct span {  /* one sequence's rows in a pass */

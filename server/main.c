@@ -1,4 +1,5 @@
 /* interposed: reads its options, loads one model, serves it until a signal, and leaves cleanly. */
+#include "device.h"
 #include "options.h"
 #include "routes.h"
 #include "worker.h"
@@ -32,6 +33,7 @@ struct server {
     struct model_shape shape;
     struct bpe *bpe;
     const struct backend *be;
+    int device_number;
     struct device *device;
     struct gpt2 *model;
     struct batch *batch;
@@ -126,14 +128,14 @@ static bool find_model(struct server *s, struct err *e)
 static bool load_model(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
-    s->be = &backend_cpu;
     const struct device_options device = {
         .threads = (int)o->threads,
         .isa = o->isa,
         .rows_max = (int)o->rows,
         .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
         .context_max = s->shape.context,
-        .heads_max = s->shape.n_heads};
+        .heads_max = s->shape.n_heads,
+        .number = s->device_number};
     const struct gpt2_options model = {.rows_max = (int)o->rows,
                                        .logits_max =
                                            (int)(o->logits_rows ? o->logits_rows : o->rows),
@@ -293,6 +295,8 @@ int main(int argc, char **argv)
         return print(options_help(&s->arena));
     if (wish == WISH_version)
         return print("interposed " INTERPOSE_VERSION "\n");
+    if (!device_choose(&s->be, &s->device_number, s->options.device, &e))
+        return fail(&e, EXIT_options);
     log_open(log_format_of(s->options.log_format));
     const sigset_t set = block_signals();
     allow_files();

@@ -293,6 +293,8 @@ def start_refused(*arguments):
     (["--model", MODEL, "--port", "70000"], 2, "--port is \"70000\""),
     (["--prot", "1"], 2, "the nearest is --port"),
     (["--isa", "sse"], 2, "must be one of auto"),
+    (["--device", "gpu"], 2, "must be auto, cpu or cuda:N"),
+    (["--device", "cuda:0"], 2, "this build has no CUDA"),
 ])
 def test_a_bad_start_is_one_line(arguments, status, sentence):
     got, text = start_refused(*arguments)

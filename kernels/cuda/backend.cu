@@ -44,22 +44,36 @@ static bool open_memory(struct device *d, struct err *e)
         error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
     d->pinned = static_cast<char *>(pinned);
     d->staging = static_cast<char *>(staging);
-    d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
-    if (error == cudaSuccess)
+    if (error == cudaSuccess) {
+        d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
         error = cudaMemsetAsync(d->faulty, 0xff, sizeof *d->faulty, d->stream);
+    }
     return error == cudaSuccess || refuse(e, error, "its stream and staging memory");
+}
+
+static bool has_device(int number, struct err *e)
+{
+    int n_devices = 0;
+    const cudaError_t error = cudaGetDeviceCount(&n_devices);
+    if (error == cudaErrorInsufficientDriver)
+        return err_set(e, ERR_device,
+                       "no CUDA device: this machine has no NVIDIA driver, or too old a one");
+    if (error != cudaSuccess && error != cudaErrorNoDevice)
+        return refuse(e, error, "looking for one");
+    return number < n_devices
+           || err_set(e, ERR_device, "no CUDA device %d: this machine has %d", number, n_devices);
 }
 
 static bool cuda_open(struct device **out, const struct device_options *o, struct err *e)
 {
-    int n_devices = 0;
-    cudaError_t error = cudaGetDeviceCount(&n_devices);
-    if (error != cudaSuccess || n_devices == 0)
-        return refuse(e, error, "looking for one");
+    if (!has_device(o->number, e))
+        return false;
     struct cudaDeviceProp properties;
-    if ((error = cudaSetDevice(0)) != cudaSuccess
-        || (error = cudaGetDeviceProperties(&properties, 0)) != cudaSuccess)
-        return refuse(e, error, "opening the first");
+    cudaError_t error = cudaSetDevice(o->number);
+    if (error == cudaSuccess)
+        error = cudaGetDeviceProperties(&properties, o->number);
+    if (error != cudaSuccess)
+        return refuse(e, error, "opening it");
     struct device *d = static_cast<struct device *>(memory_map(sizeof *d));
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");

@@ -74,6 +74,8 @@ enum cudaError_t {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
     cudaErrorNotReady = 600,
 };
 enum cudaMemcpyKind {
@@ -186,6 +188,7 @@ template <class T> T shuffle(unsigned mask, T value, int source, struct place at
     return value;
 }
 
+#ifdef __SANITIZE_THREAD__
 template <class T, class F> T atomic_change(T *p, F change)
 {
     uint64_t bits = atomic_load(p, sizeof *p);
@@ -197,6 +200,16 @@ template <class T, class F> T atomic_change(T *p, F change)
     atomic_store(p, bits, sizeof *p);
     return old;
 }
+#else
+/* In kernels that are not traced nobody knows what was written; threads change only where they
+ * wait. */
+template <class T, class F> T atomic_change(T *p, F change)
+{
+    const T old = *p;
+    *p = change(old);
+    return old;
+}
+#endif
 
 /* copy_async: the bytes arrive when this thread waits for their group. */
 void copy_async(void *to, const void *from, size_t size);

@@ -309,9 +309,21 @@ static void passes_have_the_same_bits_on_both(void **state)
     }
 }
 
+static void a_device_that_is_not_there_is_refused(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct err e = {0};
+    const struct device_options o = {.rows_max = 1, .context_max = 1, .number = 1};
+    assert_false(backend_cuda.open(&d, &o, &e));
+    assert_int_equal(e.code, ERR_device);
+    assert_string_equal(e.text, "no CUDA device 1: this machine has 1");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_device_that_is_not_there_is_refused),
         cmocka_unit_test(passes_have_the_same_bits_on_both),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

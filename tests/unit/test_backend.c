@@ -27,7 +27,7 @@ static int open_devices(void **state)
     assert_true(tested.n_isas * tested.threads_max <= DEVICES_MAX);
     for (int i = 0; i < tested.n_isas; i++)
         for (int threads = 1; threads <= tested.threads_max; threads++) {
-            const struct device_options o = {threads, tested.isas[i], ROWS, WIDTH, CONTEXT, 8};
+            const struct device_options o = {threads, tested.isas[i], ROWS, WIDTH, CONTEXT, 8, 0};
             struct err e = {0};
             if (be->open(&devices[n_devices], &o, &e))
                 n_devices++;
@@ -913,7 +913,7 @@ static void an_unknown_instruction_set_is_refused(void **state)
     (void)state;
     struct device *d;
     struct err e = {0};
-    const struct device_options o = {1, "sse9", ROWS, WIDTH, CONTEXT, 8};
+    const struct device_options o = {1, "sse9", ROWS, WIDTH, CONTEXT, 8, 0};
     if (!tested.isa_refusal)
         return;
     assert_false(be->open(&d, &o, &e));
