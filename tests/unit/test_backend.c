@@ -15,31 +15,50 @@ enum { ROWS = 300, WIDTH = 1100, CONTEXT = 400, THREADS_MAX = 3 };
 static const struct backend *const be = &backend_cpu;
 static struct device *devices[3 * THREADS_MAX];
 static int n_devices;
+
+/* The same devices with each way to store weights, for the calls that read weights. */
+static const char *const tiers[] = {"f32", "bf16", "int8"};
+static struct stored {
+    struct device *device;
+    const char *weights;
+} stored[COUNT(tiers) * 3 * THREADS_MAX];
+static int n_stored;
 static struct arena arena;
 static struct err error;
+
+static void open_stored(const char *isa, int threads, const char *weights)
+{
+    const struct device_options o = {threads, isa, weights, ROWS, WIDTH, CONTEXT, 8};
+    struct stored *s = &stored[n_stored];
+    struct err e = {0};
+    s->weights = weights;
+    if (!be->open(&s->device, &o, &e)) {
+        assert_non_null(strstr(e.text, "this machine has no"));
+        return;
+    }
+    n_stored++;
+    if (strcmp(weights, "f32") == 0)
+        devices[n_devices++] = s->device;
+}
 
 static int open_devices(void **state)
 {
     (void)state;
     const char *const isas[] = {"plain", "avx2", "avx512"};
     for (int i = 0; i < COUNT(isas); i++)
-        for (int threads = 1; threads <= THREADS_MAX; threads++) {
-            const struct device_options o = {threads, isas[i], ROWS, WIDTH, CONTEXT, 8};
-            struct err e = {0};
-            if (be->open(&devices[n_devices], &o, &e))
-                n_devices++;
-            else
-                assert_non_null(strstr(e.text, "this machine has no"));
-        }
+        for (int threads = 1; threads <= THREADS_MAX; threads++)
+            for (int tier = 0; tier < COUNT(tiers); tier++)
+                open_stored(isas[i], threads, tiers[tier]);
     assert_true(n_devices >= THREADS_MAX);
+    assert_int_equal(n_stored, n_devices * COUNT(tiers));
     return 0;
 }
 
 static int close_devices(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_devices; i++)
-        be->close(devices[i]);
+    for (int i = 0; i < n_stored; i++)
+        be->close(stored[i].device);
     return 0;
 }
 
@@ -481,15 +500,38 @@ static void matmul_has_the_bits_of_the_reference(void **state)
 static const int rows_of_linear[] = {1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33, 100, 257};
 static const int sizes_of_linear[][2] = {{64, 64}, {1, 1}, {63, 17}, {130, 80}, {200, 131}}; /* K, N */
 
-/* All rows are computed once; each number of rows must give the first of them. */
-static void check_linear(struct device *d, int K, int N, enum layout layout, enum epilogue epilogue,
-                         bool biased)
+/* A weight with what is hard to round: columns of zeros, of numbers so small that their scale is
+ * none or has one bit, of large ones, and of numbers halfway between two that bf16 has. */
+static float *weights_by_chance(enum layout layout, int K, int N)
 {
+    float *matrix = floats((int64_t)K * N);
+    for (int k = 0; k < K; k++)
+        for (int n = 0; n < N; n++) {
+            float *x = matrix + (layout == LAYOUT_kn ? (int64_t)k * N + n : (int64_t)n * K + k);
+            switch (n % 16) {
+            case 5: *x = 0; break;
+            case 6: *x *= 0x1p-144f; break;
+            case 7: *x *= 0x1p-142f; break;
+            case 8: *x *= 0x1p100f; break;
+            case 9: *x = 1 + (float)chance(512) / 256; break;
+            default: break;
+            }
+        }
+    return matrix;
+}
+
+/* All rows are computed once; each number of rows must give the first of them. */
+static void check_linear(const struct stored *s, int K, int N, enum layout layout,
+                         enum epilogue epilogue, bool biased)
+{
+    struct device *d = s->device;
     const int rows = rows_of_linear[COUNT(rows_of_linear) - 1];
-    const float *matrix = floats((int64_t)K * N), *x = floats((int64_t)rows * K);
+    const float *matrix = weights_by_chance(layout, K, N), *x = floats((int64_t)rows * K);
     const float *bias = biased ? floats(N) : NULL, *residual = floats((int64_t)rows * N);
     float *expected = floats((int64_t)rows * N), *out = floats((int64_t)(rows + 1) * N);
-    reference_linear(expected, x, matrix, layout, K, N, bias, rows, epilogue, residual);
+    float *rounded = floats((int64_t)K * N);
+    reference_store(rounded, matrix, s->weights, layout, K, N);
+    reference_linear(expected, x, rounded, layout, K, N, bias, rows, epilogue, residual);
     struct weight *w;
     assert_true(be->weight_pack(d, &w, matrix, layout, K, N, &error));
     for (int i = 0; i < COUNT(rows_of_linear); i++) {
@@ -498,7 +540,8 @@ static void check_linear(struct device *d, int K, int N, enum layout layout, enu
         out[n * N] = 7.0f;
         be->linear(d, out, x, w, bias, n, epilogue, out);
         if (!reference_same(out, expected, (int64_t)n * N))
-            fail_msg("%s: %d rows, K %d, N %d, epilogue %d", be->describe(d), n, K, N, epilogue);
+            fail_msg("%s, %s: %d rows, K %d, N %d, epilogue %d", be->describe(d), s->weights, n, K,
+                     N, epilogue);
         assert_true(out[n * N] == 7.0f);
     }
     be->weight_free(d, w);
@@ -507,11 +550,11 @@ static void check_linear(struct device *d, int K, int N, enum layout layout, enu
 static void every_linear_layer_has_the_bits_of_the_reference(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_devices * COUNT(sizes_of_linear); i++) {
+    for (int i = 0; i < n_stored * COUNT(sizes_of_linear); i++) {
         const int *size = sizes_of_linear[i % COUNT(sizes_of_linear)];
-        struct device *d = devices[i / COUNT(sizes_of_linear)];
+        const struct stored *s = &stored[i / COUNT(sizes_of_linear)];
         const enum layout layout = i % 2 ? LAYOUT_nk : LAYOUT_kn;
-        check_linear(d, size[0], size[1], layout, (enum epilogue)(i % 3), i % 5 != 0);
+        check_linear(s, size[0], size[1], layout, (enum epilogue)(i % 3), i % 5 != 0);
         arena_free(&arena);
     }
 }
@@ -521,20 +564,22 @@ static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
     (void)state;
     enum { M = 1000, K = WIDTH, N = 70 };
     const float *matrix = floats(K * N), *x = floats(M * K), *bias = floats(N);
-    float *out = floats(M * N), *row = floats(N);
-    for (int i = 0; i < n_devices; i++) {
-        if (strstr(be->describe(devices[i]), "plain"))
+    float *out = floats(M * N), *row = floats(N), *rounded = floats(K * N);
+    for (int i = 0; i < n_stored; i++) {
+        struct device *d = stored[i].device;
+        if (strstr(be->describe(d), "plain"))
             continue; /* minutes under a sanitizer, and the same code */
         struct weight *w;
-        assert_true(be->weight_pack(devices[i], &w, matrix, LAYOUT_kn, K, N, &error));
-        be->linear(devices[i], out, x, w, bias, M, EPILOGUE_gelu, NULL);
+        assert_true(be->weight_pack(d, &w, matrix, LAYOUT_kn, K, N, &error));
+        be->linear(d, out, x, w, bias, M, EPILOGUE_gelu, NULL);
         for (int r = 0; r < M; r += 37) {
-            be->linear(devices[i], row, x + r * K, w, bias, 1, EPILOGUE_gelu, NULL);
+            be->linear(d, row, x + r * K, w, bias, 1, EPILOGUE_gelu, NULL);
             assert_true(reference_same(row, out + r * N, N));
         }
-        reference_linear(row, x, matrix, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
+        reference_store(rounded, matrix, stored[i].weights, LAYOUT_kn, K, N);
+        reference_linear(row, x, rounded, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
         assert_true(reference_same(row, out, N));
-        be->weight_free(devices[i], w);
+        be->weight_free(d, w);
     }
 }
 
@@ -770,10 +815,21 @@ static void an_unknown_instruction_set_is_refused(void **state)
     (void)state;
     struct device *d;
     struct err e = {0};
-    const struct device_options o = {1, "sse9", ROWS, WIDTH, CONTEXT, 8};
+    const struct device_options o = {1, "sse9", "f32", ROWS, WIDTH, CONTEXT, 8};
     assert_false(be->open(&d, &o, &e));
     assert_int_equal(e.code, ERR_value);
     assert_string_equal(e.text, "isa is sse9: it can be auto, avx512, avx2 or plain");
+}
+
+static void an_unknown_way_to_store_weights_is_refused(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct err e = {0};
+    const struct device_options o = {1, "auto", "int4", ROWS, WIDTH, CONTEXT, 8};
+    assert_false(be->open(&d, &o, &e));
+    assert_int_equal(e.code, ERR_value);
+    assert_string_equal(e.text, "weights is int4: it can be f32, bf16 or int8");
 }
 
 #define TEST(name) cmocka_unit_test_teardown(name, free_arena)
@@ -806,6 +862,7 @@ int main(void)
         TEST(the_cache_gives_back_keys_and_values),
         TEST(memory_is_zeroed_aligned_and_comes_back_row_major),
         TEST(an_unknown_instruction_set_is_refused),
+        TEST(an_unknown_way_to_store_weights_is_refused),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }
