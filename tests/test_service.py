@@ -293,6 +293,7 @@ def start_refused(*arguments):
     (["--model", MODEL, "--port", "70000"], 2, "--port is \"70000\""),
     (["--prot", "1"], 2, "the nearest is --port"),
     (["--isa", "sse"], 2, "must be one of auto"),
+    (["--weights", "int4"], 2, "--weights is \"int4\", and must be one of f32|bf16|int8\n"),
 ])
 def test_a_bad_start_is_one_line(arguments, status, sentence):
     got, text = start_refused(*arguments)
