@@ -1,6 +1,6 @@
-/* Times passes of a model without HTTP: `pass MODEL [isa [threads]]`. One line for each number of
- * rows: a prompt of that many tokens with the last row's logits, with all rows' logits, and a
- * decode step of as many sequences. Medians.
+/* Times passes of a model without HTTP: `pass MODEL [isa [threads [weights]]]`. One line for each
+ * number of rows: a prompt of that many tokens with the last row's logits, with all rows' logits,
+ * and a decode step of as many sequences. Medians.
  */
 #include "../kernels/gpt2.h"
 #include <stdio.h>
@@ -90,11 +90,12 @@ int main(int argc, char **argv)
     const char *isa = argc > 2 ? argv[2] : "auto";
     const int threads = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 2;
     if (argc < 2) {
-        fprintf(stderr, "usage: pass MODEL [isa [threads]]\n");
+        fprintf(stderr, "usage: pass MODEL [isa [threads [weights]]]\n");
         return 2;
     }
     bool ok = gpt2_config(&shape, argv[1], &e);
-    const struct device_options o = {.threads = threads, .isa = isa, .rows_max = ROWS,
+    const struct device_options o = {.threads = threads, .isa = isa,
+                                     .weights = argc > 4 ? argv[4] : "f32", .rows_max = ROWS,
                                      .width_max = shape.inner, .context_max = shape.context,
                                      .heads_max = shape.n_heads};
     const struct gpt2_options g = {.rows_max = ROWS, .logits_max = ROWS, .cache_tokens = 8192};

@@ -25,6 +25,14 @@
  *   logsumexp  the maximum m, taken as 0 where it is infinite; exp(x - m) summed in lanes; the log
  *              of the sum, + m
  * The payload of a NaN is no part of the promise.
+ *
+ * Stored weights, for who asks for them: the elements of matrices of weight_pack are rounded once,
+ * when they are packed, and `linear` computes with the rounded ones as with any others: so its bits
+ * are those of a model that was rounded beforehand.
+ *   bf16       the nearest bfloat16, ties to even
+ *   int8       scale = max |w| of the output column / 127; q = w / scale to the nearest whole
+ *              number, ties to even, held to -127 .. 127 (0 where the scale is 0); the element is
+ *              float(q) * scale
  */
 #pragma once
 #include "../protocol/ops.h"
@@ -36,6 +44,7 @@ struct cache;  /* keys and values of all blocks, in pages of 64 positions */
 struct device_options {
     int threads;     /* of the CPU backend; 0: one for each core that the process may use */
     const char *isa; /* "auto", "avx512", "avx2", "plain": refused where the machine lacks it */
+    const char *weights; /* how weight_pack stores: "f32" (also NULL), "bf16", "int8" */
     int rows_max;    /* rows of a pass: sizes the device's own scratch */
     int width_max;   /* the longest row of a product's input (K) */
     int context_max; /* keys of a sequence */

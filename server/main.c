@@ -131,6 +131,7 @@ static bool load_model(struct server *s, struct err *e)
     const struct device_options device = {
         .threads = (int)o->threads,
         .isa = o->isa,
+        .weights = o->weights,
         .rows_max = (int)o->rows,
         .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
         .context_max = s->shape.context,
@@ -149,6 +150,14 @@ static bool load_model(struct server *s, struct err *e)
            batch_open(&s->batch, s->model, &batch, &s->arena, e);
 }
 
+/* What every reply says of its numbers: protocol/README.md. */
+static const char *numerics_of(const char *weights, struct arena *a)
+{
+    if (strcmp(weights, "f32") == 0)
+        return "exact";
+    return arena_format(a, "exact on %s weights", weights);
+}
+
 static bool start_serving(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
@@ -157,7 +166,7 @@ static bool start_serving(struct server *s, struct err *e)
                                   .queue = s->queue,
                                   .facts = {.name = s->model_name,
                                             .device = s->be->describe(s->device),
-                                            .numerics = "exact",
+                                            .numerics = numerics_of(o->weights, &s->arena),
                                             .rows_max = s->model->rows_max[LANE_large],
                                             .cache_tokens = s->model->n_pages * PAGE_TOKENS,
                                             .shape = &s->shape},

@@ -307,6 +307,40 @@ void reference_layernorm(float *out, const float *x, const float *weight, const 
     }
 }
 
+/* The nearest of the two floats around x whose lower half is zero; of two as near the even one. */
+static float nearest_bf16(float x)
+{
+    const uint32_t below = scalar_bits(x) & 0xffff0000, above = below + 0x10000;
+    const double down = fabs((double)x - scalar_from_bits(below));
+    const double up = fabs((double)scalar_from_bits(above) - x);
+    const bool is_even = below % 0x20000 == 0;
+    return scalar_from_bits(down < up || (down == up && is_even) ? below : above);
+}
+
+static float nearest_int8(float x, float most)
+{
+    const float scale = most / 127.0f;
+    const float q = scale == 0 ? 0 : rintf(x / scale);
+    return (q > 127 ? 127 : q < -127 ? -127 : q) * scale;
+}
+
+void reference_store(float *out, const float *matrix, const char *weights, enum layout l, int K,
+                     int N)
+{
+    for (int n = 0; n < N; n++) {
+        const int64_t first = l == LAYOUT_kn ? n : (int64_t)n * K, step = l == LAYOUT_kn ? N : 1;
+        float most = 0;
+        for (int k = 0; k < K; k++)
+            most = fmaxf(most, fabsf(matrix[first + k * step]));
+        for (int k = 0; k < K; k++) {
+            const float x = matrix[first + k * step];
+            out[first + k * step] = weights[0] == 'b'   ? nearest_bf16(x)
+                                    : weights[0] == 'i' ? nearest_int8(x, most)
+                                                        : x;
+        }
+    }
+}
+
 void reference_linear(float *out, const float *x, const float *matrix, enum layout l, int K, int N,
                       const float *bias, int n_rows, enum epilogue epilogue, const float *residual)
 {

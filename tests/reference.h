@@ -22,6 +22,10 @@ void reference_matmul(const struct tensor *out, const struct tensor *x, const st
 
 void reference_layernorm(float *out, const float *x, const float *weight, const float *bias,
                          int n_rows, int width, float epsilon);
+/* The elements of a matrix as a backend opened with these `weights` stores them: "f32", "bf16" or
+ * "int8". They are finite. */
+void reference_store(float *out, const float *matrix, const char *weights, enum layout l, int K,
+                     int N);
 void reference_linear(float *out, const float *x, const float *matrix, enum layout l, int K, int N,
                       const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 

@@ -483,7 +483,8 @@ static void find_isas(void)
     for (int i = 0; i < 3; i++) {
         struct err e = {0};
         struct device *d;
-        const struct device_options o = {1, names[i], 1, made.inner, made.context, made.n_heads, 0};
+        const struct device_options o = {
+            1, names[i], "f32", 1, made.inner, made.context, made.n_heads, 0};
         if (!backend_cpu.open(&d, &o, &e))
             continue;
         backend_cpu.close(d);

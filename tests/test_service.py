@@ -295,6 +295,7 @@ def start_refused(*arguments):
     (["--isa", "sse"], 2, "must be one of auto"),
     (["--device", "gpu"], 2, "must be auto, cpu or cuda:N"),
     (["--device", "cuda:0"], 2, "this build has no CUDA"),
+    (["--weights", "int4"], 2, "--weights is \"int4\", and must be one of f32|bf16|int8\n"),
 ])
 def test_a_bad_start_is_one_line(arguments, status, sentence):
     got, text = start_refused(*arguments)

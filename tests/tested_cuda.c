@@ -5,4 +5,6 @@ const struct tested tested = {
     .isas = {"auto"},
     .n_isas = 1,
     .threads_max = 1,
+    .n_tiers = 1,
+    .weights_refusal = "weights is int4: the CUDA backend stores f32",
 };

@@ -137,7 +137,7 @@ static void score_rows(const struct attend *a, const struct span *s, int head, f
     float t[ATTEND_ROWS * GROUP] __attribute__((aligned(64)));
     for (int key = 0; key < n_keys; key += CHUNK) {
         const float *keys = head_keys(c, a->block, s->pages[key / CHUNK], head);
-        tile->run(t, q, keys, (size_t)c->dh * LANES, 4, c->dh, false);
+        tile->run[STORED_f32](t, q, keys, (size_t)c->dh * LANES, NULL, 4, c->dh, false);
         for (int r = 0; r < n_rows; r++)
             a->d->v->scale(scores + r * a->d->context_max + key, t + r * GROUP, factor, CHUNK);
     }
@@ -162,7 +162,7 @@ static void add_page(const struct attend *a, const struct span *s, int head, flo
                     = r < n_rows ? weights[r * a->d->context_max + key + k] : 0;
         p = packed;
     }
-    tile->run(t, p, values, CHUNK * LANES, left < 4 ? left : 4, n_keys, key > 0);
+    tile->run[STORED_f32](t, p, values, CHUNK * LANES, NULL, left < 4 ? left : 4, n_keys, key > 0);
 }
 
 /* z of rows that share `shared` whole pages; each goes on alone over the rest of its own keys. */

@@ -63,7 +63,9 @@ static void cpu_close(struct device *d)
 static bool cpu_open(struct device **out, const struct device_options *o, struct err *e)
 {
     const struct vectors *v = NULL;
-    if (!choose_vectors(&v, o->isa ? o->isa : "auto", e))
+    enum stored stored;
+    if (!choose_vectors(&v, o->isa ? o->isa : "auto", e)
+        || !stored_find(&stored, o->weights ? o->weights : "f32", e))
         return false;
     const int n_threads = o->threads > 0 ? o->threads : count_cores();
     struct device *d = memory_map(sizeof *d + sizeof *d->scratch * (size_t)n_threads);
@@ -71,6 +73,7 @@ static bool cpu_open(struct device **out, const struct device_options *o, struct
         return err_set(e, ERR_device, "no memory for the device");
     d->v = v;
     d->n_threads = n_threads;
+    d->stored = stored;
     d->scratch = (struct scratch *)(d + 1);
     d->width_max = o->width_max;
     const int rows = o->rows_max < PACKED_ROWS ? o->rows_max : PACKED_ROWS;

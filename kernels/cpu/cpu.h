@@ -12,11 +12,20 @@ enum {
     PACKED_ROWS = 960, /* rows that `linear` packs at once, at most: a multiple of BLOCK_ROWS */
 };
 
+/* The types in which a weight's elements may lie in memory. */
+enum stored {
+    STORED_f32,
+    STORED_bf16, /* rounded to the nearest, ties to even */
+    STORED_int8, /* a whole number -127 .. 127, times a float32 of its column */
+    STORED_COUNT
+};
+
 /* Multiplies `height` rows by panels of 16 columns. `a` is packed [k][height], the panels [k][16]
- * each, `panel` elements apart. Row r of panel p stands at t[r * GROUP + p * 16]; the partial
- * product of each chunk is added to what is there if there is `more` before it, else stored. */
-typedef void tile_fn(float *t, const float *a, const float *b, size_t panel, int n_panels, int n_k,
-                     bool more);
+ * each, `panel` elements apart, `scales` [n_panels][16] those of int8. Row r of panel p stands at
+ * t[r * GROUP + p * 16]; the partial product of each chunk is added to what is there if there is
+ * `more` before it, else stored. */
+typedef void tile_fn(float *t, const float *a, const void *b, size_t panel, const float *scales,
+                     int n_panels, int n_k, bool more);
 
 /* Rows x[0 .. height - 1] of n_k elements as [k][height]. */
 typedef void tile_pack_fn(float *packed, const float *x, int64_t row_stride, int64_t k_stride,
@@ -25,7 +34,7 @@ typedef void tile_pack_fn(float *packed, const float *x, int64_t row_stride, int
 struct tile {
     int height;
     int wide; /* panels that the tile multiplies at once */
-    tile_fn *run;
+    tile_fn *run[STORED_COUNT];
     tile_pack_fn *pack;
 };
 
@@ -70,6 +79,7 @@ struct device {
     const struct vectors *v;
     struct pool *pool;
     int n_threads;
+    enum stored stored; /* what weight_pack makes */
     int context_max; /* rounded up to whole pages */
     int width_max;
     int packed_rows; /* at most PACKED_ROWS, a multiple of BLOCK_ROWS */
@@ -82,9 +92,17 @@ struct device {
 
 struct weight {
     int K, N, n_groups;
+    enum stored stored;
     size_t size;
-    float panels[] __attribute__((aligned(64))); /* [n_groups * 4][K][16] */
+    float *scales; /* [n_groups * 4][16], of int8; 0 for columns of zeros */
+    char panels[] __attribute__((aligned(64))); /* [n_groups * 4][K][16] elements as `stored` */
 };
+
+/* Row k of a panel. */
+const void *weight_row(const struct weight *w, int panel, int k);
+
+/* The type by its name in struct device_options. */
+bool stored_find(enum stored *s, const char *name, struct err *e);
 
 /* The least tile with room for these rows, or the tallest. */
 const struct tile *tile_for(const struct vectors *v, int n_rows);

@@ -49,56 +49,6 @@ static void strip_pack(float *packed, const struct tile *tile, const float *x, i
     }
 }
 
-/* Weights: panels of 16 columns, padded with zero columns to whole groups of four panels. */
-struct packing {
-    struct weight *w;
-    const float *matrix;
-    enum layout layout;
-};
-
-static void pack_task(void *context, int task, int thread)
-{
-    (void)thread;
-    const struct packing *p = context;
-    const int K = p->w->K, N = p->w->N;
-    float *panel = p->w->panels + (size_t)task * (size_t)K * LANES;
-    for (int column = 0; column < LANES && task * LANES + column < N; column++) {
-        const size_t n = (size_t)task * LANES + (size_t)column;
-        if (p->layout == LAYOUT_kn)
-            for (int k = 0; k < K; k++)
-                panel[k * LANES + column] = p->matrix[(size_t)k * (size_t)N + n];
-        else
-            for (int k = 0; k < K; k++)
-                panel[k * LANES + column] = p->matrix[n * (size_t)K + (size_t)k];
-    }
-}
-
-bool cpu_weight_pack(struct device *d, struct weight **out, const float *matrix, enum layout l,
-                     int K, int N, struct err *e)
-{
-    const int n_groups = (N + GROUP - 1) / GROUP;
-    const size_t size = sizeof(struct weight)
-                        + sizeof(float) * (size_t)n_groups * GROUP * (size_t)K;
-    struct weight *w = memory_map(size);
-    if (!w)
-        return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
-    w->K = K;
-    w->N = N;
-    w->n_groups = n_groups;
-    w->size = size;
-    struct packing p = {w, matrix, l};
-    pool_run(d->pool, (N + LANES - 1) / LANES, pack_task, &p);
-    *out = w;
-    return true;
-}
-
-void cpu_weight_free(struct device *d, struct weight *w)
-{
-    (void)d;
-    if (w)
-        memory_unmap(w, w->size);
-}
-
 struct linear {
     const struct vectors *v;
     const struct tile *tile, *tail; /* of all strips, of the last one */
@@ -135,17 +85,18 @@ static void linear_pack_task(void *context, int task, int thread)
 
 /* `wide` panels by all strips of a block: BLOCK_K of a panel stays in the first cache while the
  * strips pass over it, one behind the other in memory. */
-static void sweep(const struct linear *l, float *t, const float *b, size_t panel, int strip_first,
-                  int n_strips)
+static void sweep(const struct linear *l, float *t, int panel, int strip_first, int n_strips)
 {
-    const int height = l->tile->height, K = l->w->K;
+    const struct weight *w = l->w;
+    const int height = l->tile->height, K = w->K;
     for (int k = 0; k < K; k += BLOCK_K)
         for (int s = 0; s < n_strips; s++) {
             const int strip = strip_first + s;
             const struct tile *tile = strip == l->n_strips - 1 ? l->tail : l->tile;
-            tile->run(t + s * height * GROUP, l->rows + packed_at(l, strip, k),
-                      b + (size_t)k * LANES, panel, l->wide, K - k < BLOCK_K ? K - k : BLOCK_K,
-                      k > 0);
+            tile->run[w->stored](t + s * height * GROUP, l->rows + packed_at(l, strip, k),
+                                 weight_row(w, panel, k), (size_t)K * LANES,
+                                 w->scales + panel * LANES, l->wide,
+                                 K - k < BLOCK_K ? K - k : BLOCK_K, k > 0);
         }
 }
 
@@ -160,11 +111,9 @@ static void linear_task(void *context, int task, int thread)
     const int strips_left = l->n_strips - strip_first;
     const int n_strips = strips_left < l->block_strips ? strips_left : l->block_strips;
     const int row_first = strip_first * height;
-    const size_t panel = (size_t)l->w->K * LANES;
-    const float *b = l->w->panels + (size_t)group * 4 * panel;
     float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
     for (int p = 0; p < 4; p += l->wide)
-        sweep(l, t + p * LANES, b + (size_t)p * panel, panel, strip_first, n_strips);
+        sweep(l, t + p * LANES, group * 4 + p, strip_first, n_strips);
     const int column = group * GROUP, N = l->w->N;
     const int n_columns = N - column < GROUP ? N - column : GROUP;
     for (int r = 0; r < n_strips * height && row_first + r < l->n_rows; r++) {
@@ -274,7 +223,7 @@ static void product_task(void *context, int task, int thread)
         for (int r = 0; r < n_rows; r += tile->height) {
             const int left = n_rows - r < tile->height ? n_rows - r : tile->height;
             strip_pack(a, tile, x + r * x_row + k * x_k, x_row, x_k, left, n_k);
-            tile->run(t + r * GROUP, a, b, BLOCK_K * LANES, 4, n_k, k > 0);
+            tile->run[STORED_f32](t + r * GROUP, a, b, BLOCK_K * LANES, NULL, 4, n_k, k > 0);
         }
     }
     float *out = (float *)p->out->data + matrix_at(ov, batch) + row * ov->stride[ov->rank - 2]

@@ -28,8 +28,9 @@ static void strip_multiply(const struct some *s, const struct tile *tile, float 
         const int n_k = K - k < BLOCK_K ? K - k : BLOCK_K;
         strip_pack(packed, tile->height, s->x + (size_t)row * (size_t)K + k, K, n_rows, n_k);
         for (int p = 0; p < n_panels; p++) {
-            const float *b = s->w->panels + (size_t)s->panels[panel + p] * (size_t)K * LANES;
-            tile->run(t + p * LANES, packed, b + (size_t)k * LANES, 0, 1, n_k, k > 0);
+            const int which = s->panels[panel + p];
+            tile->run[s->w->stored](t + p * LANES, packed, weight_row(s->w, which, k), 0,
+                                    s->w->scales + which * LANES, 1, n_k, k > 0);
         }
     }
     for (int r = 0; r < n_rows; r++) {

@@ -52,6 +52,20 @@ OP v16 v16_abs(v16 x)
     return v16_of(_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b));
 }
 
+OP __m256 from_bf16(const uint16_t *p)
+{
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+OP __m256 from_int8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+OP v16 v16_from_bf16(const uint16_t *p) { return v16_of(from_bf16(p), from_bf16(p + 8)); }
+OP v16 v16_from_int8(const int8_t *p) { return v16_of(from_int8(p), from_int8(p + 8)); }
+
 OP __m256i first_of_8(int n)
 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

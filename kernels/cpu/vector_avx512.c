@@ -24,6 +24,17 @@ OP v16 v16_abs(v16 x) { return _mm512_abs_ps(x); }
 OP v16 v16_max(v16 x, v16 y) { return _mm512_max_ps(x, y); } /* x > y ? x : y */
 OP v16 v16_min(v16 x, v16 y) { return _mm512_min_ps(x, y); } /* x < y ? x : y */
 
+OP v16 v16_from_bf16(const uint16_t *p)
+{
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+OP v16 v16_from_int8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 OP v16 v16_load_part(const float *p, int n)
 {
     return _mm512_maskz_loadu_ps((__mmask16)((1 << n) - 1), p);

@@ -26,6 +26,8 @@ OP v16 v16_set(float x) { EACH(x) }
 OP v16 v16_zero(void) { return v16_set(0.0f); }
 OP v16 v16_load(const float *p) { EACH(p[i]) }
 OP v16 v16_load_part(const float *p, int n) { EACH(i < n ? p[i] : 0.0f) }
+OP v16 v16_from_bf16(const uint16_t *p) { EACH(scalar_from_bits((uint32_t)p[i] << 16)) }
+OP v16 v16_from_int8(const int8_t *p) { EACH((float)p[i]) }
 OP v16 v16_add(v16 x, v16 y) { EACH(x.f[i] + y.f[i]) }
 OP v16 v16_sub(v16 x, v16 y) { EACH(x.f[i] - y.f[i]) }
 OP v16 v16_mul(v16 x, v16 y) { EACH(x.f[i] * y.f[i]) }

@@ -1,6 +1,7 @@
 /* The CUDA backend: its life, its memory, and the table of its calls. */
 #include "device.h"
 #include <stdio.h>
+#include <string.h>
 
 void cuda_note(struct device *d, cudaError_t error, const char *where)
 {
@@ -66,6 +67,8 @@ static bool has_device(int number, struct err *e)
 
 static bool cuda_open(struct device **out, const struct device_options *o, struct err *e)
 {
+    if (o->weights && strcmp(o->weights, "f32") != 0)
+        return err_set(e, ERR_value, "weights is %s: the CUDA backend stores f32", o->weights);
     if (!has_device(o->number, e))
         return false;
     struct cudaDeviceProp properties;

@@ -17,8 +17,31 @@ enum { ROWS = 700, WIDTH = 1100, CONTEXT = 400, DEVICES_MAX = 9, LENT_MAX = 1000
 static const struct backend *be;
 static struct device *devices[DEVICES_MAX];
 static int n_devices;
+
+/* The same devices with each way to store weights, for the calls that read weights. */
+static const char *const tiers[] = {"f32", "bf16", "int8"};
+static struct stored {
+    struct device *device;
+    const char *weights;
+} stored[COUNT(tiers) * DEVICES_MAX];
+static int n_stored;
 static struct arena arena;
 static struct err error;
+
+static void open_stored(const char *isa, int threads, const char *weights)
+{
+    const struct device_options o = {threads, isa, weights, ROWS, WIDTH, CONTEXT, 8, 0};
+    struct stored *s = &stored[n_stored];
+    struct err e = {0};
+    s->weights = weights;
+    if (!be->open(&s->device, &o, &e)) {
+        assert_non_null(strstr(e.text, "this machine has no"));
+        return;
+    }
+    n_stored++;
+    if (strcmp(weights, "f32") == 0)
+        devices[n_devices++] = s->device;
+}
 
 static int open_devices(void **state)
 {
@@ -26,23 +49,19 @@ static int open_devices(void **state)
     be = tested.backend;
     assert_true(tested.n_isas * tested.threads_max <= DEVICES_MAX);
     for (int i = 0; i < tested.n_isas; i++)
-        for (int threads = 1; threads <= tested.threads_max; threads++) {
-            const struct device_options o = {threads, tested.isas[i], ROWS, WIDTH, CONTEXT, 8, 0};
-            struct err e = {0};
-            if (be->open(&devices[n_devices], &o, &e))
-                n_devices++;
-            else if (!strstr(e.text, "this machine has no"))
-                fail_msg("%s", e.text);
-        }
+        for (int threads = 1; threads <= tested.threads_max; threads++)
+            for (int tier = 0; tier < tested.n_tiers; tier++)
+                open_stored(tested.isas[i], threads, tiers[tier]);
     assert_true(n_devices >= tested.threads_max);
+    assert_int_equal(n_stored, n_devices * tested.n_tiers);
     return 0;
 }
 
 static int close_devices(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_devices; i++)
-        be->close(devices[i]);
+    for (int i = 0; i < n_stored; i++)
+        be->close(stored[i].device);
     return 0;
 }
 
@@ -564,15 +583,37 @@ static void matmul_has_the_bits_of_the_reference(void **state)
 static const int rows_of_linear[] = {1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33, 100, 257};
 static const int sizes_of_linear[][2] = {{64, 64}, {1, 1}, {63, 17}, {130, 80}, {200, 131}}; /* K, N */
 
-/* All rows are computed once; each number of rows must give the first of them. */
-static void check_linear(struct device *d, int K, int N, enum layout layout, enum epilogue epilogue,
-                         bool biased)
+/* A weight with what is hard to round: columns of zeros, of numbers so small that their scale is
+ * none or has one bit, of large ones, and of numbers halfway between two that bf16 has. */
+static float *weights_by_chance(enum layout layout, int K, int N)
 {
+    float *matrix = floats((int64_t)K * N);
+    for (int k = 0; k < K; k++)
+        for (int n = 0; n < N; n++) {
+            float *x = matrix + (layout == LAYOUT_kn ? (int64_t)k * N + n : (int64_t)n * K + k);
+            switch (n % 16) {
+            case 5: *x = 0; break;
+            case 6: *x *= 0x1p-144f; break;
+            case 7: *x *= 0x1p-142f; break;
+            case 8: *x *= 0x1p100f; break;
+            case 9: *x = 1 + (float)chance(512) / 256; break;
+            default: break;
+            }
+        }
+    return matrix;
+}
+
+/* All rows are computed once; each number of rows must give the first of them. */
+static void check_linear(const struct stored *s, int K, int N, enum layout layout,
+                         enum epilogue epilogue, bool biased)
+{
+    struct device *d = s->device;
     const int rows = rows_of_linear[COUNT(rows_of_linear) - 1];
-    const float *matrix = floats((int64_t)K * N), *x = floats((int64_t)rows * K);
+    const float *matrix = weights_by_chance(layout, K, N), *x = floats((int64_t)rows * K);
     const float *bias = biased ? floats(N) : NULL, *residual = floats((int64_t)(rows + 1) * N);
-    float *expected = floats((int64_t)rows * N);
-    reference_linear(expected, x, matrix, layout, K, N, bias, rows, epilogue, residual);
+    float *expected = floats((int64_t)rows * N), *rounded = floats((int64_t)K * N);
+    reference_store(rounded, matrix, s->weights, layout, K, N);
+    reference_linear(expected, x, rounded, layout, K, N, bias, rows, epilogue, residual);
     const float *x_there = lend_floats(d, x, (int64_t)rows * K);
     const float *bias_there = lend_floats(d, bias, N);
     struct weight *w;
@@ -584,7 +625,8 @@ static void check_linear(struct device *d, int K, int N, enum layout layout, enu
         be->linear(d, there, x_there, w, bias_there, n, epilogue, there);
         const float *out = fetch_floats(d, there, count + N);
         if (!reference_same(out, expected, count))
-            fail_msg("%s: %d rows, K %d, N %d, epilogue %d", be->describe(d), n, K, N, epilogue);
+            fail_msg("%s, %s: %d rows, K %d, N %d, epilogue %d", be->describe(d), s->weights, n, K,
+                     N, epilogue);
         assert_memory_equal(out + count, residual + count, sizeof *out * (size_t)N);
     }
     be->weight_free(d, w);
@@ -593,11 +635,11 @@ static void check_linear(struct device *d, int K, int N, enum layout layout, enu
 static void every_linear_layer_has_the_bits_of_the_reference(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_devices * COUNT(sizes_of_linear); i++) {
+    for (int i = 0; i < n_stored * COUNT(sizes_of_linear); i++) {
         const int *size = sizes_of_linear[i % COUNT(sizes_of_linear)];
-        struct device *d = devices[i / COUNT(sizes_of_linear)];
+        const struct stored *s = &stored[i / COUNT(sizes_of_linear)];
         const enum layout layout = i % 2 ? LAYOUT_nk : LAYOUT_kn;
-        check_linear(d, size[0], size[1], layout, (enum epilogue)(i % 3), i % 5 != 0);
+        check_linear(s, size[0], size[1], layout, (enum epilogue)(i % 3), i % 5 != 0);
         free_all(NULL);
     }
 }
@@ -607,8 +649,8 @@ static void a_few_panels_have_the_bits_of_the_whole_product(void **state)
     (void)state;
     enum { M = 100, K = 300, N = 329, PANELS = 21 };
     const float *matrix = floats(N * K), *x = floats(M * K), *junk = floats(M * PANELS * 16 + 1);
-    for (int i = 0; i < n_devices * 6; i++) {
-        struct device *d = devices[i / 6];
+    for (int i = 0; i < n_stored * 6; i++) {
+        struct device *d = stored[i / 6].device;
         struct weight *w;
         const int n_rows = 1 + (int)chance(M);
         int32_t panels[PANELS];
@@ -641,10 +683,11 @@ static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
     (void)state;
     enum { M = 1000, K = WIDTH, N = 70 };
     const float *matrix = floats(K * N), *x = floats(M * K), *bias = floats(N);
-    float *expected = floats(N);
-    reference_linear(expected, x, matrix, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
-    for (int i = 0; i < n_devices; i++) {
-        struct device *d = devices[i];
+    float *expected = floats(N), *rounded = floats(K * N);
+    for (int i = 0; i < n_stored; i++) {
+        struct device *d = stored[i].device;
+        reference_store(rounded, matrix, stored[i].weights, LAYOUT_kn, K, N);
+        reference_linear(expected, x, rounded, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
         if (strstr(be->describe(d), "plain"))
             continue; /* minutes under a sanitizer, and the same code */
         const float *x_there = lend_floats(d, x, M * K), *bias_there = lend_floats(d, bias, N);
@@ -913,12 +956,23 @@ static void an_unknown_instruction_set_is_refused(void **state)
     (void)state;
     struct device *d;
     struct err e = {0};
-    const struct device_options o = {1, "sse9", ROWS, WIDTH, CONTEXT, 8, 0};
+    const struct device_options o = {1, "sse9", "f32", ROWS, WIDTH, CONTEXT, 8, 0};
     if (!tested.isa_refusal)
         return;
     assert_false(be->open(&d, &o, &e));
     assert_int_equal(e.code, ERR_value);
     assert_string_equal(e.text, tested.isa_refusal);
+}
+
+static void an_unknown_way_to_store_weights_is_refused(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct err e = {0};
+    const struct device_options o = {1, "auto", "int4", ROWS, WIDTH, CONTEXT, 8, 0};
+    assert_false(be->open(&d, &o, &e));
+    assert_int_equal(e.code, ERR_value);
+    assert_string_equal(e.text, tested.weights_refusal);
 }
 
 #define TEST(name) cmocka_unit_test_teardown(name, free_all)
@@ -953,6 +1007,7 @@ int main(void)
         TEST(the_cache_gives_back_keys_and_values),
         TEST(memory_is_zeroed_aligned_and_comes_back_row_major),
         TEST(an_unknown_instruction_set_is_refused),
+        TEST(an_unknown_way_to_store_weights_is_refused),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -49,7 +49,8 @@ static int set_up(void **state)
 {
     (void)state;
     struct err e = {0};
-    const struct device_options d = {1, "auto", ROWS, shape.inner, shape.context, shape.n_heads, 0};
+    const struct device_options d = {
+        1, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0};
     const struct gpt2_options o = {.rows_max = ROWS,
                                    .logits_max = LOGITS,
                                    .shared_rows = SHARED_ROWS,

@@ -33,7 +33,8 @@ static int set_up(void **state)
     struct err e = {0};
     const int D = tiny_model.width, V = tiny_model.vocab;
     model = (struct gpt2){.be = be, .shape = tiny_model, .rows_max = {4, 4}};
-    const struct device_options o = {1, "auto", 4, tiny_model.inner, tiny_model.context, 2, 0};
+    const struct device_options o = {
+        1, "auto", "f32", 4, tiny_model.inner, tiny_model.context, 2, 0};
     void *lnf = NULL;
     float *head = ARENA_ARRAY(&model.arena, float, D *V);
     for (int i = 0; i < D * V; i++)

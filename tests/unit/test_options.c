@@ -44,6 +44,7 @@ static void defaults_come_from_the_table(void **state)
     assert_int_equal(options.port, 8000);
     assert_int_equal(options.rows, ROWS_DEFAULT);
     assert_string_equal(options.isa, "auto");
+    assert_string_equal(options.weights, "f32");
 }
 
 static void a_value_stands_behind_its_flag_or_an_equals_sign(void **state)
@@ -95,6 +96,8 @@ static void a_choice_is_refused_with_the_choices(void **state)
     (void)state;
     assert_string_equal(READ("--isa", "sse"),
                         "--isa is \"sse\", and must be one of auto|avx512|avx2|plain");
+    assert_string_equal(READ("--weights", "int4"),
+                        "--weights is \"int4\", and must be one of f32|bf16|int8");
     assert_non_null(READ("--isa", "avx"));
     assert_non_null(READ("--isa", "auto|avx512"));
     assert_non_null(READ("--isa="));

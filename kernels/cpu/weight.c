@@ -1,0 +1,114 @@
+/* Weights: panels of 16 columns, padded with zero columns to whole groups of four panels, their
+ * elements as float32, bf16 or int8. backend.h says what they are rounded to. */
+#include "../scalar.h"
+#include "cpu.h"
+#include <string.h>
+
+/* Column n of a matrix, its elements `step` apart, goes into its place in the panels. */
+typedef void pack_fn(struct weight *w, int n, const float *column, size_t step);
+
+static size_t column_at(const struct weight *w, int n)
+{
+    return (size_t)(n / LANES) * (size_t)w->K * LANES + (size_t)(n % LANES);
+}
+
+static void pack_f32(struct weight *w, int n, const float *column, size_t step)
+{
+    float *to = (float *)w->panels + column_at(w, n);
+    for (int k = 0; k < w->K; k++)
+        to[k * LANES] = column[(size_t)k * step];
+}
+
+static void pack_bf16(struct weight *w, int n, const float *column, size_t step)
+{
+    uint16_t *to = (uint16_t *)w->panels + column_at(w, n);
+    for (int k = 0; k < w->K; k++) {
+        const uint32_t bits = scalar_bits(column[(size_t)k * step]);
+        to[k * LANES] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+}
+
+static void pack_int8(struct weight *w, int n, const float *column, size_t step)
+{
+    int8_t *to = (int8_t *)w->panels + column_at(w, n);
+    float most = 0;
+    for (int k = 0; k < w->K; k++)
+        most = fmaxf(most, fabsf(column[(size_t)k * step]));
+    const float scale = w->scales[n] = most / 127.0f;
+    for (int k = 0; k < w->K && scale > 0; k++) {
+        /* A scale below the normal numbers is so coarse that a quotient may pass 127. */
+        const float q = rintf(column[(size_t)k * step] / scale);
+        to[k * LANES] = (int8_t)fminf(fmaxf(q, -127.0f), 127.0f);
+    }
+}
+
+static const struct {
+    const char *name;
+    size_t element; /* bytes */
+    pack_fn *pack;
+} types[] = {
+    [STORED_f32] = {"f32", sizeof(float), pack_f32},
+    [STORED_bf16] = {"bf16", sizeof(uint16_t), pack_bf16},
+    [STORED_int8] = {"int8", sizeof(int8_t), pack_int8},
+};
+
+bool stored_find(enum stored *s, const char *name, struct err *e)
+{
+    for (int i = 0; i < STORED_COUNT; i++)
+        if (strcmp(name, types[i].name) == 0) {
+            *s = (enum stored)i;
+            return true;
+        }
+    return err_set(e, ERR_value, "weights is %s: it can be f32, bf16 or int8", name);
+}
+
+const void *weight_row(const struct weight *w, int panel, int k)
+{
+    const size_t row = (size_t)panel * (size_t)w->K + (size_t)k;
+    return w->panels + row * LANES * types[w->stored].element;
+}
+
+struct packing {
+    struct weight *w;
+    const float *matrix;
+    enum layout layout;
+};
+
+static void pack_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct packing *p = context;
+    const size_t K = (size_t)p->w->K, N = (size_t)p->w->N;
+    const bool is_kn = p->layout == LAYOUT_kn;
+    for (int n = task * LANES; n < (task + 1) * LANES && n < p->w->N; n++)
+        types[p->w->stored].pack(p->w, n, p->matrix + (size_t)n * (is_kn ? 1 : K), is_kn ? N : 1);
+}
+
+bool cpu_weight_pack(struct device *d, struct weight **out, const float *matrix, enum layout l,
+                     int K, int N, struct err *e)
+{
+    const int n_groups = (N + GROUP - 1) / GROUP;
+    const size_t n_columns = (size_t)n_groups * GROUP;
+    const size_t panels = n_columns * (size_t)K * types[d->stored].element;
+    const size_t size = sizeof(struct weight) + panels + n_columns * sizeof(float);
+    struct weight *w = memory_map(size);
+    if (!w)
+        return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
+    w->K = K;
+    w->N = N;
+    w->n_groups = n_groups;
+    w->stored = d->stored;
+    w->size = size;
+    w->scales = (float *)(w->panels + panels);
+    struct packing p = {w, matrix, l};
+    pool_run(d->pool, (N + LANES - 1) / LANES, pack_task, &p);
+    *out = w;
+    return true;
+}
+
+void cpu_weight_free(struct device *d, struct weight *w)
+{
+    (void)d;
+    if (w)
+        memory_unmap(w, w->size);
+}
