@@ -36,7 +36,7 @@ static int set_up(void **state)
 {
     (void)state;
     struct err e = {0};
-    const struct device_options d = {2, "auto", ROWS, shape.inner, shape.context, shape.n_heads};
+    const struct device_options d = {2, "auto", ROWS, shape.inner, shape.context, shape.n_heads, 0};
     const struct gpt2_options o = {
         .rows_max = ROWS, .shared_rows = ROWS, .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {.slab_bytes = SLAB_BYTES, .jobs_max = 4};
