@@ -12,7 +12,8 @@ struct gpt2_scratch {
     float *normal;        /* (rows, D) a layernorm's output */
     float *qkv;           /* (rows, 3D) */
     float *z;             /* (rows, D) */
-    float *inner;         /* (rows, F) before the activation function, where someone hooks it */
+    float *inner;         /* (rows, F) before the activation function, where someone hooks it; else
+                             the last block's queries, narrowed to the rows of the logits */
     float *act;           /* (rows, F) after it */
     float *last;          /* (logits, D) */
     float *logits;        /* (logits, V) */

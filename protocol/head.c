@@ -7,7 +7,7 @@
 #include "planner.h"
 #include <string.h>
 
-enum { PANEL = 16, GROUPS_MAX = 64 };
+enum { GROUPS_MAX = 64 };
 
 /* What a view of a row-major (rows, V) tensor looks at. */
 struct look {
@@ -24,7 +24,7 @@ struct group { /* readers of one root that look at the same rows */
 
 struct choice {
     struct planner *s;
-    int8_t *is_set;   /* of each root: something alive changes it */
+    bool *is_set;     /* of each root: something alive changes it */
     int *next;        /* of each value: the next reader of its group, or -1, and */
     bool *is_reader;  /* whether it is in one */
     struct group groups[GROUPS_MAX];
@@ -136,17 +136,17 @@ static void readers_find(struct choice *c)
 static int find_panels(const int32_t **panels, const struct choice *c, const struct group *g)
 {
     struct planner *s = c->s;
-    const int V = s->m->vocab, n_all = (V + PANEL - 1) / PANEL;
+    const int V = s->m->vocab, n_all = (V + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
     bool *needed = ARENA_ARRAY(s->a, bool, (size_t)n_all);
     int n = 0;
     for (int value = g->first; value >= 0; value = c->next[value]) {
         struct look l;
         look_of(&l, &s->p->values[value].view, V);
-        for (int64_t panel = l.low / PANEL; panel <= l.high / PANEL; panel++) {
+        for (int64_t panel = l.low / PANEL_COLUMNS; panel <= l.high / PANEL_COLUMNS; panel++) {
             n += !needed[panel];
             needed[panel] = true;
         }
-        if (2 * n * PANEL > V)
+        if (2 * n * PANEL_COLUMNS > V)
             return 0;
     }
     int32_t *list = ARENA_ARRAY(s->a, int32_t, (size_t)n);
@@ -175,11 +175,11 @@ static void take_rows_apart(struct view *v, int64_t V)
  * panels that follow one another, and still do. */
 static void take_panels(struct view *v, int64_t V, const int32_t *panels, int n_panels)
 {
-    const int64_t column = v->offset % V, width = (int64_t)n_panels * PANEL;
+    const int64_t column = v->offset % V, width = (int64_t)n_panels * PANEL_COLUMNS;
     int i = 0;
-    while (panels[i] != column / PANEL)
+    while (panels[i] != column / PANEL_COLUMNS)
         i++;
-    v->offset = v->offset / V * width + i * PANEL + column % PANEL;
+    v->offset = v->offset / V * width + i * PANEL_COLUMNS + column % PANEL_COLUMNS;
     for (int k = 0; k < v->rank; k++) {
         if (v->stride[k] % V == 0)
             v->stride[k] = v->stride[k] / V * width;
@@ -228,7 +228,7 @@ static void group_settle(struct choice *c, const struct group *g)
     const int n_panels = find_panels(&panels, c, g);
     if (n_panels == 0 && (is_op || s->whole_logits || !head_is_large(n_rows, V)))
         return;
-    const int64_t width = n_panels ? (int64_t)n_panels * PANEL : V;
+    const int64_t width = n_panels ? (int64_t)n_panels * PANEL_COLUMNS : V;
     const int root = is_op ? g->root : root_apart(s, g);
     struct root *r = &s->roots[root];
     r->panels = panels;
@@ -249,7 +249,7 @@ void heads_choose(struct planner *s)
 {
     struct choice *c = ARENA_NEW(s->a, struct choice);
     c->s = s;
-    c->is_set = ARENA_ARRAY(s->a, int8_t, (size_t)s->n_roots);
+    c->is_set = ARENA_ARRAY(s->a, bool, (size_t)s->n_roots);
     c->next = ARENA_ARRAY(s->a, int, (size_t)s->p->n_values);
     c->is_reader = ARENA_ARRAY(s->a, bool, (size_t)s->p->n_values);
     readers_find(c);

@@ -45,16 +45,21 @@ static double action_cost(const struct planner *s, const struct action *a)
     return ELEMENT_COST * (by_result ? n_out : n_in);
 }
 
-/* An action at a turn, behind those that were emitted for the same node and turn before. */
-static void emit_at(struct planner *s, int turn, struct action a)
+/* An action at a turn, behind those of nodes up to `behind`. Returns what it costs. */
+static double push(struct planner *s, int turn, int behind, struct action a)
 {
-    if (a.op != OP_save && view_count(&s->p->values[a.out].view) == 0)
-        return;
     struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
-    d->key = (int64_t)turn << 32 | a.node;
+    d->key = (int64_t)turn << 32 | behind;
     d->action = a;
     d->action.cost = action_cost(s, &a);
-    s->cost += d->action.cost;
+    return d->action.cost;
+}
+
+/* A node's own work, behind what was emitted for the same node and turn before. */
+static void emit_at(struct planner *s, int turn, struct action a)
+{
+    if (a.op == OP_save || view_count(&s->p->values[a.out].view) > 0)
+        s->cost += push(s, turn, a.node, a);
 }
 
 static void emit(struct planner *s, struct action a)
@@ -447,7 +452,8 @@ static struct action layer_of(struct planner *s, enum op op, int node, int out, 
         return a;
     a.panels = r->panels;
     a.n_panels = r->n_panels;
-    const int64_t width = 16 * r->n_panels, n_rows = r->bytes / (int64_t)sizeof(float) / width;
+    const int64_t width = (int64_t)PANEL_COLUMNS * r->n_panels;
+    const int64_t n_rows = r->bytes / (int64_t)sizeof(float) / width;
     a.out = reshaped(s, out, view_of(2, (int64_t[]){n_rows, width}));
     a.in[0] = reshaped(s, x, view_of(2, (int64_t[]){n_rows, s->m->width}));
     return a;
@@ -463,16 +469,8 @@ static void lower_layer(struct lowering *l)
     emit(s, layer_of(s, s->g->nodes[l->node].op, l->node, l->node, x));
 }
 
-/* A draft that is no node's own work: the pass would have done it. */
-static void push(struct planner *s, int turn, int behind, struct action a)
-{
-    struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
-    d->key = (int64_t)turn << 32 | behind;
-    d->action = a;
-    d->action.cost = action_cost(s, &a);
-}
-
-/* The rows are copied behind all that changes them, the product comes where the hook is. */
+/* The rows are copied behind all that changes them, the product comes where the hook is. The pass
+ * would have done that work, so it is not counted as the graph's. */
 static void lower_heads(struct planner *s)
 {
     for (int i = 0; i < s->n_heads; i++) {

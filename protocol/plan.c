@@ -436,9 +436,7 @@ static bool infer_save(struct planner *s, int i, struct value *out)
 static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *constant,
                          const struct view *v, int64_t n)
 {
-    struct view once = *v;
-    for (int i = 0; i < v->rank; i++)
-        once.shape[i] = v->stride[i] == 0 && v->shape[i] > 1 ? 1 : v->shape[i];
+    const struct view once = view_once(v);
     const int64_t count = view_count(&once);
     for (int64_t i = 0; i < count; i++) {
         int64_t place = v->offset, rest = i;

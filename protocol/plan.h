@@ -46,6 +46,9 @@ struct action {
     double cost;  /* multiply-adds, or what takes as long; in a loop of all its rounds */
 };
 
+/* Columns of a panel: backend.h's linear_panels. */
+enum { PANEL_COLUMNS = 16 };
+
 /* How many of `in` an op's action has: 0 to 3. */
 int action_n_in(enum op op);
 

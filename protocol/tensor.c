@@ -69,6 +69,16 @@ bool view_count_checked(int64_t *count, int rank, const int64_t *shape)
     return true;
 }
 
+struct view view_once(const struct view *v)
+{
+    struct view once = *v;
+    for (int i = 0; i < v->rank; i++) {
+        if (v->stride[i] == 0 && v->shape[i] > 1)
+            once.shape[i] = 1;
+    }
+    return once;
+}
+
 bool view_is_contiguous(const struct view *v)
 {
     int64_t stride = 1;

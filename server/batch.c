@@ -284,8 +284,7 @@ static void left(void *context, struct job *j)
 {
     struct batch *b = context;
     if (j->err.code != ERR_none) {
-        const struct err why = j->err;
-        let_go(b, j, &why);
+        let_go(b, j, &j->err);
         return;
     }
     if (j->step == 0 && !job_cancelled(j))

@@ -50,7 +50,7 @@ static bool has_room(const struct queue *q, struct err *e)
 
 static int *count_of(struct queue *q, const struct job *j)
 {
-    return &q->of_user[(j->turn.user * UINT64_C(0x9e3779b97f4a7c15)) >> 54];
+    return &q->of_user[j->turn.user % USERS];
 }
 
 /* Nobody takes the last places from the others; a first request is always taken. */

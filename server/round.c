@@ -222,16 +222,10 @@ static void leave(struct round *r, int i)
     r->hooks.left(r->hooks.context, j);
 }
 
-static void on_breath(void *context, double cost)
-{
-    const struct round *r = context;
-    r->hooks.pause(r->hooks.context, cost);
-}
-
 static void run_stop(struct round *r, struct job *j, const struct stop *stop,
                      const struct tensor *activation)
 {
-    const struct breath breath = {r->hooks.pause_cost, on_breath, r};
+    const struct breath breath = {r->hooks.pause_cost, r->hooks.pause, r->hooks.context};
     dispatch_stop(j, stop, r->model, activation, r->hooks.pause ? &breath : NULL);
     j->next_stop++;
     j->n_saved += stop->n_saves;

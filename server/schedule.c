@@ -108,7 +108,7 @@ static bool is_listed(const struct turn *t)
 
 static struct account **bucket_of(struct schedule *s, uint64_t user)
 {
-    return &s->buckets[(user * UINT64_C(0x9e3779b97f4a7c15)) >> 54];
+    return &s->buckets[user % BUCKETS]; /* a hash already */
 }
 
 /* Behind all others. */
@@ -195,6 +195,16 @@ void schedule_add(struct schedule *s, struct turn *t)
     append(list_of(t), t);
 }
 
+static void move(struct holding *from, struct holding *to, const struct holding *x)
+{
+    from->places -= x->places;
+    from->pages -= x->pages;
+    from->slab_bytes -= x->slab_bytes;
+    to->places += x->places;
+    to->pages += x->pages;
+    to->slab_bytes += x->slab_bytes;
+}
+
 void schedule_remove(struct schedule *s, struct turn *t)
 {
     struct account *a = t->account;
@@ -204,14 +214,8 @@ void schedule_remove(struct schedule *s, struct turn *t)
         s->large = NULL;
     if (s->starving == t)
         s->starving = NULL;
-    if (t->is_admitted) {
-        s->left.places += t->holds.places;
-        s->left.pages += t->holds.pages;
-        s->left.slab_bytes += t->holds.slab_bytes;
-        a->holds.places -= t->holds.places;
-        a->holds.pages -= t->holds.pages;
-        a->holds.slab_bytes -= t->holds.slab_bytes;
-    }
+    if (t->is_admitted)
+        move(&a->holds, &s->left, &t->holds);
     t->account = NULL;
     t->is_admitted = false;
     s->n_turns--;
@@ -251,12 +255,7 @@ static bool admit(struct schedule *s, struct turn *t)
     }
     assert(t->holds.places == 1 && t->holds.pages <= most.pages);
     assert(t->holds.slab_bytes <= most.slab_bytes);
-    s->left.places -= t->holds.places;
-    s->left.pages -= t->holds.pages;
-    s->left.slab_bytes -= t->holds.slab_bytes;
-    a->holds.places += t->holds.places;
-    a->holds.pages += t->holds.pages;
-    a->holds.slab_bytes += t->holds.slab_bytes;
+    move(&s->left, &a->holds, &t->holds);
     if (s->starving == t)
         s->starving = NULL;
     return true;

@@ -107,6 +107,11 @@ bool stored_find(enum stored *s, const char *name, struct err *e);
 /* The least tile with room for these rows, or the tallest. */
 const struct tile *tile_for(const struct vectors *v, int n_rows);
 
+/* Rows x[0 .. n_rows - 1] of n_k elements as the tile reads them, [k][height]; rows that are
+ * missing up to its height are zero. */
+void strip_pack(float *packed, const struct tile *tile, const float *x, int64_t row_stride,
+                int64_t k_stride, int n_rows, int n_k);
+
 /* Runs `row` over all elements of tensors of one shape, the first being the output. */
 void walk(struct device *d, row_fn *row, const struct tensor *const *tensors, int n_tensors);
 

@@ -28,10 +28,9 @@ static const struct tile *tile_choose(const struct vectors *v, int n_rows)
     return best;
 }
 
-/* Rows x[0 .. n_rows - 1] as the tile reads them. Rows that are missing are zero; what is written
- * then goes chunk by chunk, so that it stays in the first cache. */
-static void strip_pack(float *packed, const struct tile *tile, const float *x, int64_t row_stride,
-                       int64_t k_stride, int n_rows, int n_k)
+/* Where rows are missing, it goes chunk by chunk: what is written stays in the first cache. */
+void strip_pack(float *packed, const struct tile *tile, const float *x, int64_t row_stride,
+                int64_t k_stride, int n_rows, int n_k)
 {
     const int height = tile->height;
     if (n_rows == height) {

@@ -10,14 +10,6 @@ struct some {
     int n_panels, n_rows, n_blocks;
 };
 
-/* Rows of `x` as [k][height]; those that are missing are zero. */
-static void strip_pack(float *packed, int height, const float *x, int K, int n_rows, int n_k)
-{
-    for (int k = 0; k < n_k; k++)
-        for (int r = 0; r < height; r++)
-            packed[k * height + r] = r < n_rows ? x[(size_t)r * (size_t)K + (size_t)k] : 0;
-}
-
 /* At most a tile's height of rows by at most a group of panels. */
 static void strip_multiply(const struct some *s, const struct tile *tile, float *packed, int row,
                            int n_rows, int panel, int n_panels)
@@ -26,7 +18,7 @@ static void strip_multiply(const struct some *s, const struct tile *tile, float 
     float t[BLOCK_ROWS * GROUP] __attribute__((aligned(64)));
     for (int k = 0; k < K; k += BLOCK_K) {
         const int n_k = K - k < BLOCK_K ? K - k : BLOCK_K;
-        strip_pack(packed, tile->height, s->x + (size_t)row * (size_t)K + k, K, n_rows, n_k);
+        strip_pack(packed, tile, s->x + (size_t)row * (size_t)K + k, K, 1, n_rows, n_k);
         for (int p = 0; p < n_panels; p++) {
             const int which = s->panels[panel + p];
             tile->run[s->w->stored](t + p * LANES, packed, weight_row(s->w, which, k), 0,

@@ -86,20 +86,25 @@ static void choose(struct choice *c, int64_t n, int64_t k)
     }
 }
 
-struct topk {
+struct selection { /* out (n_rows, k) from x (n_rows, n) */
     const struct tensor *out, *x;
-    bool largest;
+    const struct tensor *index; /* of gather */
+    bool largest;               /* of topk */
     int64_t n, k, n_rows, task_rows;
 };
+
+static int64_t rows_end(const struct selection *s, int64_t first)
+{
+    return first + s->task_rows < s->n_rows ? first + s->task_rows : s->n_rows;
+}
 
 static void topk_task(void *context, int task, int thread)
 {
     (void)thread;
-    const struct topk *t = context;
+    const struct selection *t = context;
     const int last = t->x->view.rank - 1;
     const int64_t first = task * t->task_rows;
-    const int64_t end = first + t->task_rows < t->n_rows ? first + t->task_rows : t->n_rows;
-    for (int64_t i = first; i < end; i++) {
+    for (int64_t i = first; i < rows_end(t, first); i++) {
         struct choice c = {.x = t->x,
                            .x_at = element_at(&t->x->view, last, i),
                            .x_stride = t->x->view.stride[last],
@@ -117,22 +122,23 @@ static int64_t count_rows(const struct view *v)
     return view_count(&rows);
 }
 
+/* `row_elements`: how many elements of work a row is. */
+static void select_rows(struct device *d, task_fn *run, struct selection *s, int64_t row_elements)
+{
+    s->n_rows = count_rows(&s->out->view);
+    s->task_rows = rows_of_a_task(row_elements);
+    if (s->k > 0)
+        pool_run(d->pool, (int)((s->n_rows + s->task_rows - 1) / s->task_rows), run, s);
+}
+
 void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest)
 {
     const int last = x->view.rank - 1;
-    struct topk t = {.out = out, .x = x, .largest = largest};
-    t.n = x->view.shape[last];
-    t.k = out->view.shape[last];
-    t.n_rows = count_rows(&out->view);
-    t.task_rows = rows_of_a_task(t.n);
-    if (t.k > 0)
-        pool_run(d->pool, (int)((t.n_rows + t.task_rows - 1) / t.task_rows), topk_task, &t);
+    struct selection s = {.out = out, .x = x, .largest = largest};
+    s.n = x->view.shape[last];
+    s.k = out->view.shape[last];
+    select_rows(d, topk_task, &s, s.n);
 }
-
-struct gathering {
-    const struct tensor *out, *x, *index;
-    int64_t n, k, n_rows, task_rows;
-};
 
 #define GATHER_ROW(type)                                                                          \
     do {                                                                                          \
@@ -147,13 +153,12 @@ struct gathering {
 static void gather_task(void *context, int task, int thread)
 {
     (void)thread;
-    const struct gathering *g = context;
+    const struct selection *g = context;
     const int last = g->x->view.rank - 1;
     const int64_t x_stride = g->x->view.stride[last], out_stride = g->out->view.stride[last];
     const int64_t index_stride = g->index->view.stride[last];
     const int64_t first = task * g->task_rows;
-    const int64_t end = first + g->task_rows < g->n_rows ? first + g->task_rows : g->n_rows;
-    for (int64_t row = first; row < end; row++) {
+    for (int64_t row = first; row < rows_end(g, first); row++) {
         const int64_t *index =
             (const int64_t *)g->index->data + element_at(&g->index->view, last, row);
         switch (g->x->dtype) {
@@ -167,9 +172,7 @@ static void gather_task(void *context, int task, int thread)
 /* What is repeated is looked at once. */
 static void check_index(const struct tensor *index, int64_t n, int64_t *fault, int64_t tag)
 {
-    struct view once = index->view;
-    for (int i = 0; i < once.rank; i++)
-        once.shape[i] = once.stride[i] == 0 && once.shape[i] > 1 ? 1 : once.shape[i];
+    const struct view once = view_once(&index->view);
     const int last = once.rank - 1;
     const int64_t n_rows = count_rows(&once), stride = once.stride[last];
     for (int64_t row = 0; row < n_rows && !fault[0]; row++) {
@@ -187,12 +190,9 @@ void cpu_gather(struct device *d, const struct tensor *out, const struct tensor 
                 const struct tensor *index, int64_t *fault, int64_t tag)
 {
     const int last = x->view.rank - 1;
-    struct gathering g = {.out = out, .x = x, .index = index};
-    g.n = x->view.shape[last];
-    g.k = out->view.shape[last];
-    g.n_rows = count_rows(&out->view);
-    g.task_rows = rows_of_a_task(g.k);
-    check_index(index, g.n, fault, tag);
-    if (g.k > 0)
-        pool_run(d->pool, (int)((g.n_rows + g.task_rows - 1) / g.task_rows), gather_task, &g);
+    struct selection s = {.out = out, .x = x, .index = index};
+    s.n = x->view.shape[last];
+    s.k = out->view.shape[last];
+    check_index(index, s.n, fault, tag);
+    select_rows(d, gather_task, &s, s.k);
 }

@@ -9,6 +9,7 @@
 
 #include "../../protocol/decode.h"
 #include "../../server/worker.h"
+#include "../tiny_engine.h"
 #include "../tiny_gpt2.h"
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -48,7 +49,6 @@ static int remove_model(void **state)
 static int set_up(void **state)
 {
     (void)state;
-    struct err e = {0};
     const struct device_options d = {
         1, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0};
     const struct gpt2_options o = {.rows_max = ROWS,
@@ -57,20 +57,14 @@ static int set_up(void **state)
                                    .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {
         .slab_bytes = SLAB_BYTES, .jobs_max = JOBS, .shares_prefixes = true};
-    assert_true(backend_cpu.open(&device, &d, &e));
-    assert_true(gpt2_load(&model, &backend_cpu, device, folder, &o, &e));
-    assert_true(batch_open(&batch, model, &b, &arena, &e));
+    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
     return 0;
 }
 
-/* batch_close asserts that every page has come back. */
 static int tear_down(void **state)
 {
     (void)state;
-    batch_close(batch);
-    gpt2_free(model);
-    backend_cpu.close(device);
-    arena_free(&arena);
+    tiny_engine_close(device, model, batch, &arena);
     return 0;
 }
 

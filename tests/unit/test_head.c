@@ -12,6 +12,7 @@
 #include "../tiny_graph.h"
 #undef tiny_model
 #include "../../server/batch.h"
+#include "../tiny_engine.h"
 #include "../tiny_gpt2.h"
 
 enum { ROWS = 256, PAGES = 16, SLAB_BYTES = 64 << 20, VOCAB = 9001 };
@@ -35,26 +36,20 @@ static int pick(int n)
 static int set_up(void **state)
 {
     (void)state;
-    struct err e = {0};
     const struct device_options d = {
         2, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0};
     const struct gpt2_options o = {
         .rows_max = ROWS, .shared_rows = ROWS, .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {.slab_bytes = SLAB_BYTES, .jobs_max = 4};
     tiny_model(folder, &shape, 5);
-    assert_true(backend_cpu.open(&device, &d, &e));
-    assert_true(gpt2_load(&model, &backend_cpu, device, folder, &o, &e));
-    assert_true(batch_open(&batch, model, &b, &arena, &e));
+    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
     return 0;
 }
 
 static int tear_down(void **state)
 {
     (void)state;
-    batch_close(batch);
-    gpt2_free(model);
-    backend_cpu.close(device);
-    arena_free(&arena);
+    tiny_engine_close(device, model, batch, &arena);
     tiny_remove(folder);
     return 0;
 }
