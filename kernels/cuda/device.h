@@ -176,6 +176,12 @@ void cuda_embed(struct device *d, float *out, const float *table, const int32_t 
 void cuda_add(struct device *d, float *out, const float *x, const float *y, int64_t count);
 void cuda_layernorm(struct device *d, float *out, const float *x, const float *weight,
                     const float *bias, int n_rows, int width, float epsilon);
+void cuda_layernorm_scale(struct device *d, float *scale, const float *x, int n_rows, int width,
+                          float epsilon);
+void cuda_layernorm_normalize(struct device *d, float *out, const float *x, const float *scale,
+                              int n_rows, int width);
+void cuda_layernorm_gain(struct device *d, float *out, const float *x, const float *weight,
+                         const float *bias, int n_rows, int width);
 void cuda_gelu(struct device *d, float *out, const float *x, int64_t count);
 void cuda_rows_gather(struct device *d, float *out, const float *x, const int32_t *rows, int n_rows,
                       int width);

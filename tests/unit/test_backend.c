@@ -749,6 +749,35 @@ static void layernorm_has_the_bits_of_the_reference(void **state)
     }
 }
 
+/* Whatever stands between its steps, and with the bits of the whole where nothing is changed. */
+static void layernorm_s_steps_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    const int widths[] = {1, 15, 16, 17, 64, 127, 768};
+    for (int i = 0; i < n_devices * COUNT(widths); i++) {
+        const int width = widths[i % COUNT(widths)], rows = 1 + (int)chance(40);
+        const int64_t count = (int64_t)rows * width;
+        struct device *d = devices[i / COUNT(widths)];
+        const float *x = floats(count), *weight = floats(width), *bias = floats(width);
+        float *expected = floats(count), *scales = floats(rows), *changed = floats(rows);
+        float *out = lend_floats(d, x, count), *there = lend_floats(d, changed, rows);
+        const float *x_there = lend_floats(d, x, count);
+        reference_layernorm_normalize(expected, x, changed, rows, width);
+        be->layernorm_normalize(d, out, x_there, there, rows, width);
+        assert_true(reference_same(fetch_floats(d, out, count), expected, count));
+        reference_layernorm_scale(scales, x, rows, width, 1e-5f);
+        be->layernorm_scale(d, there, x_there, rows, width, 1e-5f);
+        assert_true(reference_same(fetch_floats(d, there, rows), scales, rows));
+        be->layernorm_normalize(d, out, x_there, there, rows, width);
+        float *last = lend_floats(d, x, count);
+        be->layernorm_gain(d, last, out, lend_floats(d, weight, width),
+                           lend_floats(d, bias, width), rows, width);
+        reference_layernorm(expected, x, weight, bias, rows, width, 1e-5f);
+        assert_true(reference_same(fetch_floats(d, last, count), expected, count));
+        free_all(NULL);
+    }
+}
+
 static void gelu_add_embed_and_gather_have_the_bits_of_the_reference(void **state)
 {
     (void)state;
@@ -1000,6 +1029,7 @@ int main(void)
         TEST(many_rows_and_a_long_k_have_the_bits_of_few),
         TEST(a_nan_row_does_not_touch_its_neighbours),
         TEST(layernorm_has_the_bits_of_the_reference),
+        TEST(layernorm_s_steps_have_the_bits_of_the_reference),
         TEST(gelu_add_embed_and_gather_have_the_bits_of_the_reference),
         TEST(attention_has_the_bits_of_the_reference_in_any_chunks),
         TEST(sequences_that_share_a_pass_do_not_see_each_other),
