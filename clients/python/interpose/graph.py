@@ -35,7 +35,7 @@ class Node:
 
     def label(self, depth=2):
         """A text for people: "transformer.h.0.mlp.output", "add(lm_head.output, 1.0)"."""
-        if self.op == "hook":
+        if self.op in ("hook", "parameter"):
             return self.args[0] + (f" at step {self.step}" if self.step else "")
         if depth == 0:
             return f"{self.op}(...)"
@@ -78,6 +78,7 @@ class Graph:
     def __init__(self):
         self.nodes = []
         self._hooks = {}    # (path, invoke, step) -> the node that stands for that place
+        self._parameters = {}   # path -> its node
 
     def add(self, op, args, kwargs=None, optional=False, is_view=False):
         """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
@@ -96,6 +97,13 @@ class Graph:
             self._hooks[key] = node
             self.nodes.append(node)
         return self._hooks[key]
+
+    def parameter(self, path):
+        """The node of a parameter: one, however often it is asked for."""
+        if path not in self._parameters:
+            self._parameters[path] = Node("parameter", [path], optional=True)
+            self.nodes.append(self._parameters[path])
+        return self._parameters[path]
 
     def replace(self, hook, value):
         """`module.output = value`: the place has another tensor from here on.

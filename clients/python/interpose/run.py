@@ -152,6 +152,11 @@ class Run:
                                "`with run.invoke(prompt):`")
         return self.graph.hook(path, self.open_invoke.index, step)
 
+    def parameter(self, path):
+        """The node of one of the model's parameters, which belongs to no invoke."""
+        self._check_open()
+        return self.graph.parameter(path)
+
     def replace(self, hook, value):
         """`module.output = value`; nothing where Python says it after `module.output += v`."""
         self._check_open()
