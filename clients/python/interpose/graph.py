@@ -38,7 +38,7 @@ class Node:
 
     def label(self, depth=2):
         """A text for people: "transformer.h.0.mlp.output", "add(lm_head.output, 1.0)"."""
-        if self.op == "hook":
+        if self.op in ("hook", "parameter"):
             return self.args[0] + (f" at step {self.step}" if self.step else "")
         if depth == 0:
             return f"{self.op}(...)"
@@ -83,6 +83,7 @@ class Graph:
         # (path, invoke, step) -> the nodes that stand for that place; the last is asked for, and
         # None where the next is to be another (see renew).
         self._hooks = {}
+        self._parameters = {}   # path -> its node
 
     def add(self, op, args, kwargs=None, optional=False, is_view=False):
         """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
@@ -106,6 +107,13 @@ class Graph:
         for nodes in self._hooks.values():
             if nodes[-1] is not None:
                 nodes.append(None)
+
+    def parameter(self, path):
+        """The node of a parameter: one, however often it is asked for."""
+        if path not in self._parameters:
+            self._parameters[path] = Node("parameter", [path], optional=True)
+            self.nodes.append(self._parameters[path])
+        return self._parameters[path]
 
     def replace(self, hook, value):
         """`module.output = value`: the place has another tensor from here on.

@@ -10,7 +10,7 @@ from .errors import RequestError, ServerError
 from .iteration import Iteration, Iterations
 from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, apply, operand
-from .spec import Op, Point, tree_of
+from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
 from .values import whole
 
@@ -20,8 +20,9 @@ class Spec:
 
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
-        self.tree = tree_of(Point(row["path"], row["shape"], row["writable"])
-                            for row in document["points"])
+        self.tree = tree_of([
+            *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
+            *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
 
 
 class Module:
@@ -49,7 +50,10 @@ class Module:
     def __setattr__(self, name, value):
         if name not in self._branch.leaves:
             raise self._unknown(name)
-        leaf, place = self._branch.leaves[name], self._tensors(name)
+        leaf = self._branch.leaves[name]
+        if isinstance(leaf, Parameter):
+            raise AttributeError(f"{self._join(name)} is a parameter: it can be read, but not set")
+        place = self._tensors(name)
         if isinstance(leaf, Point):
             if isinstance(place, Inputs):
                 place = place._tensor
@@ -72,11 +76,13 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run, step = runs.current_run(self._model), self._step
+        run = runs.current_run(self._model)
         path, leaf = self._join(name), self._branch.leaves[name]
+        if isinstance(leaf, Parameter):
+            return Proxy(run, run.parameter(path))
         if not isinstance(leaf, Point):
-            return _outputs(run, path, leaf, step)
-        tensor = Proxy(run, run.hook(path, step))
+            return _outputs(run, path, leaf, self._step)
+        tensor = Proxy(run, run.hook(path, self._step))
         return Inputs(tensor, _replace) if name == "input" else tensor
 
     def _join(self, name):
@@ -220,6 +226,8 @@ def _drawn(name, branch, model, depth):
 
 
 def _shapes(points):
+    if isinstance(points, Parameter):
+        return f"{points.shape}, a parameter"
     if isinstance(points, Point):
         return points.shape + ("" if points.writable else ", read only")
     return f"({', '.join(_shapes(p) for p in points)}{',' * (len(points) == 1)})"

@@ -38,6 +38,8 @@ class Recording:
             if verb == "hook":
                 path, at = what
                 made[given] = run.write_hook(path, step if at is None else at)
+            elif verb == "parameter":
+                made[given] = run.graph.parameter(*what)
             elif verb == "add":
                 op, args, kwargs, facts = what
                 node = run.write(op, now(args), {k: now(v) for k, v in kwargs.items()},

@@ -306,6 +306,14 @@ class Run:
             self.recording.take("hook", node, path, None if moves else at)
         return node
 
+    def parameter(self, path):
+        """The node of one of the model's parameters, which belongs to no invoke."""
+        self._check_open()
+        node = self.graph.parameter(path)
+        if self.recording is not None:
+            self.recording.take("parameter", node, path)
+        return node
+
     def replace(self, hook, value):
         """`module.output = value`; nothing where Python says it after `module.output += v`."""
         self._check_open()
