@@ -112,6 +112,10 @@ struct backend {
     bool (*weight_pack)(struct device *d, struct weight **w, const float *matrix, enum layout l,
                         int K, int N, struct err *e);
     void (*weight_free)(struct device *d, struct weight *w);
+    /* out = elements of w as `linear` multiplies by them: `view`, of out's shape, walks w as if it
+     * were row-major (K, N). */
+    void (*weight_read)(struct device *d, const struct tensor *out, const struct weight *w,
+                        const struct view *view);
     /* out[r] = table[ids[r]], rows of `width`. */
     void (*embed)(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                   int width);

@@ -305,6 +305,28 @@ const float *gpt2_logits(const struct gpt2 *m, enum lane lane)
     return m->scratch[lane]->logits;
 }
 
+/* The rows of the table are called as the fields are. */
+void *gpt2_parameter(const struct gpt2 *m, enum parameter p, int block)
+{
+    switch (p) {
+#define ONCE(id, memory, rows, columns) \
+    case PARAMETER_##id:                \
+        return m->id;
+#define EACH(id, memory, rows, columns) \
+    case PARAMETER_##id:                \
+        return m->blocks[block].id;
+#define NAME(id, path, shape)
+#include "../protocol/parameters.def"
+#undef ONCE
+#undef EACH
+#undef NAME
+    case PARAMETER_COUNT:
+        break;
+    }
+    assert(!"a parameter without memory");
+    return NULL;
+}
+
 /* A backend takes rows_max rows at once; a row's result does not depend on the others. */
 static int rows_at_once(const struct gpt2 *m, int n_rows)
 {

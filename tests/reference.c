@@ -354,7 +354,7 @@ static float nearest_int8(float x, float most)
 {
     const float scale = most / 127.0f;
     const float q = scale == 0 ? 0 : rintf(x / scale);
-    return (q > 127 ? 127 : q < -127 ? -127 : q) * scale;
+    return (float)(int)(q > 127 ? 127 : q < -127 ? -127 : q) * scale; /* no -0 */
 }
 
 void reference_store(float *out, const float *matrix, const char *weights, enum layout l, int K,

@@ -157,6 +157,7 @@ const struct backend backend_cpu = {
     .matmul = cpu_matmul,
     .weight_pack = cpu_weight_pack,
     .weight_free = cpu_weight_free,
+    .weight_read = cpu_weight_read,
     .embed = cpu_embed,
     .add = cpu_add,
     .layernorm = cpu_layernorm,

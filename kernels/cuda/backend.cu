@@ -210,6 +210,7 @@ extern "C" const struct backend backend_cuda = {
     .matmul = cuda_matmul,
     .weight_pack = cuda_weight_pack,
     .weight_free = cuda_weight_free,
+    .weight_read = cuda_weight_read,
     .embed = cuda_embed,
     .add = cuda_add,
     .layernorm = cuda_layernorm,

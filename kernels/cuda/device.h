@@ -167,6 +167,8 @@ void cuda_matmul(struct device *d, const struct tensor *out, const struct tensor
 bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, enum layout l,
                       int K, int N, struct err *e);
 void cuda_weight_free(struct device *d, struct weight *w);
+void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
+                      const struct view *view);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,

@@ -678,6 +678,54 @@ static void a_few_panels_have_the_bits_of_the_whole_product(void **state)
     }
 }
 
+/* A view of the matrix, its dimensions in any order, some of them split, cut or repeated. */
+static struct view chance_view(int K, int N)
+{
+    struct view v = view_of(2, (int64_t[]){K, N});
+    if (K % 5 == 0 && chance(2))
+        v = view_of(3, (int64_t[]){5, K / 5, N});
+    for (int i = 0; i < v.rank; i++) {
+        const int64_t from = (int64_t)chance((uint32_t)v.shape[i]), step = 1 + (int64_t)chance(3);
+        v.offset += from * v.stride[i];
+        v.shape[i] = (v.shape[i] - from + step - 1) / step;
+        v.stride[i] *= chance(5) ? step : 0;
+        const int j = (int)chance((uint32_t)i + 1);
+        const int64_t shape = v.shape[i], stride = v.stride[i];
+        v.shape[i] = v.shape[j], v.stride[i] = v.stride[j];
+        v.shape[j] = shape, v.stride[j] = stride;
+    }
+    v.rank -= chance(4) == 0;
+    return v;
+}
+
+static void a_packed_weight_gives_back_its_elements(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_stored * 20; i++) {
+        const struct stored *s = &stored[i / 20];
+        const int K = sizes_of_linear[i % 5][0], N = sizes_of_linear[i % 5][1];
+        const enum layout layout = i % 2 ? LAYOUT_nk : LAYOUT_kn;
+        const float *matrix = weights_by_chance(layout, K, N);
+        float *rounded = floats(K * N);
+        reference_store(rounded, matrix, s->weights, layout, K, N);
+        struct tensor from = {rounded, DT_f32, view_of(2, (int64_t[]){K, N})};
+        struct tensor kn = {floats(K * N), DT_f32, from.view};
+        from.view.stride[0] = layout == LAYOUT_nk ? 1 : N;
+        from.view.stride[1] = layout == LAYOUT_nk ? K : 1;
+        reference_copy(&kn, &from);
+        kn.view = i % 20 ? chance_view(K, N) : kn.view;
+        struct tensor out = chance_tensor(DT_f32, kn.view.rank, kn.view.shape, false);
+        const struct tensor *there = lend(s->device, &out);
+        struct weight *w;
+        assert_true(be->weight_pack(s->device, &w, matrix, layout, K, N, &error));
+        be->weight_read(s->device, there, w, &kn.view);
+        reference_copy(&out, &kn);
+        must_be_same(there, &out, "weight_read", s->device);
+        be->weight_free(s->device, w);
+        free_all(NULL);
+    }
+}
+
 static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
 {
     (void)state;
@@ -1026,6 +1074,7 @@ int main(void)
         TEST(matmul_has_the_bits_of_the_reference),
         TEST(every_linear_layer_has_the_bits_of_the_reference),
         TEST(a_few_panels_have_the_bits_of_the_whole_product),
+        TEST(a_packed_weight_gives_back_its_elements),
         TEST(many_rows_and_a_long_k_have_the_bits_of_few),
         TEST(a_nan_row_does_not_touch_its_neighbours),
         TEST(layernorm_has_the_bits_of_the_reference),
