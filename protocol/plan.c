@@ -319,6 +319,25 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
     return true;
 }
 
+/* All names of a parameter are views of one root. */
+static bool infer_parameter(struct planner *s, int i, struct value *out)
+{
+    const struct parameter_at *at = &s->g->nodes[i].parameter;
+    const enum parameter parameter = at->name->parameter;
+    const int64_t number = (int64_t)at->block * PARAMETER_COUNT + parameter;
+    int *root = table_find(&s->parameters, number);
+    if (!*root)
+        *root = 1 + root_add(s, (struct root){.home = HOME_parameter,
+                                              .node = i,
+                                              .base = (size_t)number,
+                                              .is_packed = parameter_info[parameter].is_packed,
+                                              .readonly = true});
+    s->value_roots[i] = *root - 1;
+    out->dtype = DT_f32;
+    out->view = parameter_view(at->name, s->m);
+    return shape_allowed(&s->g->nodes[i], out->dtype, out->view.rank, out->view.shape, s->e);
+}
+
 static bool infer_constant(struct planner *s, int i, struct value *out)
 {
     const struct tensor *t = s->g->nodes[i].constant;
@@ -363,6 +382,14 @@ static const char *turn_text(char *buffer, size_t size, const struct planner *s,
     return buffer;
 }
 
+static const char *readonly_text(char *buffer, const struct planner *s, const struct root *r)
+{
+    if (r->home == HOME_parameter)
+        return parameter_text(buffer, (enum parameter)(r->base % PARAMETER_COUNT),
+                              (int)(r->base / PARAMETER_COUNT));
+    return site_text(buffer, r->turn % s->n_sites, s->m->n_blocks);
+}
+
 static bool check_target(struct planner *s, const struct node *n)
 {
     const struct root *r = root_of(s, s->in[0]);
@@ -371,7 +398,7 @@ static bool check_target(struct planner *s, const struct node *n)
         return node_refuse(s->e, n, 0, ERR_type, "a number cannot be set, only a tensor");
     if (r->readonly)
         return node_refuse(s->e, n, 0, ERR_type, "%s can be read, but not set",
-                           site_text(site, r->turn % s->n_sites, s->m->n_blocks));
+                           readonly_text(site, s, r));
     const struct view *to = &s->p->values[s->in[0]].view, *from = &s->p->values[s->in[1]].view;
     if (view_count(to) == 0)
         return node_refuse(s->e, n, 0, ERR_shape, "set of %s, which has no elements to change",
@@ -521,11 +548,12 @@ static bool infer(struct planner *s)
         const struct node *n = &s->g->nodes[i];
         struct value out = {.home = HOME_slab};
         operands_take(s, n);
-        bool known = n->op == OP_hook       ? infer_hook(s, i, &out)
-                     : n->op == OP_constant ? infer_constant(s, i, &out)
-                     : n->op == OP_set      ? infer_set(s, i, &out)
-                     : n->op == OP_save     ? infer_save(s, i, &out)
-                                            : infer_op(s, i, &out);
+        bool known = n->op == OP_hook        ? infer_hook(s, i, &out)
+                     : n->op == OP_parameter ? infer_parameter(s, i, &out)
+                     : n->op == OP_constant  ? infer_constant(s, i, &out)
+                     : n->op == OP_set       ? infer_set(s, i, &out)
+                     : n->op == OP_save      ? infer_save(s, i, &out)
+                                             : infer_op(s, i, &out);
         if (!known)
             return false;
         const struct root *r = root_of(s, i);
@@ -666,6 +694,8 @@ static void settle_logits(struct planner *s)
 
 struct view root_rows(const struct planner *s, const struct root *r)
 {
+    if (r->home == HOME_parameter)
+        return parameter_matrix((enum parameter)(r->base % PARAMETER_COUNT), s->m);
     const struct plan_invoke *v = &s->p->invokes[r->invoke];
     const bool first = r->turn < s->n_sites, part = r->point >= PT_query && r->point <= PT_value;
     const int64_t T = !first                  ? 1
@@ -888,6 +918,7 @@ static void planner_open(struct planner *s)
     }
     s->n_sites = n_sites(s->m->n_blocks);
     s->hooks = table_new(n + s->p->n_invokes, s->a);
+    s->parameters = table_new(n, s->a);
     for (int i = 0; i < DT_COUNT; i++)
         s->numbers[i] = table_new(2 * n_numbers, s->a); /* their own dtype and the op's */
     s->in = ARENA_ARRAY(s->a, int, n_in_max);

@@ -12,14 +12,23 @@ struct place { /* where a stop's actions run */
     int n_tiles; /* the rounds of it, else 1 */
 };
 
+/* Of a packed one the data is the weight, which weight_read alone can read. */
+static void *parameter_at(const struct place *p, size_t number)
+{
+    return gpt2_parameter(p->model, (enum parameter)(number % PARAMETER_COUNT),
+                          (int)(number / PARAMETER_COUNT));
+}
+
 static struct tensor tensor_at(const struct place *p, int value)
 {
     const struct job *j = p->job;
     const struct value *v = &j->plan.values[value];
-    struct tensor t = {.data = j->slab + v->base, .dtype = v->dtype, .view = v->view};
+    struct tensor t = {.dtype = v->dtype, .view = v->view};
     t.view.offset += p->row * v->row_step;
-    if (v->home == HOME_slab)
+    if (v->home != HOME_activation) {
+        t.data = v->home == HOME_slab ? j->slab + v->base : parameter_at(p, v->base);
         return t;
+    }
     assert(p->activation->data);
     const bool logits = p->stop->site == site_of(PT_logits, 0, p->model->shape.n_blocks);
     const int64_t row = logits ? j->logits_of[v->invoke] : j->row_of[v->invoke];
@@ -156,6 +165,7 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_lm_head: lm_head(p, a, out, in); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
+    case OP_parameter: p->be->weight_read(p->device, out, in->data, &in->view); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
     case OP_topk_values: case OP_index_select: case OP_wrap_index:
         assert(!"the planner makes other actions of these");

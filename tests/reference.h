@@ -24,6 +24,11 @@ void reference_matmul(const struct tensor *out, const struct tensor *x, const st
 
 void reference_layernorm(float *out, const float *x, const float *weight, const float *bias,
                          int n_rows, int width, float epsilon);
+void reference_layernorm_scale(float *scale, const float *x, int n_rows, int width, float epsilon);
+void reference_layernorm_normalize(float *out, const float *x, const float *scale, int n_rows,
+                                   int width);
+void reference_layernorm_gain(float *out, const float *x, const float *weight, const float *bias,
+                              int n_rows, int width);
 /* The elements of a matrix as a backend opened with these `weights` stores them: "f32", "bf16" or
  * "int8". They are finite. */
 void reference_store(float *out, const float *matrix, const char *weights, enum layout l, int K,
