@@ -5,7 +5,7 @@
 # make check      the tests again under the address, undefined-behaviour and thread sanitizers, and
 #                 the fuzzers, FUZZ_SECONDS each
 # make bench      Interpose beside its peers, tables and plots in bench/; ONLY=decode,prefill a part
-# make gemm       the products alone beside OpenBLAS, one table
+# make gemm       the products alone beside OpenBLAS, one table between the machine's limits
 # make gpu-check  on a machine with a GPU: every call of the CUDA backend beside the reference
 # make install    into PREFIX (/usr/local)
 #
@@ -259,9 +259,11 @@ bench:
 # OpenBLAS is the one inside numpy. Its threads must not spin behind a call, or they would keep a core
 # from whoever is timed next.
 gemm: .venv/client.done
-	@$(MAKE) --no-print-directory --silent $(BUILD)/bench/gemm
+	@$(MAKE) --no-print-directory --silent $(BUILD)/bench/gemm $(BUILD)/bench/limits
+	@$(BUILD)/bench/limits 2
 	@OPENBLAS_THREAD_TIMEOUT=4 $(BUILD)/bench/gemm \
 	    $$(.venv/bin/python -c "import numpy, pathlib; p = pathlib.Path(numpy.__file__).parent.parent; print(next(p.glob('numpy.libs/*openblas*')))")
+	@$(BUILD)/bench/limits 2
 
 gpu-check:
 	@$(MAKE) --no-print-directory --silent -j CUDA=1 $(BUILD)/gpu/test_backend

@@ -285,6 +285,28 @@ void reference_gather(const struct tensor *out, const struct tensor *x, const st
     }
 }
 
+void reference_scatter(enum op op, const struct tensor *out, const struct tensor *index,
+                       const struct tensor *x, int64_t *fault, int64_t tag)
+{
+    const int last = out->view.rank - 1;
+    const int64_t n = out->view.shape[last], k = index->view.shape[last];
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        const int64_t at = *whole_at(index, i), to = i / k * n + at;
+        if (at < 0 || at >= n) {
+            fault[1] = fault[0] ? fault[1] : at;
+            fault[0] = fault[0] ? fault[0] : tag;
+        } else if (op == OP_scatter) {
+            copy_element(out, to, x, i);
+        } else if (x->dtype == DT_f32) {
+            *float_at(out, to) += *float_at(x, i);
+        } else if (x->dtype == DT_i64) {
+            *whole_at(out, to) = wrap_add(*whole_at(out, to), *whole_at(x, i));
+        } else {
+            *bool_at(out, to) |= *bool_at(x, i);
+        }
+    }
+}
+
 void reference_softmax(enum op op, const struct tensor *out, const struct tensor *x)
 {
     const int64_t n = x->view.shape[x->view.rank - 1];
@@ -329,19 +351,52 @@ void reference_matmul(const struct tensor *out, const struct tensor *x, const st
     }
 }
 
+static float mean_of(const float *x, int width)
+{
+    float lanes[16] = {0};
+    for (int i = 0; i < width; i++)
+        lanes[i % 16] += x[i];
+    return tree(lanes) / (float)width;
+}
+
+void reference_layernorm_scale(float *scale, const float *x, int n_rows, int width, float epsilon)
+{
+    for (int r = 0; r < n_rows; r++, x += width) {
+        const float mean = mean_of(x, width);
+        float lanes[16] = {0};
+        for (int i = 0; i < width; i++)
+            lanes[i % 16] = fmaf(x[i] - mean, x[i] - mean, lanes[i % 16]);
+        scale[r] = sqrtf(tree(lanes) / (float)width + epsilon);
+    }
+}
+
+void reference_layernorm_normalize(float *out, const float *x, const float *scale, int n_rows,
+                                   int width)
+{
+    for (int r = 0; r < n_rows; r++, x += width, out += width) {
+        const float mean = mean_of(x, width), factor = 1.0f / scale[r];
+        for (int i = 0; i < width; i++)
+            out[i] = (x[i] - mean) * factor;
+    }
+}
+
+void reference_layernorm_gain(float *out, const float *x, const float *weight, const float *bias,
+                              int n_rows, int width)
+{
+    for (int r = 0; r < n_rows; r++)
+        for (int i = 0; i < width; i++)
+            out[r * width + i] = fmaf(x[r * width + i], weight[i], bias[i]);
+}
+
 void reference_layernorm(float *out, const float *x, const float *weight, const float *bias,
                          int n_rows, int width, float epsilon)
 {
     for (int r = 0; r < n_rows; r++, x += width, out += width) {
-        float sums[16] = {0}, squares[16] = {0};
-        for (int i = 0; i < width; i++)
-            sums[i % 16] += x[i];
-        const float mean = tree(sums) / (float)width;
-        for (int i = 0; i < width; i++)
-            squares[i % 16] = fmaf(x[i] - mean, x[i] - mean, squares[i % 16]);
-        const float scale = 1.0f / sqrtf(tree(squares) / (float)width + epsilon);
-        for (int i = 0; i < width; i++)
-            out[i] = fmaf((x[i] - mean) * scale, weight[i], bias[i]);
+        float scale, row[4096];
+        assert(width <= 4096);
+        reference_layernorm_scale(&scale, x, 1, width, epsilon);
+        reference_layernorm_normalize(row, x, &scale, 1, width);
+        reference_layernorm_gain(out, row, weight, bias, 1, width);
     }
 }
 
@@ -359,7 +414,7 @@ static float nearest_int8(float x, float most)
 {
     const float scale = most / 127.0f;
     const float q = scale == 0 ? 0 : rintf(x / scale);
-    return (q > 127 ? 127 : q < -127 ? -127 : q) * scale;
+    return (float)(int)(q > 127 ? 127 : q < -127 ? -127 : q) * scale; /* no -0 */
 }
 
 void reference_store(float *out, const float *matrix, const char *weights, enum layout l, int K,
