@@ -120,6 +120,16 @@ template <class T> T *cuda_data(const struct tensor *t)
     return static_cast<T *>(t->data) + t->view.offset;
 }
 
+__device__ __forceinline__ float plus(float x, float y)
+{
+    return x + y;
+}
+
+__device__ __forceinline__ int64_t plus(int64_t x, int64_t y)
+{
+    return wrap_add(x, y);
+}
+
 /* Lane l's number becomes the sum of the sixteen in the canonical tree: right in lane 0. */
 __device__ __forceinline__ float lanes_sum(float lane)
 {
