@@ -86,9 +86,9 @@ struct backend {
                    const struct tensor *y);
     void (*where)(struct device *d, const struct tensor *out, const struct tensor *mask,
                   const struct tensor *x, const struct tensor *y);
-    /* OP_sum prod mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of x,
-     * read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax and
-     * argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty
+    /* OP_sum prod mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of
+     * x, read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax
+     * and argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty
      * product 1, an empty mean NaN and an empty logsumexp -infinity. */
     void (*reduce)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                    int n_reduced);

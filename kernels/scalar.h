@@ -319,7 +319,8 @@ SCALAR float scalar_log1p(float x)
     return (float)(wide_log2(sum) * LN_2 * (x / kept));
 }
 
-/* 2 / sqrt(pi) exp(-x^2) (x + 2/3 x^3 + 2/3 2/5 x^5 + ...), all of one sign; from 3.93 on it is 1. */
+/* 2 / sqrt(pi) exp(-x^2) (x + 2/3 x^3 + 2/3 2/5 x^5 + ...), all of one sign. It rounds to 1 from
+ * 3.93 on. */
 SCALAR float scalar_erf(float x)
 {
     const float low = -4.0f > x ? -4.0f : x; /* a NaN stays */
