@@ -102,6 +102,12 @@ struct backend {
      * words are the backend's memory. */
     void (*gather)(struct device *d, const struct tensor *out, const struct tensor *x,
                    const struct tensor *index, int64_t *fault, int64_t tag);
+    /* OP_scatter: out (..., n) at index (..., k) int64 along the last dimension = x (..., k), of a
+     * row in the order of k, so that of equal places the last stays; OP_scatter_add adds, in that
+     * order, bool as |. An index outside 0 .. n - 1 changes nothing and is reported as gather's. */
+    void (*scatter)(struct device *d, enum op op, const struct tensor *out,
+                    const struct tensor *index, const struct tensor *x, int64_t *fault,
+                    int64_t tag);
     /* out (..., M, N) = x (..., M, K) @ y (..., K, N), leading dimensions the same (broadcast by
      * stride 0), any strides. */
     void (*matmul)(struct device *d, const struct tensor *out, const struct tensor *x,

@@ -137,7 +137,8 @@ class _Torch:
     def __getattr__(self, name):
         if name in self.others:
             return self.others[name]
-        return getattr(torch, name, None) or getattr(F, name)
+        return (getattr(torch, name, None) or getattr(F, name, None)
+                or getattr(torch.Tensor, name))
 
 
 @functools.lru_cache(maxsize=None)

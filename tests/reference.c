@@ -247,6 +247,28 @@ void reference_gather(const struct tensor *out, const struct tensor *x, const st
     }
 }
 
+void reference_scatter(enum op op, const struct tensor *out, const struct tensor *index,
+                       const struct tensor *x, int64_t *fault, int64_t tag)
+{
+    const int last = out->view.rank - 1;
+    const int64_t n = out->view.shape[last], k = index->view.shape[last];
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        const int64_t at = *whole_at(index, i), to = i / k * n + at;
+        if (at < 0 || at >= n) {
+            fault[1] = fault[0] ? fault[1] : at;
+            fault[0] = fault[0] ? fault[0] : tag;
+        } else if (op == OP_scatter) {
+            copy_element(out, to, x, i);
+        } else if (x->dtype == DT_f32) {
+            *float_at(out, to) += *float_at(x, i);
+        } else if (x->dtype == DT_i64) {
+            *whole_at(out, to) = wrap_add(*whole_at(out, to), *whole_at(x, i));
+        } else {
+            *bool_at(out, to) |= *bool_at(x, i);
+        }
+    }
+}
+
 void reference_softmax(enum op op, const struct tensor *out, const struct tensor *x)
 {
     const int64_t n = x->view.shape[x->view.rank - 1];

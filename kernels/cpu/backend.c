@@ -154,6 +154,7 @@ const struct backend backend_cpu = {
     .softmax = cpu_softmax,
     .topk = cpu_topk,
     .gather = cpu_gather,
+    .scatter = cpu_scatter,
     .matmul = cpu_matmul,
     .weight_pack = cpu_weight_pack,
     .weight_free = cpu_weight_free,

@@ -207,6 +207,7 @@ extern "C" const struct backend backend_cuda = {
     .softmax = cuda_softmax,
     .topk = cuda_topk,
     .gather = cuda_gather,
+    .scatter = cuda_scatter,
     .matmul = cuda_matmul,
     .weight_pack = cuda_weight_pack,
     .weight_free = cuda_weight_free,

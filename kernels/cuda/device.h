@@ -161,6 +161,9 @@ void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const 
 void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 void cuda_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *index, int64_t *fault, int64_t tag);
+void cuda_scatter(struct device *d, enum op op, const struct tensor *out,
+                  const struct tensor *index, const struct tensor *x, int64_t *fault,
+                  int64_t tag);
 void cuda_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *y);
 

@@ -520,6 +520,41 @@ static void gather_has_the_bits_and_the_fault_of_the_reference(void **state)
     assert_true(n_faults > 20 && n_faults < 500);
 }
 
+static void scatter_has_the_bits_and_the_fault_of_the_reference(void **state)
+{
+    (void)state;
+    int n_faults = 0;
+    for (int i = 0; i < 600; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1);
+        const enum op op = chance(2) ? OP_scatter : OP_scatter_add;
+        const enum dtype dtype = (enum dtype)(i % 3);
+        const struct tensor out = chance_tensor(dtype, rank, shape, false);
+        const int64_t n = shape[rank - 1];
+        shape[rank - 1] = chance(9);
+        const struct tensor x = chance_tensor(dtype, rank, shape, true);
+        const struct tensor index = chance_tensor(DT_i64, rank, shape, true);
+        int64_t low = 0, high = -1;
+        if (view_count(&index.view) > 0)
+            view_extent(&low, &high, &index.view);
+        for (int64_t k = 0; k <= high; k++) /* mostly in range */
+            if (n > 0 && chance(30) > 0)
+                ((int64_t *)index.data)[k] = chance((uint32_t)n);
+        int64_t expected_fault[] = {chance(5) == 0 ? 9 : 0, 4};
+        const int64_t two = 2;
+        const struct tensor words = {expected_fault, DT_i64, view_of(1, &two)};
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        const struct tensor *there = lend(d, &out), *fault = lend(d, &words);
+        reference_scatter(op, &out, &index, &x, expected_fault, 7);
+        be->scatter(d, op, there, lend(d, &index), lend(d, &x), fault->data, 7);
+        must_be_same(there, &out, op_info[op].name, d);
+        must_be_same(fault, &words, "the fault of scatter", d);
+        n_faults += expected_fault[0] == 7;
+        free_all(NULL);
+    }
+    assert_true(n_faults > 20 && n_faults < 500);
+}
+
 static void softmax_and_log_softmax_have_the_bits_of_the_reference(void **state)
 {
     (void)state;
@@ -1069,6 +1104,7 @@ int main(void)
         TEST(topk_of_a_long_row_has_the_places_of_the_reference),
         TEST(a_nan_is_the_greatest_and_the_first_of_equals_wins),
         TEST(gather_has_the_bits_and_the_fault_of_the_reference),
+        TEST(scatter_has_the_bits_and_the_fault_of_the_reference),
         TEST(softmax_and_log_softmax_have_the_bits_of_the_reference),
         TEST(softmax_takes_masked_elements_and_all_masked_rows),
         TEST(matmul_has_the_bits_of_the_reference),

@@ -328,9 +328,9 @@ class Proxy:
         """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
         return apply(self._run, "reshape", [self, *_varargs(shape)], named)
 
-    def view(self, *shape):
-        """As reshape."""
-        return self.reshape(*shape)
+    def view(self, *shape, **named):
+        """As reshape, but refused where that would copy: what is set in a view is set in x."""
+        return apply(self._run, "view", [self, *_varargs(shape)], named)
 
     def expand(self, *shape, **named):
         """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
