@@ -31,8 +31,9 @@ struct value {
 
 /* One call at run time. `op` is an elementwise op, or one of: clone (copies and converts), set
  * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
- * softmax, log_softmax, topk_indices (over the last dimension), gather (along the last dimension
- * of in[0] with the index in[1]; in[2] is where an index out of range is reported: plan.faults),
+ * softmax, log_softmax, cumsum, cumprod, topk_indices (over the last dimension), gather (along the
+ * last dimension of in[0] with the index in[1]; in[2] is where an index out of range is reported:
+ * plan.faults),
  * scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`, which has its
  * other elements already; in[2] as in gather),
  * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor: `hook`

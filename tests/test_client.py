@@ -814,7 +814,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "a tensor, an array or a number is needed here, not 'a'"),
     ("model.lm_head.output + None", TypeError,
      "a tensor, an array or a number is needed here, not None"),
-    ("model.lm_head.output.expp()", AttributeError, "a proxy has no 'expp': did you mean exp, expand?"),
+    ("model.lm_head.output.expp()", AttributeError, "a proxy has no 'expp': did you mean exp, exp2, expm1?"),
     ("model.lm_head.output.transpose(0)", TypeError, "transpose(x, dim0, dim1) needs 'dim1'"),
     ("model.lm_head.output.exp(3)", TypeError, "exp(x) takes 1 arguments: 2 are given"),
     ("model.lm_head.output.argmax(dim=-1, foo=1)", TypeError,

@@ -254,8 +254,11 @@ static void eager_reduce(struct tensor *out, const struct tensor *given, const s
     }
 }
 
-static void eager_softmax(struct tensor *out, const struct tensor *x, const struct node *n)
+/* softmax and the scans, line by line. */
+static void eager_along(struct tensor *out, const struct tensor *given, const struct node *n)
 {
+    const struct tensor whole = converted(given, out->dtype), *x = &whole;
+    const size_t size_of_one = dtype_size(x->dtype);
     const int rank = x->view.rank;
     const int64_t asked = n->args[1].integer;
     const int dim = rank ? (int)(asked < 0 ? asked + rank : asked) : 0;
@@ -268,10 +271,11 @@ static void eager_softmax(struct tensor *out, const struct tensor *x, const stru
             continue;
         struct tensor line = line_of(x, size), result = line_of(x, size);
         for (int64_t k = 0; k < size; k++)
-            memcpy(element(&line, k), element(x, i + k * inner), sizeof(float));
-        model.be->softmax(model.device, n->op, &result, &line);
+            memcpy(element(&line, k), element(x, i + k * inner), size_of_one);
+        const bool scans = n->op == OP_cumsum || n->op == OP_cumprod;
+        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line);
         for (int64_t k = 0; k < size; k++)
-            memcpy(element(out, i + k * inner), element(&result, k), sizeof(float));
+            memcpy(element(out, i + k * inner), element(&result, k), size_of_one);
     }
 }
 
@@ -453,8 +457,9 @@ static void eager_compute(struct tensor *out, struct tensor *in, int n_in, const
         model.be->where(model.device, out, &in[0], &in[1], &in[2]);
     else if (n->op == OP_matmul)
         eager_matmul(out, &in[0], &in[1]);
-    else if (n->op == OP_softmax || n->op == OP_log_softmax)
-        eager_softmax(out, &in[0], n);
+    else if (n->op == OP_softmax || n->op == OP_log_softmax || n->op == OP_cumsum ||
+             n->op == OP_cumprod)
+        eager_along(out, &in[0], n);
     else if (n->op == OP_gather || n->op == OP_index_select)
         eager_select(out, &in[0], &in[1], n);
     else if (n->op == OP_scatter || n->op == OP_scatter_add)
@@ -863,7 +868,9 @@ static void add_random_op(void)
 {
     static const enum op elementwise[] = {OP_add, OP_mul, OP_sub,  OP_maximum, OP_lt,
                                           OP_neg, OP_abs, OP_relu, OP_div,     OP_logical_or};
-    static const enum op reductions[] = {OP_sum, OP_mean, OP_max, OP_min, OP_norm, OP_logsumexp};
+    static const enum op reductions[] = {OP_sum, OP_prod, OP_mean,     OP_max,
+                                         OP_min, OP_norm, OP_logsumexp};
+    static const enum op along[] = {OP_softmax, OP_log_softmax, OP_cumsum, OP_cumprod};
     static const enum op orders[] = {OP_topk_values, OP_topk_indices};
     const int x = random_node();
     /* clang-format off */
@@ -881,9 +888,9 @@ static void add_random_op(void)
     case 11: tiny_op(&t, to, NODE(x), DTYPE((enum dtype)pick(DT_COUNT))); break;
     case 12: tiny_op(&t, where, random_operand(), random_operand(), random_operand()); break;
     case 13: tiny_add(&t, pick(2) ? OP_cat : OP_stack, (struct arg[PARAMS_MAX]){random_list(), random_dim()}); break;
-    case 14: tiny_add(&t, reductions[pick(6)], (struct arg[PARAMS_MAX]){NODE(x), random_dims(), BOOL(pick(2))}); break;
+    case 14: tiny_add(&t, reductions[pick(7)], (struct arg[PARAMS_MAX]){NODE(x), random_dims(), BOOL(pick(2))}); break;
     case 15: tiny_add(&t, pick(2) ? OP_argmax : OP_argmin, (struct arg[PARAMS_MAX]){NODE(x), random_dim(), BOOL(pick(2))}); break;
-    case 16: tiny_add(&t, pick(2) ? OP_softmax : OP_log_softmax, (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
+    case 16: tiny_add(&t, along[pick(4)], (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
     case 17: tiny_op(&t, matmul, NODE(x), NODE(random_node())); break;
     case 18: tiny_add(&t, pick(2) ? OP_ln_f : OP_lm_head, (struct arg[PARAMS_MAX]){NODE(x)}); break;
     case 19: tiny_op(&t, flatten, NODE(x), ABSENT, ABSENT); break;

@@ -17,7 +17,18 @@ from .values import constant
 # One sentence for each op that a formula does not say as well.
 _MEANING = {
     "neg": "-x", "abs": "|x|", "sign": "-1, 0 or 1", "square": "x * x", "exp": "e to the power x",
-    "log": "the natural logarithm", "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
+    "exp2": "2 to the power x", "expm1": "exp(x) - 1, exact for small x",
+    "log": "the natural logarithm", "log2": "the logarithm to base 2",
+    "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
+    "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
+    "logical_xor": "whether one is non-zero and the other not",
+    "bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y, with x's sign",
+    "random": "64 random bits of the seed x at the place y: Philox4x32-10 of Salmon et al., with "
+              "the seed as key and the place as counter",
+    "prod": "the product over dimensions, of all elements if none is given",
+    "cumsum": "sums of the elements of a dimension up to each, added in double",
+    "cumprod": "products of the elements of a dimension up to each, in double", "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
     "reciprocal": "1 / x", "tanh": "the hyperbolic tangent", "sigmoid": "1 / (1 + exp(-x))",
     "relu": "x where it is positive, else 0", "gelu_new": "GPT-2's activation, the tanh GELU",
     "sin": "the sine", "cos": "the cosine", "floor": "rounded down", "ceil": "rounded up",
@@ -66,11 +77,12 @@ _TYPES = {
     "number": "Takes float32 and int64; the result has the operands' promoted dtype.",
     "real": "Gives float32; other dtypes are converted to it.",
     "bits": "Takes int64 and bool.",
+    "whole": "Takes int64.",
     "compare": "Gives bool.",
 }
 
 _ARGUMENTS = {  # of the examples, by the kind of a parameter; x is (2, 3)
-    "tensor": "x", "tensors": "[x, x]", "dtype": "'int64'", "bool": "True",
+    "tensor": "x", "tensors": "[x, x]", "dtype": "'int64'", "bool": "True", "int": "-1",
 }
 _EXAMPLES = {   # where those would not do
     "transpose": "(x, 0, 1)", "permute": "(x, (1, 0))", "reshape": "(x, (3, 2))",
@@ -86,7 +98,8 @@ _EXAMPLES = {   # where those would not do
     "min": "(x)", "argmax": "(x, dim=-1)", "argmin": "(x, dim=-1)",
     "ln_f": "(model.transformer.h[0].output[0])", "lm_head": "(model.transformer.ln_f.output)",
     "bitwise_and": "(x > 0, x < 2)", "bitwise_or": "(x > 0, x < 2)",
-    "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",
+    "bitwise_left_shift": "(x.long(), 2)", "bitwise_right_shift": "(x.long(), 1)",
+    "random": "(0, x.long())", "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",
 }
 
 
