@@ -292,8 +292,8 @@ static bool continues(char byte)
     return ((unsigned char)byte & 0xc0) == 0x80;
 }
 
-/* Where each token stands in its text, [from, to) in characters; one that is a part of a character
- * has that character's. The text was UTF-8, so a character begins at each byte that continues none. */
+/* Where each token stands in its text, [from, to) in characters; a part of a character has that
+ * character's place. The text was UTF-8: a character begins at each byte that continues none. */
 static void write_offsets(struct writer *w, const struct call *c, const struct tokenized *t)
 {
     int begun = 0;
