@@ -53,8 +53,8 @@ struct job {
     double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
     struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
-    int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an invoke's first position is, or
-                            would be if it were computed, and */
+    int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
+                            invoke's first position is, or would be if it were computed, and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
     int *n_shared;       /* [n_invokes] positions whose keys and values were there already */
     struct job *before, *behind; /* among all that the engine has */
