@@ -45,7 +45,7 @@ static struct save saves[] = {
     {.node = 2, .name = "x\n\"y", .step = 1, .dtype = DT_f32, .bytes = 16},
     {.node = 3, .name = "z", .dtype = DT_i64, .offset = 64, .bytes = 8},
 };
-static struct stop stops[] = {{.pass = 1, .site = 2, .first = 0, .n_actions = 1}};
+static struct stop stops[] = {{.pass = 1, .site = PT_embed_sum, .first = 0, .n_actions = 1}};
 static struct action actions[] = {{.op = OP_set, .node = 1}};
 static struct plan_invoke plan_invokes[2];
 static struct plan_trace plan_trace = {.n_invokes = 2, .n_steps = 2, .samples = true};
