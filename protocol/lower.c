@@ -46,8 +46,7 @@ static double action_cost(const struct planner *s, const struct action *a)
     return ELEMENT_COST * (by_result ? n_out : n_in);
 }
 
-/* An action at a turn, behind those of nodes up to `behind`. Returns what it costs. */
-static double push(struct planner *s, int turn, int behind, struct action a)
+double action_push(struct planner *s, int turn, int behind, struct action a)
 {
     struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
     d->key = (int64_t)turn << 32 | behind;
@@ -60,7 +59,7 @@ static double push(struct planner *s, int turn, int behind, struct action a)
 static void emit_at(struct planner *s, int turn, struct action a)
 {
     if (a.op == OP_save || view_count(&s->p->values[a.out].view) > 0)
-        s->cost += push(s, turn, a.node, a);
+        s->cost += action_push(s, turn, a.node, a);
 }
 
 static void emit(struct planner *s, struct action a)
@@ -374,7 +373,7 @@ static void lower_picks(struct lowering *l)
         from.offset += ids[index.offset + i * step] * from.stride[dim];
         to.offset += i * to.stride[dim];
         from.shape[dim] = to.shape[dim] = 1;
-        s->cost += push(s, s->turns[l->node], l->node,
+        s->cost += action_push(s, s->turns[l->node], l->node,
                         (struct action){.op = OP_parameter,
                                         .node = node,
                                         .out = reshaped(s, l->node, to),
@@ -578,13 +577,13 @@ static void lower_heads(struct planner *s)
         const int turn = root_of(s, h.input)->turn, D = s->m->width;
         const struct view rows = view_at(s, h.input);
         const int copy = tensor_add(s, r.node, turn, DT_f32, &rows);
-        push(s, turn, s->g->n_nodes,
+        action_push(s, turn, s->g->n_nodes,
              (struct action){.op = OP_clone, .node = r.node, .out = copy, .in = {h.input}});
         const int64_t width = r.bytes / (int64_t)sizeof(float) / h.n_rows;
         const int x = reshaped(s, copy, view_of(2, (int64_t[]){h.n_rows, D}));
         const struct view product = view_of(2, (int64_t[]){h.n_rows, width});
         const int out = value_add(s, h.root, DT_f32, product);
-        push(s, r.turn, r.node, layer_of(s, OP_lm_head, r.node, out, x));
+        action_push(s, r.turn, r.node, layer_of(s, OP_lm_head, r.node, out, x));
     }
 }
 
@@ -639,6 +638,8 @@ static void lower_set(struct lowering *l)
                             .node = l->node,
                             .out = target,
                             .in = {broadcast(s, value, to.rank, to.shape)}});
+    if (is_padded(s, root_of(s, target)))
+        padding_clear(s, s->value_roots[target], l->node);
 }
 
 static void lower_save(struct lowering *l)
@@ -648,6 +649,9 @@ static void lower_save(struct lowering *l)
 
 static void lower_hook(struct lowering *l)
 {
+    const struct node *n = &l->s->g->nodes[l->node];
+    if (l->s->p->invokes[n->invoke].is_ragged)
+        padding_clear_gathered(l->s, l->node, n->hook.name->point == PT_generated ? 1 : 2);
     emit(l->s, (struct action){.op = OP_hook, .node = l->node, .out = l->node});
 }
 
@@ -736,9 +740,11 @@ bool lower(struct planner *s)
                         .copy = ints_new(n, 0, s->a),
                         .turn = ints_new(n, -1, s->a)};
     count_parked(s, &k);
+    padding_open(s);
     if (!lower_nodes(s, &k))
         return false;
     lower_heads(s);
+    padding_close(s);
     sort_drafts(s);
     return true;
 }

@@ -303,6 +303,8 @@ def random_job(seed, sizes):
         length = prompt_length(rng, kind, sizes["context"] - n_new)
         many = rng.choice([2, 3, 8]) if kind == "many" else 1
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
+        if rng.randrange(2):  # of unequal length, all but the first
+            prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
     fields, counts, traces = deal(rng, invokes, n_new)
