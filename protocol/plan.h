@@ -31,9 +31,11 @@ struct value {
 
 /* One call at run time. `op` is an elementwise op, or one of: clone (copies and converts), set
  * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
- * softmax, log_softmax, topk_indices (over the last dimension), gather (along the last dimension
- * of in[0] with the index in[1]; in[2] is where an index out of range is reported: plan.faults),
- * matmul, apply (`module`; in[0] is contiguous), hook (gathers a point without a live tensor: `hook`
+ * softmax, log_softmax, cumsum, cumprod, topk_indices (over the last dimension), gather (along the
+ * last dimension of in[0] with the index in[1]; in[2] is where an index out of range is reported:
+ * plan.faults), scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`,
+ * which has its other elements already; in[2] as in gather), matmul, apply (`module`; in[0] is
+ * contiguous), hook (gathers a point without a live tensor: `hook`
  * of nodes[node]), parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
  * results). Views, constants and parameters that are arrays need no action: they are only values.
  * A clone of what parks an activation belongs to the node behind which it is as it is. */
@@ -62,6 +64,9 @@ static inline bool action_is_head(const struct action *a)
 {
     return a->op == OP_apply && module_is_head(&a->module);
 }
+
+/* Whether an action may find an index out of range. */
+bool action_may_fault(enum op op);
 
 /* Actions of one stop that follow one another and run once for each tile of rows: in round i all
  * values stand at row min(i * height, n_rows - height). Rows that two rounds share are computed
@@ -140,6 +145,10 @@ enum { PAGE_TOKENS = 64 };
  * O(nodes + edges + steps). */
 bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m,
                 struct arena *a, struct err *e);
+
+/* What a node's index is out of range for: "dimension 1 of size 4". */
+enum { INDEXED_TEXT_SIZE = 64 };
+const char *plan_indexed(char *buffer, const struct plan *p, const struct node *n);
 
 /* The shape and dtype of what a node stands for, for /v1/plan: set has its target's. */
 const struct value *plan_value(const struct plan *p, int node);

@@ -31,6 +31,7 @@ const char *const point_shape_text[SHAPE_COUNT] = {
     [SHAPE_fused] = "(B, T, 3D)",
     [SHAPE_wide] = "(B, T, F)",
     [SHAPE_logits] = "(B, T, V)",
+    [SHAPE_scale] = "(B, T, 1)",
     [SHAPE_heads] = "(B, H, T, D / H)",
     [SHAPE_heads_last] = "(B, T, H, D / H)",
     [SHAPE_cache] = "(B, H, S, D / H)",
@@ -246,6 +247,7 @@ struct view point_view(const struct point_name *name, const struct model_shape *
     case SHAPE_fused:
     case SHAPE_wide:
     case SHAPE_logits:
+    case SHAPE_scale:
         break;
     case SHAPE_COUNT:
         assert(false);

@@ -67,6 +67,8 @@ COMPARISONS = rows("""
     x.logical_or(y)
     interpose.logical_and(x, y)
     interpose.logical_or(x, y)
+    x.logical_xor(y)
+    interpose.logical_xor(x, y)
 """, binary(numbers=()))
 
 REFLECTED = rows("""
@@ -106,6 +108,17 @@ WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5))
 # Where a quotient has more than 24 bits torch's remainders are NaN or not, by the layout.
 NEAR = SPECIAL[(abs(SPECIAL) < 1e3) & (abs(SPECIAL) > 1e-3) | ~(abs(SPECIAL) < np.inf) | (SPECIAL == 0)]
 
+SHIFTS = rows("""
+    x.bitwise_left_shift(y)
+    x.bitwise_right_shift(y)
+    interpose.bitwise_left_shift(x, y)
+    interpose.bitwise_right_shift(x, y)
+""", binary(("ii", "ib", "bi", "bb", "fi"), numbers=(1, 63, 64, -1)))
+
+RANDOM = rows("""
+    interpose.random(x, y)
+""", binary(("ii", "fi"), numbers=(2, -3)))
+
 # Of integers torch refuses a division by zero when it meets it: here that would be known too late.
 QUOTIENTS = rows("""
     x // y
@@ -114,7 +127,9 @@ QUOTIENTS = rows("""
 """, binary(("ff",), numbers=(2, -3, 0.5, -1.5)) + WHOLE) + rows("""
     x % y
     x.remainder(y)
+    x.fmod(y)
     interpose.remainder(x, y)
+    interpose.fmod(x, y)
 """, binary(("ff",), special=False, numbers=(2, -3, 0.5, -1.5)) + WHOLE
     + given(x=NEAR[:, None], y=NEAR)) + rows("""
     7 // x
@@ -152,6 +167,8 @@ EXACT = rows("""
     x.ceil()
     interpose.floor(x)
     interpose.ceil(x)
+    x.trunc()
+    interpose.trunc(x)
     x.round()
     torch.round(x)
     interpose.round(x)
@@ -168,6 +185,8 @@ EXACT = rows("""
     x.isnan()
     torch.isnan(x)
     interpose.isnan(x)
+    x.isfinite()
+    interpose.isfinite(x)
     x.isinf()
     interpose.isinf(x)
     x.logical_not()
@@ -177,6 +196,21 @@ EXACT = rows("""
 """, ANY)
 
 SMOOTH = rows("""
+    x.exp2()
+    x.expm1()
+    x.log2()
+    x.log10()
+    x.log1p()
+    x.tan()
+    x.erf()
+    torch.log1p(x)
+    interpose.exp2(x)
+    interpose.expm1(x)
+    interpose.log2(x)
+    interpose.log10(x)
+    interpose.log1p(x)
+    interpose.tan(x)
+    interpose.erf(x)
     x.exp()
     torch.exp(x)
     interpose.exp(x)
@@ -243,6 +277,24 @@ SUMS = rows("""
     torch.logsumexp(x, 0)
     interpose.logsumexp(x, 0)
 """, FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+
+SCANS = rows("""
+    x.cumsum(-1)
+    x.cumsum(0)
+    x.cumsum(dim=1)
+    torch.cumsum(x, 0)
+    interpose.cumsum(x, 0)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + given(x=SPECIAL), 1e-6, 1e-6) + rows("""
+    x.cumprod(-1)
+    x.cumprod(0)
+    torch.cumprod(x, 0)
+    interpose.cumprod(x, 0)
+    x.prod()
+    x.prod(-1)
+    x.prod(dim=0, keepdim=True)
+    torch.prod(x, 0)
+    interpose.prod(x)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 2e-6)
 
 SPREADS = rows("""
     x.var()
@@ -384,7 +436,16 @@ REFUSED = rows("""
 """, given(x=operand("f", (3, 4))), refused="is out of range for (3, 4), whose dimensions are -2 to 1") + rows("""
     x.sum((0, 0))
     x.mean((1, -1))
-""", given(x=operand("f", (3, 4))), refused="appears twice in dim")
+""", given(x=operand("f", (3, 4))), refused="appears twice in dim") + rows("""
+    x ** -1
+""", given(x=operand("i", (3,))), refused="pow of int64 to -1: a negative power of an integer is none") + rows("""
+    x // 0
+    x.floor_divide(0)
+""", given(x=operand("i", (3,))), refused="floor_divide of int64 by 0") + rows("""
+    x % 0
+""", given(x=operand("i", (3,))), refused="remainder of int64 by 0") + rows("""
+    x.fmod(0)
+""", given(x=operand("i", (3,))), refused="fmod of int64 by 0")
 
-ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + QUOTIENTS + POWERS + EXACT + SMOOTH + CHOICES
-        + SUMS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)
+ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CHOICES
+        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)

@@ -1,14 +1,17 @@
 """The model as a tree of modules, built from the hook points that its server has."""
 from __future__ import annotations
 
+import copy
 import difflib
 import types
 
 from . import run as runs
 from .client import Client
+from .edit import Edit
 from .errors import RequestError, ServerError
-from .nested import Inputs, Outputs
+from .iteration import Iteration, Iterations
 from .modules import applied
+from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, operand
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
@@ -82,8 +85,8 @@ class Module:
         if isinstance(leaf, Parameter):
             return Proxy(run, run.parameter(path))
         if not isinstance(leaf, Point):
-            return _outputs(run, path, leaf, self._step_now())
-        tensor = Proxy(run, run.hook(path, self._step_now()))
+            return _outputs(run, path, leaf, self._step)
+        tensor = Proxy(run, run.hook(path, self._step))
         return Inputs(tensor, _replace) if name == "input" else tensor
 
     def _join(self, name):
@@ -97,7 +100,7 @@ class Module:
             + (f": did you mean {' or '.join(near)}?" if near else f": it has {', '.join(names)}"))
 
     def __dir__(self):
-        return [*self._branch.names(), "next", "step"]
+        return [*self._branch.names(), "all", "iter", "next", "step"]
 
     # Generation steps.
 
@@ -111,12 +114,8 @@ class Module:
         >>> last.value.shape[:2]
         (1, 1)
         """
-        n = runs.current_run(self._model).n_steps
-        k = whole(k, "a step")
-        if not -n <= k < n:
-            raise IndexError(f"step {k} does not exist: this run has steps 0 to {n - 1} "
-                             f"(max_new_tokens={n})")
-        return type(self)(self._model, self._path, self._branch, k % n)
+        k = runs.current_run(self._model).checked_step(whole(k, "a step"))
+        return type(self)(self._model, self._path, self._branch, k)
 
     def next(self, increment=1, propagate=False):
         """Moves this module (with `propagate` its submodules too) on to the next generation step,
@@ -132,17 +131,35 @@ class Module:
         """
         if self._step is not None:
             return self.step(self._step + increment)
-        invoke = self._invoke()
-        moved = self._step_now() + whole(increment, "increment")
-        if not 0 <= moved < invoke.run.n_steps:
-            n = invoke.run.n_steps
-            raise IndexError(f"{self._path or 'the model'} has no next step: this run has steps 0 "
-                             f"to {n - 1} (max_new_tokens={invoke.run.max_new_tokens})")
+        invoke, run = self._invoke(), runs.current_run(self._model)
+        if run.iteration is not None:
+            raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
+                               "the iteration's, take .step(k) for another")
+        moved = run.step_of(self._path) + whole(increment, "increment")
+        if not run.has_step(moved):
+            raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
         invoke.steps[self._path] = moved
         if propagate or self._branch.is_list or not self._path:
             for path in self._model._paths_below(self._path, self._branch):
                 invoke.steps[path] = moved
         return self
+
+    @property
+    def iter(self):
+        """As `tracer.iter`, for this module and those below it: `with model.lm_head.iter[1:]:`."""
+        return Iterations(runs.current_run(self._model), self._path)
+
+    def all(self):
+        """As `tracer.all`, for this module and those below it.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=3):
+        ...     with model.transformer.h.all():
+        ...         model.transformer.h[0].output[0][:] = 0
+        ...     last = model.transformer.h[0].step(2).output[0].save()
+        >>> bool(last.value.any())
+        False
+        """
+        return Iteration(runs.current_run(self._model), self._path, slice(None)).begin()
 
     def _invoke(self):
         invoke = runs.current_run(self._model).open_invoke
@@ -150,13 +167,6 @@ class Module:
             raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
         return invoke
-
-    def _step_now(self):
-        if self._step is not None:
-            return self._step
-        if self._path == "generator":   # its ids are complete behind the last step
-            return self._invoke().run.n_steps - 1
-        return self._invoke().steps.get(self._path, 0)
 
     # The rest.
 
@@ -260,6 +270,7 @@ class LanguageModel:
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None
+        self._edits = ()    # recordings, replayed at the front of each invoke
 
     @property
     def config(self):
@@ -294,12 +305,22 @@ class LanguageModel:
         return getattr(Module(self, "", self.spec.tree), name)
 
     def __dir__(self):
-        return sorted({*super().__dir__(), *self.spec.tree.names(), "next", "step"})
+        return sorted({*super().__dir__(), *self.spec.tree.names(), "all", "iter", "next", "step"})
 
     def __repr__(self):
         return f"{self.server_name} at {self.client.host}\n" + "\n".join(
             line for name, branch in self.spec.tree.children.items()
             for line in _drawn(name, branch, self, 0))
+
+    def _modules(self, below=None):
+        """All modules that have an input or an output, in the order of the tree."""
+        below = Module(self, "", self.spec.tree) if below is None else below
+        for name in below._branch.children:
+            child = getattr(below, name)
+            for module in child if child._branch.is_list else [child]:
+                if {"input", "output"} & set(module._branch.leaves):
+                    yield module
+                yield from self._modules(module)
 
     def _paths_below(self, path, branch):
         """The paths of all modules below one."""
@@ -309,6 +330,17 @@ class LanguageModel:
                 below = f"{path}.{each}" if path else each
                 yield below
                 yield from self._paths_below(below, child)
+
+    @property
+    def output(self):
+        """What Hugging Face's model returns: `model.output.logits` is `model.lm_head.output`.
+
+        >>> with model.trace([464]):
+        ...     logits = model.output.logits.save()
+        >>> logits.value.shape == (1, 1, model.config.vocab)
+        True
+        """
+        return ModelOutput(self)
 
     def generate(self, prompt=None, *, max_new_tokens=1, temperature=0.0, top_k=0, top_p=1.0,
                  seed=0, progress=None, **unsupported):
@@ -334,10 +366,12 @@ class LanguageModel:
         n = whole(max_new_tokens, "max_new_tokens")
         return runs.Run(self, n, sampling, self._progress(progress), prompt)
 
-    def trace(self, prompt=None, *, progress=None, **unsupported):
+    def trace(self, prompt=None, *, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
-        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
+        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
+        runs the prompt at once and returns `model.output`. nnsight's `remote`, `scan` and `validate`
+        are taken and change nothing: every run is remote, and checked before it runs.
         Raises as generate does.
 
         >>> with model.trace("Hello"):
@@ -347,16 +381,72 @@ class LanguageModel:
         """
         self._refuse("trace", unsupported, "a prompt and progress")
         sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
-        return runs.Run(self, 0, sampling, self._progress(progress), prompt)
+        run = runs.Run(self, 0, sampling, self._progress(progress), prompt)
+        if trace:
+            return run
+        if prompt is None:
+            raise ValueError("trace=False runs a prompt at once: give it one")
+        with run:
+            output = self.output.save()
+        return output
+
+    def scan(self, prompt=None, **unsupported):
+        """As `trace`, but planned and not run: shapes and dtypes are known behind the block, values
+        are not.
+
+        >>> with model.scan("The Eiffel Tower is in the city of"):
+        ...     x = model.transformer.h[0].attn.query.output
+        >>> x.shape == (1, model.config.n_heads, 10, model.config.width // model.config.n_heads)
+        True
+        """
+        self._refuse("scan", unsupported, "a prompt")
+        sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+        return runs.Scan(self, 0, sampling, False, prompt)
+
+    def edit(self, prompt=None, *, inplace=False, **unsupported):
+        """What the block sets is set in each run of the edited model, which the block is given: a
+        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks are
+        of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
+
+        Without a prompt shapes are not known inside the block; with one they are those of that prompt.
+        Raises RuntimeError for what saves, stops or opens invokes.
+
+        >>> with model.edit() as edited:
+        ...     model.transformer.h[1].mlp.output[:] = 0
+        >>> with edited.trace("Hello"):
+        ...     x = edited.transformer.h[1].mlp.output.save()
+        >>> bool(x.value.any())
+        False
+        """
+        self._refuse("edit", unsupported, "a prompt and inplace")
+        return Edit(self, self if inplace else copy.copy(self), prompt)
+
+    def clear_edits(self):
+        """Takes back all edits of this model."""
+        self._edits = ()
+
+    def forward(self, *args, **kwargs):
+        """As `trace`: nnsight 0.1's name of it (with its `inference`, which changes nothing)."""
+        kwargs.pop("inference", None)
+        return self.trace(*args, **kwargs)
+
+    def invoke(self, prompt, **kwargs):
+        """As `trace` of one prompt: nnsight 0.1's name of it."""
+        return self.trace(prompt, **kwargs)
 
     def _progress(self, progress):
         return self.progress if progress is None else progress
 
     @staticmethod
     def _refuse(what, unsupported, takes):
-        if unsupported:
-            raise TypeError(f"{what}() has no parameter {next(iter(unsupported))!r}: it takes "
-                            f"{takes}")
+        unknown = [name for name in unsupported if name not in _CHANGE_NOTHING]
+        if unknown:
+            raise TypeError(f"{what}() has no parameter {unknown[0]!r}: it takes {takes}")
+
+
+# nnsight's parameters of runs that are taken and change nothing: every run is remote, and all of it
+# is checked, with its shapes, before anything is computed.
+_CHANGE_NOTHING = {"remote", "scan", "validate", "invoker_args", "invoker_kwargs", "fwd_args"}
 
 
 # Hugging Face's names of a model's sizes.
