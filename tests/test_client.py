@@ -828,6 +828,15 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("import torch\ntorch.linalg.norm(model.lm_head.output[0], 2)", ValueError,
      "norm: of a matrix only the Frobenius norm is offered, not 2: for the norm of its elements use "
      "vector_norm"),
+    ("model.lm_head.output.nonzero()", AttributeError,
+     "nonzero is not offered: the shape of its result depends on values, and every shape is known "
+     "before a run; take where(mask, x, y), or argmax and topk for a known number of places"),
+    ("import torch\nx = model.lm_head.output\ntorch.masked_select(x, x > 0)", TypeError,
+     "masked_select is not offered: the shape of its result depends on values, and every shape is "
+     "known before a run; take where(mask, x, y), which keeps the shape"),
+    ("np.unique(model.lm_head.output)", TypeError,
+     "unique is not offered: the shape of its result depends on values, and every shape is known "
+     "before a run; save the tensor and use numpy.unique on its value"),
     ("np.median(model.lm_head.output)", TypeError,
      "numpy.median is not offered on proxies: torch.median gives the lower of two in the middle"),
     ("model.lm_head.output.half().x", AttributeError, "a proxy has no 'half': did you mean {near}?"),

@@ -10,7 +10,7 @@ import os
 
 from . import activations, making
 from .einsum import einsum
-from .proxy import ALIASES, Proxy, apply
+from .proxy import ALIASES, Proxy, apply, no_shape
 from .run import current_run
 from .spec import Op
 
@@ -227,6 +227,8 @@ def call_by_name(name, args, kwargs):
         return _call(op, args, kwargs)
     if proxy is not None and not name.startswith("_") and callable(getattr(Proxy, name, None)):
         return _call(name, args, kwargs)
+    if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
+        raise TypeError(no_shape(proxy._run, name.lstrip("_")))
     raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
                     "or write it with the ops of interpose")
 

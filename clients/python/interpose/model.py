@@ -22,6 +22,7 @@ class Spec:
 
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
+        self.refused = document.get("refused", {})
         self.tree = tree_of([
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])

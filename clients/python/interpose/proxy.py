@@ -253,6 +253,8 @@ class Proxy(Numeric):
         if name.endswith("_") and hasattr(self, name[:-1]):
             change = getattr(self, name[:-1])
             return lambda *args, **kwargs: self._assign(change(*args, **kwargs))
+        if name in self._run.spec.refused:
+            raise AttributeError(no_shape(self._run, name))
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
                              + (f": did you mean {', '.join(near)}?" if near else ""))
@@ -604,6 +606,12 @@ def operand(run, value):
     if not is_array_like(value):
         raise TypeError(f"a tensor, an array or a number is needed here, not {value!r:.80}")
     return constant(value)
+
+
+def no_shape(run, name):
+    """Why there is nothing of this name, from the server's table."""
+    return (f"{name} is not offered: the shape of its result depends on values, and every shape is "
+            f"known before a run; {run.spec.refused[name]}")
 
 
 def as_proxy(x):
