@@ -21,6 +21,8 @@ _MEANING = {
     "log": "the natural logarithm", "log2": "the logarithm to base 2",
     "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
     "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "to_float16": "the nearest number that float16 has, as float32",
+    "to_bfloat16": "the nearest number that bfloat16 has, as float32",
     "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
     "logical_xor": "whether one is non-zero and the other not",
     "bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y, with x's sign",

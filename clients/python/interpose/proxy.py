@@ -6,12 +6,14 @@ import numbers
 
 import numpy as np
 
+from . import converted
+from .converted import Converted
 from .errors import NoValue
 from .finished import Value
 from .graph import Index
 from .numeric import Numeric
 from .spec import bind
-from .values import as_array, constant, dtype_name, is_array_like, whole
+from .values import as_array, constant, dtype_name, dtype_text, is_array_like, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
@@ -350,7 +352,11 @@ class Proxy(Numeric):
                 dtype = arg.dtype
             elif not _is_device(arg):
                 dtype = arg
-        return self if dtype is None else apply(self._run, "to", [self, dtype])
+        if dtype is None:
+            return self
+        name = dtype_text(dtype)
+        return (Converted.of(self, name) if name in converted.NAMES
+                else apply(self._run, "to", [self, name]))
 
     type = to
     astype = to
@@ -368,8 +374,21 @@ class Proxy(Numeric):
         return apply(self._run, "to", [self, "int64"])
 
     def int(self):
-        """As int64, the only integer that a server has."""
-        return apply(self._run, "to", [self, "int64"])
+        """As int32, to be saved: a server computes in int64, which is long(). What int32 does not
+        hold wraps."""
+        return Converted.of(self, "int32")
+
+    def half(self):
+        """As float16, to be saved."""
+        return Converted.of(self, "float16")
+
+    def bfloat16(self):
+        """As bfloat16, to be saved: `.torch()` has that dtype, `.value` is float32."""
+        return Converted.of(self, "bfloat16")
+
+    def double(self):
+        """As float64, to be saved: the numbers are those of float32, or of int64."""
+        return Converted.of(self, "float64")
 
     def bool(self):
         """As bool."""
