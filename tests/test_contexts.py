@@ -631,7 +631,7 @@ REFUSED = [     # inside `with model.generate(PROMPT, max_new_tokens=3) as trace
      "lm_head.next() inside an iteration: its step is the iteration's, take .step(k) for another"),
     ("with model.trace(IDS): pass", RuntimeError,
      "a run of this model is open already, from {place}: end it first, or write several invokes into "
-     "one run"),
+     "one run, or runs into `with model.session():`"),
     ("with tracer.cond(model.lm_head.output.sum() > 0): tracer.stop()", RuntimeError,
      "tracer.stop() inside tracer.cond is not offered: what a run computes must not depend on its "
      "values; set values inside the condition"),
