@@ -193,7 +193,7 @@ class Module:
 
     # The rest.
 
-    def __call__(self, x
+    def __call__(self, x):
         """What the module makes of a tensor: for the modules that the server has as ops."""
         run, name = runs.current_run(self._model), self._path.rpartition(".")[2]
         op = run.spec.ops.get(name)
