@@ -190,7 +190,5 @@ def wire(nodes):
             row["invoke"] = node.invoke
         if node.step is not None:
             row["step"] = node.step
-        if node.skips:
-            row["skip"] = True
         rows.append(row)
     return rows

@@ -443,9 +443,10 @@ class LanguageModel:
         ...         hidden = model.transformer.h[1].output[0]
         ...     with model.trace("The Colosseum is in the city of"):
         ...         model.transformer.h[1].output[0][:, -1] = hidden[:, -1]
-        ...         best = model.lm_head.output[0, -1].argmax().save()
-        >>> model.tokenizer.decode(int(best))
-        ' Paris'
+        ...         changed = model.transformer.h[1].output[0].save()
+        ...     hidden = hidden.save()
+        >>> bool((changed[:, -1] == hidden[:, -1]).all())
+        True
         """
         self._refuse("session", unsupported, "progress")
         return Session(self, self._progress(progress))

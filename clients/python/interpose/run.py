@@ -411,7 +411,8 @@ class Run:
     def is_muted(self):
         """Whether nothing that is written here counts."""
         return self.condition is False or self._is_stopped or (
-            self.open_invoke is not None and self.open_invoke.is_stopped)
+            self.open_invoke is not None and self.open_invoke.is_stopped) or (
+            self.session is not None and self.session._is_stopped)
 
     def _mute(self, op, args, kwargs, facts):
         if op not in ("set", "save"):
