@@ -8,11 +8,11 @@ import inspect
 import json
 import os
 
+from . import activations, making
 from .einsum import einsum
 from .proxy import ALIASES, Proxy, apply
 from .run import current_run
 from .spec import Op
-from .values import constant
 
 # One sentence for each op that a formula does not say as well.
 _MEANING = {
@@ -28,7 +28,8 @@ _MEANING = {
               "the seed as key and the place as counter",
     "prod": "the product over dimensions, of all elements if none is given",
     "cumsum": "sums of the elements of a dimension up to each, added in double",
-    "cumprod": "products of the elements of a dimension up to each, in double", "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
+    "cumprod": "products of the elements of a dimension up to each, in double",
+    "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
     "reciprocal": "1 / x", "tanh": "the hyperbolic tangent", "sigmoid": "1 / (1 + exp(-x))",
     "relu": "x where it is positive, else 0", "gelu_new": "GPT-2's activation, the tanh GELU",
     "sin": "the sine", "cos": "the cosine", "floor": "rounded down", "ceil": "rounded up",
@@ -161,21 +162,6 @@ def tensor(data, dtype=None):
     return x if dtype is None else x.to(dtype)
 
 
-def zeros_like(x):
-    """Zeros of a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(0), x.shape]).to(x.dtype).clone()
-
-
-def ones_like(x):
-    """Ones of a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(1), x.shape]).to(x.dtype).clone()
-
-
-def full_like(x, fill_value):
-    """One number in a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(fill_value), x.shape]).to(x.dtype).clone()
-
-
 def topk(x, k, dim=-1, largest=True, sorted=True):
     """The k greatest (or least) elements of a dimension and their places, in order: a named pair.
 
@@ -187,8 +173,13 @@ def topk(x, k, dim=-1, largest=True, sorted=True):
     return _call("topk", [x, k, dim, largest], {})
 
 
-_OTHERS = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like,
-           "einsum": einsum, "topk": topk}
+_OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": activations.silu,
+           "softplus": activations.softplus, "leaky_relu": activations.leaky_relu,
+           "log_sigmoid": activations.logsigmoid, "one_hot": making.one_hot,
+           "zeros_like": making.zeros_like, "ones_like": making.ones_like,
+           "full_like": making.full_like, "rand_like": making.rand_like,
+           "randn_like": making.randn_like, "linalg_norm": activations.linalg_norm,
+           "linalg_vector_norm": activations.vector_norm}
 
 
 def _proxies(values):
@@ -205,7 +196,7 @@ def _call(name, args, kwargs):
     """An op, or a method of the same name, whose first argument need not be a proxy."""
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     run = proxy._run if proxy is not None else current_run()
-    if name not in vars(Proxy) or name == "where":
+    if not hasattr(Proxy, name) or name == "where":
         return apply(run, name, args, kwargs)
     if not args:    # x=... or input=...
         names = [n for n in ("x", "input", "self", "a") if n in kwargs]
@@ -221,12 +212,10 @@ def call_by_name(name, args, kwargs):
     """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
-    if name == "gelu":
-        if kwargs.pop("approximate", "none") != "tanh":
-            raise TypeError("gelu: only approximate='tanh' is offered, the one that GPT-2 uses")
     name = name.strip("_") if name.startswith("__") else name
     name = {"floordiv": "floor_divide", "and": "bitwise_and", "or": "bitwise_or",
-            "xor": "bitwise_xor", "logical_not": "logical_not"}.get(name, name)
+            "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+            "rshift": "bitwise_right_shift"}.get(name, name)
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)
@@ -236,7 +225,7 @@ def call_by_name(name, args, kwargs):
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
         return _call(op, args, kwargs)
-    if proxy is not None and not name.startswith("_") and callable(vars(Proxy).get(name)):
+    if proxy is not None and not name.startswith("_") and callable(getattr(Proxy, name, None)):
         return _call(name, args, kwargs)
     raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
                     "or write it with the ops of interpose")
