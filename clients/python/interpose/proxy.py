@@ -40,8 +40,9 @@ class Proxy(Numeric):
 
     def __init__(self, run, node, save=None):
         self._run, self._node, self._save = run, node, save
-        if run.recording is not None:
-            run.recording.proxies.append(self)
+        recording = run.writer.recording
+        if recording is not None:
+            recording.proxies.append(self)
 
     # What is known before the run.
 
@@ -217,7 +218,7 @@ class Proxy(Numeric):
 
     def _was_changed_by(self, index, value):
         """Whether this is the second half of `x[...] += v`: Python has set x[...] to itself."""
-        if not isinstance(value, Proxy) or value._run is not self._run:
+        if not isinstance(value, Proxy) or value._run.graph is not self._run.graph:
             return False
         node = value._node
         return (node.op == "getitem" and node.args[0] is self._run.graph.used(self._node)
@@ -618,7 +619,7 @@ def operand(run, value):
     if isinstance(value, Finished) and value._run is not run:
         value = value.value
     if isinstance(value, Proxy):
-        if value._run is not run:
+        if value._run.graph is not run.graph:
             raise ValueError(f"{value._label()} is of another run: save it there and use its "
                              ".value here")
         return value._node
