@@ -150,6 +150,11 @@ struct bytes spec_document(enum reply_media media, struct arena *a)
     for (int op = 0; op < OP_COUNT; op++)
         write_op(&w, &op_info[op]);
     write_end(&w);
+    write_key(&w, "refused");
+    write_map(&w, REFUSED_COUNT);
+    for (int i = 0; i < REFUSED_COUNT; i++)
+        text_field(&w, refused_ops[i].name, refused_ops[i].instead);
+    write_end(&w);
     write_key(&w, "points");
     write_list(&w, n_point_names);
     for (int i = 0; i < n_point_names; i++)

@@ -73,6 +73,15 @@ static void every_op_says_its_parameters(void **state)
     assert_string_equal(text_of(row("ops", "name", "getitem"), "kind"), "view");
 }
 
+static void what_has_no_op_says_what_to_use(void **state)
+{
+    (void)state;
+    const json_t *refused = json_object_get(spec, "refused");
+    assert_int_equal(json_object_size(refused), REFUSED_COUNT);
+    assert_string_equal(text_of(refused, "masked_select"),
+                        "take where(mask, x, y), which keeps the shape");
+}
+
 static void every_point_says_its_shape(void **state)
 {
     (void)state;
@@ -127,6 +136,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_op_says_its_parameters),
+        cmocka_unit_test(what_has_no_op_says_what_to_use),
         cmocka_unit_test(every_point_says_its_shape),
         cmocka_unit_test(errors_limits_and_names_are_listed),
         cmocka_unit_test(a_model_says_its_sizes),
