@@ -278,6 +278,11 @@ static bool check_hook(struct planner *s, const struct node *n)
     return true;
 }
 
+int hook_find(struct planner *s, int invoke, int turn)
+{
+    return *table_find(&s->hooks, (int64_t)invoke << 32 | turn) - 1;
+}
+
 int hook_root(struct planner *s, int invoke, int turn, int node, enum point point)
 {
     int *root = table_find(&s->hooks, (int64_t)invoke << 32 | turn);
@@ -306,13 +311,15 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
                            step ? v->n_tokens + step - 1 : 0, s->g->n_new_tokens);
     if (!shape_allowed(n, out->dtype, out->view.rank, out->view.shape, s->e))
         return false;
-    int *gathered = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
-    if (!*gathered && point_info[pt].row == ROW_none) {
-        *gathered = 1 + slab_root(s, i, turn, out->dtype, &out->view);
-        s->roots[*gathered - 1].invoke = n->invoke;
-        s->roots[*gathered - 1].point = pt;
-        s->roots[*gathered - 1].readonly = true;
-        s->is_new[i] = true;
+    int *made = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
+    if (!*made && point_info[pt].row == ROW_none) {
+        *made = 1 + slab_root(s, i, turn, out->dtype, &out->view);
+        struct root *r = &s->roots[*made - 1];
+        r->invoke = n->invoke;
+        r->point = pt;
+        r->readonly = !point_info[pt].writable;
+        r->is_inside = pt == PT_scores || pt == PT_pattern || pt == PT_result;
+        s->is_new[i] = !r->is_inside;
     }
     s->value_roots[i] = hook_root(s, n->invoke, turn, i, pt);
     s->turns[i] = turn;
@@ -320,19 +327,23 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
 }
 
 /* All names of a parameter are views of one root. */
-static bool infer_parameter(struct planner *s, int i, struct value *out)
+int parameter_root(struct planner *s, enum parameter p, int block, int node)
 {
-    const struct parameter_at *at = &s->g->nodes[i].parameter;
-    const enum parameter parameter = at->name->parameter;
-    const int64_t number = (int64_t)at->block * PARAMETER_COUNT + parameter;
+    const int64_t number = (int64_t)block * PARAMETER_COUNT + p;
     int *root = table_find(&s->parameters, number);
     if (!*root)
         *root = 1 + root_add(s, (struct root){.home = HOME_parameter,
-                                              .node = i,
+                                              .node = node,
                                               .base = (size_t)number,
-                                              .is_packed = parameter_info[parameter].is_packed,
+                                              .is_packed = parameter_info[p].is_packed,
                                               .readonly = true});
-    s->value_roots[i] = *root - 1;
+    return *root - 1;
+}
+
+static bool infer_parameter(struct planner *s, int i, struct value *out)
+{
+    const struct parameter_at *at = &s->g->nodes[i].parameter;
+    s->value_roots[i] = parameter_root(s, at->name->parameter, at->block, i);
     out->dtype = DT_f32;
     out->view = parameter_view(at->name, s->m);
     return shape_allowed(&s->g->nodes[i], out->dtype, out->view.rank, out->view.shape, s->e);
@@ -424,13 +435,13 @@ static bool infer_set(struct planner *s, int i, struct value *out)
         return false;
     struct root *r = root_of(s, s->in[0]);
     int turn = operands_turn(s);
-    if (r->home == HOME_activation && turn > r->turn) {
+    if (is_passing(r) && turn > r->turn) {
         char site[SITE_TEXT_SIZE + 24], known[SITE_TEXT_SIZE + 24];
         return node_refuse(
             s->e, n, 1, ERR_order, "%s has passed when the new value is known, at %s",
             turn_text(site, sizeof site, s, r->turn), turn_text(known, sizeof known, s, turn));
     }
-    if (r->home == HOME_slab && r->read_turn > turn)
+    if (!is_passing(r) && r->read_turn > turn)
         turn = r->read_turn;
     operands_read(s, turn);
     r->set_turn = turn;
@@ -557,12 +568,12 @@ static int last_turn(const struct planner *s)
 
 static void mark(struct planner *s)
 {
-    const int last = last_turn(s);
+    s->last_turn = last_turn(s);
     for (int i = s->g->n_nodes - 1; i >= 0; i--) {
         const struct node *n = &s->g->nodes[i];
         const struct root *r = root_of(s, i);
         if (n->op == OP_set)
-            s->is_alive[i] = r->home == HOME_activation ? r->turn <= last : r->needed;
+            s->is_alive[i] = is_passing(r) ? r->turn <= s->last_turn : r->needed;
         else
             s->is_alive[i] = n->op == OP_save || (s->is_new[i] && r->needed);
         if (!s->is_alive[i])
@@ -617,11 +628,13 @@ static void lower_to(int *from, int64_t position)
 static void find_position(struct planner *s, const struct node *n, int k)
 {
     const struct root *r = root_of(s, s->in[k]);
-    if (r->home != HOME_activation || r->turn >= s->n_sites)
+    if ((r->home != HOME_activation && !r->is_inside) || r->turn >= s->n_sites)
         return;
     struct plan_invoke *v = &s->p->invokes[r->invoke];
     const struct view *view = &s->p->values[s->in[k]].view;
-    const int64_t from = first_position(view, v->n_tokens, point_row_stride(r->point, s->m));
+    /* What is inside of attention is made of all rows. */
+    const int64_t from =
+        r->is_inside ? 0 : first_position(view, v->n_tokens, point_row_stride(r->point, s->m));
     if (r->point == PT_logits) /* one row at least, for a pass has no empty tensors */
         lower_to(&v->logits_from, from < v->n_tokens ? from : v->n_tokens - 1);
     lower_to(&v->read_from, from);
@@ -675,6 +688,10 @@ struct view root_rows(const struct planner *s, const struct root *r)
     if (r->home == HOME_parameter)
         return parameter_matrix((enum parameter)(r->base % PARAMETER_COUNT), s->m);
     const struct plan_invoke *v = &s->p->invokes[r->invoke];
+    if (r->is_inside) {
+        const int64_t S = v->n_tokens + r->turn / s->n_sites;
+        return view_of(2, (int64_t[]){r->bytes / (int64_t)sizeof(float) / S, S});
+    }
     const bool first = r->turn < s->n_sites, part = r->point >= PT_query && r->point <= PT_value;
     const int64_t T = !first                  ? 1
                       : r->point == PT_logits ? v->n_tokens - v->logits_from
@@ -708,7 +725,7 @@ static void make_stops(struct planner *s)
         stop->n_actions++;
         stop->cost += a->cost;
         stop->n_saves += a->op == OP_save;
-        stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
+        stop->writes |= a->op != OP_save && p->values[a->out].home == HOME_activation;
         stop->gathers |= a->op == OP_gather;
     }
     const int logits = site_of(PT_logits, 0, s->m->n_blocks);
@@ -891,9 +908,10 @@ static void planner_open(struct planner *s)
     }
     s->n_sites = n_sites(s->m->n_blocks);
     s->hooks = table_new(n + s->p->n_invokes, s->a);
-    s->parameters = table_new(n, s->a);
+    s->parameters = table_new(2 * n, s->a); /* those of the graph, and of results */
     for (int i = 0; i < DT_COUNT; i++)
-        s->numbers[i] = table_new(2 * n_numbers, s->a); /* their own dtype and the op's */
+        s->numbers[i] = table_new(2 * n_numbers + 2, s->a); /* their own dtype and the op's; and
+                                                               attention.c's */
     s->in = ARENA_ARRAY(s->a, int, n_in_max);
     s->in_values = ARENA_ARRAY(s->a, const struct value *, n_in_max);
     s->turns = ARENA_ARRAY(s->a, int, n + 1);
