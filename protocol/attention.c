@@ -1,9 +1,9 @@
-/* Attention from inside: scores, pattern (B, H, T, S) and what each head adds to the residual stream
- * (B, T, H, D). The pass has none of them, for its kernel keeps no more than a few rows at a time. So
- * they are made by actions of the job, in its memory, from the queries and the keys and values of the
- * cache, in the orders that give the kernel's bits (kernels/backend.h). Where a set changes scores or
- * pattern, z is made of the pattern too, over what the kernel wrote there; else the kernel's stands:
- * who only looks changes nothing. */
+/* Attention from inside: scores, pattern (B, H, T, S) and what each head adds to the residual
+ * stream (B, T, H, D). The pass has none of them, for its kernel keeps no more than a few rows at a
+ * time. So they are made by actions of the job, in its memory, from the queries and the keys and
+ * values of the cache, in the orders that give the kernel's bits (kernels/backend.h). Where a set
+ * changes scores or pattern, z is made of the pattern too, over what the kernel wrote there; else
+ * the kernel's stands: who only looks changes nothing. */
 #include "planner.h"
 #include <math.h>
 
@@ -18,7 +18,7 @@ struct inside {
 static struct inside inside_of(struct planner *s, const struct root *r, int turn)
 {
     enum point p;
-    const int step = turn / s->n_sites;
+    const int step = plan_step(s->p, turn / s->n_sites);
     const struct plan_invoke *v = &s->p->invokes[r->invoke];
     struct inside a = {.s = s,
                        .node = r->node,
@@ -104,7 +104,7 @@ static int positions(struct planner *s)
     return s->positions;
 }
 
-/* Which keys a row sees: true (T, S) up to its own position, the same for all sequences and heads. */
+/* Which keys a row sees, those up to its own position: the same for all sequences and heads. */
 static int seen(const struct inside *a)
 {
     const int64_t mask_shape[] = {1, 1, a->T, a->S}, shape[] = {a->B, a->H, a->T, a->S};
@@ -148,7 +148,7 @@ static int whole(const struct inside *a, int root, int turn)
 
 static bool is_needed(const struct planner *s, int root)
 {
-    return root >= 0 && s->roots[root].needed;
+    return root >= 0 && s->roots[root].needed_by > 0;
 }
 
 /* The roots of scores and pattern, or -1. */
@@ -157,9 +157,10 @@ static void lower_pattern(const struct inside *a, int scores_root, int pattern_r
     struct planner *s = a->s;
     const bool scores_needed = is_needed(s, scores_root);
     const bool pattern_needed = is_needed(s, pattern_root);
+    const int trace = s->p->passes[a->turn / s->n_sites].trace;
     const bool is_changed = ((scores_needed && s->roots[scores_root].is_set) ||
                              (pattern_needed && s->roots[pattern_root].is_set)) &&
-                            a->turn + PT_z - PT_scores <= s->last_turn;
+                            a->turn + PT_z - PT_scores <= s->last_turns[trace];
     if (!scores_needed && !pattern_needed)
         return;
     const int turn = a->turn + PT_pattern - PT_scores, scores = whole(a, scores_root, a->turn);
@@ -199,7 +200,7 @@ static void lower_inside(struct planner *s, int root)
     const struct root r = s->roots[root];
     if (r.point == PT_result) {
         const struct inside a = inside_of(s, &r, r.turn + PT_scores - PT_result);
-        if (r.needed)
+        if (is_needed(s, root))
             lower_result(&a, root);
     } else if (r.point == PT_scores) {
         const struct inside a = inside_of(s, &r, r.turn);
