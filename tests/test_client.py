@@ -828,11 +828,32 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("import torch\ntorch.linalg.norm(model.lm_head.output[0], 2)", ValueError,
      "norm: of a matrix only the Frobenius norm is offered, not 2: for the norm of its elements use "
      "vector_norm"),
+    ("model.lm_head.output.nonzero()", AttributeError,
+     "nonzero is not offered: the shape of its result depends on values, and every shape is known "
+     "before a run; take where(mask, x, y), or argmax and topk for a known number of places"),
+    ("import torch\nx = model.lm_head.output\ntorch.masked_select(x, x > 0)", TypeError,
+     "masked_select is not offered: the shape of its result depends on values, and every shape is "
+     "known before a run; take where(mask, x, y), which keeps the shape"),
+    ("np.unique(model.lm_head.output)", TypeError,
+     "unique is not offered: the shape of its result depends on values, and every shape is known "
+     "before a run; save the tensor and use numpy.unique on its value"),
     ("np.median(model.lm_head.output)", TypeError,
      "numpy.median is not offered on proxies: torch.median gives the lower of two in the middle"),
-    ("model.lm_head.output.half().x", AttributeError, "a proxy has no 'half': did you mean {near}?"),
-    ("model.lm_head.output.to('float16')", TypeError,
-     "float16 is not offered: a server's tensors are float32, int64 or bool"),
+    ("model.lm_head.output.halve().x", AttributeError, "a proxy has no 'halve': did you mean {near}?"),
+    ("model.lm_head.output.to('int8')", TypeError,
+     "int8 is not offered: a server's tensors are float32, int64 or bool"),
+    ("model.lm_head.output.half() + 1", TypeError,
+     "add of float16 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
+    ("model.lm_head.output.double().sum()", TypeError,
+     "sum of float64 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
+    ("import torch\ntorch.exp(model.lm_head.output.bfloat16())", TypeError,
+     "exp of bfloat16 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
+    ("model.lm_head.output.argmax(-1) + model.lm_head.output.argmax(-1).int()", TypeError,
+     "an op of int32 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
     ("model.lm_head.output[1.5]", TypeError, "an index must be an integer: it is 1.5"),
     ("model.lm_head.output['a']", TypeError, "an index must be an integer: it is 'a'"),
     ("model.lm_head.output[True]", TypeError, "an index must be an integer: it is True"),

@@ -10,7 +10,7 @@ import os
 
 from . import activations, making
 from .einsum import einsum
-from .proxy import ALIASES, Proxy, apply
+from .proxy import ALIASES, Proxy, apply, no_shape
 from .run import current_run
 from .spec import Op
 
@@ -21,6 +21,8 @@ _MEANING = {
     "log": "the natural logarithm", "log2": "the logarithm to base 2",
     "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
     "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "to_float16": "the nearest number that float16 has, as float32",
+    "to_bfloat16": "the nearest number that bfloat16 has, as float32",
     "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
     "logical_xor": "whether one is non-zero and the other not",
     "bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y, with x's sign",
@@ -227,6 +229,8 @@ def call_by_name(name, args, kwargs):
         return _call(op, args, kwargs)
     if proxy is not None and not name.startswith("_") and callable(getattr(Proxy, name, None)):
         return _call(name, args, kwargs)
+    if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
+        raise TypeError(no_shape(proxy._run, name.lstrip("_")))
     raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
                     "or write it with the ops of interpose")
 

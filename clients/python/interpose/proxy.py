@@ -6,12 +6,14 @@ import numbers
 
 import numpy as np
 
+from . import converted
+from .converted import Converted
 from .errors import NoValue
 from .finished import Value
 from .graph import Index
 from .numeric import Numeric
 from .spec import bind
-from .values import as_array, constant, dtype_name, is_array_like, whole
+from .values import as_array, constant, dtype_name, dtype_text, is_array_like, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
@@ -38,8 +40,9 @@ class Proxy(Numeric):
 
     def __init__(self, run, node, save=None):
         self._run, self._node, self._save = run, node, save
-        if run.recording is not None:
-            run.recording.proxies.append(self)
+        recording = run.writer.recording
+        if recording is not None:
+            recording.proxies.append(self)
 
     # What is known before the run.
 
@@ -215,7 +218,7 @@ class Proxy(Numeric):
 
     def _was_changed_by(self, index, value):
         """Whether this is the second half of `x[...] += v`: Python has set x[...] to itself."""
-        if not isinstance(value, Proxy) or value._run is not self._run:
+        if not isinstance(value, Proxy) or value._run.graph is not self._run.graph:
             return False
         node = value._node
         return (node.op == "getitem" and node.args[0] is self._run.graph.used(self._node)
@@ -253,6 +256,8 @@ class Proxy(Numeric):
         if name.endswith("_") and hasattr(self, name[:-1]):
             change = getattr(self, name[:-1])
             return lambda *args, **kwargs: self._assign(change(*args, **kwargs))
+        if name in self._run.spec.refused:
+            raise AttributeError(no_shape(self._run, name))
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
                              + (f": did you mean {', '.join(near)}?" if near else ""))
@@ -348,7 +353,11 @@ class Proxy(Numeric):
                 dtype = arg.dtype
             elif not _is_device(arg):
                 dtype = arg
-        return self if dtype is None else apply(self._run, "to", [self, dtype])
+        if dtype is None:
+            return self
+        name = dtype_text(dtype)
+        return (Converted.of(self, name) if name in converted.NAMES
+                else apply(self._run, "to", [self, name]))
 
     type = to
     astype = to
@@ -366,8 +375,21 @@ class Proxy(Numeric):
         return apply(self._run, "to", [self, "int64"])
 
     def int(self):
-        """As int64, the only integer that a server has."""
-        return apply(self._run, "to", [self, "int64"])
+        """As int32, to be saved: a server computes in int64, which is long(). What int32 does not
+        hold wraps."""
+        return Converted.of(self, "int32")
+
+    def half(self):
+        """As float16, to be saved."""
+        return Converted.of(self, "float16")
+
+    def bfloat16(self):
+        """As bfloat16, to be saved: `.torch()` has that dtype, `.value` is float32."""
+        return Converted.of(self, "bfloat16")
+
+    def double(self):
+        """As float64, to be saved: the numbers are those of float32, or of int64."""
+        return Converted.of(self, "float64")
 
     def bool(self):
         """As bool."""
@@ -597,13 +619,19 @@ def operand(run, value):
     if isinstance(value, Finished) and value._run is not run:
         value = value.value
     if isinstance(value, Proxy):
-        if value._run is not run:
+        if value._run.graph is not run.graph:
             raise ValueError(f"{value._label()} is of another run: save it there and use its "
                              ".value here")
         return value._node
     if not is_array_like(value):
         raise TypeError(f"a tensor, an array or a number is needed here, not {value!r:.80}")
     return constant(value)
+
+
+def no_shape(run, name):
+    """Why there is nothing of this name, from the server's table."""
+    return (f"{name} is not offered: the shape of its result depends on values, and every shape is "
+            f"known before a run; {run.spec.refused[name]}")
 
 
 def as_proxy(x):
