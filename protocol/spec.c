@@ -143,7 +143,7 @@ static struct writer document(enum reply_media media, struct arena *a)
 struct bytes spec_document(enum reply_media media, struct arena *a)
 {
     struct writer w = document(media, a);
-    write_map(&w, 9);
+    write_map(&w, 10);
     text_field(&w, "version", SPEC_VERSION);
     write_key(&w, "ops");
     write_list(&w, OP_COUNT);
