@@ -428,7 +428,7 @@ class Run:
     def planned(self, node):
         """The node with its shape and dtype, as the server plans the request so far."""
         if node.shape is None:
-            nodes = list(self.graph.nodes)
+            nodes = graphs.with_constants(self.graph.nodes)
             try:
                 plan = self.model.client.ask("/v1/plan", self._request(nodes))
             except RequestError as e:
@@ -457,7 +457,7 @@ class Run:
         return min(self.max_new_tokens, last + bool(last))
 
     def _send(self):
-        nodes = self.graph.needed()
+        nodes = graphs.with_constants(self.graph.needed())
         n_saves = sum(node.op == "save" for node in nodes)
         n_arrived = 0
         try:
