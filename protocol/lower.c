@@ -328,11 +328,12 @@ static struct view view_dim_last(const struct view *v, int dim)
     return last;
 }
 
-static void lower_softmax(struct lowering *l)
+/* softmax, cumsum and their like: along one dimension, to a result of the same shape. */
+static void lower_along(struct lowering *l)
 {
     struct planner *s = l->s;
     const struct node *n = &s->g->nodes[l->node];
-    const int dim = dim_at(l, 1), x = operand(l, 0);
+    const int dim = dim_at(l, 1), x = operand_as(l, 0, dtype_of(s, l->node));
     const struct view in = view_at(s, x), out = view_at(s, l->node);
     const struct view in_last = view_dim_last(&in, dim), out_last = view_dim_last(&out, dim);
     emit(s, (struct action){.op = n->op,
@@ -669,13 +670,14 @@ static void lower_node(struct lowering *l)
     case OP_clone: case OP_to: lower_clone(l); break;
     case OP_where: lower_elementwise(l); break;
     case OP_cat: case OP_stack: lower_join(l); break;
-    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: lower_reduction(l); break;
+    case OP_sum: case OP_prod: case OP_mean: case OP_norm: case OP_logsumexp:
+        lower_reduction(l); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: lower_reduction(l); break;
     case OP_gather: case OP_index_select: lower_select(l); break;
     case OP_scatter: case OP_scatter_add: lower_scatter(l); break;
     case OP_wrap_index: lower_wrap_index(l); break;
     case OP_topk_values: case OP_topk_indices: lower_topk(l); break;
-    case OP_softmax: case OP_log_softmax: lower_softmax(l); break;
+    case OP_softmax: case OP_log_softmax: case OP_cumsum: case OP_cumprod: lower_along(l); break;
     case OP_matmul: lower_matmul(l); break;
     case OP_ln_f: case OP_lm_head: lower_layer(l); break;
     case OP_hook: lower_hook(l); break;

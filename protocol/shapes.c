@@ -164,21 +164,42 @@ static bool broadcast_pair(int *rank, int64_t *shape, const struct shape_query *
                        SHAPE_TEXT(&x->view), SHAPE_TEXT(&y->view));
 }
 
+/* What torch refuses of whole numbers, where the second is a number of the request. */
+static bool number_fits(const struct shape_query *q, struct err *e)
+{
+    const struct arg *y = &q->node->args[1];
+    const enum op op = q->node->op;
+    if (y->kind != ARG_int)
+        return true;
+    if (op == OP_pow && y->integer < 0)
+        return node_refuse(e, q->node, 1, ERR_value,
+                           "pow of int64 to %lld: a negative power of an integer is none, convert "
+                           "it with to(float32)",
+                           (long long)y->integer);
+    if ((op == OP_floor_divide || op == OP_remainder || op == OP_fmod) && y->integer == 0)
+        return node_refuse(e, q->node, 1, ERR_value, "%s of int64 by 0", op_name(q));
+    return true;
+}
+
 static bool shape_elementwise(struct value *out, bool *is_new, const struct shape_query *q,
                               struct err *e)
 {
     const enum op_types types = op_info[q->node->op].types;
     const enum dtype dtype = shape_compute_dtype(q);
-    if (types == TYPES_number && dtype == DT_bool)
+    const bool whole = types == TYPES_whole;
+    if ((types == TYPES_number || whole) && dtype == DT_bool)
         return node_refuse(e, q->node, 0, ERR_type,
                            "%s of bool is not defined: convert it with to(int64), or use the "
                            "logical_ and bitwise_ ops",
                            op_name(q));
-    if (types == TYPES_bits && dtype == DT_f32) {
+    if ((types == TYPES_bits || whole) && dtype == DT_f32) {
         int arg = q->in[0]->dtype == DT_f32 ? 0 : 1;
         return node_refuse(e, q->node, arg, ERR_type,
-                           "%s of float32 is not defined: it takes int64 and bool", op_name(q));
+                           "%s of float32 is not defined: it takes int64%s", op_name(q),
+                           whole ? "" : " and bool");
     }
+    if (dtype == DT_i64 && !number_fits(q, e))
+        return false;
     int rank = q->in[0]->view.rank;
     int64_t shape[RANK_MAX];
     memcpy(shape, q->in[0]->view.shape, sizeof shape);
@@ -738,6 +759,11 @@ static bool shape_sum(struct value *out, bool *is_new, const struct shape_query 
     return reduce(out, is_new, q, dtype_promote(q->in[0]->dtype, DT_i64), e);
 }
 
+static bool shape_prod(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
+{
+    return shape_sum(out, is_new, q, e);
+}
+
 static bool shape_mean(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return needs_float(q, 0, e) && reduce(out, is_new, q, DT_f32, e);
@@ -774,6 +800,21 @@ static bool shape_logsumexp(struct value *out, bool *is_new, const struct shape_
                             struct err *e)
 {
     return reduce(out, is_new, q, DT_f32, e);
+}
+
+static bool shape_cumsum(struct value *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    const struct view *v = &q->in[0]->view;
+    int dim = 0;
+    return shape_dim(&dim, q, 1, v->rank, e) &&
+           new_tensor(out, is_new, q, dtype_promote(q->in[0]->dtype, DT_i64), v->rank, v->shape, e);
+}
+
+static bool shape_cumprod(struct value *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    return shape_cumsum(out, is_new, q, e);
 }
 
 /* The k first of a dimension in order, of which an op gives the values or the places. */

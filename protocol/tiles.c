@@ -58,7 +58,7 @@ static int count_row_dims(const struct tiling *t, const struct action *a)
 {
     const struct view *out = &t->s->p->values[a->out].view;
     const bool last = a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_topk_indices ||
-                      a->op == OP_gather;
+                      a->op == OP_gather || a->op == OP_cumsum || a->op == OP_cumprod;
     int64_t n = 1;
     for (int i = 0; i < out->rank - last; i++) {
         n *= out->shape[i];

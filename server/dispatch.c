@@ -76,13 +76,13 @@ static int64_t *upload_ids(const struct place *p, int64_t *to, const int32_t *id
 static void gather_generated(const struct place *p, const struct node *n, const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int n_new = p->job->graph.n_new_tokens;
+    const int n_new = p->job->graph.traces[v->trace].n_new_tokens;
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
-            to = upload_ids(p, to, p->job->generated + (v->sequence_first + i) * n_new, n_new);
+            to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);
     }
 }
 
@@ -154,9 +154,11 @@ static void run_op(const struct place *p, const struct action *a, const struct t
 #undef EFFECT
     case OP_clone: case OP_set: p->be->copy(p->device, out, in); break;
     case OP_where: p->be->where(p->device, out, in, in + 1, in + 2); break;
-    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: reduce(p, a, out, in); break;
+    case OP_sum: case OP_prod: case OP_mean: case OP_norm: case OP_logsumexp:
+        reduce(p, a, out, in); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: reduce(p, a, out, in); break;
     case OP_softmax: case OP_log_softmax: p->be->softmax(p->device, a->op, out, in); break;
+    case OP_cumsum: case OP_cumprod: p->be->scan(p->device, a->op, out, in); break;
     case OP_topk_indices: p->be->topk(p->device, out, in, a->largest); break;
     case OP_gather: select_at(p, a, out, in); break;
     case OP_scatter: case OP_scatter_add: scatter(p, a, out, in); break;
@@ -191,8 +193,9 @@ static int cut_dim(const struct action *a, const struct tensor *out)
     const struct view *v = &out->view;
     int n_dims = v->rank, best = -1;
     const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
-    const bool places = a->op == OP_topk_indices || action_may_fault(a->op);
-    if (rows || places || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
+    const bool along = a->op == OP_topk_indices || a->op == OP_cumsum || a->op == OP_cumprod ||
+                       action_may_fault(a->op);
+    if (rows || along || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
         n_dims = v->rank - 1;
     if (a->op == OP_hook)
         n_dims = 0;

@@ -14,6 +14,7 @@ void reference_binary(enum op op, const struct tensor *out, const struct tensor 
 void reference_where(const struct tensor *out, const struct tensor *mask, const struct tensor *x,
                      const struct tensor *y);
 void reference_reduce(enum op op, const struct tensor *out, const struct tensor *x, int n_reduced);
+void reference_scan(enum op op, const struct tensor *out, const struct tensor *x);
 void reference_topk(const struct tensor *out, const struct tensor *x, bool largest);
 void reference_scatter(enum op op, const struct tensor *out, const struct tensor *index,
                        const struct tensor *x, int64_t *fault, int64_t tag);

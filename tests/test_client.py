@@ -821,20 +821,46 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "a tensor, an array or a number is needed here, not 'a'"),
     ("model.lm_head.output + None", TypeError,
      "a tensor, an array or a number is needed here, not None"),
-    ("model.lm_head.output.expp()", AttributeError, "a proxy has no 'expp': did you mean exp, expand?"),
+    ("model.lm_head.output.expp()", AttributeError, "a proxy has no 'expp': did you mean exp, exp2, expm1?"),
     ("model.lm_head.output.transpose(0)", TypeError, "transpose(x, dim0, dim1) needs 'dim1'"),
     ("model.lm_head.output.exp(3)", TypeError, "exp(x) takes 1 arguments: 2 are given"),
     ("model.lm_head.output.argmax(dim=-1, foo=1)", TypeError,
      "argmax(x, dim=..., keepdim=...) has no parameter 'foo'"),
-    ("model.lm_head.output.softmax()", TypeError, "softmax: dim must be an integer: it is None"),
+    ("model.lm_head.output.softmax()", TypeError, "softmax(x, dim) needs 'dim'"),
     ("model.lm_head.output.argmax(1.5)", TypeError, "argmax: dim must be an integer: it is 1.5"),
     ("model.lm_head.output.max(dim=(0, 1))", TypeError,
      "max over several dimensions has no indices: use amax"),
-    ("model.lm_head.output.norm(1)", ValueError,
-     "norm: only the Euclidean norm is offered, not p=1"),
-    ("model.lm_head.output.half().x", AttributeError, "a proxy has no 'half': did you mean {near}?"),
-    ("model.lm_head.output.to('float16')", TypeError,
-     "float16 is not offered: a server's tensors are float32, int64 or bool"),
+    ("model.lm_head.output.norm('nuc')", ValueError,
+     "norm: p is a number or 'fro': not 'nuc'"),
+    ("import torch\ntorch.linalg.norm(model.lm_head.output[0], 2)", ValueError,
+     "norm: of a matrix only the Frobenius norm is offered, not 2: for the norm of its elements use "
+     "vector_norm"),
+    ("model.lm_head.output.nonzero()", AttributeError,
+     "nonzero is not offered: the shape of its result depends on values, and every shape is known "
+     "before a run; take where(mask, x, y), or argmax and topk for a known number of places"),
+    ("import torch\nx = model.lm_head.output\ntorch.masked_select(x, x > 0)", TypeError,
+     "masked_select is not offered: the shape of its result depends on values, and every shape is "
+     "known before a run; take where(mask, x, y), which keeps the shape"),
+    ("np.unique(model.lm_head.output)", TypeError,
+     "unique is not offered: the shape of its result depends on values, and every shape is known "
+     "before a run; save the tensor and use numpy.unique on its value"),
+    ("np.median(model.lm_head.output)", TypeError,
+     "numpy.median is not offered on proxies: torch.median gives the lower of two in the middle"),
+    ("model.lm_head.output.halve().x", AttributeError, "a proxy has no 'halve': did you mean {near}?"),
+    ("model.lm_head.output.to('int8')", TypeError,
+     "int8 is not offered: a server's tensors are float32, int64 or bool"),
+    ("model.lm_head.output.half() + 1", TypeError,
+     "add of float16 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
+    ("model.lm_head.output.double().sum()", TypeError,
+     "sum of float64 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
+    ("import torch\ntorch.exp(model.lm_head.output.bfloat16())", TypeError,
+     "exp of bfloat16 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
+    ("model.lm_head.output.argmax(-1) + model.lm_head.output.argmax(-1).int()", TypeError,
+     "an op of int32 is not offered: it is a dtype of results. Save it, or convert it with .float() "
+     "or .long() first"),
     ("model.lm_head.output[1.5]", TypeError, "an index must be an integer: it is 1.5"),
     ("model.lm_head.output['a']", TypeError, "an index must be an integer: it is 'a'"),
     ("model.lm_head.output[True]", TypeError, "an index must be an integer: it is True"),
@@ -1184,13 +1210,14 @@ def test_every_public_name_is_documented():
 def test_the_readme_runs(server, name):
     text = (pathlib.Path(__file__).parent.parent / "clients/python/README.md").read_text()
     blocks = text.split("```python\n")[1:]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     code = "".join(block.partition("```")[0] for block in blocks)
     assert 'LanguageModel("demo")' in code
     code = code.replace('"demo"', f"{name!r}, host={server.host!r}")
     facts = {}
     exec(code, facts)
     assert facts["ablated"].value.shape == facts["normal"].value.shape
+    assert facts["norms"].value.shape == (1, facts["model"].config.n_heads)
     assert facts["loss"].value.shape == () and facts["best"].indices.value.shape == (3,)
 
 

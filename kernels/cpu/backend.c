@@ -152,6 +152,7 @@ const struct backend backend_cpu = {
     .where = cpu_where,
     .reduce = cpu_reduce,
     .softmax = cpu_softmax,
+    .scan = cpu_scan,
     .topk = cpu_topk,
     .gather = cpu_gather,
     .scatter = cpu_scatter,

@@ -205,6 +205,7 @@ extern "C" const struct backend backend_cuda = {
     .where = cuda_where,
     .reduce = cuda_reduce,
     .softmax = cuda_softmax,
+    .scan = cuda_scan,
     .topk = cuda_topk,
     .gather = cuda_gather,
     .scatter = cuda_scatter,

@@ -13,7 +13,7 @@ class Node:
 
     __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
                  "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
-                 "missing")
+                 "missing", "skips")
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None):
         self.op, self.args, self.kwargs = op, args, kwargs or {}
@@ -26,6 +26,7 @@ class Node:
         self.saves = []             # the save nodes of this one
         self.value = None           # of a save, once it has arrived
         self.condition = None       # of a save: the save of whether it counts (see condition.py)
+        self.skips = False          # of a set: whether it stands for a module that is left out
         self.missing = None         # of a save that is not sent: why, as half a sentence
         self.place = user_place()
 
