@@ -48,10 +48,10 @@ static int count_rows(const struct place *p, const struct tensor *x)
     return (int)(view_count(&x->view) / p->model->shape.width);
 }
 
-static void gather_cache(const struct place *p, const struct node *n, const struct tensor *out)
+static void gather_cache(const struct place *p, const struct node *n, int which,
+                         const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int which = n->hook.name->point == PT_block_values;
     for (int i = 0; i < v->n_sequences; i++) {
         struct tensor one = *out; /* (H, S, dh) */
         one.view = view_of(out->view.rank - 1, out->view.shape + 1);
@@ -76,23 +76,23 @@ static int64_t *upload_ids(const struct place *p, int64_t *to, const int32_t *id
 static void gather_generated(const struct place *p, const struct node *n, const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int n_new = p->job->graph.n_new_tokens;
+    const int n_new = p->job->graph.traces[v->trace].n_new_tokens;
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
-            to = upload_ids(p, to, p->job->generated + (v->sequence_first + i) * n_new, n_new);
+            to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);
     }
 }
 
 static void gather(const struct place *p, const struct action *a, const struct tensor *out)
 {
     const struct node *n = &p->job->graph.nodes[a->node];
-    if (n->hook.name->point == PT_generated)
+    if (a->point == PT_generated)
         gather_generated(p, n, out);
     else
-        gather_cache(p, n, out);
+        gather_cache(p, n, a->point == PT_block_values, out);
 }
 
 static void reduce(const struct place *p, const struct action *a, const struct tensor *out,

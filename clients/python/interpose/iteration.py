@@ -23,6 +23,10 @@ class Iterations:
     def __getitem__(self, key):
         return Iteration(self._run, self._path, key)
 
+    def __call__(self, *collection):
+        raise TypeError("iter takes steps, as iter[1:3]; over anything else Python's own loop goes: "
+                        "`for item in ...:`")
+
 
 class Iteration:
     """Some steps of a run, for the hooks of one module and those below it ("" is the model)."""
@@ -43,6 +47,9 @@ class Iteration:
     def _steps(self, run):
         n = run.n_steps
         if isinstance(self._key, slice):
+            if n is None:
+                raise RuntimeError("an edit does not know how many steps its runs will have: write "
+                                   "`with model.iter[...]:`, or name the steps")
             steps = range(n)[self._key]
             if not steps:
                 bounds = [self._key.start, self._key.stop, self._key.step][:3 if self._key.step else 2]
@@ -104,7 +111,7 @@ class Iteration:
     def replay(self, run, recording, outer):
         """Writes a recorded block of an edit into a run, for each of its steps there."""
         for k in self._steps(run):
-            recording.replay(run, k, dict(outer))
+            outer.update(recording.replay(run, k, dict(outer)))
 
 
 class StepOfAll:
@@ -148,7 +155,7 @@ class List(builtins.list):
         if not hasattr(item, "_moved"):
             super().append(item)
             return
-        run, recording = item._run, item._run.recording
+        run, recording = item._run, item._run.writer.recording
         n_proxies = len(recording.proxies) if recording else 0
         item = item._kept()
         self.take(run, item)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import collections.abc
 import contextvars
+import re
 
 import numpy as np
 
 from . import graph as graphs
+from .cache import Cache, chosen
 from .client import request_error
 from .condition import Condition
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
@@ -49,6 +51,7 @@ class Run:
         self.saved, self.lists = [], []     # proxies and lists that get values
         self.request_id = self.timing = None
         self.outer = None
+        self.session = None         # that the run belongs to
         self._progress = progress
         self._implicit = None if prompt is None else Invoke(self, prompt)
         self._state, self._failure = "new", None
@@ -62,10 +65,8 @@ class Run:
         """Passes through the model: one, or one for each new token."""
         return max(1, self.max_new_tokens)
 
-    @property
-    def can_plan(self):
-        """Whether shapes are known while the run is written."""
-        return True
+    can_plan = True     # whether shapes are known while it is written
+    takes_runs = False  # whether runs can be written inside it
 
     @property
     def is_open(self):
@@ -81,40 +82,51 @@ class Run:
         self._refuse_nesting()
         self._state = "open"
         _current.set(self)
-        if self._implicit is not None:
-            self._implicit.__enter__()
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__(Exception, None, None)
+            raise
         return self
 
+    def _open(self):
+        """What stands at the front of the block."""
+        if self.session is not None:
+            self.graph = self.session.graph
+            self.session.runs.append(self)
+            self.conditions = self.session.conditions[-1:]
+        if self._implicit is not None:
+            self._implicit.__enter__()
+
     def __exit__(self, kind, exception, traceback):
-        _current.set(self.outer)
-        if kind is not None:
-            self.open_invoke = None
-            self._state = "abandoned"
-            return
-        if self.open_invoke is not None:
-            self.open_invoke.__exit__(None, None, None)
-        self._state = "failed"
-        if not self.invokes:
-            raise ValueError("this run has no prompt: open an invoke, "
-                             "`with run.invoke(prompt):`, or give the prompt to trace(...)")
         try:
-            self._send()
+            if kind is None and self.open_invoke is not None:
+                self.open_invoke.__exit__(None, None, None)
+        finally:
+            self._state, self.open_invoke = "failed" if kind is None else "abandoned", None
+            _current.set(self.outer)
+        if kind is not None:
+            return
+        try:
+            self._finish()
         except Exception as e:
             self._failure = str(e).partition("\n")[0]
             raise
+
+    def _finish(self):
+        """The block has ended: sends the request, and gives what was saved its values."""
+        if not self.invokes:
+            raise ValueError("this run has no prompt: open an invoke, "
+                             "`with run.invoke(prompt):`, or give the prompt to trace(...)")
+        if self.session is not None:
+            self._state = "waiting"
+            return
+        self._send()
         self._state = "done"
-        self._settle()
+        self.settle()
 
-    def _refuse_nesting(self):
-        run = self.outer
-        while run is not None:
-            if run.model.client is self.model.client:
-                raise RuntimeError(f"a run of this model is open already, from {run._place}: end it "
-                                   "first, or write several invokes into one run")
-            run = run.outer
-
-    def _settle(self):
-        """Values take the place of the proxies that were saved, and of lists' items."""
+    def settle(self):
+        """The values have come: they take the place of proxies and of the items of lists."""
         for proxy in self.saved:
             proxy._settle()
         for each in self.lists:
@@ -122,6 +134,22 @@ class Run:
         for data in self._logs:
             print(*(x.value if hasattr(x, "_kept") else x for x in data))
         self.saved, self.lists, self._logs = [], [], []
+
+    def _refuse_nesting(self):
+        run = self.outer
+        while run is not None:
+            if run.model.client is self.model.client:
+                if not run.takes_runs or self.takes_runs:
+                    raise RuntimeError(
+                        f"a run of this model is open already, from {run._place}: end it first, or "
+                        "write several invokes into one run, or runs into `with model.session():`")
+                self.session = run
+                return
+            run = run.outer
+
+    def follow(self, session):
+        """What has become of a session has become of its runs."""
+        self._state, self._failure = session._state, session._failure
 
     def invoke(self, prompt, *, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
@@ -224,6 +252,30 @@ class Run:
         else:
             self.open_invoke.is_stopped = True
 
+    def cache(self, modules=None, *, include_output=True, include_inputs=False, **unsupported):
+        """Saves the outputs (with `include_inputs` the inputs too) of modules, given as a list of
+        modules or of their names; all of them if None. They are as at the end of the invoke, with
+        everything that the program sets, at each generation step.
+
+        Returns a mapping of the modules' paths: see `help(interpose.cache.Cache)`.
+        Raises ValueError for what is no module; nnsight's `device`, `dtype` and `detach` change nothing.
+
+        >>> with model.trace([464]) as tracer:
+        ...     cache = tracer.cache(modules=[model.transformer.h[0].mlp])
+        >>> cache["transformer.h.0.mlp"].output.shape == (1, 1, model.config.width)
+        True
+        """
+        unknown = set(unsupported) - {"device", "dtype", "detach"}
+        if unknown:
+            raise TypeError(f"cache() has no parameter {unknown.pop()!r}: it takes modules, "
+                            "include_output and include_inputs")
+        self._check_open()
+        if self.open_invoke is None:
+            raise RuntimeError("a cache belongs to a prompt: open it inside `with run.invoke(prompt):`")
+        cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
+        self.open_invoke.caches.append(cache)
+        return cache
+
     def barrier(self, *args):
         """nnsight's barrier between invokes; calling what it gives does nothing: values of one
         invoke can be used in another wherever their moments allow it."""
@@ -246,6 +298,11 @@ class Run:
         if function is print:
             return self.log(*args)
         return (List if function is list else function)(*args, **kwargs)
+
+    def count(self, invoke):
+        """Takes an invoke; returns its number, counted through all runs of a session."""
+        self.invokes.append(invoke)
+        return len(self.invokes) - 1 if self.session is None else self.session.count(invoke)
 
     # What belongs to the run as a whole.
 
@@ -275,6 +332,8 @@ class Run:
             "open": "it arrives when the `with` block of the run ends",
             "abandoned": "an exception ended the block, so nothing was run",
             "failed": f"the run failed: {self._failure}",
+            "waiting": "it arrives when the `with` block of the session ends",
+            "scanned": "it was scanned, not run: its shape and dtype are known",
             "done": "the generation ended before its step",
         }[self._state]
 
@@ -282,6 +341,8 @@ class Run:
 
     def add(self, op, args, kwargs=None, **facts):
         """Adds a node, while the run is open; inside a condition, with what it makes of it."""
+        if self.writer is not self:
+            return self.writer.add(op, args, kwargs, **facts)
         self._check_open()
         if self.is_muted:
             return self._mute(op, args, kwargs, facts)
@@ -321,6 +382,21 @@ class Run:
             return
         self.write_replace(hook, self._choice(hook, value) if self.chooses else value)
 
+    def skip(self, module, hook, value):
+        """`module.skip(value)`: inside a condition only its output can be chosen."""
+        self._check_open()
+        if self.is_muted or self.chooses:
+            self.replace(hook, value)
+            return
+        self.write_replace(hook, value, skips=True)
+        self.open_invoke.skipped.add((module, hook.step))
+
+    @property
+    def writer(self):
+        """Who writes what is made of the run's values: the run, or later that of its session which
+        is open."""
+        return self if self.session is None or self.is_open else self.session.open_run()
+
     @property
     def condition(self):
         """Whether what is written here counts: True, False, or a proxy that will tell."""
@@ -335,7 +411,8 @@ class Run:
     def is_muted(self):
         """Whether nothing that is written here counts."""
         return self.condition is False or self._is_stopped or (
-            self.open_invoke is not None and self.open_invoke.is_stopped)
+            self.open_invoke is not None and self.open_invoke.is_stopped) or (
+            self.session is not None and self.session._is_stopped)
 
     def _mute(self, op, args, kwargs, facts):
         if op not in ("set", "save"):
@@ -367,13 +444,12 @@ class Run:
         """The node of a hook point at a step."""
         return self.graph.hook(path, self.open_invoke.index, step)
 
-    def write_replace(self, hook, value):
-        """Gives a module another tensor."""
-        recording, self.recording = self.recording, None
+    def write_replace(self, hook, value, skips=False):
+        """Gives a module another tensor, or stands for the module as a whole."""
         node = self.graph.replace(hook, value)
-        self.recording = recording
-        if recording is not None:
-            recording.take("replace", node, hook, value)
+        node.skips = skips
+        if self.recording is not None:
+            self.recording.take("replace", node, hook, value, skips)
         return node
 
     # Steps.
@@ -395,6 +471,10 @@ class Run:
         if not -self.n_steps <= k < self.n_steps:
             raise IndexError(f"step {k} does not exist: {self.steps_text()}")
         return k % self.n_steps
+
+    def has_step(self, k):
+        """Whether the run has a step k, counted from 0."""
+        return 0 <= k < self.n_steps
 
     def steps_text(self):
         """Which steps there are, for people."""
@@ -428,36 +508,44 @@ class Run:
     def planned(self, node):
         """The node with its shape and dtype, as the server plans the request so far."""
         if node.shape is None:
-            nodes = list(self.graph.nodes)
-            try:
-                plan = self.model.client.ask("/v1/plan", self._request(nodes))
-            except RequestError as e:
-                self._raise(e, nodes)
-            rows = plan.get("nodes")
-            if not isinstance(rows, list) or len(rows) != len(nodes):
-                raise ServerError("the server's plan is not of the request")
-            for each, row in zip(nodes, rows):
-                each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
+            self._plan()
         return node
 
+    def _plan(self):
+        """Gives all nodes so far their shapes and dtypes."""
+        if self.session is not None:
+            self.session._plan()
+            return
+        nodes = graphs.with_constants(self.graph.nodes)
+        try:
+            plan = self.model.client.ask("/v1/plan", self._request(nodes))
+        except RequestError as e:
+            self._raise(e, nodes)
+        rows = plan.get("nodes")
+        if not isinstance(rows, list) or len(rows) != len(nodes):
+            raise ServerError("the server's plan is not of the request")
+        for each, row in zip(nodes, rows):
+            each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
+
     def _request(self, nodes):
-        return {
-            "model": self.model.server_name,
-            "invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
-            "max_new_tokens": self._wanted_tokens(nodes),
-            "sampling": self.sampling,
-            "nodes": graphs.wire(nodes),
-        }
+        return {"model": self.model.server_name, **self.trace_of(nodes),
+                "nodes": graphs.wire(nodes)}
+
+    def trace_of(self, nodes):
+        """The request's prompts, and how they go on."""
+        return {"invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
+                "max_new_tokens": self._wanted_tokens(nodes), "sampling": self.sampling}
 
     def _wanted_tokens(self, nodes):
         """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
         if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
             return self.max_new_tokens
-        last = max((node.step or 0 for node in nodes), default=0)
+        ours = {invoke.index for invoke in self.invokes}
+        last = max((node.step or 0 for node in nodes if node.invoke in ours), default=0)
         return min(self.max_new_tokens, last + bool(last))
 
     def _send(self):
-        nodes = self.graph.needed()
+        nodes = graphs.with_constants(self.graph.needed())
         n_saves = sum(node.op == "save" for node in nodes)
         n_arrived = 0
         try:
@@ -501,12 +589,24 @@ class Run:
         place = None
         if type(error.node) is int and 0 <= error.node < len(nodes):
             place = nodes[error.node].place
-        elif (error.path or "").startswith("invokes["):
-            i = error.path[len("invokes["):].partition("]")[0]
-            if i.isdigit() and int(i) < len(self.invokes):
-                place = self.invokes[int(i)].place
+        place = place or self._place_of(error.path)
         raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
                               place or self._place), place or self._place)
+
+
+    def _place_of(self, path):
+        """The line of the invoke that a path of the request names."""
+        invoke = re.match(r"invokes\[(\d+)\]", path or "")
+        return self.invokes[int(invoke[1])].place if (
+            invoke and int(invoke[1]) < len(self.invokes)) else None
+
+
+class Scan(Run):
+    """A run that is planned when its block ends, and not run: shapes are known, values are not."""
+
+    def _finish(self):
+        self._plan()
+        self._state = "scanned"
 
 
 class Invoke:
@@ -517,6 +617,8 @@ class Invoke:
         self.prompt = prompt_of(prompt)
         self.index = None
         self.steps = {}     # module path -> how often .next() has moved it on
+        self.skipped = set()        # (module path, step) of module.skip()
+        self.caches = []            # what tracer.cache() gave
         self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
         self.place = user_place()
         self._tokens = None
@@ -530,19 +632,48 @@ class Invoke:
                                "the iteration or the condition inside it")
         if self.index is not None:
             raise RuntimeError("an invoke can be entered once")
-        self.index = len(self.run.invokes)
-        self.run.invokes.append(self)
+        self.index = self.run.count(self)
         self.run.open_invoke = self
+        for recording in self.run.model._edits:
+            recording.replay(self.run)
         return self
 
     def __exit__(self, kind, exception, traceback):
-        if kind is None and self.run.iteration is not None:     # of a module.all() without `with`
-            self.run.iteration.end()
+        if kind is None:
+            if self.run.iteration is not None:      # of a module.all() without `with`
+                self.run.iteration.end()
+            for cache in self.caches:
+                cache.write()
         self.run.iteration = self.run.open_invoke = None
 
     def next(self, increment=1):
         """Moves all modules on to the next generation step, for the rest of the invoke."""
         self.run.next(increment)
+
+    def positions(self, what, occurrence=0, prompt=0):
+        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
+        (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
+        several prompts in the invoke, `prompt` chooses one.
+
+        Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
+        range.
+
+        >>> with model.trace() as tracer:
+        ...     with tracer.invoke("The Eiffel Tower is in the city of") as invoker:
+        ...         tower = invoker.positions("Eiffel Tower")
+        ...         model.transformer.h[0].output[0][:, tower] = 0
+        >>> model.tokenizer.decode(invoker.tokens[0][tower]).strip()
+        'Eiffel Tower'
+        """
+        tokens = self.tokens[prompt]
+        if isinstance(what, str):
+            return self.run.model.tokenizer.positions(tokens, what, occurrence)
+        if isinstance(what, slice):
+            return list(range(len(tokens))[what])
+        what = whole(what, "a position")
+        if not -len(tokens) <= what < len(tokens):
+            raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
+        return [what % len(tokens)]
 
     @property
     def tokens(self):
