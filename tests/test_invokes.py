@@ -2,6 +2,7 @@
 against Hugging Face's GPT-2 run prompt by prompt, and against the same prompts as requests of their
 own, bit for bit."""
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -119,7 +120,10 @@ def own_part(path, x, i):
     return own, not padding.any()
 
 
-@pytest.mark.parametrize("generic", [*oracle.PLACES, "transformer.wte.input"])
+INSIDE = [path for path in oracle.PLACES if re.search(r"\.(scores|pattern|result)\.", path)]
+
+
+@pytest.mark.parametrize("generic", [*sorted(oracle.PLACES.keys() - INSIDE), "transformer.wte.input"])
 def test_a_padded_view_has_each_prompt_s_bits_at_its_right_end(server, hf, generic):
     path = generic.replace("*", "2")
     saved, _ = wire.run(server.host, {"prompt": PROMPTS, "save": {"x": path}})
