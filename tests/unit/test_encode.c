@@ -186,7 +186,7 @@ static void msgpack_carries_the_bytes_themselves(void **state)
     assert_memory_equal(at, results, 16);
     assert_int_equal((unsigned char)at[16], 0xc0); /* the heartbeat */
     assert_int_equal((unsigned char)at[17], 0x87);
-    assert_memory_equal(found.at, "\x88\xa4type\xa4head\xaarequest_id\xa2r1", 25);
+    assert_memory_equal(found.at, "\x89\xa4type\xa4head\xaarequest_id\xa2r1", 25);
 }
 
 static void pieces_of_any_size_give_the_same_bytes(void **state)
