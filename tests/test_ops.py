@@ -31,7 +31,8 @@ NO_OPERATORS = {"rmatmul", "array", "array_function", "array_ufunc", "torch_func
                 "index", "iter", "hash", "repr", "dir", "reduce_ex", "getattr", "init", "doc",
                 "module", "slots", "contains", "array_priority", "init_subclass", "firstlineno",
                 "static_attributes", "class_getitem", "format", "complex"}
-REFUSALS = (RequestError, TypeError, ValueError, IndexError, RuntimeError, OverflowError)
+REFUSALS = (RequestError, TypeError, ValueError, IndexError, RuntimeError, OverflowError,
+            AttributeError)
 
 
 @pytest.fixture(scope="module")
