@@ -17,6 +17,7 @@ class Everyone:
 
     is_stopped = False
     index = None
+    can_plan = False        # more prompts may come
 
     def __init__(self, run):
         self.run, self.place = run, user_place()
@@ -49,7 +50,7 @@ class Everyone:
         behind = nodes[at + 1:]
         del nodes[at:]
         run.graph.renew()
-        run.open_invoke, self._is_written = self, True
+        run.open_invoke, self._is_written, self.can_plan = self, True, True
         made = self._recording.replay(run)
         run.open_invoke = None
         run.graph.renew()
@@ -115,8 +116,12 @@ class Everyone:
     def replace(self, hook, value):
         """Another tensor in the place; the old one stays that of its names."""
         graph = self.run.graph
+        if not self._is_written:
+            return graph.replace(hook, value)
         key = next(key for key, (_, joined) in self._joined.items() if joined is hook)
-        parts, _ = self._joined[key]
+        parts, _ = self._joined.pop(key)
+        if len(parts) == 1:
+            return graph.replace(hook, value)
         new = graph.add("clone", [hook])
         node = graph.add("set", [new, value])
         self._joined[key] = parts, new

@@ -70,8 +70,12 @@ class Run:
         """Passes through the model: one, or one for each new token."""
         return max(1, self.max_new_tokens)
 
-    can_plan = True     # whether shapes are known while it is written
     takes_runs = False  # whether runs can be written inside it
+
+    @property
+    def can_plan(self):
+        """Whether shapes are known here, while the run is written."""
+        return self.open_invoke is None or self.open_invoke.can_plan
 
     @property
     def is_open(self):
@@ -542,7 +546,7 @@ class Run:
     def planned(self, node):
         """The node with its shape and dtype, as the server plans the request so far."""
         if node.shape is None:
-            if self.recording is not None and isinstance(self.open_invoke, Everyone):
+            if not self.can_plan:
                 raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, and "
                                    "more may come: it is not known inside `with run.invoke():`")
             self._plan()
@@ -648,6 +652,8 @@ class Scan(Run):
 
 class Invoke:
     """One prompt of a run, as a context: hooks inside it see this prompt's rows."""
+
+    can_plan = True
 
     def __init__(self, run, prompt):
         self.run = run
