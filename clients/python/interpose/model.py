@@ -9,9 +9,11 @@ from . import run as runs
 from .client import Client
 from .edit import Edit
 from .errors import RequestError, ServerError
+from .hooks import Hooks
 from .iteration import Iteration, Iterations
+from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
-from .proxy import Proxy, apply, operand
+from .proxy import Proxy, operand
 from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
@@ -24,10 +26,12 @@ class Spec:
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
         self.refused = document.get("refused", {})
+        self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
             Point(runs.STREAMER, "(B,)", False),
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.modules = set(document["modules"])     # that can be applied, by path with a *
 
 
 class Module:
@@ -220,13 +224,23 @@ class Module:
     # The rest.
 
     def __call__(self, x):
-        """What the module makes of a tensor: for the modules that the server has as ops."""
-        run, name = runs.current_run(self._model), self._path.rpartition(".")[2]
-        op = run.spec.ops.get(name)
-        if op is None or op.kind != "call" or len(op.params) != 1:
-            raise TypeError(f"{self._path} cannot be called: the modules that can are lm_head and "
-                            "transformer.ln_f")
-        return apply(run, name, [x])
+        """What the module makes of a tensor, with the model's own numbers; no hook sees it.
+
+        Layernorms, c_attn, c_proj, c_fc, act, mlp and lm_head take (..., width) of what they are
+        given in the model and give a tensor; wte and wpe take ids. attn and a block take
+        (..., T, D), the rows of a whole sequence from position 0 on, and give a tuple of one
+        tensor, as their `.output` is.
+
+        Raises TypeError for a module that computes nothing; RequestError, when the block ends, for
+        another width or dtype.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     hidden = model.transformer.h[2].output[0][:, -1]
+        ...     logits = model.lm_head(model.transformer.ln_f(hidden)).save()
+        >>> logits.value.shape == (1, model.config.vocab)
+        True
+        """
+        return applied(self, x)
 
     def __repr__(self):
         return "\n".join(_drawn(self._path or "model", self._branch, self._model, 0))
@@ -330,6 +344,19 @@ class LanguageModel:
     def server_name(self):
         """What the server calls the model."""
         return self.config.name
+
+    @property
+    def hooks(self):
+        """The hook points by Hugging Face's and TransformerLens's names, to be read and set.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     pattern = model.hooks["blocks.3.attn.hook_pattern"].save()
+        ...     model.hooks["z", 4][:, :, 1] = 0.0
+        ...     resid = model.hooks["resid_post", -1].save()
+        >>> pattern.value.shape == (1, model.config.n_heads, 10, 10)
+        True
+        """
+        return Hooks(self, Module(self, "", self.spec.tree))
 
     def _known(self):
         if self._spec is None:
