@@ -407,7 +407,7 @@ class LanguageModel:
         return ModelOutput(self)
 
     def generate(self, prompt=None, *, max_new_tokens=1, temperature=0.0, top_k=0, top_p=1.0,
-                 seed=0, progress=None, **unsupported):
+                 seed=0, add_bos=False, progress=None, **unsupported):
         """Opens a run that generates: max_new_tokens passes, a token sampled after each.
 
         Temperature 0 is greedy; top_k 0 and top_p 1 keep every token; the same seed gives the same
@@ -424,17 +424,17 @@ class LanguageModel:
         ['The Eiffel Tower is in the city of Paris']
         """
         self._refuse("generate", unsupported,
-                     "max_new_tokens, temperature, top_k, top_p, seed and progress")
+                     "max_new_tokens, temperature, top_k, top_p, seed, add_bos and progress")
         sampling = {"temperature": float(temperature), "top_k": whole(top_k, "top_k"),
                     "top_p": float(top_p), "seed": whole(seed, "seed")}
         n = whole(max_new_tokens, "max_new_tokens")
-        return runs.Run(self, n, sampling, self._progress(progress), prompt)
+        return runs.Run(self, n, sampling, self._progress(progress), prompt, add_bos)
 
-    def trace(self, prompt=None, *, progress=None, trace=True, **unsupported):
+    def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`. nnsight's `remote`, `scan` and `validate`
+        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate`
         are taken and change nothing: every run is remote, and checked before it runs.
         Raises as generate does.
 
@@ -443,9 +443,9 @@ class LanguageModel:
         >>> logits.value.shape == (model.config.vocab,)
         True
         """
-        self._refuse("trace", unsupported, "a prompt and progress")
+        self._refuse("trace", unsupported, "a prompt, add_bos and progress")
         sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
-        run = runs.Run(self, 0, sampling, self._progress(progress), prompt)
+        run = runs.Run(self, 0, sampling, self._progress(progress), prompt, add_bos)
         if trace:
             return run
         if prompt is None:
