@@ -33,11 +33,10 @@ struct value {
  * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
  * softmax, log_softmax, cumsum, cumprod, topk_indices (over the last dimension), gather (along the
  * last dimension of in[0] with the index in[1]; in[2] is where an index out of range is reported:
- * plan.faults),
- * scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`, which has its
- * other elements already; in[2] as in gather),
- * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor),
- * parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
+ * plan.faults), scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`,
+ * which has its other elements already; in[2] as in gather), matmul, apply (`module`; in[0] is
+ * contiguous), hook (gathers a point without a live tensor), parameter (unpacks elements of in[0],
+ * a packed one), save (in[0] goes to
  * results). Views, constants and parameters that are arrays need no action: they are only values.
  * A clone of what parks an activation belongs to the node behind which it is as it is. */
 struct action {
@@ -47,6 +46,7 @@ struct action {
     int in[3];    /* values */
     int n_reduced;
     bool largest; /* of topk_indices: else the smallest come first */
+    struct module_at module;
     const int32_t *panels; /* of lm_head: the columns that it computes, in panels of 16, or NULL */
     int n_panels;          /* for all */
     enum point point; /* of hook: what it gathers, where and when `hook` of nodes[node] says */
@@ -59,6 +59,12 @@ enum { PANEL_COLUMNS = 16 };
 
 /* How many of `in` an op's action has: 0 to 3. */
 int action_n_in(enum op op);
+
+/* Whether it is a product of lm_head. */
+static inline bool action_is_head(const struct action *a)
+{
+    return a->op == OP_apply && module_is_head(&a->module);
+}
 
 /* Whether an action may find an index out of range. */
 bool action_may_fault(enum op op);
@@ -90,20 +96,27 @@ struct save {
     size_t offset, bytes; /* into the job's results, a multiple of 64 */
 };
 
+struct plan_sequence {
+    int n_tokens;
+    int row;                  /* its first row in step 0, from its invoke's, and */
+    int n_logits, logits_row; /* how many rows of logits it has there, and the first of them */
+    int page_first, n_pages;  /* of the job's pages: they follow one another */
+};
+
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
     int trace;
-    int n_sequences, n_tokens;
+    int n_sequences, n_tokens; /* tokens of its longest sequence */
+    bool is_ragged;            /* some are shorter: padding.c */
+    struct plan_sequence *sequences;
     int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
                              later steps have one row a sequence: sequence_first */
     int sequence_first;   /* its first sequence among its trace's */
     int generated_first;  /* its first new token among the job's; each sequence's follow another */
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
-                             each sequence; n_tokens: for none */
+                             each sequence, as far as it has so many; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
-    int page_first;       /* the first page of its first sequence among the job's pages */
     int read_from;        /* step 0: no action touches a row of an earlier position, and */
     int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
-    int n_pages;          /* of each of its sequences: they follow one another */
 };
 
 struct plan_trace {
@@ -132,6 +145,7 @@ struct plan {
     struct stop *stops;        /* sorted by pass, then site */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
+    int64_t *touched;          /* of each node: how many elements it sets, without padding */
     int n_traces, n_passes;
     struct plan_trace *traces;
     struct plan_pass *passes;  /* of all traces, in their order */

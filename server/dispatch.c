@@ -42,22 +42,20 @@ static float *rows_at(const struct tensor *t)
     return (float *)t->data + t->view.offset;
 }
 
-/* The model's own layers take packed rows of its width. */
-static int count_rows(const struct place *p, const struct tensor *x)
-{
-    return (int)(view_count(&x->view) / p->model->shape.width);
-}
-
 static void gather_cache(const struct place *p, const struct node *n, int which,
                          const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
+    const struct view *all = &out->view; /* (B, H, S, dh) */
     for (int i = 0; i < v->n_sequences; i++) {
-        struct tensor one = *out; /* (H, S, dh) */
-        one.view = view_of(out->view.rank - 1, out->view.shape + 1);
-        one.view.offset = out->view.offset + i * out->view.stride[0];
-        p->be->cache_read(p->device, &one, p->model->cache, n->hook.block, which,
-                          p->job->pages + v->page_first + i * v->n_pages, (int)out->view.shape[2]);
+        const int64_t padding = v->n_tokens - v->sequences[i].n_tokens, S = all->shape[2] - padding;
+        const struct view one = {
+            .rank = 3,
+            .shape = {all->shape[1], S, all->shape[3]},
+            .stride = {all->stride[1], all->stride[2], all->stride[3]},
+            .offset = all->offset + i * all->stride[0] + padding * all->stride[2]};
+        p->be->cache_read(p->device, &(struct tensor){out->data, out->dtype, one}, p->model->cache,
+                          n->hook.block, which, job_pages(p->job, n->invoke, i), (int)S);
     }
 }
 
@@ -80,6 +78,7 @@ static void gather_generated(const struct place *p, const struct node *n, const 
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
+        to += v->n_tokens - prompt->n_tokens;
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
             to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);
@@ -124,14 +123,14 @@ static void save(const struct place *p, const struct tensor *out, const struct t
     p->be->download(p->device, to, x);
 }
 
-static void lm_head(const struct place *p, const struct action *a, const struct tensor *out,
-                    const struct tensor *in)
+static void apply(const struct place *p, const struct action *a, const struct tensor *out,
+                  const struct tensor *in)
 {
-    const int n = count_rows(p, in);
+    const int n = (int)(view_count(&in->view) / in->view.shape[in->view.rank - 1]);
     if (a->panels)
         gpt2_lm_head_panels(p->model, rows_at(out), rows_at(in), n, a->panels, a->n_panels);
     else
-        gpt2_lm_head(p->model, rows_at(out), rows_at(in), n);
+        gpt2_apply(p->model, &a->module, rows_at(out), rows_at(in), n);
 }
 
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
@@ -163,8 +162,7 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_gather: select_at(p, a, out, in); break;
     case OP_scatter: case OP_scatter_add: scatter(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
-    case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
-    case OP_lm_head: lm_head(p, a, out, in); break;
+    case OP_apply: apply(p, a, out, in); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
     case OP_parameter: p->be->weight_read(p->device, out, in->data, &in->view); break;
@@ -192,7 +190,7 @@ static int cut_dim(const struct action *a, const struct tensor *out)
 {
     const struct view *v = &out->view;
     int n_dims = v->rank, best = -1;
-    const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
+    const bool rows = a->op == OP_apply; /* packed, one behind the other */
     const bool along = a->op == OP_topk_indices || a->op == OP_cumsum || a->op == OP_cumprod ||
                        action_may_fault(a->op);
     if (rows || along || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)

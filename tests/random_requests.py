@@ -41,6 +41,7 @@ def has_columns(path):
 class Builder:
     def __init__(self, rng, sizes):
         self.rng, self.sizes, self.nodes = rng, sizes, []
+        self.without = []  # paths that an invoke cannot have
 
     def add(self, op, *args, **fields):
         self.nodes.append({"op": op, "args": list(args), **fields})
@@ -48,6 +49,7 @@ class Builder:
 
     def path(self, paths):
         block = self.rng.randrange(self.sizes["n_blocks"])
+        paths = [path for path in paths if path not in self.without]
         return self.rng.choice(paths).replace("*", str(block))
 
     def hook(self, paths, invoke, step):
@@ -142,7 +144,17 @@ class Builder:
     def lens(self, invoke, step, length):
         """What the model would say if it ended at some block."""
         x = self.add("getitem", self.hook(HIDDEN[2:3], invoke, step), f"[:, -{min(3, length)}:]")
-        self.save(self.add("argmax", self.add("lm_head", self.add("ln_f", x)), -1))
+        x = self.add("apply", self.add("apply", x, "transformer.ln_f"), "lm_head")
+        self.save(self.add("argmax", x, -1))
+
+    def module(self, invoke, step, length):
+        """A block's MLP over another block's stream, and a parameter beside it."""
+        x = self.add("getitem", self.hook(HIDDEN[2:], invoke, step), f"[:, -{min(3, length)}:]")
+        for name in ("ln_2", "mlp.c_fc", "mlp.c_proj"):
+            x = self.add("apply", x, self.path([f"transformer.h.*.{name}"]))
+        at = self.rng.randrange(self.sizes["width"])
+        row = self.path([f"transformer.h.*.mlp.c_proj.weight[:, {at}][:16]", f"W_U[{at}, :16]"])
+        self.save(self.add("sum", self.add("mul", self.add("getitem", x, "[..., :16]"), row), -1))
 
     def read_late(self, invoke, step, length):
         """An early activation, waiting on the slab for a late one."""
@@ -300,7 +312,8 @@ def fill(builder, rng, kind, lengths, counts, traces):
                     lambda: builder.read_whole(paths, i, step),
                     lambda: builder.lens(i, step, length),
                     lambda: builder.read_late(i, step, length),
-                ][:3 if kind == "early" else 5])()
+                    lambda: builder.module(i, step, length),
+                ][:3 if kind == "early" else 6])()
             if kind == "work":
                 builder.work(i, step)
 
@@ -318,6 +331,9 @@ def random_job(seed, sizes):
         length = prompt_length(rng, kind, sizes["context"] - n_new)
         many = rng.choice([2, 3, 8]) if kind == "many" else 1
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
+        if rng.randrange(2):  # of unequal length, all but the first
+            prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
+            builder.without = INSIDE + WHOLE if many > 1 else builder.without
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
     fields, counts, traces = deal(rng, invokes, n_new)

@@ -474,7 +474,7 @@ static void a_loss_takes_a_tile_of_logits(void **state)
     t.model = gpt2_shape;
     tiny_invoke(&t, 1, 1024);
     tiny_save(&t, loss_of(hook("lm_head.output")));
-    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head "
+    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: apply "
        "gather logsumexp sub mean save");
     assert_int_equal(t.plan.n_logits, 0);
     assert_int_equal(t.plan.n_loops, 1);
@@ -510,7 +510,7 @@ static void a_few_columns_are_a_few_panels(void **state)
     const int a = tiny_getitem(&t, x, "[:, :, 50256]"), b = tiny_getitem(&t, x, "[..., 300:310]");
     tiny_save(&t, a);
     tiny_save(&t, b);
-    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head save save");
+    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: apply save save");
     const struct action *product = action_at(1, 0);
     assert_int_equal(product->n_panels, 3);
     assert_int_equal(product->panels[0], 18); /* 288 .. 303, 304 .. 319, 50256 */
@@ -561,7 +561,7 @@ static void what_changes_lm_head_input_is_seen(void **state)
     tiny_invoke(&t, 1, 100);
     tiny_save(&t, tiny_op(&t, argmax, NODE(hook("lm_head.output")), INT(-1)));
     tiny_op(&t, set, NODE(hook("lm_head.input")), FLOAT(0));
-    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: lm_head argmax save");
+    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: apply argmax save");
 }
 
 /* Steps. */
@@ -622,11 +622,41 @@ static void rows_sequences_and_pages_are_dealt_out(void **state)
     assert_int_equal(t.plan.traces[0].n_sequences, 5);
     assert_int_equal(v[1].row_first, 122);
     assert_int_equal(v[1].sequence_first, 2);
-    assert_int_equal(v[0].n_pages, 1); /* 64 positions: the last token is not run */
-    assert_int_equal(v[1].n_pages, 2);
-    assert_int_equal(v[1].page_first, 2);
+    assert_int_equal(v[0].sequences[1].n_pages, 1); /* 64 positions: the last token is not run */
+    assert_int_equal(v[1].sequences[0].n_pages, 2);
+    assert_int_equal(v[1].sequences[0].page_first, 2);
     assert_int_equal(t.plan.n_pages, 8);
     assert_int_equal(v[1].logits_first, 2);
+}
+
+static void prompts_of_unequal_length_have_their_own_rows(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 3, 5);
+    t.graph.invokes[0].prompts[1].n_tokens = 2;
+    const int x = tiny_hook(&t, "transformer.h.0.output[0]", 0, 0);
+    tiny_save(&t, tiny_getitem(&t, tiny_hook(&t, "lm_head.output", 0, 0), "[:, -3:]"));
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[1:, :3]")), FLOAT(0));
+    /* A copy of each prompt's rows, zeros before the second, and back behind the set. */
+    IS("0 transformer.h.0.output[0]: clone clone clone clone set clone set set set; 0 "
+       "lm_head.output: clone clone clone clone save");
+    assert_string_equal(shape_of(x), "(3, 5, 8)");
+    assert_int_equal(t.plan.touched[t.graph.n_nodes - 1], 3 * 8);
+    assert_int_equal(t.plan.n_rows, 12);
+    assert_int_equal(t.plan.n_logits, 3 + 2 + 3);
+    assert_int_equal(t.plan.invokes[0].sequences[2].row, 7);
+    assert_int_equal(t.plan.invokes[0].sequences[2].logits_row, 5);
+}
+
+static void a_set_of_padding_alone_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 5);
+    t.graph.invokes[0].prompts[1].n_tokens = 2;
+    const int x = tiny_hook(&t, "transformer.h.0.output[0]", 0, 0);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[1, :3]")), FLOAT(0));
+    IS("shape nodes[2].args[0]: set of (3, 8), which is padding alone: the prompts there are "
+       "shorter");
 }
 
 static void prompts_that_cannot_run_are_refused(void **state)
@@ -638,11 +668,6 @@ static void prompts_that_cannot_run_are_refused(void **state)
     t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 1, 0);
     IS("value invokes[0].prompt: a prompt needs at least one token: this one has none");
-    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
-    tiny_invoke(&t, 2, 5);
-    t.graph.invokes[0].prompts[1].n_tokens = 3;
-    IS("shape invokes[0].prompt[1]: the prompts of one invoke must have the same number of "
-       "tokens: 5 and 3; give each its own invoke");
     t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 1, 30);
     t.graph.traces[0].n_new_tokens = 3;
@@ -1059,6 +1084,8 @@ int main(void)
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(prompts_of_unequal_length_have_their_own_rows),
+        TEST(a_set_of_padding_alone_is_refused),
         TEST(prompts_that_cannot_run_are_refused),
         TEST(tokens_that_do_not_exist_are_refused),
         TEST(too_many_prompts_are_refused),

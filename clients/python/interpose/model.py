@@ -9,9 +9,11 @@ from . import run as runs
 from .client import Client
 from .edit import Edit
 from .errors import RequestError, ServerError
+from .hooks import Hooks
 from .iteration import Iteration, Iterations
+from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
-from .proxy import Proxy, apply, operand
+from .proxy import Proxy, operand
 from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
@@ -24,9 +26,12 @@ class Spec:
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
         self.refused = document.get("refused", {})
+        self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
+            Point(runs.STREAMER, "(B,)", False),
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.modules = set(document["modules"])     # that can be applied, by path with a *
 
 
 class Module:
@@ -49,9 +54,24 @@ class Module:
             return self._tensors(name)
         if name == "inputs" and "input" in branch.leaves:
             return self._tensors("input")
+        return self._renamed(name)
+
+    def _renamed(self, name):
+        """The module below this one that LanguageModel(rename=...) calls so."""
+        for old, new in self._model._renamed.items():
+            module = self
+            for part in old.strip(".").split(".") if new == name else ():
+                if module is not None and part not in module._branch.children and not (
+                        module._branch.is_list and part.isdigit()):
+                    module = None
+                if module is not None:
+                    module = module[int(part)] if module._branch.is_list else getattr(module, part)
+            if module is not None and module is not self:
+                return module
         raise self._unknown(name)
 
     def __setattr__(self, name, value):
+        name = "input" if name == "inputs" else name
         if name not in self._branch.leaves:
             raise self._unknown(name)
         leaf = self._branch.leaves[name]
@@ -88,6 +108,15 @@ class Module:
             return _outputs(run, path, leaf, self._step)
         tensor = Proxy(run, run.hook(path, self._step))
         return Inputs(tensor, _replace) if name == "input" else tensor
+
+    def _modules(self):
+        """All modules below this one that have an input or an output, in the order of the tree."""
+        for name in self._branch.children:
+            child = getattr(self, name)
+            for module in child if child._branch.is_list else [child]:
+                if {"input", "output"} & set(module._branch.leaves):
+                    yield module
+                yield from module._modules()
 
     def _join(self, name):
         return f"{self._path}.{name}" if self._path else name
@@ -195,13 +224,23 @@ class Module:
     # The rest.
 
     def __call__(self, x):
-        """What the module makes of a tensor: for the modules that the server has as ops."""
-        run, name = runs.current_run(self._model), self._path.rpartition(".")[2]
-        op = run.spec.ops.get(name)
-        if op is None or op.kind != "call" or len(op.params) != 1:
-            raise TypeError(f"{self._path} cannot be called: the modules that can are lm_head and "
-                            "transformer.ln_f")
-        return apply(run, name, [x])
+        """What the module makes of a tensor, with the model's own numbers; no hook sees it.
+
+        Layernorms, c_attn, c_proj, c_fc, act, mlp and lm_head take (..., width) of what they are
+        given in the model and give a tensor; wte and wpe take ids. attn and a block take
+        (..., T, D), the rows of a whole sequence from position 0 on, and give a tuple of one
+        tensor, as their `.output` is.
+
+        Raises TypeError for a module that computes nothing; RequestError, when the block ends, for
+        another width or dtype.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     hidden = model.transformer.h[2].output[0][:, -1]
+        ...     logits = model.lm_head(model.transformer.ln_f(hidden)).save()
+        >>> logits.value.shape == (1, model.config.vocab)
+        True
+        """
+        return applied(self, x)
 
     def __repr__(self):
         return "\n".join(_drawn(self._path or "model", self._branch, self._model, 0))
@@ -214,6 +253,8 @@ class Modules(Module):
 
     def __getitem__(self, i):
         n = len(self)
+        if isinstance(i, str):
+            return getattr(self, i)
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(n))]
         i = whole(i, "a block's number")
@@ -271,7 +312,8 @@ class LanguageModel:
     no such model. A model can be shared by threads.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
-    print(model) shows them all. `device_map` and `dispatch`, which nnsight takes, change nothing.
+    print(model) shows them all. `rename` gives some of them further names, by the name of a module or a
+    path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`, which nnsight takes, change nothing.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
     ...     hidden = model.transformer.h[-1].output[0].save()
@@ -279,11 +321,12 @@ class LanguageModel:
     True
     """
 
-    def __init__(self, name, host=None, *, user=None, progress=True, device_map=None,
+    def __init__(self, name, host=None, *, user=None, progress=True, rename=None, device_map=None,
                  dispatch=None):
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None
+        self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
 
     @property
@@ -302,6 +345,19 @@ class LanguageModel:
         """What the server calls the model."""
         return self.config.name
 
+    @property
+    def hooks(self):
+        """The hook points by Hugging Face's and TransformerLens's names, to be read and set.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     pattern = model.hooks["blocks.3.attn.hook_pattern"].save()
+        ...     model.hooks["z", 4][:, :, 1] = 0.0
+        ...     resid = model.hooks["resid_post", -1].save()
+        >>> pattern.value.shape == (1, model.config.n_heads, 10, 10)
+        True
+        """
+        return Hooks(self, Module(self, "", self.spec.tree))
+
     def _known(self):
         if self._spec is None:
             models, tables = map(self.client.document, ("/v1/models", "/v1/spec"))
@@ -316,7 +372,7 @@ class LanguageModel:
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(Module(self, "", self.spec.tree), name)
+        return getattr(self._root(), name)
 
     def __dir__(self):
         return sorted({*super().__dir__(), *self.spec.tree.names(), "all", "iter", "next", "step"})
@@ -326,15 +382,9 @@ class LanguageModel:
             line for name, branch in self.spec.tree.children.items()
             for line in _drawn(name, branch, self, 0))
 
-    def _modules(self, below=None):
-        """All modules that have an input or an output, in the order of the tree."""
-        below = Module(self, "", self.spec.tree) if below is None else below
-        for name in below._branch.children:
-            child = getattr(below, name)
-            for module in child if child._branch.is_list else [child]:
-                if {"input", "output"} & set(module._branch.leaves):
-                    yield module
-                yield from self._modules(module)
+    def _root(self):
+        """The module that all others are below."""
+        return Module(self, "", self.spec.tree)
 
     def _paths_below(self, path, branch):
         """The paths of all modules below one."""
