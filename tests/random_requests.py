@@ -114,7 +114,7 @@ class Builder:
 
     def read_part(self, paths, invoke, step, length):
         x = self.look(paths, invoke, step, length)
-        kind = self.rng.randrange(9)
+        kind = self.rng.randrange(11)
         if kind == 1:
             x = self.add(self.rng.choice(UNARY), x)
         elif kind == 2:
@@ -131,6 +131,11 @@ class Builder:
             self.add("set", self.add("getitem", x, "[..., :2]"), 1.5)
         elif kind == 8:
             x = self.add("transpose", x, 0, -1)
+        elif kind == 9:
+            op = self.rng.choice(["scatter", "scatter_add"])
+            x = self.add(op, x, -1, self.add("argmax", x, -1, True), 1.5)
+        elif kind == 10:
+            x = self.add("diagonal", x, 0, -2, -1)
         self.save(x)
 
     def read_whole(self, paths, invoke, step):
