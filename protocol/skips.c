@@ -4,14 +4,14 @@
 #include "planner.h"
 
 static const struct skippable {
-    enum point output, first, last; /* of the points inside; the output itself may lie among them */
+    enum point output, first; /* of the points inside: those up to the output */
 } skippables[] = {
-    {PT_ln1_out, PT_ln1_in + 1, PT_ln1_out},
-    {PT_attn_out, PT_ln1_out + 1, PT_attn_out},
-    {PT_ln2_out, PT_ln2_in + 1, PT_ln2_out},
-    {PT_mlp_out, PT_ln2_out + 1, PT_mlp_out},
-    {PT_block_out, PT_block_in + 1, PT_block_values},
-    {PT_lnf_out, PT_lnf_in + 1, PT_lnf_out},
+    {PT_ln1_out, PT_ln1_in + 1},
+    {PT_attn_out, PT_ln1_out + 1},
+    {PT_ln2_out, PT_ln2_in + 1},
+    {PT_mlp_out, PT_ln2_out + 1},
+    {PT_block_out, PT_block_in + 1},
+    {PT_lnf_out, PT_lnf_in + 1},
 };
 
 static bool check_inside(struct planner *s, int set, const struct root *r,
@@ -20,9 +20,9 @@ static bool check_inside(struct planner *s, int set, const struct root *r,
     const int n_blocks = s->m->n_blocks;
     const int pass = r->turn / s->n_sites * s->n_sites;
     char site[SITE_TEXT_SIZE], output[SITE_TEXT_SIZE];
-    for (int p = (int)module->first; p <= (int)module->last; p++) {
+    for (int p = (int)module->first; p < (int)module->output; p++) {
         const int at = site_of((enum point)p, block, n_blocks);
-        const int root = p == (int)module->output ? -1 : hook_find(s, r->invoke, pass + at);
+        const int root = hook_find(s, r->invoke, pass + at);
         if (root >= 0)
             return node_refuse(s->e, &s->g->nodes[s->roots[root].node], -1, ERR_order,
                                "%s is inside the module that %s skips by setting %s",
