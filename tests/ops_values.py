@@ -606,6 +606,42 @@ IN_PLACE = rows("""
     x >>= y; x
 """, given(x=operand("i", (3, 4)), y=operand("n", (3, 4), "y")))
 
+# Every in-place form: of a float, an integer and a bool tensor, laid in other ways, and of a view.
+_TRIED = given(x=operand("p", (3, 4))) + given(x=laid("f")[2]) + given(x=operand("i", (3, 4))) + given(
+    x=operand("b", (3, 4)))
+_TRIED_TWO = [over for over in binary(("fp", "fn", "if", "in", "bb", "bi"), special=False)
+              if getattr(over["x"].data, "shape", ()) in ((3, 4), (2, 3))]
+
+IN_PLACE_METHODS = rows("\n".join(f"x[1:].{name}_(); x" for name in """
+    abs absolute bitwise_not ceil cos erf exp exp2 expm1 fix floor frac log log10 log1p log2 logical_not
+    nan_to_num neg negative reciprocal relu round rsqrt sigmoid sign sin sqrt square tan tanh trunc
+    """.split()), _TRIED, 1e-6, 1e-38) + rows("\n".join(f"x.{name}_(y); x" for name in """
+    add bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor div divide eq
+    floor_divide fmod ge greater greater_equal gt le less less_equal logical_and logical_or
+    logical_xor lt mul multiply ne not_equal remainder true_divide clamp_min clamp_max
+    """.split()), _TRIED_TWO, ANY_ZERO, lenient="a bool counts as 0 or 1, and a 0 may be computed") + rows("""
+    x.sub_(y); x
+    x.subtract_(y); x
+    x.lerp_(y, 0.25); x
+    x.pow_(2); x
+    x.add_(y, alpha=2); x
+    x.div_(y, rounding_mode="floor"); x
+    x.clip_(-1, 1); x
+    x.clamp_(0.5, 1.5); x
+    x.cumsum_(0); x
+    x.cumprod_(-1); x
+    x.masked_fill_(x > 1, 0.5); x
+    x.masked_fill_(x > 1, 2); x
+    x.transpose(0, 1).cumsum_(0); x
+""", given(x=operand("f", (3, 4)), y=operand("p", (3, 4), "y")) + given(
+    x=operand("i", (3, 4)), y=operand("n", (3, 4), "y")) + given(
+    x=operand("i", (3, 4)), y=operand("f", (3, 4), "y")), 1e-6, 1e-6) + rows("""
+    x += 0.5; x
+    x.add_(0.5); x
+    x.exp_(); x
+    x[0] *= y; x
+""", given(x=operand("i", (3,)), y=operand("f", ())),
+    refused="an in-place op gives float32, which cannot be put into int64")
 SOFTMAXES = rows("""
     x.softmax(-1)
     x.softmax(dim=0)
@@ -639,4 +675,4 @@ REFUSED = rows("""
 """, given(x=operand("i", (3,))), refused="fmod of int64 by 0")
 
 ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CLAMPED + CHOICES
-        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)
+        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + IN_PLACE_METHODS + SOFTMAXES + REFUSED)

@@ -11,6 +11,17 @@ import numpy as np
 from .values import whole
 
 
+# The methods that torch has with a "_" behind their names too, for x to become what they give.
+IN_PLACE = frozenset("""
+    abs absolute add bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
+    bitwise_xor ceil clamp clamp_max clamp_min clip cos cumprod cumsum div divide eq erf exp exp2
+    expm1 fix floor floor_divide fmod frac ge greater greater_equal gt le lerp less less_equal log
+    log10 log1p log2 logical_and logical_not logical_or logical_xor lt mul multiply
+    nan_to_num ne neg negative not_equal pow reciprocal relu remainder round rsqrt scatter
+    scatter_add index_add index_copy index_fill tril triu sigmoid sign sin sqrt square sub subtract
+    tan tanh true_divide trunc""".split())
+
+
 class Extremes(NamedTuple):
     """What x.max(dim), x.sort() and their like give, named as torch names it."""
     values: "Proxy"

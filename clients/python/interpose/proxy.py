@@ -11,7 +11,7 @@ from .converted import Converted
 from .errors import NoValue
 from .finished import Value
 from .graph import Index
-from .numeric import Numeric
+from .numeric import IN_PLACE, Numeric
 from .spec import bind
 from .values import as_array, constant, dtype_name, dtype_text, is_array_like, whole
 
@@ -228,9 +228,18 @@ class Proxy(Numeric):
         self._run.add("set", [self._node, operand(self._run, value)])
         return self
 
+    def _change(self, value):
+        """As _assign, of what an in-place op gives: it must fit the dtype as it is."""
+        self._run.add("set", [self._node, operand(self._run, value), True])
+        return self
+
     def copy_(self, value):
         """Sets every element, as x[...] = value."""
         return self._assign(value)
+
+    def masked_fill_(self, mask, value):
+        """Sets the elements where the mask holds."""
+        return self._assign(self.masked_fill(mask, value))
 
     def fill_(self, value):
         """Sets every element to one number."""
@@ -253,9 +262,9 @@ class Proxy(Numeric):
         op = ops.get(ALIASES.get(name, name))
         if op is not None and op.kind != "effect":
             return Method(self, op.name)
-        if name.endswith("_") and hasattr(self, name[:-1]):
+        if name.endswith("_") and name[:-1] in IN_PLACE:
             change = getattr(self, name[:-1])
-            return lambda *args, **kwargs: self._assign(change(*args, **kwargs))
+            return lambda *args, **kwargs: self._change(change(*args, **kwargs))
         if name in self._run.spec.refused:
             raise AttributeError(no_shape(self._run, name))
         near = difflib.get_close_matches(name, dir(self), 3)
@@ -271,7 +280,7 @@ class Proxy(Numeric):
         return apply(self._run, "where", [condition, self, other])
 
     def masked_fill(self, mask, value):
-        """`value` where the mask holds, else this."""
+        """`value` where the mask holds, else this, promoted as by where."""
         return apply(self._run, "where", [mask, value, self])
 
     def reshape(self, *shape, **named):
@@ -493,7 +502,7 @@ def _give_operators():
         return lambda self, other: apply(self._run, op, [other, self])
 
     def in_place(op):
-        return lambda self, other: self._assign(apply(self._run, op, [self, other]))
+        return lambda self, other: self._change(apply(self._run, op, [self, other]))
 
     for name, op in _OPERATORS.items():
         setattr(Proxy, f"__{name}__", forward(op))
