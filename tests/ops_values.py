@@ -308,6 +308,10 @@ CHOICES = rows("""
     torch.where(x, 1, 2)
 """, given(x=operand("f", (3,))), refused="where needs a mask of bool: this is float32")
 
+# Rows with a NaN, with infinities of one sign and of both.
+WRONG = given(x=np.float32([[1, np.nan, 2], [np.inf, 1, 2], [-np.inf, np.inf, 0], [-np.inf, 0, 1],
+                            [3, 2, 1], [-np.inf] * 3]))
+
 SUMS = rows("""
     x.sum()
     x.sum(-1)
@@ -330,7 +334,7 @@ SUMS = rows("""
     x.all(dim=-1, keepdim=True)
     torch.all(x)
     x.mean(dtype=torch.float32)
-""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 1e-6, 1e-4) + rows("""
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + WRONG, 1e-6, 1e-4) + rows("""
     x.mean()
     x.mean(-1)
     x.mean(dim=(0, -1), keepdim=True)
@@ -352,7 +356,7 @@ SUMS = rows("""
     x.logsumexp((0, 1), keepdim=True)
     torch.logsumexp(x, 0)
     interpose.logsumexp(x, 0)
-""", FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+""", FLOATS_MANY + given(x=operand("f", (0,))) + WRONG, 2e-6, 2e-6)
 
 SCANS = rows("""
     x.cumsum(-1)
@@ -370,7 +374,7 @@ SCANS = rows("""
     x.prod(dim=0, keepdim=True)
     torch.prod(x, 0)
     interpose.prod(x)
-""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 2e-6)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + WRONG, 2e-6)
 
 SPREADS = rows("""
     x.var()
@@ -386,7 +390,7 @@ SPREADS = rows("""
     x.std(-1, True)
     torch.std(x, 0)
     torch.std_mean(x)
-""", FLOATS_MANY + given(x=operand("f", (0,))) + given(x=operand("i", (3,))), 2e-6, 2e-6) + rows("""
+""", FLOATS_MANY + given(x=operand("f", (0,))) + given(x=operand("i", (3,))) + WRONG, 2e-6, 2e-6) + rows("""
     interpose.vector_norm(x, 3, -1)
 """, FLOATS_MANY, 2e-6, 2e-6, oracle="torch.linalg.vector_norm(x, 3, -1)") + rows("""
     x.var_mean(-1)
@@ -423,7 +427,8 @@ EXTREMES = rows("""
     x.min(y)
 """, binary(("ff", "fi", "ii"), numbers=()))
 
-# Of equal elements torch gives any: these are all different.
+# Of equal elements torch gives any: these are all different. Nor are they expanded: torch's median
+# of such a tensor is what it finds in memory.
 APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
     {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
 
@@ -448,6 +453,12 @@ ORDERS = rows("""
     interpose.topk(x, 2)
     x.topk(9)
 """, APART + given(x=SPECIAL[2:]) + given(x=operand("f", (0,))) + given(x=operand("f", (3, 0)))) + rows("""
+    x.sort(-1).values
+    x.topk(2).values
+""", WRONG + MANY) + rows("""
+    x.median(-1).values
+    x.median(0).values
+""", WRONG + APART) + rows("""
     x.sort(dim=-1, stable=True)
     x.sort(dim=0, descending=True, stable=True)
     torch.sort(x, dim=0, stable=True)
@@ -651,7 +662,7 @@ SOFTMAXES = rows("""
     x.log_softmax(-1)
     F.log_softmax(x, dim=0)
     interpose.log_softmax(x, 0)
-""", FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+""", FLOATS_MANY + given(x=operand("f", (0,))) + WRONG, 2e-6, 2e-6)
 
 REFUSED = rows("""
     x.sum(5)
