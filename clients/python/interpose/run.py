@@ -516,7 +516,7 @@ class Run:
         if self.session is not None:
             self.session._plan()
             return
-        nodes = list(self.graph.nodes)
+        nodes = graphs.with_constants(self.graph.nodes)
         try:
             plan = self.model.client.ask("/v1/plan", self._request(nodes))
         except RequestError as e:
@@ -545,7 +545,7 @@ class Run:
         return min(self.max_new_tokens, last + bool(last))
 
     def _send(self):
-        nodes = self.graph.needed()
+        nodes = graphs.with_constants(self.graph.needed())
         n_saves = sum(node.op == "save" for node in nodes)
         n_arrived = 0
         try:
