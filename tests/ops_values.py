@@ -376,6 +376,51 @@ SCANS = rows("""
     interpose.prod(x)
 """, MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + WRONG, 2e-6)
 
+# Of equal elements torch gives any: these are all different. Nor are they expanded: torch's median
+# of such a tensor is what it finds in memory.
+APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
+    {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
+
+# What torch's users expect beside the list.
+EXTRAS = rows("""
+    x.addcmul(y, y)
+    x.addcmul(y, y, value=-2)
+    x.addcdiv(y, y + 9)
+    torch.addcmul(x, y, y, value=0.5)
+""", binary(("ff",), special=False, numbers=()), 1e-6, 1e-6) + rows("""
+    x.addcmul_(y, y, value=0.5); x
+    x[:2].addcdiv_(y[1:], y[:2]); x
+""", given(x=operand("f", (3, 4)), y=operand("p", (3, 4))), 1e-6, 1e-6) + rows("""
+    x.heaviside(y)
+    torch.heaviside(x, y)
+    x.isclose(y)
+    torch.isclose(x, y, equal_nan=True)
+    torch.isclose(x, y, rtol=0.5, atol=1)
+""", binary(("ff",), numbers=())) + rows("""
+    x.diff()
+    x.diff(dim=0)
+    x.diff(n=2, dim=-1)
+    torch.diff(x, dim=0)
+    x.new_zeros(2, 3)
+    x.new_ones((3,), dtype=torch.int64)
+    x.new_full((2, 2), 1)
+    x.new_zeros(4).add_(1)
+""", [{"x": x} for kind in "fi" for x in laid(kind)] + given(x=operand("f", (2, 3, 4)))) + rows("""
+    x.kthvalue(1)
+    x.kthvalue(3, 0)
+    x.kthvalue(2, dim=-1, keepdim=True)
+    torch.kthvalue(x, 1, 0)
+    x.kthvalue(9)
+""", APART) + rows("""
+    x.quantile(0.5)
+    x.quantile(0.3, -1)
+    x.quantile(1.0, dim=0, keepdim=True)
+    x.quantile(0.8, keepdim=True)
+    torch.quantile(x, 0.25, dim=0)
+""", APART + given(x=WRONG[0]["x"].data[:2]) + given(x=operand("i", (3,))), 1e-6, 1e-6) + rows("""
+    x.quantile(1.5)
+""", given(x=operand("f", (3,))), refused="quantile: q is from 0 to 1: it is 1.5")
+
 SPREADS = rows("""
     x.var()
     x.var(-1)
@@ -426,11 +471,6 @@ EXTREMES = rows("""
     x.max(y)
     x.min(y)
 """, binary(("ff", "fi", "ii"), numbers=()))
-
-# Of equal elements torch gives any: these are all different. Nor are they expanded: torch's median
-# of such a tensor is what it finds in memory.
-APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
-    {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
 
 ORDERS = rows("""
     x.sort()
@@ -640,6 +680,8 @@ IN_PLACE_METHODS = rows("\n".join(f"x[1:].{name}_(); x" for name in """
     x.clip_(-1, 1); x
     x.clamp_(0.5, 1.5); x
     x.cumsum_(0); x
+    x.tril_(); x
+    x.triu_(1); x
     x.cumprod_(-1); x
     x.masked_fill_(x > 1, 0.5); x
     x.masked_fill_(x > 1, 2); x
@@ -686,4 +728,4 @@ REFUSED = rows("""
 """, given(x=operand("i", (3,))), refused="fmod of int64 by 0")
 
 ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CLAMPED + CHOICES
-        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + IN_PLACE_METHODS + SOFTMAXES + REFUSED)
+        + SUMS + SCANS + EXTRAS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + IN_PLACE_METHODS + SOFTMAXES + REFUSED)

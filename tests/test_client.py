@@ -350,6 +350,8 @@ np.exp(x); np.add(x, a); np.sum(x, axis=-1); np.mean(x, axis=(0, 1), keepdims=Tr
 np.concatenate([x, a], axis=1); np.stack([x, a]); np.where(x > 0, x, a); np.transpose(x); np.transpose(x, (1, 0, 2)); np.reshape(x, (4, 6))
 np.matmul(x, m); np.argmax(x, axis=-1); np.expand_dims(x, 0); np.swapaxes(x, 0, 1); np.sqrt(np.square(x)); np.clip(x, 0, 1); np.negative(x)
 np.linalg.norm(x); np.linalg.norm(x, axis=-1); np.squeeze(x[:1], axis=0); np.float32(2) * x; x * np.float32(2); np.isnan(x); np.tanh(x)
+np.var(x); np.std(x, axis=-1); np.std(x, axis=0, ddof=1); np.sort(x, axis=0); np.any(x > 1, axis=0); np.all(x < 9); np.cumsum(x, axis=1); np.prod(x, axis=-1)
+np.fmod(x, a); np.trunc(x); np.isfinite(x); np.nan_to_num(x); np.logical_xor(x > 0, a > 0); np.left_shift(x.argmax(-1), 2); np.divide(1, x); np.log1p(np.abs(x))
 """.replace("\n", ";").split(";")
 MIXED = [e.strip() for e in MIXED if e.strip()]
 
@@ -845,8 +847,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("np.unique(model.lm_head.output)", TypeError,
      "unique is not offered: the shape of its result depends on values, and every shape is known "
      "before a run; save the tensor and use numpy.unique on its value"),
-    ("model.lm_head.output.transpose_(0, 1)", AttributeError,
-     "a proxy has no 'transpose_': did you mean {near}?"),
+    ("model.lm_head.output.sum_()", AttributeError, "a proxy has no 'sum_': did you mean {near}?"),
     ("np.median(model.lm_head.output)", TypeError,
      "numpy.median is not offered on proxies: torch.median gives the lower of two in the middle"),
     ("model.lm_head.output.halve().x", AttributeError, "a proxy has no 'halve': did you mean {near}?"),
