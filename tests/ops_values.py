@@ -383,6 +383,14 @@ APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
 
 # What torch's users expect beside the list.
 EXTRAS = rows("""
+    x.round(decimals=2)
+    x.round(decimals=-1)
+    torch.round(x, decimals=1)
+""", unary("f", special=False), 1e-6) + rows("""
+    interpose.add(x, y=y)
+""", given(x=operand("f", (3, 4)), y=operand("f", (4,))), oracle="x + y") + rows("""
+    interpose.sub(x=x, y=y)
+""", given(x=operand("f", (3, 4)), y=operand("f", (4,))), oracle="x - y") + rows("""
     x.addcmul(y, y)
     x.addcmul(y, y, value=-2)
     x.addcdiv(y, y + 9)
@@ -396,7 +404,16 @@ EXTRAS = rows("""
     x.isclose(y)
     torch.isclose(x, y, equal_nan=True)
     torch.isclose(x, y, rtol=0.5, atol=1)
+    torch.allclose(x, y, rtol=0.5, atol=9)
+    x.allclose(y)
+    torch.equal(x, y)
+    x.equal(x + 0)
 """, binary(("ff",), numbers=())) + rows("""
+    x.data
+    x.requires_grad
+    x.is_floating_point()
+    torch.zeros(3, 4, device=x.device) + x.float()
+    x.to("cpu", torch.float32, non_blocking=True, copy=True)
     x.diff()
     x.diff(dim=0)
     x.diff(n=2, dim=-1)

@@ -159,6 +159,26 @@ class Numeric:
         same = near | (self == other)
         return same | (self.isnan() & other.isnan()) if equal_nan else same
 
+    def allclose(self, other, rtol=1e-05, atol=1e-08, equal_nan=False):
+        """Whether all elements are close, as isclose says: one bool."""
+        return self.isclose(other, rtol, atol, equal_nan).all()
+
+    def equal(self, other):
+        """Whether shape and all elements are equal: one bool. Element by element it is x == y."""
+        other = self._op("clone", other)
+        if tuple(self.shape) != tuple(other.shape):
+            return self._op("clone", False)
+        return (self == other).all()
+
+    def round(self, decimals=0):
+        """Rounded to this many digits behind the point (or, negative, before it), halves to even."""
+        if decimals == 0:
+            return self._op("round", self)
+        if self.dtype.kind != "f":
+            raise TypeError(f"round of {self.dtype} to digits is not defined: it takes float32")
+        scale = 10.0 ** abs(whole(decimals, "decimals"))
+        return (self * scale).round() / scale if decimals > 0 else (self / scale).round() * scale
+
     def diff(self, n=1, dim=-1):
         """The differences of neighbours in a dimension, n times over."""
         x, at = self, dims_of(self, dim)[0]

@@ -17,7 +17,7 @@ from .values import constant, dtype_name, dtype_text, is_array_like, whole
 ALIASES = {
     "multiply": "mul", "negative": "neg",
     "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
-    "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow", "float_power": "pow",
+    "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow",
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
     "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
@@ -59,6 +59,25 @@ class Proxy(Numeric):
     def ndim(self):
         """The number of dimensions."""
         return len(self.shape)
+
+    @property
+    def device(self):
+        """Where torch's tensors that go along with this one live: on the CPU."""
+        return "cpu"
+
+    @property
+    def data(self):
+        """Itself: there are no gradients."""
+        return self
+
+    @property
+    def requires_grad(self):
+        """False: there are no gradients."""
+        return False
+
+    def is_floating_point(self):
+        """Whether the dtype is float32."""
+        return self.dtype.kind == "f"
 
     def dim(self):
         """The number of dimensions, as torch spells it."""
@@ -361,10 +380,12 @@ class Proxy(Numeric):
         """The last two dimensions transposed."""
         return self.transpose(-2, -1)
 
-    def to(self, *args, dtype=None, device=None, **unsupported):
+    def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, **unsupported):
         """As another dtype; a device is the server's business, and ignored."""
         if unsupported:
             raise TypeError(f"to() has no parameter {next(iter(unsupported))!r}")
+        if copy:
+            return self.clone().to(*args, dtype=dtype)
         for arg in args:
             if isinstance(arg, Proxy):
                 dtype = arg.dtype
@@ -433,6 +454,8 @@ class Proxy(Numeric):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         from .functions import call_by_name
+        if func.__name__ == "equal":    # numpy's is element by element
+            return as_proxy(args[0]).equal(*args[1:])
         return call_by_name(func.__name__, args, kwargs or {})
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
@@ -470,9 +493,7 @@ class Proxy(Numeric):
         return apply(self._run, "bitwise_not", [self])
 
     def __round__(self, digits=None):
-        if digits:
-            raise TypeError("round() to a number of digits is not offered: scale by a power of ten")
-        return apply(self._run, "round", [self])
+        return self.round(digits or 0)
 
     def __matmul__(self, other):
         return apply(self._run, "matmul", [self, other])
