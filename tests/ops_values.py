@@ -116,7 +116,9 @@ BITS = rows("""
     3 ^ x
 """, unary("ibf"))
 
-WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5))
+# The least integer by -1 ends torch's process, and any by 0 is refused by it.
+_SOME = INTEGERS[(INTEGERS != 0) & (INTEGERS != -2**63)]
+WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5)) + given(x=_SOME[:, None], y=_SOME)
 # Where a quotient has more than 24 bits torch's remainders are NaN or not, by the layout.
 NEAR = SPECIAL[(abs(SPECIAL) < 1e3) & (abs(SPECIAL) > 1e-3) | ~(abs(SPECIAL) < np.inf) | (SPECIAL == 0)]
 
