@@ -29,7 +29,7 @@ static bool read_text(struct prompt *p, struct tree t, struct arena *a, struct e
     return text.length ? true : err_set(e, ERR_value, "a prompt is empty");
 }
 
-static bool read_sequence(struct prompt *p, struct tree t, struct decoder *d)
+bool decode_sequence(struct prompt *p, struct tree t, struct decoder *d)
 {
     const enum tree_kind kind = tree_kind(t);
     if (kind == TREE_text)
@@ -40,24 +40,45 @@ static bool read_sequence(struct prompt *p, struct tree t, struct decoder *d)
                    tree_kind_name[kind]);
 }
 
+bool decode_count(int n_prompts, const char *place, struct decoder *d)
+{
+    const int copies = graph_copies(d->graph);
+    d->n_sequences += n_prompts * copies;
+    if (d->n_sequences <= SEQUENCES_MAX)
+        return true;
+    if (copies == 1)
+        err_set(d->e, ERR_limit, "a request has at most %d prompts", SEQUENCES_MAX);
+    else
+        err_set(d->e, ERR_limit, "a request has at most %d prompts, and each counts n times, %d",
+                SEQUENCES_MAX, copies);
+    return err_at(d->e, -1, "%s", place);
+}
+
+void decode_copies(struct invoke *invoke, struct decoder *d)
+{
+    const int copies = graph_copies(d->graph), n = invoke->n_prompts;
+    struct prompt *prompts = ARENA_ARRAY(d->arena, struct prompt, (size_t)(n * copies));
+    for (int i = 0; i < n * copies; i++)
+        prompts[i] = invoke->prompts[i / copies];
+    *invoke = (struct invoke){n * copies, prompts};
+}
+
 /* A text, a list of ids, or a list of either. */
 static bool read_prompt(struct invoke *invoke, struct tree t, const char *place, struct decoder *d)
 {
     const bool one =
         tree_kind(t) == TREE_text || tree_count(t) == 0 || tree_kind(tree_item(t, 0)) == TREE_int;
     invoke->n_prompts = one ? 1 : tree_count(t);
-    d->n_sequences += invoke->n_prompts;
-    if (d->n_sequences > SEQUENCES_MAX) {
-        err_set(d->e, ERR_limit, "a request has at most %d prompts", SEQUENCES_MAX);
-        return err_at(d->e, -1, "%s", place);
-    }
+    if (!decode_count(invoke->n_prompts, place, d))
+        return false;
     invoke->prompts = ARENA_ARRAY(d->arena, struct prompt, (size_t)invoke->n_prompts);
-    if (one)
-        return read_sequence(invoke->prompts, t, d) ? true : err_at(d->e, -1, "%s", place);
-    for (int i = 0; i < invoke->n_prompts; i++) {
-        if (!read_sequence(&invoke->prompts[i], tree_item(t, i), d))
+    if (one && !decode_sequence(invoke->prompts, t, d))
+        return err_at(d->e, -1, "%s", place);
+    for (int i = 0; i < invoke->n_prompts && !one; i++) {
+        if (!decode_sequence(&invoke->prompts[i], tree_item(t, i), d))
             return err_at(d->e, -1, "%s[%d]", place, i);
     }
+    decode_copies(invoke, d);
     return true;
 }
 
@@ -89,46 +110,10 @@ static bool read_invokes(struct tree invokes, struct tree prompt, struct decoder
     return true;
 }
 
-static bool read_sampling(struct sampling *s, struct tree map, struct err *e)
-{
-    enum { TEMPERATURE, TOP_K, TOP_P, SEED, COUNT };
-    static const struct field fields[COUNT] = {
-        [TEMPERATURE] = {"temperature", KIND_number, false},
-        [TOP_K] = {"top_k", KIND_int, false},
-        [TOP_P] = {"top_p", KIND_number, false},
-        [SEED] = {"seed", KIND_int, false},
-    };
-    struct tree v[COUNT];
-    int64_t top_k = 0, seed = 0;
-    *s = (struct sampling){.top_p = 1.0};
-    if (!map.at)
-        return true;
-    if (!decode_fields(v, map, fields, COUNT, "sampling", -1, e))
-        return false;
-    if (v[TEMPERATURE].at)
-        s->temperature = tree_real(v[TEMPERATURE]);
-    if (!(s->temperature >= 0.0 && s->temperature <= 1e6)) {
-        err_set(e, ERR_value, "temperature is 0 to 1e6, not %g", s->temperature);
-        return err_at(e, -1, "sampling.temperature");
-    }
-    if (v[TOP_P].at)
-        s->top_p = tree_real(v[TOP_P]);
-    if (!(s->top_p > 0.0 && s->top_p <= 1.0)) {
-        err_set(e, ERR_value, "top_p is more than 0 and at most 1, not %g", s->top_p);
-        return err_at(e, -1, "sampling.top_p");
-    }
-    if (v[TOP_K].at && !decode_int(&top_k, v[TOP_K], "top_k", 0, INT32_MAX, e))
-        return err_at(e, -1, "sampling.top_k");
-    if (v[SEED].at && !decode_int(&seed, v[SEED], "seed", 0, INT64_MAX, e))
-        return err_at(e, -1, "sampling.seed");
-    s->top_k = (int)top_k;
-    s->seed = (uint64_t)seed;
-    return true;
-}
-
 enum {
-    REQUEST_MODEL, REQUEST_PROMPT, REQUEST_INVOKES, REQUEST_NEW_TOKENS, REQUEST_SAMPLING,
-    REQUEST_NODES, REQUEST_SAVE, REQUEST_SET, REQUEST_FIELDS
+    REQUEST_MODEL, REQUEST_PROMPT, REQUEST_INVOKES, REQUEST_NEW_TOKENS, REQUEST_LEAST,
+    REQUEST_SAMPLING, REQUEST_STOP, REQUEST_EOS, REQUEST_NODES, REQUEST_SAVE, REQUEST_SET,
+    REQUEST_FIELDS
 };
 
 static const struct field request_fields[REQUEST_FIELDS] = {
@@ -136,24 +121,14 @@ static const struct field request_fields[REQUEST_FIELDS] = {
     [REQUEST_PROMPT] = {"prompt", KIND_text | KIND_list, false},
     [REQUEST_INVOKES] = {"invokes", KIND_list, false},
     [REQUEST_NEW_TOKENS] = {"max_new_tokens", KIND_int, false},
+    [REQUEST_LEAST] = {"min_new_tokens", KIND_int, false},
+    [REQUEST_STOP] = {"stop", KIND_text | KIND_int | KIND_list, false},
+    [REQUEST_EOS] = {"eos_token_id", KIND_int | KIND_list, false},
     [REQUEST_SAMPLING] = {"sampling", KIND_map, false},
     [REQUEST_NODES] = {"nodes", KIND_list, false},
     [REQUEST_SAVE] = {"save", KIND_map, false},
     [REQUEST_SET] = {"set", KIND_map, false},
 };
-
-static bool read_new_tokens(struct graph *g, struct tree t, struct err *e)
-{
-    int64_t count = 0;
-    if (t.at && tree_int(t) > NEW_TOKENS_MAX)
-        err_set(e, ERR_limit, "max_new_tokens is at most %d, not %lld", NEW_TOKENS_MAX,
-                (long long)tree_int(t));
-    else if (!t.at || decode_int(&count, t, "max_new_tokens", 0, NEW_TOKENS_MAX, e)) {
-        g->n_new_tokens = (int)count;
-        return true;
-    }
-    return err_at(e, -1, "max_new_tokens");
-}
 
 static bool read_request(struct tree root, struct decoder *d)
 {
@@ -164,9 +139,12 @@ static bool read_request(struct tree root, struct decoder *d)
         const struct tree_text model = tree_text(v[REQUEST_MODEL]);
         d->graph->model = arena_copy_text(d->arena, model.at, model.length);
     }
-    return read_invokes(v[REQUEST_INVOKES], v[REQUEST_PROMPT], d) &&
-           read_new_tokens(d->graph, v[REQUEST_NEW_TOKENS], d->e) &&
-           read_sampling(&d->graph->sampling, v[REQUEST_SAMPLING], d->e) &&
+    d->graph->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n = 1};
+    return decode_sampling(&d->graph->sampling, v[REQUEST_SAMPLING], d->e) &&
+           read_invokes(v[REQUEST_INVOKES], v[REQUEST_PROMPT], d) &&
+           decode_new_tokens(d->graph, v[REQUEST_NEW_TOKENS], v[REQUEST_LEAST], "max_new_tokens",
+                             "min_new_tokens", d->e) &&
+           decode_ending(&d->graph->ending, v[REQUEST_STOP], v[REQUEST_EOS], d) &&
            decode_nodes(v[REQUEST_NODES], v[REQUEST_SET], v[REQUEST_SAVE], d);
 }
 

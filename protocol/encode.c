@@ -63,21 +63,40 @@ static void write_tokens(struct writer *w, const struct graph *g)
     write_end(w);
 }
 
-static void write_generated(struct writer *w, const struct reply_facts *f)
+int reply_count_new(const struct writer *w, const struct reply_facts *f, int sequence)
+{
+    if (!f->generated)
+        return 0;
+    return w->at && f->outcomes ? f->outcomes[sequence].n_new : f->graph->n_new_tokens;
+}
+
+typedef void each_fn(struct writer *w, const struct reply_facts *f, int sequence);
+
+/* A value for each prompt of each invoke. */
+static void write_each(struct writer *w, const struct reply_facts *f, each_fn *write)
 {
     const struct graph *g = f->graph;
-    const int n = f->generated ? g->n_new_tokens : 0;
-    const int32_t *ids = f->generated;
+    int sequence = 0;
     write_list(w, g->n_invokes);
     for (int i = 0; i < g->n_invokes; i++) {
         write_list(w, g->invokes[i].n_prompts);
-        for (int j = 0; j < g->invokes[i].n_prompts; j++) {
-            write_ids(w, ids, n);
-            ids = n ? ids + n : ids;
-        }
+        for (int j = 0; j < g->invokes[i].n_prompts; j++)
+            write(w, f, sequence++);
         write_end(w);
     }
     write_end(w);
+}
+
+static void write_generated(struct writer *w, const struct reply_facts *f, int sequence)
+{
+    const int n_new = f->graph->n_new_tokens;
+    write_ids(w, f->generated ? f->generated + (int64_t)sequence * n_new : NULL,
+              reply_count_new(w, f, sequence));
+}
+
+static void write_finish(struct writer *w, const struct reply_facts *f, int sequence)
+{
+    write_text(w, f->outcomes && f->outcomes[sequence].stopped ? "stop" : "length");
 }
 
 /* What each set changes: a mistyped index that touches nothing, or everything, is seen here. */
@@ -160,6 +179,20 @@ static void write_tensor(struct writer *w, const struct reply_facts *f, const st
         write_bin_header(w, s->bytes);
 }
 
+static void write_absent(struct writer *w, const struct reply_facts *f, const struct save *s)
+{
+    write_map(w, 4);
+    write_key(w, "type");
+    write_text(w, "absent");
+    write_key(w, "name");
+    write_text(w, s->name);
+    write_key(w, "node");
+    write_wire(w, f->graph->nodes[s->node].wire);
+    write_key(w, "step");
+    write_int(w, s->step);
+    write_end(w);
+}
+
 /* Digits behind that mean nothing. */
 static double microseconds(double seconds)
 {
@@ -169,13 +202,15 @@ static double microseconds(double seconds)
 static void write_done(struct writer *w, const struct reply_facts *f, double queue_seconds,
                        double run_seconds)
 {
-    write_map(w, 4);
+    write_map(w, 5);
     write_key(w, "type");
     write_text(w, "end");
     write_key(w, "status");
     write_text(w, "done");
     write_key(w, "generated");
-    write_generated(w, f);
+    write_each(w, f, write_generated);
+    write_key(w, "finish");
+    write_each(w, f, write_finish);
     write_key(w, "timing");
     write_map(w, 2);
     write_key(w, "queue");
@@ -292,9 +327,23 @@ static void begin_data(struct encoder *c)
         c->item_size = (size_t)snprintf(c->item, sizeof c->item, "[]");
 }
 
-void encoder_tensor(struct encoder *c, int save)
+static void set_absent(struct encoder *c, const struct save *s)
+{
+    struct writer w = frame_begin(c);
+    if (c->media == REPLY_text)
+        text_absent(&w, s);
+    else
+        write_absent(&w, &c->facts, s);
+    frame_end(c, &w, c->media == REPLY_ndjson ? "\n" : "");
+}
+
+void encoder_save(struct encoder *c, int save)
 {
     assert(save < c->facts.plan->n_saves);
+    if (c->facts.absent && c->facts.absent[save]) {
+        set_absent(c, &c->facts.plan->saves[save]);
+        return;
+    }
     struct writer w = frame_begin(c);
     c->save = &c->facts.plan->saves[save];
     c->data = c->facts.results + c->save->offset;

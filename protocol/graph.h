@@ -60,10 +60,31 @@ struct invoke {
 };
 
 struct sampling {
-    double temperature; /* 0: greedy */
-    int top_k;          /* 0: all */
-    double top_p;       /* 1: all */
-    uint64_t seed;
+    double temperature;        /* 0: greedy */
+    double top_p;              /* 1: all */
+    double min_p;              /* 0: all */
+    double repetition_penalty; /* 1: none */
+    int64_t top_k;             /* 0: all */
+    int64_t seed;
+    int64_t n; /* how often each prompt stands in its invoke: 0 is 1 */
+};
+
+struct stop_text { /* not empty, at most STOP_TEXT_BYTES_MAX */
+    const char *at;
+    size_t size;
+};
+
+struct ending { /* what ends a sequence before its last step */
+    int n_min; /* so many new tokens come in any case, none of them of `ids` */
+    int n_ids, n_texts;
+    const int32_t *ids;
+    const struct stop_text *texts; /* in what is generated, wherever its tokens are cut */
+    int32_t pad;                   /* what stands behind the end of a sequence */
+};
+
+struct outcome { /* of one sequence: what was generated */
+    int n_new;
+    bool stopped; /* by its `ending` */
 };
 
 struct graph {
@@ -72,4 +93,16 @@ struct graph {
     struct node *nodes;
     struct invoke *invokes;
     struct sampling sampling;
+    struct ending ending;
 };
+
+static inline bool graph_may_end_early(const struct graph *g)
+{
+    return g->ending.n_ids + g->ending.n_texts > 0;
+}
+
+/* Each prompt stands so often in its invoke, one behind the other. */
+static inline int graph_copies(const struct graph *g)
+{
+    return g->sampling.n > 0 ? (int)g->sampling.n : 1;
+}

@@ -145,8 +145,9 @@ static bool check_tokens(const struct planner *s, int invoke, int prompt)
             continue;
         err_set(s->e, ERR_index, "token %d does not exist: this model has tokens 0 to %d",
                 q->tokens[i], s->m->vocab - 1);
-        if (v->n_prompts > 1)
-            return err_at(s->e, -1, "invokes[%d].prompt[%d][%d]", invoke, prompt, i);
+        if (v->n_prompts > graph_copies(s->g))
+            return err_at(s->e, -1, "invokes[%d].prompt[%d][%d]", invoke,
+                          prompt / graph_copies(s->g), i);
         return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i);
     }
     return true;
@@ -175,33 +176,9 @@ static bool check_prompts(const struct planner *s, int invoke)
                     T, n);
         else if (check_tokens(s, invoke, i))
             continue;
-        if (v->n_prompts > 1)
-            return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i);
+        if (v->n_prompts > graph_copies(s->g))
+            return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i / graph_copies(s->g));
         return err_at(s->e, -1, "invokes[%d].prompt", invoke);
-    }
-    return true;
-}
-
-static bool check_sampling(const struct planner *s)
-{
-    const struct sampling *o = &s->g->sampling;
-    if (s->g->n_new_tokens < 0 || s->g->n_new_tokens > NEW_TOKENS_MAX) {
-        err_set(s->e, ERR_value, "max_new_tokens must be from 0 to %d: it is %d", NEW_TOKENS_MAX,
-                s->g->n_new_tokens);
-        return err_at(s->e, -1, "max_new_tokens");
-    }
-    if (!(o->temperature >= 0) || isinf(o->temperature)) {
-        err_set(s->e, ERR_value, "temperature must be 0 or more, and finite: it is %g",
-                o->temperature);
-        return err_at(s->e, -1, "sampling.temperature");
-    }
-    if (o->top_k < 0) {
-        err_set(s->e, ERR_value, "top_k must be 0 (all) or more: it is %d", o->top_k);
-        return err_at(s->e, -1, "sampling.top_k");
-    }
-    if (!(o->top_p > 0 && o->top_p <= 1)) {
-        err_set(s->e, ERR_value, "top_p must be above 0 and at most 1: it is %g", o->top_p);
-        return err_at(s->e, -1, "sampling.top_p");
     }
     return true;
 }
@@ -225,6 +202,7 @@ static bool check_counts(const struct planner *s, int64_t n_sequences, int64_t n
 static bool place_invokes(struct planner *s)
 {
     struct plan *p = s->p;
+    assert(s->g->n_new_tokens >= 0 && s->g->n_new_tokens <= NEW_TOKENS_MAX);
     p->samples = s->g->n_new_tokens > 0;
     p->n_steps = p->samples ? s->g->n_new_tokens : 1;
     p->n_invokes = s->g->n_invokes;
@@ -275,6 +253,12 @@ static bool check_hook(struct planner *s, const struct node *n)
                 s->p->n_steps, s->p->n_steps == 1 ? "" : "es", s->p->n_steps - 1);
         return refuse_at(s, n, "step");
     }
+    if (n->hook.name->point == PT_next && !s->p->samples) {
+        err_set(s->e, ERR_value, "%s is the token that a step samples: ask for max_new_tokens",
+                n->hook.name->path);
+        return n->wire < 0 ? err_at(s->e, -1, "%s", n->place)
+                           : err_at(s->e, n->wire, "%s.args[0]", n->place);
+    }
     return true;
 }
 
@@ -288,6 +272,31 @@ int hook_root(struct planner *s, int invoke, int turn, int node, enum point poin
         s->roots[*root - 1].readonly = !point_info[point].writable;
     }
     return *root - 1;
+}
+
+/* Early ends: what is made of a step of an invoke is there only if that invoke came so far. */
+
+/* What a root is made of so far, as the node that makes or sets it leaves it. */
+static void needs_pass_on(struct planner *s, int i)
+{
+    const int n = s->p->n_invokes;
+    int16_t *needs = s->needs + (int64_t)i * n;
+    for (int k = 0; k < n; k++)
+        needs[k] = -1;
+    for (int k = 0; k < s->n_in; k++) {
+        const int16_t *from = root_of(s, s->in[k])->needs;
+        for (int v = 0; v < n && from; v++)
+            needs[v] = from[v] > needs[v] ? from[v] : needs[v];
+    }
+    const struct node *node = &s->g->nodes[i];
+    struct root *r = &s->roots[s->value_roots[i]];
+    for (int v = 0; v < n && node->op == OP_hook && r->needs; v++)
+        needs[v] = r->needs[v];
+    if (node->op == OP_hook && node->hook.name->point != PT_generated &&
+        needs[node->invoke] < node->hook.step)
+        needs[node->invoke] = (int16_t)node->hook.step;
+    if (s->is_new[i] || node->op == OP_hook || node->op == OP_set)
+        r->needs = needs;
 }
 
 /* All hooks of the same rows at the same site and step are views of one root. */
@@ -506,6 +515,8 @@ static bool infer(struct planner *s)
                                             : infer_op(s, i, &out);
         if (!known)
             return false;
+        if (s->needs)
+            needs_pass_on(s, i);
         const struct root *r = root_of(s, i);
         out.home = r->home;
         out.invoke = r->invoke;
@@ -859,6 +870,9 @@ static void planner_open(struct planner *s)
             n_in_max = n_list + PARAMS_MAX > n_in_max ? n_list + PARAMS_MAX : n_in_max;
         }
     }
+    if (graph_may_end_early(s->g) && s->p->n_steps > 1)
+        s->p->needs = s->needs =
+            ARENA_ARRAY(s->a, int16_t, (size_t)n * (size_t)s->p->n_invokes);
     s->n_sites = n_sites(s->m->n_blocks);
     s->hooks = table_new(n + s->p->n_invokes, s->a);
     for (int i = 0; i < DT_COUNT; i++)
@@ -894,7 +908,7 @@ static void make_actions(struct planner *s)
 static bool make_order(struct planner *s, bool *again)
 {
     *again = false;
-    if (!check_sampling(s) || !place_invokes(s))
+    if (!place_invokes(s))
         return false;
     planner_open(s);
     if (!infer(s))

@@ -116,6 +116,8 @@ struct plan {
     const void *constants;     /* what the slab starts with */
     size_t constant_bytes;
     size_t result_bytes;       /* on the host, every saved value */
+    const int16_t *needs;      /* (n_nodes, n_invokes) where generations may end early, else NULL:
+                                  the last step of each invoke of which a node is made, or -1 */
     double cost;               /* multiply-adds of all passes with the graph's own, and */
     double *step_costs;        /* [n_steps] of each pass with its stops */
     double *graph_costs;       /* [n_steps] of its stops alone */

@@ -29,6 +29,7 @@ struct root { /* one tensor that values are views of, and its history in program
     bool is_tile;             /* as high as a tile of a loop */
     int first_writer;         /* tiles.c: the node of its first action, or -1 */
     bool readonly;
+    int16_t *needs; /* [n_invokes] as plan.needs, of what it is so far, or NULL */
     bool is_set; /* by some node so far, so that a constant may be something else by now */
     bool needed;     /* by something alive */
     int64_t bytes;   /* on the slab */
@@ -71,6 +72,7 @@ struct planner {
     int *turns;   /* of each node */
     bool *is_new; /* whether it brings a root into being */
     bool *is_alive;
+    int16_t *needs; /* of p->needs, or NULL */
 
     int *in; /* the operands of the node at hand: values */
     int n_in;

@@ -115,6 +115,15 @@ int batch_count(const struct batch *b)
     return b->n_jobs;
 }
 
+/* Those with rows in its next step. */
+static int count_sequences(const struct job *j)
+{
+    int n = 0;
+    for (int i = 0; i < j->plan.n_invokes; i++)
+        n += job_has_rows(j, i) ? j->plan.invokes[i].n_sequences : 0;
+    return n;
+}
+
 /* Its turn is about the next step. */
 static void turn_settle(const struct batch *b, struct job *j)
 {
@@ -122,9 +131,10 @@ static void turn_settle(const struct batch *b, struct job *j)
     const struct gpt2 *m = b->model;
     struct turn *t = &j->turn;
     const bool logits = p->logits_wanted[j->step];
-    t->rows = j->step == 0 ? p->n_rows : p->n_sequences;
-    t->logits = !logits ? 0 : j->step == 0 ? p->n_logits : p->n_sequences;
-    t->cost = p->step_costs[j->step];
+    const int n_sequences = count_sequences(j);
+    t->rows = j->step == 0 ? p->n_rows : n_sequences;
+    t->logits = !logits ? 0 : j->step == 0 ? p->n_logits : n_sequences;
+    t->cost = p->step_costs[j->step] * n_sequences / p->n_sequences;
     t->is_large = t->rows > m->rows_max[LANE_shared] || t->logits > m->logits_max[LANE_shared] ||
                   t->cost > b->pass_cost || p->graph_costs[j->step] > GRAPH_PART * b->pass_cost;
 }
@@ -289,7 +299,7 @@ static void left(void *context, struct job *j)
     }
     if (j->step == 0 && !job_cancelled(j))
         keep_pages(b, j);
-    if (++j->step == j->plan.n_steps || job_cancelled(j)) {
+    if (j->step++ == job_last_step(j) || job_cancelled(j)) {
         let_go(b, j, NULL);
         return;
     }

@@ -45,6 +45,12 @@ class Builder:
     def save(self, what):
         self.add("save", what, name=f"s{len(self.nodes)}")
 
+    def tokens(self, invoke, step):
+        """The tokens that a step samples, and how likely each was."""
+        logits = self.add("log_softmax", "lm_head.output[:, -1]", -1, invoke=invoke, step=step)
+        self.save(self.add("gather", logits, -1, "generator.streamer.output[:, None]",
+                           invoke=invoke, step=step))
+
     def read(self, invoke, step):
         x = self.hook(READABLE, invoke, step)
         kind = self.rng.randrange(6)
@@ -177,9 +183,17 @@ class Builder:
         self.save(self.add("mean", x, 0) if self.rng.randrange(2) else x)
 
 
-def sampling_of(rng):
-    return {"temperature": rng.choice([0.0, 0.7, 1.3]), "top_k": rng.choice([0, 5, 40]),
-            "top_p": rng.choice([1.0, 0.9]), "seed": rng.randrange(1 << 40)}
+def generation_of(rng, n_new, sizes):
+    """The request's fields about it: how tokens are chosen, and for some what ends it early."""
+    sampling = {"temperature": rng.choice([0.0, 0.7, 1.3]), "top_k": rng.choice([0, 5, 40]),
+                "top_p": rng.choice([1.0, 0.9]), "min_p": rng.choice([0.0, 0.0, 0.05]),
+                "repetition_penalty": rng.choice([1.0, 1.0, 0.8, 1.5]),
+                "seed": rng.randrange(1 << 40), "n": rng.choice([1, 1, 1, 1, 3]) if n_new else 1}
+    fields = {"max_new_tokens": n_new, "sampling": sampling}
+    if n_new > 1 and rng.randrange(2):
+        fields["eos_token_id"] = rng.sample(range(sizes["vocab"]), min(250, sizes["vocab"] // 5))
+        fields["min_new_tokens"] = rng.choice([0, 0, 0, n_new // 2])
+    return fields
 
 
 def random_request(seed, sizes, wild=False):
@@ -199,9 +213,9 @@ def random_request(seed, sizes, wild=False):
                 builder.edit(i, step, wild)
             for _ in range(rng.randrange(1, 4)):
                 builder.read(i, step)
-    sampling = sampling_of(rng)
-    return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling,
-            "nodes": builder.nodes}
+        if n_new:
+            builder.tokens(i, rng.randrange(n_new))
+    return {"invokes": invokes, "nodes": builder.nodes, **generation_of(rng, n_new, sizes)}
 
 
 # Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
@@ -279,8 +293,8 @@ def random_job(seed, sizes):
         fill(builder, rng, kind, lengths, n_new)
     if n_new > 0 and rng.randrange(3) == 0:
         builder.save(builder.add("hook", "generator.output", step=n_new - 1))
-    return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling_of(rng),
-            "nodes": builder.nodes}
+        builder.tokens(rng.randrange(len(invokes)), rng.randrange(n_new))
+    return {"invokes": invokes, "nodes": builder.nodes, **generation_of(rng, n_new, sizes)}
 
 
 def sizes_of(folder):

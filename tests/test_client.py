@@ -167,7 +167,9 @@ def test_invokes_and_steps_are_posted(model, posted):
     hooks = [n for n in posted[0]["nodes"] if n["op"] == "hook"]
     assert [(n["invoke"], n["step"]) for n in hooks] == [
         (0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0)]
-    assert posted[0]["sampling"] == {"temperature": 0.5, "top_k": 5, "top_p": 0.9, "seed": 7}
+    assert posted[0]["sampling"] == {
+        "temperature": 0.5, "top_k": 5, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.0,
+        "seed": 7, "n": 1}
     assert posted[0]["invokes"] == [{"prompt": "Hello"}, {"prompt": ["Hello", "Hello"]}]
 
 

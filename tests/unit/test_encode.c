@@ -100,11 +100,11 @@ static struct bytes whole_reply(enum reply_media media, size_t piece)
     struct encoder *c = encoder_open(media, &facts, &arena);
     encoder_head(c);
     pull(&all, c, piece);
-    encoder_tensor(c, 0);
+    encoder_save(c, 0);
     pull(&all, c, piece);
     encoder_heartbeat(c);
     pull(&all, c, piece);
-    encoder_tensor(c, 1);
+    encoder_save(c, 1);
     pull(&all, c, piece);
     encoder_end(c, 0.25, 1.5);
     pull(&all, c, piece);
@@ -123,6 +123,7 @@ static struct bytes whole_reply(enum reply_media media, size_t piece)
     "\"shape\": [], \"data\": -5}"
 #define END                                                                                   \
     "{\"type\": \"end\", \"status\": \"done\", \"generated\": [[[1, 2], [3, 4]], [[5, 6]]], " \
+    "\"finish\": [[\"length\", \"length\"], [\"length\"]], "                                    \
     "\"timing\": {\"queue\": 0.25, \"run\": 1.5}}"
 
 static const char ndjson[] = HEAD "\n" FIRST "\n\n" SECOND "\n" END "\n";
@@ -272,7 +273,7 @@ static void what_is_no_utf8_is_replaced(void **state)
 static void a_plan_names_what_the_request_has(void **state)
 {
     (void)state;
-    static const struct model_shape shape = {2, 2, 8, 32, 100, 64, 1e-5f};
+    static const struct model_shape shape = {2, 2, 8, 32, 100, 64, 1e-5f, 0, {0}};
     const struct bytes found = encode_plan(&graph, &plan, &shape, REPLY_json, &arena);
     static const char expected[] =
         "{\"nodes\": ["
@@ -302,7 +303,7 @@ static struct bytes one_tensor(enum reply_media media, const struct save *s, con
     f.graph = &g;
     struct bytes found = {0};
     struct encoder *c = encoder_open(media, &f, &arena);
-    encoder_tensor(c, 0);
+    encoder_save(c, 0);
     pull(&found, c, 4096);
     return found;
 }

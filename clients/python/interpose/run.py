@@ -32,16 +32,19 @@ def current_run(model=None):
 class Run:
     """One request, from the `with` that opens it to its values.
 
-    Attributes, after the block: `request_id` and `timing` (seconds: queue, run).
+    Attributes, after the block: `request_id`, `timing` (seconds: queue, run) and `finish_reasons`
+    (of each sequence "stop" or "length").
     """
 
-    def __init__(self, model, max_new_tokens, sampling, progress, prompt=None):
+    def __init__(self, model, options, progress, prompt=None):
         self.model, self.spec = model, model.spec
-        self.max_new_tokens, self.sampling = max_new_tokens, sampling
+        self.max_new_tokens = options["max_new_tokens"]
+        self.n_copies = options.get("sampling", {}).get("n", 1)
+        self._options = options     # the request's fields beside invokes and nodes
         self.graph = graphs.Graph()
         self.invokes = []
         self.open_invoke = None
-        self.request_id = self.timing = None
+        self.request_id = self.timing = self.finish_reasons = None
         self.outer = None
         self._progress = progress
         self._implicit = None if prompt is None else Invoke(self, prompt)
@@ -184,8 +187,7 @@ class Run:
         return {
             "model": self.model.server_name,
             "invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
-            "max_new_tokens": self.max_new_tokens,
-            "sampling": self.sampling,
+            **self._options,
             "nodes": graphs.wire(nodes),
         }
 
@@ -205,7 +207,10 @@ class Run:
                         n_arrived += 1
                         progress.text = (f"step {frame.get('step')} of {self.n_steps - 1}, "
                                          f"{n_arrived} of {n_saves} values")
+                    elif kind == "absent":
+                        n_arrived += 1
                     elif kind == "end":
+                        self.finish_reasons = sum(frame.get("finish") or [], [])
                         self._new_tokens = self._by_invoke(frame.get("generated"))
                         self.timing = frame.get("timing")
                     elif kind == "error":
@@ -274,8 +279,8 @@ class Invoke:
             prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
             texts = [p for p in prompt if isinstance(p, str)]
             encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
-            self.take_tokens(id_lists([next(encoded) if isinstance(p, str) else p
-                                       for p in prompt]))
+            rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
+            self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
         return self._tokens
 
     def take_tokens(self, tokens):
