@@ -1,6 +1,6 @@
-/* The next token from a row of logits: greedy, or drawn from what Hugging Face's processors leave, in
- * their order: repetition penalty, forbidden ids, temperature, top-k, top-p, min-p. The noise is a
- * function of (seed, sequence, step) alone. */
+/* The next token from a row of logits: greedy, or drawn from what Hugging Face's processors leave,
+ * in their order: repetition penalty, forbidden ids, temperature, top-k, top-p, min-p. The noise is
+ * a function of (seed, sequence, step) alone. */
 #pragma once
 #include <stdint.h>
 

@@ -4,8 +4,8 @@
 #include "bpe.h"
 #include "graph.h"
 
-/* Of the new tokens of a sequence, `n` so far, the last one ends it. `b` may be NULL where there are
- * no texts. */
+/* Of the new tokens of a sequence, `n` so far, the last one ends it. `b` may be NULL where there
+ * are no texts. */
 bool ending_reached(const struct ending *g, const struct bpe *b, const int32_t *ids, int n);
 
 /* Whether it is one of the tokens that end a sequence by themselves. */

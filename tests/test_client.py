@@ -880,9 +880,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
     ("model.trace(IDS, scan=False)", TypeError,
      "trace() has no parameter 'scan': it takes a prompt and progress"),
-    ("model.generate(IDS, do_sample=True)", TypeError,
-     "generate() has no parameter 'do_sample': it takes max_new_tokens, temperature, top_k, top_p, "
-     "seed and progress"),
+    ("model.generate(IDS, num_beams=2)", TypeError,
+     "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
+     "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
+     "num_return_sequences and progress"),
+    ("model.generate(IDS, stop=[2.5])", TypeError, "a stop token must be an integer: it is 2.5"),
 ]
 
 

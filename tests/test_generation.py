@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+import interpose
 import wire
 from conftest import BINARY, MODEL
 
@@ -323,6 +324,39 @@ def test_what_cannot_be_is_refused(server, fields, code, path, message):
     error = document["error"]
     assert (error["code"], error.get("path"), error["message"]) == (code, path, message)
     assert status == (413 if code == "limit" else 422)
+
+
+@pytest.fixture(scope="module")
+def model(server):
+    return interpose.LanguageModel("demo", server.host, progress=False)
+
+
+def test_the_client_says_all_of_it(model):
+    """Its options mean what Hugging Face's mean."""
+    whole = hf_generate(max_new_tokens=10, eos_token_id=None)
+    with model.generate(PROMPT, max_new_tokens=10, ignore_eos=True) as run:
+        pass
+    assert run.output[0][-10:].tolist() == whole and run.finish_reasons == ["length"]
+    end = whole[4]
+    at = whole.index(end)
+    with model.generate(PROMPT, max_new_tokens=10, eos_token_id=end, stop=["never said"],
+                        do_sample=False, temperature=9.0) as run:
+        values = [model.lm_head.step(k).output[:, -1, :1].save() for k in range(10)]
+    assert run.output[0].tolist()[-at - 1:] == whole[:at + 1] and run.finish_reasons == ["stop"]
+    assert [v.value.shape for v in values[:at + 1]] == [(1, 1)] * (at + 1)
+    for late in values[at + 1:]:
+        with pytest.raises(interpose.NoValue, match="the generation ended before its step"):
+            late.value
+    with model.generate(PROMPT, max_new_tokens=4, do_sample=True, seed=3,
+                        num_return_sequences=3) as run:
+        tokens = [model.generator.streamer.step(k).output.save() for k in range(4)]
+    assert len(run.tokens) == len(run.output) == 3
+    assert np.array([ids[-4:] for ids in run.output]).T.tolist() == [t.value.tolist()
+                                                                     for t in tokens]
+    with model.generate(PROMPT, max_new_tokens=4, temperature=1.0, seed=3,
+                        num_return_sequences=3) as again:
+        pass
+    assert [a.tolist() for a in run.output] == [a.tolist() for a in again.output]
 
 
 def test_the_model_says_which_token_ends_a_text(server):
