@@ -1187,13 +1187,14 @@ def test_every_public_name_is_documented():
 def test_the_readme_runs(server, name):
     text = (pathlib.Path(__file__).parent.parent / "clients/python/README.md").read_text()
     blocks = text.split("```python\n")[1:]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     code = "".join(block.partition("```")[0] for block in blocks)
     assert 'LanguageModel("demo")' in code
     code = code.replace('"demo"', f"{name!r}, host={server.host!r}")
     facts = {}
     exec(code, facts)
     assert facts["ablated"].value.shape == facts["normal"].value.shape
+    assert facts["logprob"].value.shape == (3, 1)
     assert facts["loss"].value.shape == () and facts["best"].indices.value.shape == (3,)
 
 
