@@ -5,7 +5,7 @@
 # make check      the tests again under the address, undefined-behaviour and thread sanitizers, and
 #                 the fuzzers, FUZZ_SECONDS each
 # make bench      Interpose beside its peers, tables and plots in bench/; ONLY=decode,prefill a part
-# make gemm       the products alone beside OpenBLAS, one table
+# make gemm       the products alone beside OpenBLAS, one table between the machine's limits
 # make gpu-check  on a machine with a GPU: every call of the CUDA backend beside the reference
 # make install    into PREFIX (/usr/local)
 #
@@ -92,6 +92,10 @@ BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
                      $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_pass_emulated)
+# The whole engine on the emulated device: the server, and random schedules.
+EMULATED_ENGINE := $(if $(EMULATED),$(BUILD)/emulated/interposed $(BUILD)/emulated/tests/schedules_tool)
+EMULATED_ENGINE_OBJECTS := $(call object,$(LIBRARY) server/device_cuda.c $(filter-out \
+                           server/main.c server/device_%cuda.c,$(wildcard server/*.c))) $(EMULATED_OBJECTS)
 UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%) $(EMULATED_PROGRAMS)
 TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
@@ -162,6 +166,13 @@ $(BUILD)/tests/test_pass_emulated: $(BUILD)/obj/tests/unit/pass_emulated.o $(cal
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -ljansson -lmsgpackc -lm -lpthread
 
+$(EMULATED_ENGINE): $(EMULATED_ENGINE_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/emulated/interposed: $(BUILD)/obj/server/main.o
+$(BUILD)/emulated/tests/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c)
+
 $(CUDA_OBJECTS): $(BUILD)/obj/%.o: %.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
@@ -185,7 +196,7 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIBRARY_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -ldl
 
-tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS) $(WATCH)
+tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS) $(WATCH) $(EMULATED_ENGINE)
 programs: tests $(BENCH_PROGRAMS)
 
 # libFuzzer comes with clang; the objects are its own.
@@ -259,9 +270,11 @@ bench:
 # OpenBLAS is the one inside numpy. Its threads must not spin behind a call, or they would keep a core
 # from whoever is timed next.
 gemm: .venv/client.done
-	@$(MAKE) --no-print-directory --silent $(BUILD)/bench/gemm
+	@$(MAKE) --no-print-directory --silent $(BUILD)/bench/gemm $(BUILD)/bench/limits
+	@$(BUILD)/bench/limits 2
 	@OPENBLAS_THREAD_TIMEOUT=4 $(BUILD)/bench/gemm \
 	    $$(.venv/bin/python -c "import numpy, pathlib; p = pathlib.Path(numpy.__file__).parent.parent; print(next(p.glob('numpy.libs/*openblas*')))")
+	@$(BUILD)/bench/limits 2
 
 gpu-check:
 	@$(MAKE) --no-print-directory --silent -j CUDA=1 $(BUILD)/gpu/test_backend

@@ -13,6 +13,8 @@
  *              y = ((p_0 + p_1) + p_2) + ..., then + bias
  *   sums       sixteen lanes, lane l adds elements l, l + 16, ... in order, from +0; then the tree
  *              lane[l] += lane[l + 8], then + 4, + 2, + 1
+ *   prod       sixteen lanes as those of a sum, each from 1, and the same tree, by products
+ *   scans      one element behind the other from 0 or 1, in double; each is rounded to its place
  *   layernorm  mean = sum / D, variance = sum((x - mean)^2) / D, both in lanes (the squares by fma
  *              into the lane); (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the
  *              last step an fma
@@ -84,14 +86,16 @@ struct backend {
                    const struct tensor *y);
     void (*where)(struct device *d, const struct tensor *out, const struct tensor *mask,
                   const struct tensor *x, const struct tensor *y);
-    /* OP_sum mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of x,
-     * read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax and
-     * argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty mean
-     * NaN and an empty logsumexp -infinity. */
+    /* OP_sum prod mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of
+     * x, read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax
+     * and argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty
+     * product 1, an empty mean NaN and an empty logsumexp -infinity. */
     void (*reduce)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                    int n_reduced);
     void (*softmax)(struct device *d, enum op op, const struct tensor *out,
                     const struct tensor *x); /* OP_softmax, OP_log_softmax: the last dimension */
+    /* OP_cumsum, OP_cumprod along the last dimension: float32 and int64, the same for out. */
+    void (*scan)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
     /* out (..., k) int64: where along the last dimension of x (..., n), float32 or int64, its k
      * greatest elements are (`largest`) or its k least, in order, k <= n; of equals the first. A
      * NaN is greater than all. */
@@ -102,6 +106,12 @@ struct backend {
      * words are the backend's memory. */
     void (*gather)(struct device *d, const struct tensor *out, const struct tensor *x,
                    const struct tensor *index, int64_t *fault, int64_t tag);
+    /* OP_scatter: out (..., n) at index (..., k) int64 along the last dimension = x (..., k), of a
+     * row in the order of k, so that of equal places the last stays; OP_scatter_add adds, in that
+     * order, bool as |. An index outside 0 .. n - 1 changes nothing and is reported as gather's. */
+    void (*scatter)(struct device *d, enum op op, const struct tensor *out,
+                    const struct tensor *index, const struct tensor *x, int64_t *fault,
+                    int64_t tag);
     /* out (..., M, N) = x (..., M, K) @ y (..., K, N), leading dimensions the same (broadcast by
      * stride 0), any strides. */
     void (*matmul)(struct device *d, const struct tensor *out, const struct tensor *x,
@@ -112,12 +122,24 @@ struct backend {
     bool (*weight_pack)(struct device *d, struct weight **w, const float *matrix, enum layout l,
                         int K, int N, struct err *e);
     void (*weight_free)(struct device *d, struct weight *w);
+    /* out = elements of w as `linear` multiplies by them: `view`, of out's shape, walks w as if it
+     * were row-major (K, N). */
+    void (*weight_read)(struct device *d, const struct tensor *out, const struct weight *w,
+                        const struct view *view);
     /* out[r] = table[ids[r]], rows of `width`. */
     void (*embed)(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                   int width);
     void (*add)(struct device *d, float *out, const float *x, const float *y, int64_t count);
     void (*layernorm)(struct device *d, float *out, const float *x, const float *weight,
                       const float *bias, int n_rows, int width, float epsilon);
+    /* The same in its three steps, with the same bits, for who looks between them: scale[r] =
+     * sqrt(variance + epsilon); out = (x - mean) * (1 / scale[r]); out = fma(x, weight, bias). */
+    void (*layernorm_scale)(struct device *d, float *scale, const float *x, int n_rows, int width,
+                            float epsilon);
+    void (*layernorm_normalize)(struct device *d, float *out, const float *x, const float *scale,
+                                int n_rows, int width);
+    void (*layernorm_gain)(struct device *d, float *out, const float *x, const float *weight,
+                           const float *bias, int n_rows, int width);
     /* out[r] (N) = x[r] (K) @ w, + bias (N, or NULL), then by the epilogue: nothing, gelu_new, or
      * residual[r] + it (residual may be out). Rows of out and residual are N apart, of x K. */
     void (*linear)(struct device *d, float *out, const float *x, const struct weight *w,

@@ -80,11 +80,30 @@ static float *layernorm_input(const struct walk *w, enum point p)
     return s->side;
 }
 
-static void layernorm(const struct walk *w, const float *x, const float *weight, const float *bias)
+/* Whole, or step by step where someone hooks its scale or what it is before gain and bias, whose
+ * points follow one another. False where the pass ends. */
+static bool layernorm(struct walk *w, enum point scale, const float *x, const float *weight,
+                      const float *bias)
 {
+    const struct gpt2_scratch *s = &w->s;
     const struct model_shape *m = &w->m->shape;
-    w->be->layernorm(w->d, w->s.normal, x, weight, bias, w->n_rows, m->width,
-                     m->epsilon);
+    const enum point normalized = scale + 1;
+    const bool steps =
+        is_hooked(w, w->p->wanted, scale) || is_hooked(w, w->p->wanted, normalized);
+    float *const scales = s->act, *const rows = s->z;
+    if (steps)
+        w->be->layernorm_scale(w->d, scales, x, w->n_rows, m->width, m->epsilon);
+    if (!visit(w, scale, scales))
+        return false;
+    if (steps)
+        w->be->layernorm_normalize(w->d, rows, x, scales, w->n_rows, m->width);
+    if (!visit(w, normalized, rows))
+        return false;
+    if (steps)
+        w->be->layernorm_gain(w->d, s->normal, rows, weight, bias, w->n_rows, m->width);
+    else
+        w->be->layernorm(w->d, s->normal, x, weight, bias, w->n_rows, m->width, m->epsilon);
+    return true;
 }
 
 /* A branch's output: beside the residual stream where its point is hooked, otherwise added at
@@ -137,6 +156,7 @@ static bool run_embedding(struct walk *w)
     w->be->embed(w->d, s->side, m->wte, w->p->tokens, n, D);
     HOOK(embed, s->side);
     w->be->embed(w->d, s->residual, m->wpe, w->p->positions, n, D);
+    HOOK(pos_embed, s->residual);
     w->be->add(w->d, s->residual, s->residual, s->side, (int64_t)n * D);
     HOOK(embed_sum, s->residual);
     return true;
@@ -185,7 +205,8 @@ static bool run_attention(struct walk *w, const struct gpt2_block *b)
     HOOK(block_in, s->residual);
     float *x = layernorm_input(w, PT_ln1_in);
     HOOK(ln1_in, x);
-    layernorm(w, x, b->ln1_w, b->ln1_b);
+    if (!layernorm(w, PT_ln1_scale, x, b->ln1_w, b->ln1_b))
+        return false;
     HOOK(ln1_out, s->normal);
     w->be->linear(w->d, s->qkv, s->normal, b->qkv, b->qkv_b, w->n_rows, EPILOGUE_none, NULL);
     HOOK(qkv, s->qkv);
@@ -209,7 +230,8 @@ static bool run_mlp(struct walk *w, const struct gpt2_block *b)
     const struct gpt2_scratch *s = &w->s;
     float *x = layernorm_input(w, PT_ln2_in);
     HOOK(ln2_in, x);
-    layernorm(w, x, b->ln2_w, b->ln2_b);
+    if (!layernorm(w, PT_ln2_scale, x, b->ln2_w, b->ln2_b))
+        return false;
     HOOK(ln2_out, s->normal);
     expand(w, b);
     HOOK(mlp_pre, s->inner);
@@ -230,7 +252,8 @@ static bool run_head(struct walk *w)
     const struct gpt2_scratch *s = &w->s;
     const struct pass *p = w->p;
     HOOK(lnf_in, s->residual);
-    layernorm(w, s->residual, m->lnf_w, m->lnf_b);
+    if (!layernorm(w, PT_lnf_scale, s->residual, m->lnf_w, m->lnf_b))
+        return false;
     HOOK(lnf_out, s->normal);
     const float *x = s->normal;
     if (p->n_logits > 0 && !w->narrow) {
@@ -280,6 +303,28 @@ bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
 const float *gpt2_logits(const struct gpt2 *m, enum lane lane)
 {
     return m->scratch[lane]->logits;
+}
+
+/* The rows of the table are called as the fields are. */
+void *gpt2_parameter(const struct gpt2 *m, enum parameter p, int block)
+{
+    switch (p) {
+#define ONCE(id, memory, rows, columns) \
+    case PARAMETER_##id:                \
+        return m->id;
+#define EACH(id, memory, rows, columns) \
+    case PARAMETER_##id:                \
+        return m->blocks[block].id;
+#define NAME(id, path, shape)
+#include "../protocol/parameters.def"
+#undef ONCE
+#undef EACH
+#undef NAME
+    case PARAMETER_COUNT:
+        break;
+    }
+    assert(!"a parameter without memory");
+    return NULL;
 }
 
 /* A backend takes rows_max rows at once; a row's result does not depend on the others. */

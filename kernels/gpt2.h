@@ -5,7 +5,7 @@
  * that names the file and the field.
  */
 #pragma once
-#include "../protocol/points.h"
+#include "../protocol/parameters.h"
 #include "backend.h"
 
 /* Two passes can be under way: while a large one pauses, shared ones run to their ends. */
@@ -85,6 +85,9 @@ bool gpt2_load(struct gpt2 **m, const struct backend *be, struct device *d, cons
 /* Rows x blocks up to their last sites, hooks at the wanted sites, keys and values appended. Only a
  * device fault can fail it. While a pass is in `pause` or in a hook, the other lane may run one. */
 bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e);
+
+/* A parameter on the device: the floats of an array, the struct weight of a packed one. */
+void *gpt2_parameter(const struct gpt2 *m, enum parameter p, int block);
 
 /* The lane's last pass's logits, (n_logits, V), after its hooks. */
 const float *gpt2_logits(const struct gpt2 *m, enum lane lane);

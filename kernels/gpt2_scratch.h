@@ -11,10 +11,11 @@ struct gpt2_scratch {
                          layernorm's own copy of it */
     float *normal;        /* (rows, D) a layernorm's output */
     float *qkv;           /* (rows, 3D) */
-    float *z;             /* (rows, D) */
+    float *z;             /* (rows, D); in a layernorm, which comes before it is written: the rows
+                             before gain and bias, where someone hooks them */
     float *inner;         /* (rows, F) before the activation function, where someone hooks it; else
                              the last block's queries, narrowed to the rows of the logits */
-    float *act;           /* (rows, F) after it */
+    float *act;           /* (rows, F) after it; in a layernorm the rows' scales */
     float *last;          /* (logits, D) */
     float *logits;        /* (logits, V) */
     int64_t *tokens_host; /* [rows] on the host, on their way to `tokens` */

@@ -34,6 +34,3 @@ int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32
  * probability of id i is weight[i] / the sum that is returned, 0 for what is not kept. */
 double sample_weights(float *weight, const float *logits, int n, const struct sampler *s,
                       int32_t *order);
-
-/* Philox4x32-10: the noise behind it, for tests against published vectors. */
-void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);

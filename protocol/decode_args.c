@@ -116,6 +116,34 @@ static bool find_hook(struct hook *hook, size_t *used, struct tree_text path, co
     return false;
 }
 
+/* False, without an error, where the path begins with another kind of name. */
+static bool is_parameter(struct parameter_at *p, size_t *used, struct tree_text path)
+{
+    p->name = parameter_find(&p->block, used, path.at, path.length);
+    return p->name;
+}
+
+static bool find_parameter(struct parameter_at *p, size_t *used, struct tree_text path,
+                           const struct owner *o, struct decoder *d)
+{
+    struct hook hook;
+    if (is_parameter(p, used, path))
+        return path_block_check(&p->block, path.at, *used, d->model->n_blocks, d->e);
+    if (!find_hook(&hook, used, path, o, d))
+        return false;
+    return err_set(d->e, ERR_unknown, "%.*s is a hook point, not a parameter",
+                   (int)(*used < 100 ? *used : 100), path.at);
+}
+
+/* The node of what a path names. */
+static bool find_path(struct node *node, size_t *used, struct tree_text path,
+                      const struct owner *o, struct decoder *d)
+{
+    node->op = is_parameter(&node->parameter, used, path) ? OP_parameter : OP_hook;
+    return node->op == OP_parameter ? find_parameter(&node->parameter, used, path, o, d)
+                                    : find_hook(&node->hook, used, path, o, d);
+}
+
 bool decode_expression(struct arg *arg, struct tree_text text, const struct owner *o,
                        struct decoder *d)
 {
@@ -130,9 +158,9 @@ bool decode_expression(struct arg *arg, struct tree_text text, const struct owne
         arg->kind = ARG_float;
         return true;
     } else {
-        struct node hook = decode_implicit_node(OP_hook, o, d);
+        struct node place = decode_implicit_node(OP_hook, o, d);
         int at;
-        if (!find_hook(&hook.hook, &used, text, o, d) || !decode_add_node(&at, &hook, d) ||
+        if (!find_path(&place, &used, text, o, d) || !decode_add_node(&at, &place, d) ||
             !set_node(arg, at, d))
             return false;
     }
@@ -305,14 +333,15 @@ static bool read_path_arg(struct node *node, struct tree t, const struct owner *
 {
     size_t used;
     if (tree_kind(t) != TREE_text)
-        return err_set(d->e, ERR_type, "a hook path is a text, not %s",
+        return err_set(d->e, ERR_type, "a path is a text, not %s",
                        tree_kind_name[tree_kind(t)]);
     const struct tree_text path = tree_text(t);
-    if (!find_hook(&node->hook, &used, path, o, d))
+    if (!(node->op == OP_parameter ? find_parameter(&node->parameter, &used, path, o, d)
+                                   : find_hook(&node->hook, &used, path, o, d)))
         return false;
     if (used != path.length)
-        return err_set(d->e, ERR_syntax, "a hook takes a path without an index: \"%.*s\"",
-                       (int)(used < 100 ? used : 100), path.at);
+        return err_set(d->e, ERR_syntax, "a %s takes a path without an index: \"%.*s\"",
+                       op_info[node->op].name, (int)(used < 100 ? used : 100), path.at);
     return true;
 }
 

@@ -499,6 +499,8 @@ static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks
         const struct node *node = &g->nodes[i];
         if (node->op == OP_hook)
             turns[i] = hook_turn(&node->hook, p, n_blocks);
+        else if (node->op == OP_parameter)
+            turns[i] = NEVER; /* whenever it is unpacked */
         else if (op_info[node->op].kind == OPK_view || turns[i] == NEVER)
             turns[i] = latest_input(node, turns);
     }

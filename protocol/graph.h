@@ -2,7 +2,7 @@
  * an argument can only name an earlier node, so that a graph has no cycles by construction. */
 #pragma once
 #include "ops.h"
-#include "points.h"
+#include "parameters.h"
 
 enum arg_kind {
     ARG_absent, ARG_node, ARG_int, ARG_float, ARG_bool, ARG_ints, ARG_nodes, ARG_index, ARG_dtype
@@ -36,6 +36,11 @@ struct hook { /* of an OP_hook: where and when */
     int block, step;
 };
 
+struct parameter_at { /* of an OP_parameter: which */
+    const struct parameter_name *name;
+    int block;
+};
+
 struct node {
     enum op op;
     int invoke;                     /* whose rows a hook sees; 0 where it does not matter */
@@ -44,6 +49,7 @@ struct node {
     const char *name;               /* or NULL */
     struct arg args[PARAMS_MAX];    /* in the order of op_info[op].params */
     struct hook hook;
+    struct parameter_at parameter;
     const struct tensor *constant;  /* of an OP_constant: contiguous, on the host */
 };
 

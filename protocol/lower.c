@@ -9,14 +9,15 @@ struct lowering {
     struct parking *parking;
 };
 
-/* What late readers need of activations. A version is the node behind which an activation is as
- * it is: its hook or a set. */
+/* What late readers need of activations, and readers of packed parameters. A version is the node
+ * behind which an activation is as it is: its hook or a set. */
 struct parking {
     int *seen;       /* of each node: the version for which it was last counted, or -1 */
     int64_t *wanted; /* of each version: the elements that its late readers look at */
     int *whole;      /* of each version: the copy of all its rows, or 0 */
     int *of_version; /* of each node: the version of its last copy, or -1, and */
     int *copy;       /* that copy */
+    int *turn;       /* of each node and version: when the first of its readers is due */
 };
 
 static int *ints_new(int n, int value, struct arena *a)
@@ -81,6 +82,21 @@ static void version_advance(struct planner *s, int node)
         root_of(s, node)->version = node;
 }
 
+/* Whether a node looks at so few columns or rows of a packed parameter that it unpacks these. */
+static bool picks(struct planner *s, const struct node *n)
+{
+    if (n->op != OP_index_select || !root_of(s, s->in[0])->is_packed)
+        return false;
+    const struct root *index = root_of(s, s->in[1]);
+    const struct view *ids = &s->p->values[s->in[1]].view;
+    return index->constant && !index->is_set && view_count(ids) <= PICKS_MAX;
+}
+
+static void note_turn(int *turn, int due)
+{
+    *turn = *turn < 0 || due < *turn ? due : *turn;
+}
+
 /* Adds up what late readers look at, so that what is parked is never more than all rows. */
 static void count_parked(struct planner *s, struct parking *k)
 {
@@ -91,7 +107,11 @@ static void count_parked(struct planner *s, struct parking *k)
         operands_take(s, &s->g->nodes[i]);
         for (int j = 0; j < s->n_in; j++) {
             const int value = s->in[j], version = root_of(s, value)->version;
-            if (!is_late(s, i, value) || k->seen[value] == version)
+            if (!is_late(s, i, value) || (j == 0 && picks(s, &s->g->nodes[i])))
+                continue;
+            note_turn(&k->turn[value], s->turns[i]);
+            note_turn(&k->turn[version], s->turns[i]);
+            if (k->seen[value] == version)
                 continue;
             k->seen[value] = version;
             k->wanted[version] += view_count(&s->p->values[value].view);
@@ -101,13 +121,16 @@ static void count_parked(struct planner *s, struct parking *k)
     version_reset(s);
 }
 
-/* A copy of a value to the slab, right behind the node that made it what it is. */
-static int park(struct planner *s, int value, const struct root *r)
+/* A copy of a value to the slab, right behind the node that made it what it is. What a parameter is
+ * depends on nothing, and it is unpacked before the first of the `readers`. */
+static int park(struct planner *s, const struct parking *k, int value, int readers)
 {
-    const int turn = r->turn, version = r->version;
+    const struct root *r = root_of(s, value);
+    const int turn = r->is_packed ? k->turn[readers] : r->turn, version = r->version;
+    const enum op op = r->is_packed ? OP_parameter : OP_clone;
     const struct view view = s->p->values[value].view;
     const int copy = tensor_add(s, -1, turn, s->p->values[value].dtype, &view);
-    emit_at(s, turn, (struct action){.op = OP_clone, .node = version, .out = copy, .in = {value}});
+    emit_at(s, turn, (struct action){.op = op, .node = version, .out = copy, .in = {value}});
     return copy;
 }
 
@@ -119,7 +142,7 @@ static struct view view_packed(const struct view *v, const struct view *rows)
     packed.offset = v->offset / row * width + v->offset % row;
     for (int i = 0; i < v->rank; i++) {
         if (v->stride[i] >= row)
-            packed.stride[i] = v->stride[i] / row * width;
+            packed.stride[i] = v->stride[i] / row * width + v->stride[i] % row;
     }
     return packed;
 }
@@ -128,10 +151,11 @@ static int park_whole(struct planner *s, struct parking *k, int value)
 {
     const int version = root_of(s, value)->version;
     const struct view rows = root_rows(s, root_of(s, value));
-    s->p->invokes[root_of(s, value)->invoke].read_from = 0;
+    if (root_of(s, value)->home == HOME_activation)
+        s->p->invokes[root_of(s, value)->invoke].read_from = 0;
     if (!k->whole[version]) {
         int all = value_add(s, s->value_roots[value], s->p->values[value].dtype, rows);
-        k->whole[version] = park(s, all, root_of(s, value));
+        k->whole[version] = park(s, k, all, version);
     }
     const int whole = k->whole[version];
     const struct view view = s->p->values[value].view;
@@ -146,7 +170,7 @@ static int parked(struct planner *s, struct parking *k, int value)
         return k->copy[value];
     const struct view rows = root_rows(s, root_of(s, value));
     k->of_version[value] = version;
-    k->copy[value] = k->wanted[version] < view_count(&rows) ? park(s, value, root_of(s, value))
+    k->copy[value] = k->wanted[version] < view_count(&rows) ? park(s, k, value, value)
                                                             : park_whole(s, k, value);
     return k->copy[value];
 }
@@ -304,11 +328,12 @@ static struct view view_dim_last(const struct view *v, int dim)
     return last;
 }
 
-static void lower_softmax(struct lowering *l)
+/* softmax, cumsum and their like: along one dimension, to a result of the same shape. */
+static void lower_along(struct lowering *l)
 {
     struct planner *s = l->s;
     const struct node *n = &s->g->nodes[l->node];
-    const int dim = dim_at(l, 1), x = operand(l, 0);
+    const int dim = dim_at(l, 1), x = operand_as(l, 0, dtype_of(s, l->node));
     const struct view in = view_at(s, x), out = view_at(s, l->node);
     const struct view in_last = view_dim_last(&in, dim), out_last = view_dim_last(&out, dim);
     emit(s, (struct action){.op = n->op,
@@ -336,10 +361,35 @@ static void emit_gather(struct planner *s, int node, int out, int x, int index)
                 .op = OP_gather, .node = node, .out = out, .in = {x, index, faults(s)}});
 }
 
+/* Each element of the index unpacks its own part of the parameter. */
+static void lower_picks(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const int dim = dim_at(l, 1), x = s->in[0], node = root_of(s, x)->node;
+    const struct view index = view_at(s, s->in[1]);
+    const int64_t *ids = root_of(s, s->in[1])->constant;
+    const int64_t n = view_count(&index), step = index.rank ? index.stride[0] : 0;
+    for (int64_t i = 0; i < n; i++) {
+        struct view from = view_at(s, x), to = view_at(s, l->node);
+        from.offset += ids[index.offset + i * step] * from.stride[dim];
+        to.offset += i * to.stride[dim];
+        from.shape[dim] = to.shape[dim] = 1;
+        s->cost += push(s, s->turns[l->node], l->node,
+                        (struct action){.op = OP_parameter,
+                                        .node = node,
+                                        .out = reshaped(s, l->node, to),
+                                        .in = {reshaped(s, x, from)}});
+    }
+}
+
 /* gather's index may be smaller than x; index_select's is the same for all rows. */
 static void lower_select(struct lowering *l)
 {
     struct planner *s = l->s;
+    if (picks(s, &s->g->nodes[l->node])) {
+        lower_picks(l);
+        return;
+    }
     const int dim = dim_at(l, 1), x = operand(l, 0), index = operand(l, 1);
     const struct view from = view_at(s, x), to = view_at(s, l->node), given = view_at(s, index);
     const struct view out = view_dim_last(&to, dim);
@@ -354,6 +404,55 @@ static void lower_select(struct lowering *l)
     }
     emit_gather(s, l->node, reshaped(s, l->node, out), reshaped(s, x, in),
                 reshaped(s, index, at));
+}
+
+/* x's elements are copied, then those at the index are written: of a row in the index's order. */
+static void lower_scatter(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const int dim = dim_at(l, 1);
+    const enum dtype dtype = dtype_of(s, l->node);
+    const int x = operand_as(l, 0, dtype), index = operand(l, 1), src = operand_as(l, 2, dtype);
+    const struct view given = view_at(s, index), to = view_at(s, l->node);
+    const struct view at = view_dim_last(&given, dim);
+    struct view from = view_at(s, src), out = view_dim_last(&to, dim);
+    if (from.rank == 0)
+        from = view_at(s, broadcast(s, src, given.rank, given.shape));
+    from = view_dim_last(&from, dim);
+    memcpy(from.shape, at.shape, sizeof at.shape);
+    memcpy(out.shape, at.shape, sizeof at.shape[0] * (size_t)(at.rank - 1));
+    emit(s, (struct action){.op = OP_clone, .node = l->node, .out = l->node, .in = {x}});
+    if (view_count(&at) > 0)
+        emit(s, (struct action){
+                    .op = s->g->nodes[l->node].op,
+                    .node = l->node,
+                    .out = reshaped(s, l->node, out),
+                    .in = {reshaped(s, index, at), reshaped(s, src, from), faults(s)}});
+}
+
+/* index + size says whether it is in range, by a gather from as many elements that are one: its
+ * remainder is the place. */
+static void lower_wrap_index(struct lowering *l)
+{
+    static const struct arg zero = {.kind = ARG_int};
+    struct planner *s = l->s;
+    const struct arg *asked = &s->g->nodes[l->node].args[1];
+    const struct view to = view_at(s, l->node);
+    const int index = operand(l, 0), turn = s->turns[l->node];
+    const int size = broadcast(s, number_value(s, asked, DT_i64), to.rank, to.shape);
+    const int moved = tensor_add(s, -1, turn, DT_i64, &to);
+    const int unread = tensor_add(s, -1, turn, DT_i64, &to);
+    emit(s, (struct action){.op = OP_add, .node = l->node, .out = moved, .in = {index, size}});
+    struct view at = view_at(s, moved);
+    if (at.rank == 0)
+        add_one(&at);
+    struct view in = {.rank = at.rank};
+    memcpy(in.shape, at.shape, sizeof at.shape);
+    in.shape[in.rank - 1] = 2 * asked->integer;
+    emit_gather(s, l->node, reshaped(s, unread, at),
+                reshaped(s, number_value(s, &zero, DT_i64), in), reshaped(s, moved, at));
+    emit(s,
+         (struct action){.op = OP_remainder, .node = l->node, .out = l->node, .in = {index, size}});
 }
 
 /* The values are gathered from the places. */
@@ -571,17 +670,20 @@ static void lower_node(struct lowering *l)
     case OP_clone: case OP_to: lower_clone(l); break;
     case OP_where: lower_elementwise(l); break;
     case OP_cat: case OP_stack: lower_join(l); break;
-    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: lower_reduction(l); break;
+    case OP_sum: case OP_prod: case OP_mean: case OP_norm: case OP_logsumexp:
+        lower_reduction(l); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: lower_reduction(l); break;
     case OP_gather: case OP_index_select: lower_select(l); break;
+    case OP_scatter: case OP_scatter_add: lower_scatter(l); break;
+    case OP_wrap_index: lower_wrap_index(l); break;
     case OP_topk_values: case OP_topk_indices: lower_topk(l); break;
-    case OP_softmax: case OP_log_softmax: lower_softmax(l); break;
+    case OP_softmax: case OP_log_softmax: case OP_cumsum: case OP_cumprod: lower_along(l); break;
     case OP_matmul: lower_matmul(l); break;
     case OP_ln_f: case OP_lm_head: lower_layer(l); break;
     case OP_hook: lower_hook(l); break;
     case OP_set: lower_set(l); break;
     case OP_save: lower_save(l); break;
-    case OP_constant: case OP_COUNT: assert(!"a constant is no work");
+    case OP_constant: case OP_parameter: case OP_COUNT: assert(!"a constant is no work");
     }
 }
 /* clang-format on */
@@ -631,7 +733,8 @@ bool lower(struct planner *s)
                         .wanted = ARENA_ARRAY(s->a, int64_t, n + 1),
                         .whole = ints_new(n, 0, s->a),
                         .of_version = ints_new(n, -1, s->a),
-                        .copy = ints_new(n, 0, s->a)};
+                        .copy = ints_new(n, 0, s->a),
+                        .turn = ints_new(n, -1, s->a)};
     count_parked(s, &k);
     if (!lower_nodes(s, &k))
         return false;

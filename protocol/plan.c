@@ -328,6 +328,25 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
     return true;
 }
 
+/* All names of a parameter are views of one root. */
+static bool infer_parameter(struct planner *s, int i, struct value *out)
+{
+    const struct parameter_at *at = &s->g->nodes[i].parameter;
+    const enum parameter parameter = at->name->parameter;
+    const int64_t number = (int64_t)at->block * PARAMETER_COUNT + parameter;
+    int *root = table_find(&s->parameters, number);
+    if (!*root)
+        *root = 1 + root_add(s, (struct root){.home = HOME_parameter,
+                                              .node = i,
+                                              .base = (size_t)number,
+                                              .is_packed = parameter_info[parameter].is_packed,
+                                              .readonly = true});
+    s->value_roots[i] = *root - 1;
+    out->dtype = DT_f32;
+    out->view = parameter_view(at->name, s->m);
+    return shape_allowed(&s->g->nodes[i], out->dtype, out->view.rank, out->view.shape, s->e);
+}
+
 static bool infer_constant(struct planner *s, int i, struct value *out)
 {
     const struct tensor *t = s->g->nodes[i].constant;
@@ -372,6 +391,14 @@ static const char *turn_text(char *buffer, size_t size, const struct planner *s,
     return buffer;
 }
 
+static const char *readonly_text(char *buffer, const struct planner *s, const struct root *r)
+{
+    if (r->home == HOME_parameter)
+        return parameter_text(buffer, (enum parameter)(r->base % PARAMETER_COUNT),
+                              (int)(r->base / PARAMETER_COUNT));
+    return site_text(buffer, r->turn % s->n_sites, s->m->n_blocks);
+}
+
 static bool check_target(struct planner *s, const struct node *n)
 {
     const struct root *r = root_of(s, s->in[0]);
@@ -380,18 +407,16 @@ static bool check_target(struct planner *s, const struct node *n)
         return node_refuse(s->e, n, 0, ERR_type, "a number cannot be set, only a tensor");
     if (r->readonly)
         return node_refuse(s->e, n, 0, ERR_type, "%s can be read, but not set",
-                           site_text(site, r->turn % s->n_sites, s->m->n_blocks));
+                           readonly_text(site, s, r));
     const struct view *to = &s->p->values[s->in[0]].view, *from = &s->p->values[s->in[1]].view;
     if (view_count(to) == 0)
         return node_refuse(s->e, n, 0, ERR_shape, "set of %s, which has no elements to change",
                            SHAPE_TEXT(to));
-    for (int i = 0; i < to->rank; i++) {
-        if (to->stride[i] == 0 && to->shape[i] > 1)
-            return node_refuse(s->e, n, 0, ERR_shape,
-                               "set of %s, an expanded tensor in which elements share their "
-                               "place: clone it first",
-                               SHAPE_TEXT(to));
-    }
+    if (view_shares(to))
+        return node_refuse(s->e, n, 0, ERR_shape,
+                           "set of %s, an expanded tensor in which elements share their place: "
+                           "clone it first",
+                           SHAPE_TEXT(to));
     struct view wide, value = view_without_ones(from, to->rank);
     if (!view_expand(&wide, &value, to->rank, to->shape))
         return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
@@ -440,10 +465,10 @@ static bool infer_save(struct planner *s, int i, struct value *out)
     return true;
 }
 
-/* The first element of a constant's view that lies outside 0 .. n - 1, in row-major order. What is
- * repeated is looked at once. */
+/* The first element of a constant's view that lies outside low .. high - 1, in row-major order.
+ * What is repeated is looked at once. */
 static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *constant,
-                         const struct view *v, int64_t n)
+                         const struct view *v, int64_t low, int64_t high)
 {
     const struct view once = view_once(v);
     const int64_t count = view_count(&once);
@@ -455,33 +480,57 @@ static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *
             rest /= once.shape[k];
         }
         *outside = constant[place];
-        if (*outside < 0 || *outside >= n)
+        if (*outside < low || *outside >= high)
             return true;
     }
     return false;
 }
 
+const char *plan_indexed(char *buffer, const struct plan *p, const struct node *n)
+{
+    const struct arg *x = &n->args[0];
+    const int64_t asked = n->args[1].integer;
+    if (n->op == OP_wrap_index) {
+        snprintf(buffer, INDEXED_TEXT_SIZE, "a dimension of size %lld", (long long)asked);
+        return buffer;
+    }
+    const struct view *v = x->kind == ARG_node ? &p->values[x->node].view : NULL;
+    const bool is_scalar = !v || v->rank == 0;
+    const int dim = (int)(is_scalar ? 0 : asked < 0 ? asked + v->rank : asked);
+    snprintf(buffer, INDEXED_TEXT_SIZE, "dimension %d of size %lld", dim,
+             (long long)(is_scalar ? 1 : v->shape[dim]));
+    return buffer;
+}
+
+static bool has_index(enum op op)
+{
+    return op == OP_gather || op == OP_index_select || op == OP_wrap_index || op == OP_scatter ||
+           op == OP_scatter_add;
+}
+
 /* A constant index is checked here, another one when it is known. */
 static bool check_index(struct planner *s, const struct node *n)
 {
-    const struct root *r = root_of(s, s->in[1]);
+    const bool wraps = n->op == OP_wrap_index;
+    const int value = s->in[wraps ? 0 : 1];
+    const struct root *r = root_of(s, value);
     if (!r->constant || r->is_set)
         return true;
-    const struct view *x = &s->p->values[s->in[0]].view;
-    const struct view *index = &s->p->values[s->in[1]].view;
+    const struct view *x = &s->p->values[s->in[0]].view, *index = &s->p->values[value].view;
     const int64_t asked = n->args[1].integer;
-    const int dim = (int)(asked < 0 ? asked + x->rank : asked);
-    const int64_t size = x->rank ? x->shape[dim] : 1;
+    const int64_t size = wraps          ? asked
+                         : x->rank == 0 ? 1
+                                        : x->shape[asked < 0 ? asked + x->rank : asked];
     int64_t outside, at[RANK_MAX];
-    if (!find_outside(&outside, at, r->constant, index, size))
+    if (!find_outside(&outside, at, r->constant, index, wraps ? -size : 0, size))
         return true;
     struct view place = {.rank = index->rank};
     memcpy(place.shape, at, sizeof at);
-    return node_refuse(s->e, n, 2, ERR_index,
-                       "%s: the index at %s is %lld, which is out of range for dimension %d of "
-                       "size %lld",
+    char indexed[INDEXED_TEXT_SIZE];
+    return node_refuse(s->e, n, wraps ? 0 : 2, ERR_index,
+                       "%s: the index at %s is %lld, which is out of range for %s",
                        op_info[n->op].name, SHAPE_TEXT(&place), (long long)outside,
-                       x->rank ? dim : 0, (long long)size);
+                       plan_indexed(indexed, s->p, n));
 }
 
 static bool infer_op(struct planner *s, int i, struct value *out)
@@ -490,7 +539,7 @@ static bool infer_op(struct planner *s, int i, struct value *out)
     const struct shape_query q = operands_query(s, n);
     if (!shape_infer(out, &s->is_new[i], &q, s->e))
         return false;
-    if ((n->op == OP_gather || n->op == OP_index_select) && !check_index(s, n))
+    if (has_index(n->op) && !check_index(s, n))
         return false;
     s->turns[i] = operands_turn(s);
     if (s->is_new[i]) {
@@ -508,11 +557,12 @@ static bool infer(struct planner *s)
         const struct node *n = &s->g->nodes[i];
         struct value out = {.home = HOME_slab};
         operands_take(s, n);
-        bool known = n->op == OP_hook       ? infer_hook(s, i, &out)
-                     : n->op == OP_constant ? infer_constant(s, i, &out)
-                     : n->op == OP_set      ? infer_set(s, i, &out)
-                     : n->op == OP_save     ? infer_save(s, i, &out)
-                                            : infer_op(s, i, &out);
+        bool known = n->op == OP_hook        ? infer_hook(s, i, &out)
+                     : n->op == OP_parameter ? infer_parameter(s, i, &out)
+                     : n->op == OP_constant  ? infer_constant(s, i, &out)
+                     : n->op == OP_set       ? infer_set(s, i, &out)
+                     : n->op == OP_save      ? infer_save(s, i, &out)
+                                             : infer_op(s, i, &out);
         if (!known)
             return false;
         if (s->needs)
@@ -655,6 +705,8 @@ static void settle_logits(struct planner *s)
 
 struct view root_rows(const struct planner *s, const struct root *r)
 {
+    if (r->home == HOME_parameter)
+        return parameter_matrix((enum parameter)(r->base % PARAMETER_COUNT), s->m);
     const struct plan_invoke *v = &s->p->invokes[r->invoke];
     const bool first = r->turn < s->n_sites, part = r->point >= PT_query && r->point <= PT_value;
     const int64_t T = !first                  ? 1
@@ -690,7 +742,7 @@ static void make_stops(struct planner *s)
         stop->cost += a->cost;
         stop->n_saves += a->op == OP_save;
         stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
-        stop->gathers |= a->op == OP_gather;
+        stop->gathers |= action_may_fault(a->op);
     }
     const int logits = site_of(PT_logits, 0, s->m->n_blocks);
     for (int i = 0; i < p->n_stops; i++) {
@@ -744,9 +796,14 @@ static void use_root(struct planner *s, int value, int action)
     r->last = action;
 }
 
+bool action_may_fault(enum op op)
+{
+    return op == OP_gather || op == OP_scatter || op == OP_scatter_add;
+}
+
 int action_n_in(enum op op)
 {
-    const bool three = op == OP_where || op == OP_gather;
+    const bool three = op == OP_where || action_may_fault(op);
     const bool two = op == OP_matmul || op_info[op].kind == OPK_binary;
     return op == OP_hook ? 0 : three ? 3 : two ? 2 : 1;
 }
@@ -875,6 +932,7 @@ static void planner_open(struct planner *s)
             ARENA_ARRAY(s->a, int16_t, (size_t)n * (size_t)s->p->n_invokes);
     s->n_sites = n_sites(s->m->n_blocks);
     s->hooks = table_new(n + s->p->n_invokes, s->a);
+    s->parameters = table_new(n, s->a);
     for (int i = 0; i < DT_COUNT; i++)
         s->numbers[i] = table_new(2 * n_numbers, s->a); /* their own dtype and the op's */
     s->in = ARENA_ARRAY(s->a, int, n_in_max);

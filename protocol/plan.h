@@ -7,20 +7,23 @@
  *
  * Values that start as a hook's live activation can be touched at that site only. What is read
  * later is copied to the slab (parked) by a clone that the planner puts right behind the last set
- * before that read in program order, or behind the hook.
+ * before that read in program order, or behind the hook. So are packed parameters, where they are
+ * first read: what somebody looks at, at most the whole.
  */
 #pragma once
 #include "graph.h"
 
 enum home {
     HOME_activation, /* rows of the live activation, from the first row of `invoke` */
-    HOME_slab        /* the job's memory on the device; constants lie at its start */
+    HOME_slab,       /* the job's memory on the device; constants lie at its start */
+    HOME_parameter   /* the model's own */
 };
 
 struct value {
     enum home home;
     int invoke;      /* HOME_activation: whose rows */
-    size_t base;     /* HOME_slab: bytes into the slab, a multiple of 64 */
+    size_t base;     /* HOME_slab: bytes into the slab, a multiple of 64. HOME_parameter: which of
+                        all blocks' parameters, block * PARAMETER_COUNT + parameter */
     int64_t row_step; /* in a loop: elements by which it moves on with each row; else 0 */
     enum dtype dtype;
     struct view view;
@@ -28,11 +31,15 @@ struct value {
 
 /* One call at run time. `op` is an elementwise op, or one of: clone (copies and converts), set
  * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
- * softmax, log_softmax, topk_indices (over the last dimension), gather (along the last dimension
- * of in[0] with the index in[1]; in[2] is where an index out of range is reported: plan.faults),
+ * softmax, log_softmax, cumsum, cumprod, topk_indices (over the last dimension), gather (along the
+ * last dimension of in[0] with the index in[1]; in[2] is where an index out of range is reported:
+ * plan.faults),
+ * scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`, which has its
+ * other elements already; in[2] as in gather),
  * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor: `hook`
- * of nodes[node]), save (in[0] goes to results). Views and constants need no action: they are only
- * values. A clone of what parks an activation belongs to the node behind which it is as it is. */
+ * of nodes[node]), parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
+ * results). Views, constants and parameters that are arrays need no action: they are only values.
+ * A clone of what parks an activation belongs to the node behind which it is as it is. */
 struct action {
     enum op op;
     int node;     /* whose work it is, an index into the graph's nodes */
@@ -51,6 +58,9 @@ enum { PANEL_COLUMNS = 16 };
 
 /* How many of `in` an op's action has: 0 to 3. */
 int action_n_in(enum op op);
+
+/* Whether an action may find an index out of range. */
+bool action_may_fault(enum op op);
 
 /* Actions of one stop that follow one another and run once for each tile of rows: in round i all
  * values stand at row min(i * height, n_rows - height). Rows that two rounds share are computed
@@ -131,6 +141,10 @@ enum { PAGE_TOKENS = 64 };
  * O(nodes + edges + steps). */
 bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m,
                 struct arena *a, struct err *e);
+
+/* What a node's index is out of range for: "dimension 1 of size 4". */
+enum { INDEXED_TEXT_SIZE = 64 };
+const char *plan_indexed(char *buffer, const struct plan *p, const struct node *n);
 
 /* The shape and dtype of what a node stands for, for /v1/plan: set has its target's. */
 const struct value *plan_value(const struct plan *p, int node);

@@ -30,6 +30,7 @@ struct root { /* one tensor that values are views of, and its history in program
     int first_writer;         /* tiles.c: the node of its first action, or -1 */
     bool readonly;
     int16_t *needs; /* [n_invokes] as plan.needs, of what it is so far, or NULL */
+    bool is_packed; /* a parameter that has to be unpacked to be read */
     bool is_set; /* by some node so far, so that a constant may be something else by now */
     bool needed;     /* by something alive */
     int64_t bytes;   /* on the slab */
@@ -67,7 +68,7 @@ struct planner {
     int value_capacity, n_value_roots, value_root_capacity;
     struct root *roots;
     int n_roots, root_capacity;
-    struct table hooks, numbers[DT_COUNT];
+    struct table hooks, parameters, numbers[DT_COUNT];
 
     int *turns;   /* of each node */
     bool *is_new; /* whether it brings a root into being */
@@ -119,13 +120,15 @@ static inline struct root *root_of(struct planner *s, int value)
     return &s->roots[s->value_roots[value]];
 }
 
+/* Whether a node needs a copy of a value: it lives elsewhere, or does no more. */
 static inline bool is_late(struct planner *s, int node, int value)
 {
     const struct root *r = root_of(s, value);
-    return r->home == HOME_activation && s->turns[node] > r->turn;
+    return r->is_packed || (r->home == HOME_activation && s->turns[node] > r->turn);
 }
 
-/* The rows of an activation root, as a matrix without what lies beside them. */
+/* The rows of an activation's root, as a matrix without what lies beside them; of a parameter's the
+ * whole matrix. */
 struct view root_rows(const struct planner *s, const struct root *r);
 
 /* The root of all hooks of an invoke's rows at this turn, made by `node` if it is new. */

@@ -1,4 +1,4 @@
-#include "points.h"
+#include "parameters.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +31,7 @@ const char *const point_shape_text[SHAPE_COUNT] = {
     [SHAPE_fused] = "(B, T, 3D)",
     [SHAPE_wide] = "(B, T, F)",
     [SHAPE_logits] = "(B, T, V)",
+    [SHAPE_scale] = "(B, T, 1)",
     [SHAPE_heads] = "(B, H, T, D / H)",
     [SHAPE_heads_last] = "(B, T, H, D / H)",
     [SHAPE_cache] = "(B, H, S, D / H)",
@@ -62,17 +63,22 @@ static const struct point_name *canonical_name(enum point p)
     return &point_names[i];
 }
 
-const char *site_text(char *buffer, int site, int n_blocks)
+const char *path_text(char *buffer, const char *path, int block)
 {
-    enum point p;
-    int block;
-    site_split(&p, &block, site, n_blocks);
-    const char *path = canonical_name(p)->path, *star = strchr(path, '*');
+    const char *star = strchr(path, '*');
     if (star)
         snprintf(buffer, SITE_TEXT_SIZE, "%.*s%d%s", (int)(star - path), path, block, star + 1);
     else
         snprintf(buffer, SITE_TEXT_SIZE, "%s", path);
     return buffer;
+}
+
+const char *site_text(char *buffer, int site, int n_blocks)
+{
+    enum point p;
+    int block;
+    site_split(&p, &block, site, n_blocks);
+    return path_text(buffer, canonical_name(p)->path, block);
 }
 
 /* Reads an optional minus and up to nine digits; returns how many bytes it took, 0 for none. */
@@ -88,8 +94,7 @@ static size_t read_block(int *block, const char *text, size_t length)
     return i;
 }
 
-/* How many bytes of the text this name takes up, 0 if it is another name. */
-static size_t match_name(const char *pattern, int *block, const char *text, size_t length)
+size_t path_match(const char *pattern, int *block, const char *text, size_t length)
 {
     size_t at = 0;
     *block = 0;
@@ -105,6 +110,16 @@ static size_t match_name(const char *pattern, int *block, const char *text, size
     }
     bool ends = at == length || text[at] == '[' || pattern[-1] == ']';
     return ends ? at : 0;
+}
+
+bool path_block_check(int *block, const char *text, size_t used, int n_blocks, struct err *e)
+{
+    if (*block < 0)
+        *block += n_blocks;
+    if (*block < 0 || *block >= n_blocks)
+        return err_set(e, ERR_unknown, "%.*s does not exist: this model has blocks 0 to %d",
+                       (int)(used < 100 ? used : 100), text, n_blocks - 1);
+    return true;
 }
 
 /* The part of the text before any bracket, with the first whole number replaced by a star. */
@@ -145,24 +160,35 @@ static int list_leaves(char *out, size_t size, const char *stem, int stem_length
     return found;
 }
 
+static void take_nearer(const char **best, int *best_distance, const char *path, const char *stem,
+                        int stem_length)
+{
+    const int d = text_distance(stem, (size_t)stem_length, path, strcspn(path, "["));
+    if (d < *best_distance) {
+        *best = path;
+        *best_distance = d;
+    }
+}
+
 static bool refuse_path(const char *path, size_t length, struct err *e)
 {
     char stem[128], leaves[256];
     int stem_length = generic_path(stem, sizeof stem, path, length);
     int shown = (int)(length < 100 ? length : 100);
+    int block;
+    size_t used;
+    if (parameter_find(&block, &used, path, length))
+        return err_set(e, ERR_unknown, "%.*s is a parameter, not a hook point", (int)used, path);
     if (list_leaves(leaves, sizeof leaves, stem, stem_length))
         return err_set(e, ERR_unknown, "%.*s is a tuple: its tensors are %s", shown, path, leaves);
-    int best = 0, best_distance = 1 << 30;
-    for (int i = 0; i < n_point_names; i++) {
-        int d = text_distance(stem, (size_t)stem_length, point_names[i].path,
-                              strcspn(point_names[i].path, "["));
-        if (d < best_distance) {
-            best = i;
-            best_distance = d;
-        }
-    }
+    const char *best = NULL;
+    int best_distance = 1 << 30;
+    for (int i = 0; i < n_point_names; i++)
+        take_nearer(&best, &best_distance, point_names[i].path, stem, stem_length);
+    for (int i = 0; i < n_parameter_names; i++)
+        take_nearer(&best, &best_distance, parameter_names[i].path, stem, stem_length);
     return err_set(e, ERR_unknown, "there is no hook point or name \"%.*s\": did you mean %s?",
-                   shown, path, point_names[best].path);
+                   shown, path, best);
 }
 
 bool point_find(const struct point_name **name, int *block, size_t *used, const char *path,
@@ -171,7 +197,7 @@ bool point_find(const struct point_name **name, int *block, size_t *used, const 
     *used = 0;
     for (int i = 0; i < n_point_names; i++) {
         int at;
-        size_t n = match_name(point_names[i].path, &at, path, length);
+        size_t n = path_match(point_names[i].path, &at, path, length);
         if (n > *used) {
             *used = n;
             *name = &point_names[i];
@@ -180,13 +206,7 @@ bool point_find(const struct point_name **name, int *block, size_t *used, const 
     }
     if (*used == 0)
         return refuse_path(path, length, e);
-    int asked = *block;
-    if (asked < 0)
-        *block += n_blocks;
-    if (*block < 0 || *block >= n_blocks)
-        return err_set(e, ERR_unknown, "%.*s does not exist: this model has blocks 0 to %d",
-                       (int)(*used < 100 ? *used : 100), path, n_blocks - 1);
-    return true;
+    return path_block_check(block, path, *used, n_blocks, e);
 }
 
 int64_t point_row_stride(enum point p, const struct model_shape *m)
@@ -230,6 +250,7 @@ struct view point_view(const struct point_name *name, const struct model_shape *
     case SHAPE_fused:
     case SHAPE_wide:
     case SHAPE_logits:
+    case SHAPE_scale:
         break;
     case SHAPE_COUNT:
         assert(false);

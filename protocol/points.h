@@ -29,8 +29,8 @@ enum point {
 enum point_row { ROW_none, ROW_1, ROW_D, ROW_3D, ROW_F, ROW_V };
 
 enum point_shape {
-    SHAPE_tokens, SHAPE_hidden, SHAPE_fused, SHAPE_wide, SHAPE_logits, SHAPE_heads,
-    SHAPE_heads_last, SHAPE_cache, SHAPE_next, SHAPE_ids, SHAPE_COUNT
+    SHAPE_tokens, SHAPE_hidden, SHAPE_fused, SHAPE_wide, SHAPE_logits, SHAPE_scale,
+    SHAPE_heads, SHAPE_heads_last, SHAPE_cache, SHAPE_next, SHAPE_ids, SHAPE_COUNT
 };
 
 struct point_info {
@@ -69,8 +69,19 @@ static inline int n_sites(int n_blocks)
 /* The reverse of site_of; block is 0 for points that are not in a block. */
 void site_split(enum point *p, int *block, int site, int n_blocks);
 
-/* The canonical name with its block, "transformer.h.3.attn.value.output". */
+/* Paths with a star for the block's number. How many bytes of a text this one takes up, before an
+ * index or the end: 0 if it is another's, else with the number, 0 if the path has none. */
+size_t path_match(const char *path, int *block, const char *text, size_t length);
+
+/* A negative number counts from the end; refused (unknown) is one that is no block's. `used` bytes
+ * of the text are the path. */
+bool path_block_check(int *block, const char *text, size_t used, int n_blocks, struct err *e);
+
+/* "transformer.h.3.ln_1.weight", in SITE_TEXT_SIZE bytes. */
 enum { SITE_TEXT_SIZE = 80 };
+const char *path_text(char *buffer, const char *path, int block);
+
+/* The canonical name with its block, "transformer.h.3.attn.value.output". */
 const char *site_text(char *buffer, int site, int n_blocks);
 
 /* Where a path such as "transformer.h.3.output[0]" or "blocks.3.hook_resid_post" leads. `*used` is

@@ -11,7 +11,7 @@ static const char *const op_kind_name[] = {
 
 static const char *const op_types_name[] = {
     [TYPES_same] = "same", [TYPES_number] = "number",   [TYPES_real] = "real",
-    [TYPES_bits] = "bits", [TYPES_compare] = "compare",
+    [TYPES_bits] = "bits", [TYPES_whole] = "whole",   [TYPES_compare] = "compare",
 };
 
 /* The limits that a client can meet. */
@@ -92,6 +92,15 @@ static void write_point(struct writer *w, const struct point_name *name)
     write_end(w);
 }
 
+static void write_parameter(struct writer *w, const struct parameter_name *name)
+{
+    write_map(w, 3);
+    text_field(w, "path", name->path);
+    text_field(w, "shape", parameter_shape_text(name));
+    bool_field(w, "each_block", parameter_info[name->parameter].each);
+    write_end(w);
+}
+
 static void write_errors(struct writer *w)
 {
     write_list(w, ERR_COUNT - 1);
@@ -136,7 +145,7 @@ static struct writer document(enum reply_media media, struct arena *a)
 struct bytes spec_document(enum reply_media media, struct arena *a)
 {
     struct writer w = document(media, a);
-    write_map(&w, 7);
+    write_map(&w, 8);
     text_field(&w, "version", SPEC_VERSION);
     write_key(&w, "ops");
     write_list(&w, OP_COUNT);
@@ -147,6 +156,11 @@ struct bytes spec_document(enum reply_media media, struct arena *a)
     write_list(&w, n_point_names);
     for (int i = 0; i < n_point_names; i++)
         write_point(&w, &point_names[i]);
+    write_end(&w);
+    write_key(&w, "parameters");
+    write_list(&w, n_parameter_names);
+    for (int i = 0; i < n_parameter_names; i++)
+        write_parameter(&w, &parameter_names[i]);
     write_end(&w);
     write_key(&w, "errors");
     write_errors(&w);

@@ -1,17 +1,25 @@
 """Hugging Face's GPT-2 with forward hooks, as the meaning of every hook point: read(paths) and edits by
-the same paths as on the wire. A hook sees a clone, and what it returns replaces the tensor."""
+the same paths as on the wire. A hook sees a clone, and what it returns replaces the tensor. Where HF
+computes in one call what a point lies inside of, the oracle spells that call out."""
 import contextlib
 import re
+import types
+import unittest.mock
 
 import torch
 import transformers
+from transformers.models.gpt2 import modeling_gpt2
 
-# path -> (module, its side, view): "in" is the module's first argument, "out" what it returns.
+# path -> (module, its side, view): "in" is the module's first argument, "out" what it returns, any
+# other what the oracle computes inside it.
 PLACES = {
     "transformer.wte.output": ("transformer.wte", "out", None),
+    "transformer.wpe.output": ("transformer.wpe", "out", None),
     "transformer.drop.output": ("transformer.drop", "out", None),
     "transformer.h.*.input": ("transformer.h.*", "in", None),
     "transformer.h.*.ln_1.input": ("transformer.h.*.ln_1", "in", None),
+    "transformer.h.*.ln_1.scale": ("transformer.h.*.ln_1", "scale", None),
+    "transformer.h.*.ln_1.normalized": ("transformer.h.*.ln_1", "normalized", None),
     "transformer.h.*.ln_1.output": ("transformer.h.*.ln_1", "out", None),
     "transformer.h.*.attn.c_attn.output": ("transformer.h.*.attn.c_attn", "out", None),
     "transformer.h.*.attn.query.output": ("transformer.h.*.attn.c_attn", "out", 0),
@@ -21,15 +29,22 @@ PLACES = {
     "transformer.h.*.attn.output[0]": ("transformer.h.*.attn.c_proj", "out", None),
     "transformer.h.*.mid.output": ("transformer.h.*.ln_2", "in", None),
     "transformer.h.*.ln_2.input": ("transformer.h.*.ln_2", "in", None),
+    "transformer.h.*.ln_2.scale": ("transformer.h.*.ln_2", "scale", None),
+    "transformer.h.*.ln_2.normalized": ("transformer.h.*.ln_2", "normalized", None),
     "transformer.h.*.ln_2.output": ("transformer.h.*.ln_2", "out", None),
     "transformer.h.*.mlp.c_fc.output": ("transformer.h.*.mlp.c_fc", "out", None),
     "transformer.h.*.mlp.act.output": ("transformer.h.*.mlp.act", "out", None),
     "transformer.h.*.mlp.output": ("transformer.h.*.mlp", "out", None),
     "transformer.h.*.output[0]": ("transformer.h.*", "out", None),
     "transformer.ln_f.input": ("transformer.ln_f", "in", None),
+    "transformer.ln_f.scale": ("transformer.ln_f", "scale", None),
+    "transformer.ln_f.normalized": ("transformer.ln_f", "normalized", None),
     "transformer.ln_f.output": ("transformer.ln_f", "out", None),
     "lm_head.output": ("lm_head", "out", None),
 }
+
+
+EAGER_ATTENTION = modeling_gpt2.eager_attention_forward
 
 
 def random_gpt2(folder, seed=0, **config):
@@ -52,6 +67,34 @@ class Oracle:
         self.model = transformers.GPT2LMHeadModel.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager").eval()
         self.n_blocks, self.heads = self.model.config.n_layer, self.model.config.n_head
+        self.inside = {}  # (module, side) -> what to do with the tensor there
+        for name, module in self.model.named_modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.forward = lambda x, module=module: self.layernorm(module, x)
+
+    def changed(self, module, side, tensor):
+        for change in self.inside.get((module, side), ()):
+            tensor = change(tensor)
+        return tensor
+
+    def layernorm(self, module, x):
+        if not {(module, "scale"), (module, "normalized")} & self.inside.keys():
+            return type(module).forward(module, x)
+        scale = (x.var(-1, unbiased=False, keepdim=True) + module.eps).sqrt()
+        scale = self.changed(module, "scale", scale)
+        x = self.changed(module, "normalized", (x - x.mean(-1, keepdim=True)) / scale)
+        return x * module.weight + module.bias
+
+    def attention(self, module, query, key, value, mask, **rest):
+        """In place of HF's eager attention, whose mask is a large negative number."""
+        if not {(module, "scores"), (module, "pattern")} & self.inside.keys():
+            return EAGER_ATTENTION(module, query, key, value, mask, **rest)
+        scores = query @ key.transpose(-1, -2) * query.size(-1) ** -0.5
+        T, S = scores.shape[-2:]
+        hidden = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
+        scores = self.changed(module, "scores", scores.masked_fill(hidden, -torch.inf))
+        pattern = self.changed(module, "pattern", scores.softmax(-1))
+        return (pattern @ value).transpose(1, 2), pattern
 
     def split_heads(self, x):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -77,6 +120,8 @@ class Oracle:
 
         if generic.endswith(".mid.output"):
             handles = self.hook_mid(int(block[1]), change)
+        elif side not in ("in", "out"):
+            handles = [self.hook_inside((module, side), change)]
         elif side == "in":
             handles = [module.register_forward_pre_hook(lambda m, a: (change(a[0]), *a[1:]))]
         else:
@@ -96,11 +141,18 @@ class Oracle:
         return [module.register_forward_pre_hook(remember),
                 module.attn.c_proj.register_forward_hook(correct)]
 
+    def hook_inside(self, place, change):
+        """Until the run ends, when all handles are removed."""
+        self.inside.setdefault(place, []).append(change)
+        return types.SimpleNamespace(remove=lambda: self.inside.pop(place, None))
+
     def run(self, ids, reads=(), edits=(), cache=None):
         """path -> tensor for the reads, in one forward pass with the edits: (path, function that
         changes its argument in place), in the order given."""
         values = {}
         with torch.no_grad(), contextlib.ExitStack() as stack:
+            stack.enter_context(unittest.mock.patch.object(
+                modeling_gpt2, "eager_attention_forward", self.attention))
             for path, function in edits:
                 stack.enter_context(self.hooked(path, function))
             for path in reads:

@@ -12,14 +12,17 @@ HIDDEN = ["transformer.wte.output", "transformer.drop.output", "transformer.h.*.
           "transformer.h.*.ln_1.input", "transformer.h.*.ln_1.output",
           "transformer.h.*.attn.output[0]", "transformer.h.*.mid.output",
           "transformer.h.*.ln_2.input", "transformer.h.*.ln_2.output",
-          "transformer.h.*.mlp.output", "transformer.h.*.output[0]", "transformer.ln_f.output"]
+          "transformer.h.*.mlp.output", "transformer.h.*.output[0]", "transformer.ln_f.output",
+          "transformer.wpe.output", "transformer.h.*.ln_1.normalized",
+          "transformer.h.*.ln_2.normalized", "transformer.ln_f.normalized"]
+SCALE = ["transformer.h.*.ln_1.scale", "transformer.h.*.ln_2.scale", "transformer.ln_f.scale"]
 HEADS = ["transformer.h.*.attn.query.output", "transformer.h.*.attn.key.output",
          "transformer.h.*.attn.value.output", "transformer.h.*.attn.z.output"]
 WIDE = ["transformer.h.*.mlp.c_fc.output", "transformer.h.*.mlp.act.output"]
 CACHE = ["transformer.h.*.output[1][0]", "transformer.h.*.output[1][1]"]
 OTHER = ["transformer.h.*.attn.c_attn.output", *CACHE, "lm_head.output"]
-READABLE = HIDDEN + HEADS + WIDE + OTHER
-WRITABLE = HIDDEN + HEADS + WIDE
+READABLE = HIDDEN + HEADS + WIDE + OTHER + SCALE
+WRITABLE = HIDDEN + HEADS + WIDE + SCALE
 EARLY = ["transformer.drop.output", "transformer.h.0.ln_1.output",
          "transformer.h.0.attn.value.output", "transformer.h.0.attn.z.output",
          "transformer.h.1.attn.value.output", "transformer.h.1.ln_2.output"]
@@ -67,8 +70,10 @@ class Builder:
         self.save(x)
 
     def edit(self, invoke, step, wild):
-        x = self.hook(WRITABLE, invoke, step)
-        target = self.add("getitem", x, self.rng.choice(["[:, -1]", "[..., 3:9]", "[:, :1]", "[:]"]))
+        path = self.path(WRITABLE)
+        x = self.add("hook", path, invoke=invoke, step=step)
+        columns = [] if path.endswith(".scale") else ["[..., 3:9]"]
+        target = self.add("getitem", x, self.rng.choice(["[:, -1]", "[:, :1]", "[:]"] + columns))
         kind = self.rng.randrange(4)
         if wild:
             value = self.add("div", self.rng.choice([1.0, 0.0, -1.0]), 0.0)
@@ -90,16 +95,17 @@ class Builder:
             return self.rng.randrange(length)
         return max(0, length - 1 - self.rng.choice([0, 1, 5]))
 
-    def positions(self, length):
+    def positions(self, length, path):
         """An index of some positions of (..., T, width)."""
         at = self.position(length)
+        columns = [] if path.endswith(".scale") else ["[..., -20:, 2:7]"]
         return self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :][..., -3:, :]", "[..., -1, :]",
-                                f"[..., {at}:{at + 5}, :]", "[..., -20:, 2:7]"])
+                                f"[..., {at}:{at + 5}, :]"] + columns)
 
     def look(self, paths, invoke, step, length):
         """A path's activation, or a part of it, at a few positions."""
-        return self.add("clone", self.path(paths) + self.positions(length), invoke=invoke,
-                        step=step)
+        path = self.path(paths)
+        return self.add("clone", path + self.positions(length, path), invoke=invoke, step=step)
 
     def read_part(self, paths, invoke, step, length):
         x = self.look(paths, invoke, step, length)
@@ -132,15 +138,15 @@ class Builder:
 
     def read_late(self, invoke, step, length):
         """An early activation, waiting on the slab for a late one."""
-        index, last = self.positions(length), self.sizes["n_blocks"] - 1
+        index, last = self.positions(length, ""), self.sizes["n_blocks"] - 1
         self.save(self.add("sub", f"transformer.h.{last}.output[0]{index}",
                            f"transformer.h.0.ln_1.output{index}", invoke=invoke, step=step))
 
     def edit_part(self, invoke, step, length, n_invokes, wild):
-        at = self.position(length)
+        at, path = self.position(length), self.path(WRITABLE)
+        columns = [] if path.endswith(".scale") else [f"[..., {at}:{at + 2}, 1:4]"]
         index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
-                                 f"[..., {at}::7, :]", f"[..., {at}:{at + 2}, 1:4]"])
-        path = self.path(WRITABLE)
+                                 f"[..., {at}::7, :]"] + columns)
         target = self.add("getitem", self.add("hook", path, invoke=invoke, step=step), index)
         kind = self.rng.randrange(4)
         if wild:

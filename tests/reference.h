@@ -14,7 +14,10 @@ void reference_binary(enum op op, const struct tensor *out, const struct tensor 
 void reference_where(const struct tensor *out, const struct tensor *mask, const struct tensor *x,
                      const struct tensor *y);
 void reference_reduce(enum op op, const struct tensor *out, const struct tensor *x, int n_reduced);
+void reference_scan(enum op op, const struct tensor *out, const struct tensor *x);
 void reference_topk(const struct tensor *out, const struct tensor *x, bool largest);
+void reference_scatter(enum op op, const struct tensor *out, const struct tensor *index,
+                       const struct tensor *x, int64_t *fault, int64_t tag);
 void reference_gather(const struct tensor *out, const struct tensor *x, const struct tensor *index,
                       int64_t *fault, int64_t tag);
 void reference_softmax(enum op op, const struct tensor *out, const struct tensor *x);
@@ -22,6 +25,11 @@ void reference_matmul(const struct tensor *out, const struct tensor *x, const st
 
 void reference_layernorm(float *out, const float *x, const float *weight, const float *bias,
                          int n_rows, int width, float epsilon);
+void reference_layernorm_scale(float *scale, const float *x, int n_rows, int width, float epsilon);
+void reference_layernorm_normalize(float *out, const float *x, const float *scale, int n_rows,
+                                   int width);
+void reference_layernorm_gain(float *out, const float *x, const float *weight, const float *bias,
+                              int n_rows, int width);
 /* The elements of a matrix as a backend opened with these `weights` stores them: "f32", "bf16" or
  * "int8". They are finite. */
 void reference_store(float *out, const float *matrix, const char *weights, enum layout l, int K,

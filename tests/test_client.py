@@ -816,7 +816,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "a tensor, an array or a number is needed here, not 'a'"),
     ("model.lm_head.output + None", TypeError,
      "a tensor, an array or a number is needed here, not None"),
-    ("model.lm_head.output.expp()", AttributeError, "a proxy has no 'expp': did you mean exp, expand?"),
+    ("model.lm_head.output.expp()", AttributeError, "a proxy has no 'expp': did you mean exp, exp2, expm1?"),
     ("model.lm_head.output.transpose(0)", TypeError, "transpose(x, dim0, dim1) needs 'dim1'"),
     ("model.lm_head.output.exp(3)", TypeError, "exp(x) takes 1 arguments: 2 are given"),
     ("model.lm_head.output.argmax(dim=-1, foo=1)", TypeError,
@@ -853,7 +853,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.transformer.h[0].mlp(3)", TypeError,
      "transformer.h.0.mlp cannot be called: the modules that can are lm_head and transformer.ln_f"),
     ("model.lm_head.step(1)", IndexError,
-     "step 1 does not exist: this run has steps 0 to 0 (max_new_tokens=1)"),
+     "step 1 does not exist: this run has steps 0 to 0 (max_new_tokens=0)"),
     ("model.lm_head.next()", IndexError,
      "lm_head has no next step: this run has steps 0 to 0 (max_new_tokens=0)"),
     ("np.fft.fft(model.lm_head.output)", TypeError,
@@ -878,8 +878,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("import pickle; pickle.dumps(model.lm_head.output)", TypeError,
      "a proxy cannot be copied or pickled: it belongs to one run"),
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
-    ("model.trace(IDS, scan=False)", TypeError,
-     "trace() has no parameter 'scan': it takes a prompt and progress"),
+    ("model.trace(IDS, labels=False)", TypeError,
+     "trace() has no parameter 'labels': it takes a prompt and progress"),
     ("model.generate(IDS, num_beams=2)", TypeError,
      "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
      "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "

@@ -60,6 +60,7 @@ def watch(hf, seen):
 
     body = hf.transformer
     leaves(body.wte, "embed")
+    leaves(body.wpe, "pos_embed")
     leaves(body.drop, "embed_sum")
     for i, block in enumerate(body.h):
         arrives(block, "block_in", i)
@@ -81,6 +82,14 @@ def watch(hf, seen):
     return handles
 
 
+def steps_of_layernorm(seen, name, block, epsilon):
+    """What lies between a layernorm's input and its output, from its input."""
+    x = seen[f"{name}_in", block]
+    scale = (x.var(-1, unbiased=False, keepdim=True) + epsilon).sqrt()
+    seen[f"{name}_scale", block] = scale
+    seen[f"{name}_norm", block] = (x - x.mean(-1, keepdim=True)) / scale
+
+
 @torch.no_grad()
 def expected(hf, ids, passes):
     """What activations() should find, as HF computes it."""
@@ -96,8 +105,11 @@ def expected(hf, ids, passes):
         for i, layer in enumerate(cache.layers):
             q, k, v = seen["qkv", i].split(hf.config.n_embd, dim=1)
             seen["query", i], seen["key", i], seen["value", i] = q, k, v
+            for name in ("ln1", "ln2"):
+                steps_of_layernorm(seen, name, i, hf.config.layer_norm_epsilon)
             seen["block_keys", i] = layer.keys[0].clone()
             seen["block_values", i] = layer.values[0].clone()
+        steps_of_layernorm(seen, "lnf", 0, hf.config.layer_norm_epsilon)
         found.append({key: value.numpy() for key, value in seen.items()})
         past += n
     return found
@@ -144,11 +156,11 @@ def test_sites_come_in_the_order_of_the_table(model):
     folder, hf = model
     found = activations("sites", folder, random_ids(hf, 3), [3])[0]
     table = points_of_table()
-    order = [(point, 0) for point, each in table[:3]]
-    assert not any(each for _, each in table[:3])
+    first = [each for _, each in table].index(True)
+    order = [(point, 0) for point, _ in table[:first]]
     for block in range(hf.config.n_layer):
         order += [(point, block) for point, each in table if each]
-    order += [(point, 0) for point, each in table[3:] if not each]
+    order += [(point, 0) for point, each in table[first:] if not each]
     assert list(found) == order
 
 

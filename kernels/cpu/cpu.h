@@ -53,6 +53,10 @@ struct vectors {
     void (*gelu)(float *out, const float *x, int64_t n);
     void (*layernorm)(float *out, const float *x, const float *weight, const float *bias, int n,
                       float epsilon);
+    float (*layernorm_scale)(const float *x, int n, float epsilon);
+    void (*layernorm_normalize)(float *out, const float *x, float scale, int n);
+    void (*layernorm_gain)(float *out, const float *x, const float *weight, const float *bias,
+                           int n);
     float (*sum)(const float *x, int64_t n);
     float (*sum_squares)(const float *x, int64_t n);
     float (*logsumexp)(const float *x, int64_t n);
@@ -133,15 +137,21 @@ void cpu_where(struct device *d, const struct tensor *out, const struct tensor *
 void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                 int n_reduced);
 void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cpu_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
 void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 void cpu_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *index, int64_t *fault, int64_t tag);
+void cpu_scatter(struct device *d, enum op op, const struct tensor *out,
+                 const struct tensor *index, const struct tensor *x, int64_t *fault,
+                 int64_t tag);
 void cpu_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *y);
 
 bool cpu_weight_pack(struct device *d, struct weight **w, const float *matrix, enum layout l, int K,
                      int N, struct err *e);
 void cpu_weight_free(struct device *d, struct weight *w);
+void cpu_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
+                     const struct view *view);
 void cpu_linear(struct device *d, float *out, const float *x, const struct weight *w,
                 const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cpu_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
@@ -151,6 +161,12 @@ void cpu_embed(struct device *d, float *out, const float *table, const int32_t *
 void cpu_add(struct device *d, float *out, const float *x, const float *y, int64_t count);
 void cpu_layernorm(struct device *d, float *out, const float *x, const float *weight,
                    const float *bias, int n_rows, int width, float epsilon);
+void cpu_layernorm_scale(struct device *d, float *scale, const float *x, int n_rows, int width,
+                         float epsilon);
+void cpu_layernorm_normalize(struct device *d, float *out, const float *x, const float *scale,
+                             int n_rows, int width);
+void cpu_layernorm_gain(struct device *d, float *out, const float *x, const float *weight,
+                        const float *bias, int n_rows, int width);
 void cpu_gelu(struct device *d, float *out, const float *x, int64_t count);
 void cpu_rows_gather(struct device *d, float *out, const float *x, const int32_t *rows, int n_rows,
                      int width);

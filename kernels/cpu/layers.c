@@ -68,6 +68,56 @@ void cpu_layernorm(struct device *d, float *out, const float *x, const float *we
     rows_run(d, layernorm_task, &r);
 }
 
+static void layernorm_scale_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct rows *r = context;
+    for (int i = task * r->task_rows; i < rows_end(r, task); i++)
+        r->out[i] = r->d->v->layernorm_scale(r->x + (size_t)i * (size_t)r->width, r->width,
+                                             r->epsilon);
+}
+
+void cpu_layernorm_scale(struct device *d, float *scale, const float *x, int n_rows, int width,
+                         float epsilon)
+{
+    struct rows r = {.out = scale, .x = x, .n_rows = n_rows, .width = width, .epsilon = epsilon};
+    rows_run(d, layernorm_scale_task, &r);
+}
+
+static void layernorm_normalize_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct rows *r = context;
+    const size_t width = (size_t)r->width;
+    for (int i = task * r->task_rows; i < rows_end(r, task); i++)
+        r->d->v->layernorm_normalize(r->out + (size_t)i * width, r->x + (size_t)i * width, r->y[i],
+                                     r->width);
+}
+
+void cpu_layernorm_normalize(struct device *d, float *out, const float *x, const float *scale,
+                             int n_rows, int width)
+{
+    struct rows r = {.out = out, .x = x, .y = scale, .n_rows = n_rows, .width = width};
+    rows_run(d, layernorm_normalize_task, &r);
+}
+
+static void layernorm_gain_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct rows *r = context;
+    const size_t width = (size_t)r->width;
+    for (int i = task * r->task_rows; i < rows_end(r, task); i++)
+        r->d->v->layernorm_gain(r->out + (size_t)i * width, r->x + (size_t)i * width, r->y, r->z,
+                                r->width);
+}
+
+void cpu_layernorm_gain(struct device *d, float *out, const float *x, const float *weight,
+                        const float *bias, int n_rows, int width)
+{
+    struct rows r = {.out = out, .x = x, .y = weight, .z = bias, .n_rows = n_rows, .width = width};
+    rows_run(d, layernorm_gain_task, &r);
+}
+
 /* Of one long row. */
 static int64_t stretch(const struct rows *r, int task, int64_t *first)
 {

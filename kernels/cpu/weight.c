@@ -4,6 +4,26 @@
 #include "cpu.h"
 #include <string.h>
 
+/* The element at this place of the panels, of column n. */
+typedef float load_fn(const struct weight *w, size_t at, int n);
+
+static float load_f32(const struct weight *w, size_t at, int n)
+{
+    (void)n;
+    return ((const float *)w->panels)[at];
+}
+
+static float load_bf16(const struct weight *w, size_t at, int n)
+{
+    (void)n;
+    return scalar_from_bits((uint32_t)((const uint16_t *)w->panels)[at] << 16);
+}
+
+static float load_int8(const struct weight *w, size_t at, int n)
+{
+    return (float)((const int8_t *)w->panels)[at] * w->scales[n];
+}
+
 /* Column n of a matrix, its elements `step` apart, goes into its place in the panels. */
 typedef void pack_fn(struct weight *w, int n, const float *column, size_t step);
 
@@ -46,10 +66,11 @@ static const struct {
     const char *name;
     size_t element; /* bytes */
     pack_fn *pack;
+    load_fn *load;
 } types[] = {
-    [STORED_f32] = {"f32", sizeof(float), pack_f32},
-    [STORED_bf16] = {"bf16", sizeof(uint16_t), pack_bf16},
-    [STORED_int8] = {"int8", sizeof(int8_t), pack_int8},
+    [STORED_f32] = {"f32", sizeof(float), pack_f32, load_f32},
+    [STORED_bf16] = {"bf16", sizeof(uint16_t), pack_bf16, load_bf16},
+    [STORED_int8] = {"int8", sizeof(int8_t), pack_int8, load_int8},
 };
 
 bool stored_find(enum stored *s, const char *name, struct err *e)
@@ -111,4 +132,56 @@ void cpu_weight_free(struct device *d, struct weight *w)
     (void)d;
     if (w)
         memory_unmap(w, w->size);
+}
+
+struct reading {
+    const struct weight *w;
+    const struct tensor *out;
+    const struct view *view; /* of rank 1 or more */
+    int64_t n_rows, task_rows;
+};
+
+/* One stretch of the last dimension: its elements are `step` apart in the row-major matrix. */
+static void read_row(float *out, int64_t out_step, const struct weight *w, int64_t at, int64_t step,
+                     int64_t count)
+{
+    load_fn *const load = types[w->stored].load;
+    const int64_t N = w->N, rows = step / N, columns = step % N;
+    int64_t k = at / N, n = at % N;
+    for (int64_t i = 0; i < count; i++) {
+        out[i * out_step] = load(w, column_at(w, (int)n) + (size_t)k * LANES, (int)n);
+        k += rows;
+        n += columns;
+        if (n >= N) {
+            n -= N;
+            k++;
+        }
+    }
+}
+
+static void read_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct reading *r = context;
+    const int last = r->view->rank - 1;
+    const int64_t first = task * r->task_rows, left = r->n_rows - first;
+    for (int64_t i = first; i < first + (left < r->task_rows ? left : r->task_rows); i++)
+        read_row((float *)r->out->data + element_at(&r->out->view, last, i),
+                 r->out->view.stride[last], r->w, element_at(r->view, last, i),
+                 r->view->stride[last], r->view->shape[last]);
+}
+
+void cpu_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
+                     const struct view *view)
+{
+    if (view_count(view) == 0)
+        return;
+    if (view->rank == 0) {
+        read_row((float *)out->data + out->view.offset, 1, w, view->offset, 1, 1);
+        return;
+    }
+    const int64_t count = view->shape[view->rank - 1];
+    struct reading r = {.w = w, .out = out, .view = view, .n_rows = view_count(view) / count};
+    r.task_rows = rows_of_a_task(count);
+    pool_run(d->pool, (int)((r.n_rows + r.task_rows - 1) / r.task_rows), read_task, &r);
 }

@@ -131,10 +131,10 @@ __device__ __forceinline__ int64_t plus(int64_t x, int64_t y)
 }
 
 /* Lane l's number becomes the sum of the sixteen in the canonical tree: right in lane 0. */
-template <class T> __device__ __forceinline__ T lanes_sum(T lane)
+__device__ __forceinline__ float lanes_sum(float lane)
 {
     for (int by = LANES / 2; by > 0; by /= 2)
-        lane = plus(lane, __shfl_down_sync(ALL_LANES, lane, by, LANES));
+        lane = lane + __shfl_down_sync(ALL_LANES, lane, by, LANES);
     return lane;
 }
 
@@ -158,15 +158,21 @@ void cuda_where(struct device *d, const struct tensor *out, const struct tensor 
 void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                  int n_reduced);
 void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cuda_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
 void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 void cuda_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *index, int64_t *fault, int64_t tag);
+void cuda_scatter(struct device *d, enum op op, const struct tensor *out,
+                  const struct tensor *index, const struct tensor *x, int64_t *fault,
+                  int64_t tag);
 void cuda_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *y);
 
 bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, enum layout l,
                       int K, int N, struct err *e);
 void cuda_weight_free(struct device *d, struct weight *w);
+void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
+                      const struct view *view);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
@@ -176,6 +182,12 @@ void cuda_embed(struct device *d, float *out, const float *table, const int32_t 
 void cuda_add(struct device *d, float *out, const float *x, const float *y, int64_t count);
 void cuda_layernorm(struct device *d, float *out, const float *x, const float *weight,
                     const float *bias, int n_rows, int width, float epsilon);
+void cuda_layernorm_scale(struct device *d, float *scale, const float *x, int n_rows, int width,
+                          float epsilon);
+void cuda_layernorm_normalize(struct device *d, float *out, const float *x, const float *scale,
+                              int n_rows, int width);
+void cuda_layernorm_gain(struct device *d, float *out, const float *x, const float *weight,
+                         const float *bias, int n_rows, int width);
 void cuda_gelu(struct device *d, float *out, const float *x, int64_t count);
 void cuda_rows_gather(struct device *d, float *out, const float *x, const int32_t *rows, int n_rows,
                       int width);

@@ -27,23 +27,35 @@ void cuda_embed(struct device *d, float *out, const float *table, const int32_t 
     cuda_rows_gather(d, out, table, ids, n_rows, width);
 }
 
-/* Half a warp a row: thread l is lane l of both sums. A row past the last has no elements. */
+/* Of half a warp's row from x, n elements of it: thread l is lane l of both sums. */
+__device__ __forceinline__ float row_mean(const float *x, int n, int width)
+{
+    float sum = 0;
+    for (int i = (int)threadIdx.x % LANES; i < n; i += LANES)
+        sum += x[i];
+    return lane_zero(lanes_sum(sum)) / (float)width;
+}
+
+__device__ __forceinline__ float row_scale(const float *x, float mean, int n, int width,
+                                           float epsilon)
+{
+    float squares = 0;
+    for (int i = (int)threadIdx.x % LANES; i < n; i += LANES) {
+        const float apart = x[i] - mean;
+        squares = fmaf(apart, apart, squares);
+    }
+    return sqrtf(lane_zero(lanes_sum(squares)) / (float)width + epsilon);
+}
+
+/* Half a warp a row. A row past the last has no elements. */
 __global__ void layernorm_kernel(float *out, const float *x, const float *weight, const float *bias,
                                  int n_rows, int width, float epsilon)
 {
     const int row = (int)(blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES);
     const int lane = (int)threadIdx.x % LANES, n = row < n_rows ? width : 0;
     const size_t at = (size_t)row * (size_t)width;
-    float sum = 0, squares = 0;
-    for (int i = lane; i < n; i += LANES)
-        sum += x[at + i];
-    const float mean = lane_zero(lanes_sum(sum)) / (float)width;
-    for (int i = lane; i < n; i += LANES) {
-        const float apart = x[at + i] - mean;
-        squares = fmaf(apart, apart, squares);
-    }
-    const float variance = lane_zero(lanes_sum(squares)) / (float)width;
-    const float scale = 1.0f / sqrtf(variance + epsilon);
+    const float mean = row_mean(x + at, n, width);
+    const float scale = 1.0f / row_scale(x + at, mean, n, width, epsilon);
     for (int i = lane; i < n; i += LANES)
         out[at + i] = fmaf((x[at + i] - mean) * scale, weight[i], bias[i]);
 }
@@ -55,6 +67,69 @@ void cuda_layernorm(struct device *d, float *out, const float *x, const float *w
         return;
     LAUNCH(layernorm_kernel, blocks_for(n_rows, BLOCK / LANES), BLOCK, 0, d->stream, out, x, weight,
            bias, n_rows, width, epsilon);
+    CHECK_LAUNCH(d);
+}
+
+__global__ void layernorm_scale_kernel(float *scale, const float *x, int n_rows, int width,
+                                       float epsilon)
+{
+    const int row = (int)(blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES);
+    const int n = row < n_rows ? width : 0;
+    const size_t at = (size_t)row * (size_t)width;
+    const float mean = row_mean(x + at, n, width);
+    const float found = row_scale(x + at, mean, n, width, epsilon);
+    if (n > 0 && threadIdx.x % LANES == 0)
+        scale[row] = found;
+}
+
+void cuda_layernorm_scale(struct device *d, float *scale, const float *x, int n_rows, int width,
+                          float epsilon)
+{
+    if (n_rows == 0)
+        return;
+    LAUNCH(layernorm_scale_kernel, blocks_for(n_rows, BLOCK / LANES), BLOCK, 0, d->stream, scale, x,
+           n_rows, width, epsilon);
+    CHECK_LAUNCH(d);
+}
+
+__global__ void layernorm_normalize_kernel(float *out, const float *x, const float *scale,
+                                           int n_rows, int width)
+{
+    const int row = (int)(blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES);
+    const int n = row < n_rows ? width : 0;
+    const size_t at = (size_t)row * (size_t)width;
+    const float mean = row_mean(x + at, n, width);
+    const float factor = n > 0 ? 1.0f / scale[row] : 0;
+    for (int i = (int)threadIdx.x % LANES; i < n; i += LANES)
+        out[at + i] = (x[at + i] - mean) * factor;
+}
+
+void cuda_layernorm_normalize(struct device *d, float *out, const float *x, const float *scale,
+                              int n_rows, int width)
+{
+    if (n_rows == 0)
+        return;
+    LAUNCH(layernorm_normalize_kernel, blocks_for(n_rows, BLOCK / LANES), BLOCK, 0, d->stream, out,
+           x, scale, n_rows, width);
+    CHECK_LAUNCH(d);
+}
+
+/* A block a row. */
+__global__ void layernorm_gain_kernel(float *out, const float *x, const float *weight,
+                                      const float *bias, int width)
+{
+    const size_t at = (size_t)blockIdx.x * (size_t)width;
+    for (int i = (int)threadIdx.x; i < width; i += BLOCK)
+        out[at + i] = fmaf(x[at + i], weight[i], bias[i]);
+}
+
+void cuda_layernorm_gain(struct device *d, float *out, const float *x, const float *weight,
+                         const float *bias, int n_rows, int width)
+{
+    if (n_rows == 0)
+        return;
+    LAUNCH(layernorm_gain_kernel, (unsigned)n_rows, BLOCK, 0, d->stream, out, x, weight, bias,
+           width);
     CHECK_LAUNCH(d);
 }
 

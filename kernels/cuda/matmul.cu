@@ -264,6 +264,33 @@ void cuda_weight_free(struct device *d, struct weight *w)
     memory_unmap(w, sizeof *w);
 }
 
+/* A place of the row-major (K, N) is another one of the rows that lie apart. Grid: the elements. */
+__global__ void __launch_bounds__(BLOCK)
+    weight_read_kernel(float *out, const float *w, int64_t offset, int N, int stride,
+                       const __grid_constant__ walk places)
+{
+    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= places.count)
+        return;
+    int64_t at[2];
+    walk_places(at, places, i);
+    const int64_t place = offset + at[1];
+    out[at[0]] = w[place / N * stride + place % N];
+}
+
+void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
+                      const struct view *view)
+{
+    const struct tensor from = {w->data, DT_f32, *view};
+    const struct tensor *const all[] = {out, &from};
+    if (view_count(view) == 0)
+        return;
+    const struct walk places = walk_of(all, 2, view->rank);
+    LAUNCH(weight_read_kernel, blocks_for(places.count, BLOCK), BLOCK, 0, d->stream,
+           cuda_data<float>(out), w->data, view->offset, w->N, w->stride, places);
+    CHECK_LAUNCH(d);
+}
+
 /* matmul: a block makes PRODUCT_TILE x PRODUCT_TILE elements of one matrix of the batch, a thread
  * those of one column at every PRODUCT_STEP rows. Both sides are staged by chunks. */
 constexpr int PRODUCT_TILE = 32, PRODUCT_STEP = BLOCK / PRODUCT_TILE;

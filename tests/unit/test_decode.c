@@ -604,7 +604,7 @@ static void a_wrong_node_is_refused(void **state)
         {"{\"op\": \"hook\", \"args\": [\"lm_head.output[0]\"]}", ERR_syntax, "nodes[1].args[0]", 1,
          "a hook takes a path without an index: \"lm_head.output\""},
         {"{\"op\": \"hook\", \"args\": [{\"node\": 0}]}", ERR_type, "nodes[1].args[0]", 1,
-         "a hook path is a text, not a map"},
+         "a path is a text, not a map"},
         {"{\"op\": \"hook\", \"args\": [\"lm_head.output\"], \"invoke\": 1}", ERR_value,
          "nodes[1].invoke", 1, "invoke 1 does not exist: the request has 1"},
         {"{\"op\": \"hook\", \"args\": [\"lm_head.output\"], \"step\": -1}", ERR_value,

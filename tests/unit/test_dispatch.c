@@ -254,8 +254,11 @@ static void eager_reduce(struct tensor *out, const struct tensor *given, const s
     }
 }
 
-static void eager_softmax(struct tensor *out, const struct tensor *x, const struct node *n)
+/* softmax and the scans, line by line. */
+static void eager_along(struct tensor *out, const struct tensor *given, const struct node *n)
 {
+    const struct tensor whole = converted(given, out->dtype), *x = &whole;
+    const size_t size_of_one = dtype_size(x->dtype);
     const int rank = x->view.rank;
     const int64_t asked = n->args[1].integer;
     const int dim = rank ? (int)(asked < 0 ? asked + rank : asked) : 0;
@@ -268,10 +271,11 @@ static void eager_softmax(struct tensor *out, const struct tensor *x, const stru
             continue;
         struct tensor line = line_of(x, size), result = line_of(x, size);
         for (int64_t k = 0; k < size; k++)
-            memcpy(element(&line, k), element(x, i + k * inner), sizeof(float));
-        model.be->softmax(model.device, n->op, &result, &line);
+            memcpy(element(&line, k), element(x, i + k * inner), size_of_one);
+        const bool scans = n->op == OP_cumsum || n->op == OP_cumprod;
+        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line);
         for (int64_t k = 0; k < size; k++)
-            memcpy(element(out, i + k * inner), element(&result, k), sizeof(float));
+            memcpy(element(out, i + k * inner), element(&result, k), size_of_one);
     }
 }
 
@@ -310,6 +314,46 @@ static void eager_select(struct tensor *out, const struct tensor *x, const struc
         else
             memset(element(out, i), 0, dtype_size(x->dtype));
         eager.n_outside += from < 0 || from >= (rank ? x->view.shape[dim] : 1);
+    }
+}
+
+/* Element by element, in row-major order of the index. */
+static void eager_scatter(struct tensor *out, const struct tensor *in, const struct node *n)
+{
+    const struct tensor *index = &in[1];
+    const int rank = out->view.rank;
+    const int64_t asked = n->args[1].integer;
+    const int dim = rank ? (int)(asked < 0 ? asked + rank : asked) : 0;
+    const struct tensor x = converted(&in[0], out->dtype), src = converted(&in[2], out->dtype);
+    for (int64_t i = 0; i < view_count(&out->view); i++)
+        memcpy(element(out, i), element(&x, i), dtype_size(out->dtype));
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        int64_t at[RANK_MAX] = {0};
+        coordinates(at, &index->view, i);
+        const void *from = element(&src, src.view.rank ? place_of(&src.view, at) : 0);
+        at[dim] = *(int64_t *)element(index, i);
+        const bool outside = at[dim] < 0 || at[dim] >= (rank ? out->view.shape[dim] : 1);
+        eager.n_outside += outside;
+        if (outside)
+            continue;
+        void *to = element(out, rank ? place_of(&out->view, at) : 0);
+        if (n->op == OP_scatter)
+            memcpy(to, from, dtype_size(out->dtype));
+        else if (out->dtype == DT_f32)
+            *(float *)to += *(const float *)from;
+        else if (out->dtype == DT_i64)
+            *(int64_t *)to += *(const int64_t *)from;
+        else
+            *(uint8_t *)to |= *(const uint8_t *)from;
+    }
+}
+
+static void eager_wrap(struct tensor *out, const struct tensor *index, int64_t size)
+{
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        const int64_t at = *(int64_t *)element(index, i);
+        *(int64_t *)element(out, i) = (at % size + size) % size;
+        eager.n_outside += at < -size || at >= size;
     }
 }
 
@@ -413,10 +457,15 @@ static void eager_compute(struct tensor *out, struct tensor *in, int n_in, const
         model.be->where(model.device, out, &in[0], &in[1], &in[2]);
     else if (n->op == OP_matmul)
         eager_matmul(out, &in[0], &in[1]);
-    else if (n->op == OP_softmax || n->op == OP_log_softmax)
-        eager_softmax(out, &in[0], n);
+    else if (n->op == OP_softmax || n->op == OP_log_softmax || n->op == OP_cumsum ||
+             n->op == OP_cumprod)
+        eager_along(out, &in[0], n);
     else if (n->op == OP_gather || n->op == OP_index_select)
         eager_select(out, &in[0], &in[1], n);
+    else if (n->op == OP_scatter || n->op == OP_scatter_add)
+        eager_scatter(out, in, n);
+    else if (n->op == OP_wrap_index)
+        eager_wrap(out, &in[0], n->args[1].integer);
     else if (n->op == OP_topk_values || n->op == OP_topk_indices)
         eager_topk(out, &in[0], n);
     else if (n->op == OP_cat || n->op == OP_stack)
@@ -599,7 +648,7 @@ static void run_stop(struct job *j, const struct stop *s)
     check_neighbours(bytes, size, &x, n_rows);
 }
 
-static int n_gathered, n_faults;
+static int n_gathered, n_scattered, n_faults, n_scatter_faults, n_wrap_faults;
 
 /* Nothing is reported without a reason; a node that nobody needs is none. */
 static void check_faults(const struct job *j)
@@ -608,9 +657,12 @@ static void check_faults(const struct job *j)
     if (dispatch_check(j, &e))
         return;
     const enum op op = t.graph.nodes[e.node].op;
-    assert_true(op == OP_gather || op == OP_index_select);
+    assert_true(op == OP_gather || op == OP_index_select || op == OP_scatter ||
+                op == OP_scatter_add || op == OP_wrap_index);
     assert_int_equal(e.code, ERR_index);
-    assert_non_null(strstr(e.text, "which the graph computed, is out of range for dimension"));
+    assert_non_null(strstr(e.text, "which the graph computed, is out of range for "));
+    n_scatter_faults += op == OP_scatter || op == OP_scatter_add;
+    n_wrap_faults += op == OP_wrap_index;
     assert_true(eager.n_outside > 0);
     n_faults++;
 }
@@ -795,15 +847,34 @@ static void add_random_selection(int x)
     }
 }
 
+/* With the index that another op of this kind would read at, or one of x's own numbers. */
+static void add_random_scatter(int x)
+{
+    const struct arg dim = random_dim();
+    const enum op op = pick(2) ? OP_scatter : OP_scatter_add;
+    int places;
+    if (pick(2)) {
+        const int whole = tiny_op(&t, to, NODE(x), DTYPE(DT_i64));
+        places = tiny_op(&t, wrap_index, NODE(whole), INT(1 + pick(3)));
+    } else {
+        places = tiny_op(&t, topk_indices, NODE(x), INT(1 + pick(3)), dim, BOOL(pick(2)));
+        places = tiny_op(&t, sub, NODE(places), INT(pick(6) == 0));
+    }
+    const struct arg src = pick(2) ? (struct arg)NODE(x) : random_operand();
+    tiny_add(&t, op, (struct arg[PARAMS_MAX]){NODE(x), dim, NODE(places), src});
+}
+
 static void add_random_op(void)
 {
     static const enum op elementwise[] = {OP_add, OP_mul, OP_sub,  OP_maximum, OP_lt,
                                           OP_neg, OP_abs, OP_relu, OP_div,     OP_logical_or};
-    static const enum op reductions[] = {OP_sum, OP_mean, OP_max, OP_min, OP_norm, OP_logsumexp};
+    static const enum op reductions[] = {OP_sum, OP_prod, OP_mean,     OP_max,
+                                         OP_min, OP_norm, OP_logsumexp};
+    static const enum op along[] = {OP_softmax, OP_log_softmax, OP_cumsum, OP_cumprod};
     static const enum op orders[] = {OP_topk_values, OP_topk_indices};
     const int x = random_node();
     /* clang-format off */
-    switch (pick(30)) {
+    switch (pick(36)) {
     case 0: case 1: case 2:
         tiny_add(&t, elementwise[pick(10)], (struct arg[PARAMS_MAX]){random_operand(), random_operand()});
         break;
@@ -817,13 +888,17 @@ static void add_random_op(void)
     case 11: tiny_op(&t, to, NODE(x), DTYPE((enum dtype)pick(DT_COUNT))); break;
     case 12: tiny_op(&t, where, random_operand(), random_operand(), random_operand()); break;
     case 13: tiny_add(&t, pick(2) ? OP_cat : OP_stack, (struct arg[PARAMS_MAX]){random_list(), random_dim()}); break;
-    case 14: tiny_add(&t, reductions[pick(6)], (struct arg[PARAMS_MAX]){NODE(x), random_dims(), BOOL(pick(2))}); break;
+    case 14: tiny_add(&t, reductions[pick(7)], (struct arg[PARAMS_MAX]){NODE(x), random_dims(), BOOL(pick(2))}); break;
     case 15: tiny_add(&t, pick(2) ? OP_argmax : OP_argmin, (struct arg[PARAMS_MAX]){NODE(x), random_dim(), BOOL(pick(2))}); break;
-    case 16: tiny_add(&t, pick(2) ? OP_softmax : OP_log_softmax, (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
+    case 16: tiny_add(&t, along[pick(4)], (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
     case 17: tiny_op(&t, matmul, NODE(x), NODE(random_node())); break;
     case 18: tiny_add(&t, pick(2) ? OP_ln_f : OP_lm_head, (struct arg[PARAMS_MAX]){NODE(x)}); break;
     case 19: tiny_op(&t, flatten, NODE(x), ABSENT, ABSENT); break;
     case 20: tiny_add(&t, orders[pick(2)], (struct arg[PARAMS_MAX]){NODE(x), INT(pick(5)), random_dim(), BOOL(pick(2))}); break;
+    case 30: tiny_op(&t, diagonal, NODE(x), INT(pick(5) - 2), random_dim(), random_dim()); break;
+    case 31: tiny_op(&t, unfold, NODE(x), random_dim(), INT(1 + pick(3)), INT(1 + pick(2))); break;
+    case 32: tiny_op(&t, view, NODE(x), random_shape(x)); break;
+    case 33: case 34: case 35: add_random_scatter(x); break;
     case 21: case 22: case 23: case 24: case 25: add_random_selection(x); break;
     default: add_meeting(x);
     }
@@ -895,6 +970,7 @@ static void count_plan(void)
         n_set += a->op == OP_set;
         n_saved += a->op == OP_save;
         n_gathered += a->op == OP_gather;
+        n_scattered += a->op == OP_scatter || a->op == OP_scatter_add;
         n_parked += a->op == OP_clone && (op == OP_hook || op == OP_set);
         if (a->op != OP_save && a->op != OP_set)
             unfolded += ((size_t)view_count(&t.plan.values[a->out].view) *
@@ -934,7 +1010,8 @@ static void plans_mean_what_their_programs_mean(void **state)
         current = i;
         one_random_graph(i);
     }
-    print_message("%d gathered, %d faults, ", n_gathered, n_faults);
+    print_message("%d gathered, %d scattered, %d faults (%d, %d), ", n_gathered, n_scattered,
+                  n_faults, n_scatter_faults, n_wrap_faults);
     print_message("%d sets, %d parked, %d saved, slab %zu of %zu bytes, refused: order %d shape %d "
                   "type %d\n",
                   n_set, n_parked, n_saved, folded, unfolded, n_refused[ERR_order],
@@ -942,6 +1019,7 @@ static void plans_mean_what_their_programs_mean(void **state)
     assert_true(n_set > 1000 && n_parked > 500 && n_saved > 1000);
     assert_true(n_refused[ERR_order] > 100);
     assert_true(n_gathered > 300 && n_faults > 30);
+    assert_true(n_scattered > 100 && n_scatter_faults > 5 && n_wrap_faults > 5);
     assert_true(folded < unfolded);
 }
 

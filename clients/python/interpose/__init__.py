@@ -15,6 +15,7 @@ from . import functions as _functions
 from .einsum import einsum
 from .errors import InterposeError, NoValue, RequestError, ServerError
 from .functions import full_like, ones_like, tensor, topk, zeros_like
+from .iteration import List
 from .losses import cross_entropy_loss
 from .model import LanguageModel
 from .proxy import Proxy
@@ -25,4 +26,5 @@ __all__ = ["InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError"
            "cross_entropy_loss", "einsum", "full_like", "ones_like", "tensor", "topk", "zeros_like",
            *(name for name in _functions.FUNCTIONS if not hasattr(_builtins, name))]
 
+list = List
 globals().update(_functions.FUNCTIONS)

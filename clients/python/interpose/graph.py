@@ -12,7 +12,8 @@ class Node:
     """One row of the request's `nodes`."""
 
     __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
-                 "replaced_by", "frozen", "shape", "dtype", "saves", "value")
+                 "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
+                 "missing")
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None):
         self.op, self.args, self.kwargs = op, args, kwargs or {}
@@ -24,6 +25,8 @@ class Node:
         self.shape = self.dtype = None
         self.saves = []             # the save nodes of this one
         self.value = None           # of a save, once it has arrived
+        self.condition = None       # of a save: the save of whether it counts (see condition.py)
+        self.missing = None         # of a save that is not sent: why, as half a sentence
         self.place = user_place()
 
     def inputs(self):
@@ -35,7 +38,7 @@ class Node:
 
     def label(self, depth=2):
         """A text for people: "transformer.h.0.mlp.output", "add(lm_head.output, 1.0)"."""
-        if self.op == "hook":
+        if self.op in ("hook", "parameter"):
             return self.args[0] + (f" at step {self.step}" if self.step else "")
         if depth == 0:
             return f"{self.op}(...)"
@@ -77,7 +80,10 @@ class Graph:
 
     def __init__(self):
         self.nodes = []
-        self._hooks = {}    # (path, invoke, step) -> the node that stands for that place
+        # (path, invoke, step) -> the nodes that stand for that place; the last is asked for, and
+        # None where the next is to be another (see renew).
+        self._hooks = {}
+        self._parameters = {}   # path -> its node
 
     def add(self, op, args, kwargs=None, optional=False, is_view=False):
         """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
@@ -90,12 +96,24 @@ class Graph:
 
     def hook(self, path, invoke, step):
         """The node that stands for a place of the model: one, however often it is asked for."""
-        key = path, invoke, step
-        if key not in self._hooks:
-            node = Node("hook", [path], invoke=invoke, step=step, optional=True)
-            self._hooks[key] = node
+        nodes = self._hooks.setdefault((path, invoke, step), [None])
+        if nodes[-1] is None:
+            node = nodes[-1] = Node("hook", [path], invoke=invoke, step=step, optional=True)
             self.nodes.append(node)
-        return self._hooks[key]
+        return nodes[-1]
+
+    def renew(self):
+        """From here on hooks are nodes of their own, apart from those that were there before."""
+        for nodes in self._hooks.values():
+            if nodes[-1] is not None:
+                nodes.append(None)
+
+    def parameter(self, path):
+        """The node of a parameter: one, however often it is asked for."""
+        if path not in self._parameters:
+            self._parameters[path] = Node("parameter", [path], optional=True)
+            self.nodes.append(self._parameters[path])
+        return self._parameters[path]
 
     def replace(self, hook, value):
         """`module.output = value`: the place has another tensor from here on.
@@ -105,8 +123,11 @@ class Graph:
         """
         if hook.replaced_by is not None:    # two names of one place: speak of what is there now
             hook = self.hook(hook.args[0], hook.invoke, hook.step)
-        hook.replaced_by = self.add("set", [hook, value])
-        del self._hooks[hook.args[0], hook.invoke, hook.step]
+        change = self.add("set", [hook, value])
+        for node in self._hooks.pop((hook.args[0], hook.invoke, hook.step)):
+            if node is not None:
+                node.replaced_by = change
+        return change
 
     def used(self, arg):
         """What an argument stands for by now: itself, or what it was before it was replaced."""

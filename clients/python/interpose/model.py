@@ -7,9 +7,10 @@ import types
 from . import run as runs
 from .client import Client
 from .errors import RequestError, ServerError
-from .nested import Inputs, Outputs
+from .iteration import Iteration, Iterations
+from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, apply, operand
-from .spec import Op, Point, tree_of
+from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
 from .values import whole
 
@@ -19,8 +20,9 @@ class Spec:
 
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
-        self.tree = tree_of(Point(row["path"], row["shape"], row["writable"])
-                            for row in document["points"])
+        self.tree = tree_of([
+            *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
+            *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
 
 
 class Module:
@@ -48,7 +50,10 @@ class Module:
     def __setattr__(self, name, value):
         if name not in self._branch.leaves:
             raise self._unknown(name)
-        leaf, place = self._branch.leaves[name], self._tensors(name)
+        leaf = self._branch.leaves[name]
+        if isinstance(leaf, Parameter):
+            raise AttributeError(f"{self._join(name)} is a parameter: it can be read, but not set")
+        place = self._tensors(name)
         if isinstance(leaf, Point):
             if isinstance(place, Inputs):
                 place = place._tensor
@@ -71,11 +76,13 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run, step = runs.current_run(self._model), self._step_now()
+        run = runs.current_run(self._model)
         path, leaf = self._join(name), self._branch.leaves[name]
+        if isinstance(leaf, Parameter):
+            return Proxy(run, run.parameter(path))
         if not isinstance(leaf, Point):
-            return _outputs(run, path, leaf, step)
-        tensor = Proxy(run, run.hook(path, step))
+            return _outputs(run, path, leaf, self._step)
+        tensor = Proxy(run, run.hook(path, self._step))
         return Inputs(tensor, _replace) if name == "input" else tensor
 
     def _join(self, name):
@@ -89,7 +96,7 @@ class Module:
             + (f": did you mean {' or '.join(near)}?" if near else f": it has {', '.join(names)}"))
 
     def __dir__(self):
-        return [*self._branch.names(), "next", "step"]
+        return [*self._branch.names(), "all", "iter", "next", "step"]
 
     # Generation steps.
 
@@ -103,12 +110,8 @@ class Module:
         >>> last.value.shape[:2]
         (1, 1)
         """
-        n = runs.current_run(self._model).n_steps
-        k = whole(k, "a step")
-        if not -n <= k < n:
-            raise IndexError(f"step {k} does not exist: this run has steps 0 to {n - 1} "
-                             f"(max_new_tokens={n})")
-        return type(self)(self._model, self._path, self._branch, k % n)
+        k = runs.current_run(self._model).checked_step(whole(k, "a step"))
+        return type(self)(self._model, self._path, self._branch, k)
 
     def next(self, increment=1, propagate=False):
         """Moves this module (with `propagate` its submodules too) on to the next generation step,
@@ -124,17 +127,35 @@ class Module:
         """
         if self._step is not None:
             return self.step(self._step + increment)
-        invoke = self._invoke()
-        moved = self._step_now() + whole(increment, "increment")
-        if not 0 <= moved < invoke.run.n_steps:
-            n = invoke.run.n_steps
-            raise IndexError(f"{self._path or 'the model'} has no next step: this run has steps 0 "
-                             f"to {n - 1} (max_new_tokens={invoke.run.max_new_tokens})")
+        invoke, run = self._invoke(), runs.current_run(self._model)
+        if run.iteration is not None:
+            raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
+                               "the iteration's, take .step(k) for another")
+        moved = run.step_of(self._path) + whole(increment, "increment")
+        if not 0 <= moved < run.n_steps:
+            raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
         invoke.steps[self._path] = moved
         if propagate or self._branch.is_list or not self._path:
             for path in self._model._paths_below(self._path, self._branch):
                 invoke.steps[path] = moved
         return self
+
+    @property
+    def iter(self):
+        """As `tracer.iter`, for this module and those below it: `with model.lm_head.iter[1:]:`."""
+        return Iterations(runs.current_run(self._model), self._path)
+
+    def all(self):
+        """As `tracer.all`, for this module and those below it.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=3):
+        ...     with model.transformer.h.all():
+        ...         model.transformer.h[0].output[0][:] = 0
+        ...     last = model.transformer.h[0].step(2).output[0].save()
+        >>> bool(last.value.any())
+        False
+        """
+        return Iteration(runs.current_run(self._model), self._path, slice(None)).begin()
 
     def _invoke(self):
         invoke = runs.current_run(self._model).open_invoke
@@ -142,13 +163,6 @@ class Module:
             raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
         return invoke
-
-    def _step_now(self):
-        if self._step is not None:
-            return self._step
-        if self._path == "generator":   # its ids are complete behind the last step
-            return self._invoke().run.n_steps - 1
-        return self._invoke().steps.get(self._path, 0)
 
     # The rest.
 
@@ -212,6 +226,8 @@ def _drawn(name, branch, model, depth):
 
 
 def _shapes(points):
+    if isinstance(points, Parameter):
+        return f"{points.shape}, a parameter"
     if isinstance(points, Point):
         return points.shape + ("" if points.writable else ", read only")
     return f"({', '.join(_shapes(p) for p in points)}{',' * (len(points) == 1)})"
@@ -274,7 +290,7 @@ class LanguageModel:
         return getattr(Module(self, "", self.spec.tree), name)
 
     def __dir__(self):
-        return sorted({*super().__dir__(), *self.spec.tree.names(), "next", "step"})
+        return sorted({*super().__dir__(), *self.spec.tree.names(), "all", "iter", "next", "step"})
 
     def __repr__(self):
         return f"{self.server_name} at {self.client.host}\n" + "\n".join(
@@ -289,6 +305,17 @@ class LanguageModel:
                 below = f"{path}.{each}" if path else each
                 yield below
                 yield from self._paths_below(below, child)
+
+    @property
+    def output(self):
+        """What Hugging Face's model returns: `model.output.logits` is `model.lm_head.output`.
+
+        >>> with model.trace([464]):
+        ...     logits = model.output.logits.save()
+        >>> logits.value.shape == (1, 1, model.config.vocab)
+        True
+        """
+        return ModelOutput(self)
 
     def generate(self, prompt=None, *, max_new_tokens=1, min_new_tokens=0, do_sample=None,
                  temperature=None, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0,
@@ -343,10 +370,12 @@ class LanguageModel:
         }
         return runs.Run(self, options, self._progress(progress), prompt)
 
-    def trace(self, prompt=None, *, progress=None, **unsupported):
+    def trace(self, prompt=None, *, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
-        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
+        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
+        runs the prompt at once and returns `model.output`. nnsight's `remote`, `scan` and `validate`
+        are taken and change nothing: every run is remote, and checked before it runs.
         Raises as generate does.
 
         >>> with model.trace("Hello"):
@@ -355,16 +384,37 @@ class LanguageModel:
         True
         """
         self._refuse("trace", unsupported, "a prompt and progress")
-        return runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt)
+        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt)
+        if trace:
+            return run
+        if prompt is None:
+            raise ValueError("trace=False runs a prompt at once: give it one")
+        with run:
+            output = self.output.save()
+        return output
+
+    def forward(self, *args, **kwargs):
+        """As `trace`: nnsight 0.1's name of it (with its `inference`, which changes nothing)."""
+        kwargs.pop("inference", None)
+        return self.trace(*args, **kwargs)
+
+    def invoke(self, prompt, **kwargs):
+        """As `trace` of one prompt: nnsight 0.1's name of it."""
+        return self.trace(prompt, **kwargs)
 
     def _progress(self, progress):
         return self.progress if progress is None else progress
 
     @staticmethod
     def _refuse(what, unsupported, takes):
-        if unsupported:
-            raise TypeError(f"{what}() has no parameter {next(iter(unsupported))!r}: it takes "
-                            f"{takes}")
+        unknown = [name for name in unsupported if name not in _CHANGE_NOTHING]
+        if unknown:
+            raise TypeError(f"{what}() has no parameter {unknown[0]!r}: it takes {takes}")
+
+
+# nnsight's parameters of runs that are taken and change nothing: every run is remote, and all of it
+# is checked, with its shapes, before anything is computed.
+_CHANGE_NOTHING = {"remote", "scan", "validate", "invoker_args", "invoker_kwargs", "fwd_args"}
 
 
 def _listed(value):

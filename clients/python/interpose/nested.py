@@ -30,6 +30,30 @@ class Outputs(tuple):
         """Saves each tensor."""
         return Outputs([item.save() for item in self], self._path, self._replace)
 
+    # As a proxy's own: see proxy.py.
+
+    @property
+    def _run(self):
+        return self[0]._run
+
+    def _each(self, verb, *args):
+        return Outputs([getattr(item, verb)(*args) for item in self], self._path, self._replace)
+
+    def _kept(self):
+        return self._each("_kept")
+
+    def _want(self):
+        return self._each("_want")
+
+    def _moved(self, run, made):
+        return self._each("_moved", run, made)
+
+    def _has_come(self):
+        return all(item._has_come() for item in self)
+
+    def _as_value(self):
+        return tuple(item._as_value() for item in self)
+
     def __getitem__(self, i):
         if isinstance(i, slice) or hasattr(i, "__index__"):
             return tuple.__getitem__(self, i)
@@ -98,6 +122,46 @@ class Inputs(tuple):
 
     def __repr__(self):
         return f"<input: (({self._tensor!r},), {{}})>"
+
+
+class ModelOutput:
+    """What the whole model returns: `.logits`, also as `[0]` and `["logits"]`, and
+    `.past_key_values`, each block's pair of keys and values."""
+
+    def __init__(self, model):
+        self._model, self._logits = model, None
+
+    @property
+    def logits(self):
+        """The logits, (B, T, V)."""
+        return self._model.lm_head.output if self._logits is None else self._logits
+
+    @logits.setter
+    def logits(self, value):
+        self._model.lm_head.output = value
+
+    @property
+    def past_key_values(self):
+        """(keys, values) of each block."""
+        return tuple(block.output[1] for block in self._model.transformer.h)
+
+    def __getitem__(self, key):
+        if key not in (0, "logits"):
+            raise KeyError(f"the model's output has logits, as [0] or ['logits'], and no {key!r}")
+        return self.logits
+
+    def save(self):
+        """Saves the logits."""
+        self._logits = self.logits.save()
+        return self
+
+    @property
+    def value(self):
+        """Itself: its logits have their value."""
+        return self
+
+    def __repr__(self):
+        return f"<the model's output: logits {self._logits!r}>"
 
 
 def _forward(name):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import NoValue
+from .finished import Value
 from .graph import Index
 from .spec import bind
 from .values import as_array, constant, dtype_name, is_array_like, whole
@@ -36,6 +37,8 @@ class Proxy:
 
     def __init__(self, run, node, save=None):
         self._run, self._node, self._save = run, node, save
+        if run.recording is not None:
+            run.recording.proxies.append(self)
 
     # What is known before the run.
 
@@ -81,19 +84,63 @@ class Proxy:
 
         Returns a proxy of the same tensor, so that `x = model.lm_head.output.save()` reads well.
         """
-        save = self._run.add("save", [self._node])
-        self._node.saves.append(save)
-        return Proxy(self._run, self._node, save)
+        self._run.saved.append(self)
+        return self._kept(optional=False)._want()
 
     @property
     def value(self):
         """The saved tensor, a numpy array; NoValue before the run or where nothing was saved."""
-        save = self._save or (self._node.saves[-1] if self._node.saves else None)
+        save = self._last_save()
         if save is None:
             raise NoValue(f"{self._label()} was not saved: call .save() inside the block")
-        if save.value is None:
-            raise NoValue(f"{self._label()} has no value: {self._run.why_no_value()}")
+        missing = save.missing
+        if save.condition is not None and save.condition.value is not None and (
+                not save.condition.value):
+            missing = "the condition of its tracer.cond was false"
+        if save.value is None or missing:
+            raise NoValue(f"{self._label()} has no value: {missing or self._run.why_no_value()}")
         return save.value
+
+    # Between the block and its values. A proxy is `kept` when it is copied as it is at a point of
+    # the program, and comes back if it is `wanted`; it has `come` when its value is there.
+
+    def _last_save(self):
+        return self._save or (self._node.saves[-1] if self._node.saves else None)
+
+    def _kept(self, optional=True):
+        save = self._run.add("save", [self._node], optional=optional)
+        self._node.saves.append(save)
+        return Proxy(self._run, self._node, save)
+
+    def _want(self):
+        self._save.optional = False
+        self._run.saved.append(self)
+        return self
+
+    def _moved(self, run, made):
+        """What this is in what a recording has written again."""
+        node, save = made.get(self._node, self._node), made.get(self._save, self._save)
+        if save is not self._save:
+            node.saves.append(save)
+        return Proxy(run, node, save)
+
+    def _move(self, made):
+        """This name stands for what a recording has written again."""
+        self._node, self._save = made.get(self._node, self._node), made.get(self._save, self._save)
+
+    def _has_come(self):
+        try:
+            return self.value is not None
+        except NoValue:
+            return False
+
+    def _as_value(self):
+        return self.value.view(Value)
+
+    def _settle(self):
+        """The run has ended: this is its value from here on, if that has come."""
+        if self._has_come():
+            self.__class__ = Finished
 
     def torch(self):
         """The saved tensor as torch's, sharing memory with `.value`."""
@@ -147,8 +194,7 @@ class Proxy:
         return self._node.label()
 
     def __repr__(self):
-        save = self._save or (self._node.saves[-1] if self._node.saves else None)
-        value = f" = {save.value!r}" if save is not None and save.value is not None else ""
+        value = f" = {self.value!r}" if self._has_come() else ""
         return f"<proxy of {self._label()}{value}>"
 
     # Reading and changing parts.
@@ -282,9 +328,9 @@ class Proxy:
         """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
         return apply(self._run, "reshape", [self, *_varargs(shape)], named)
 
-    def view(self, *shape):
-        """As reshape."""
-        return self.reshape(*shape)
+    def view(self, *shape, **named):
+        """As reshape, but refused where that would copy: what is set in a view is set in x."""
+        return apply(self._run, "view", [self, *_varargs(shape)], named)
 
     def expand(self, *shape, **named):
         """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
@@ -493,6 +539,74 @@ def _give_operators():
 _give_operators()
 
 
+class Finished(Proxy):
+    """A saved proxy behind its run: it acts as its value, a numpy array that torch takes too."""
+
+    __slots__ = ()
+
+    _OWN = {"value", "torch", "numpy", "item", "tolist", "save", "shape"}
+
+    def __getattribute__(self, name):
+        if name.startswith("_") or name in Finished._OWN:
+            return object.__getattribute__(self, name)
+        return getattr(self._as_value(), name)
+
+    def __dir__(self):
+        return dir(self.value)
+
+    @property
+    def shape(self):
+        """The value's shape."""
+        return self.value.shape
+
+    def save(self):
+        """Itself: it has been saved."""
+        return self
+
+    def __getitem__(self, key):
+        return self._as_value()[_plain(key)]
+
+    def __setitem__(self, key, value):
+        self.value[_plain(key)] = _plain(value)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return Value.__torch_function__(func, types, _plain(args), _plain(kwargs or {}))
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        return getattr(ufunc, method)(*_plain(inputs), **_plain(kwargs))
+
+    def __array_function__(self, func, types, args, kwargs):
+        return func(*_plain(args), **_plain(kwargs))
+
+    def __contains__(self, item):
+        return item in self.value
+
+
+def _plain(x):
+    """The same with values in the place of finished proxies."""
+    if isinstance(x, Finished):
+        return x._as_value()
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(_plain, x))
+    return {k: _plain(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+def _give_array_s():
+    """The operators of arrays, for which Python looks at the class."""
+    def operator(name):
+        return lambda self, *args: getattr(self._as_value(), name)(*_plain(args))
+
+    names = [f"__{side}{op}__" for op in _OPERATORS for side in ("", "r", "i")]
+    for name in [*names, *(f"__{op}__" for op in (
+            "eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert", "matmul", "rmatmul",
+            "len", "iter"))]:
+        setattr(Finished, name, operator(name))
+
+
+_give_array_s()
+
+
 # From a call to a node.
 
 def apply(run, name, args, kwargs=None, optional=False):
@@ -533,6 +647,8 @@ def _convert(run, op, name, value):
 def operand(run, value):
     """What stands for a tensor among a node's arguments: a node, a number, a constant."""
     value = getattr(value, "_as_tensor", lambda: value)()
+    if isinstance(value, Finished) and value._run is not run:
+        value = value.value
     if isinstance(value, Proxy):
         if value._run is not run:
             raise ValueError(f"{value._label()} is of another run: save it there and use its "

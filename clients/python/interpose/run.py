@@ -12,7 +12,9 @@ import numpy as np
 
 from . import graph as graphs
 from .client import request_error
+from .condition import Condition
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
+from .iteration import Iteration, Iterations, List
 from .progress import Progress
 from .values import array_of, as_array, id_lists, whole
 
@@ -22,7 +24,7 @@ _current = contextvars.ContextVar("interpose_run", default=None)
 def current_run(model=None):
     """The innermost run that is being written here (of a model)."""
     run = _current.get()
-    while run is not None and model is not None and run.model is not model:
+    while run is not None and model is not None and run.model.client is not model.client:
         run = run.outer
     if run is None:
         raise RuntimeError("there is no run here: write it inside `with model.trace(prompt):`")
@@ -44,11 +46,17 @@ class Run:
         self.graph = graphs.Graph()
         self.invokes = []
         self.open_invoke = None
+        self.iteration = None       # the `tracer.iter[...]` that is open
+        self.recording = None       # where what is written is recorded too
+        self.conditions = []        # of the open `tracer.cond`: True, False or a proxy, of all so far
+        self.saved, self.lists = [], []     # proxies and lists that get values
         self.request_id = self.timing = self.finish_reasons = None
         self.outer = None
         self._progress = progress
         self._implicit = None if prompt is None else Invoke(self, prompt)
-        self._state = "new"
+        self._state, self._failure = "new", None
+        self._is_stopped = False
+        self._logs = []             # what tracer.log shows behind the run
         self._new_tokens = None     # of each invoke, of each prompt
         self._place = user_place()
 
@@ -56,6 +64,11 @@ class Run:
     def n_steps(self):
         """Passes through the model: one, or one for each new token."""
         return max(1, self.max_new_tokens)
+
+    @property
+    def can_plan(self):
+        """Whether shapes are known while the run is written."""
+        return True
 
     @property
     def is_open(self):
@@ -67,7 +80,9 @@ class Run:
     def __enter__(self):
         if self._state != "new":
             raise RuntimeError("a run can be entered once: open another with model.trace(...)")
-        self._state, self.outer = "open", _current.get()
+        self.outer = _current.get()
+        self._refuse_nesting()
+        self._state = "open"
         _current.set(self)
         if self._implicit is not None:
             self._implicit.__enter__()
@@ -75,23 +90,48 @@ class Run:
 
     def __exit__(self, kind, exception, traceback):
         _current.set(self.outer)
-        self.open_invoke = None
         if kind is not None:
+            self.open_invoke = None
             self._state = "abandoned"
             return
+        if self.open_invoke is not None:
+            self.open_invoke.__exit__(None, None, None)
         self._state = "failed"
         if not self.invokes:
             raise ValueError("this run has no prompt: open an invoke, "
                              "`with run.invoke(prompt):`, or give the prompt to trace(...)")
-        self._send()
+        try:
+            self._send()
+        except Exception as e:
+            self._failure = str(e).partition("\n")[0]
+            raise
         self._state = "done"
+        self._settle()
 
-    def invoke(self, prompt, **unsupported):
+    def _refuse_nesting(self):
+        run = self.outer
+        while run is not None:
+            if run.model.client is self.model.client:
+                raise RuntimeError(f"a run of this model is open already, from {run._place}: end it "
+                                   "first, or write several invokes into one run")
+            run = run.outer
+
+    def _settle(self):
+        """Values take the place of the proxies that were saved, and of lists' items."""
+        for proxy in self.saved:
+            proxy._settle()
+        for each in self.lists:
+            each.settle(self)
+        for data in self._logs:
+            print(*(x.value if hasattr(x, "_kept") and x._has_come() else x for x in data))
+        self.saved, self.lists, self._logs = [], [], []
+
+    def invoke(self, prompt, *, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
 
         `prompt` is a text, a list of texts, token ids as a list or a 1-D array, several rows of
         ids of one length as a list of lists or a 2-D array, or {"input_ids": ...} of these.
-        All invokes of a run go through the model together.
+        All invokes of a run go through the model together. `scan` is nnsight's, and changes nothing.
 
         Raises TypeError for anything else.
 
@@ -108,6 +148,107 @@ class Run:
             raise RuntimeError("this run has its prompt from trace(prompt) or generate(prompt): "
                                "leave it out there to use invoke(prompt)")
         return Invoke(self, prompt)
+
+    def next(self, increment=1):
+        """Moves all modules on to the next generation step, for the rest of the invoke."""
+        self.model.next(increment)
+
+    @property
+    def iter(self):
+        """The generation steps: `for step in tracer.iter[1:3]:` has hooks inside see steps 1 and 2;
+        `with tracer.iter[:]:` is written once and counts for all steps.
+
+        Raises IndexError for a step that the run does not have.
+
+        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=3) as tracer:
+        ...     with tracer.iter[1:]:
+        ...         model.transformer.h[0].mlp.output[:] = 0
+        ...     tops = [model.lm_head.output[0, -1].max().save() for step in tracer.iter[:]]
+        >>> len([float(top) for top in tops])
+        3
+        """
+        return Iterations(self)
+
+    def all(self):
+        """All generation steps: `with tracer.all():` is `with tracer.iter[:]:`. Without `with` it
+        holds for the rest of the invoke.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=2) as tracer:
+        ...     tokens = interpose.list().save()
+        ...     with tracer.all():
+        ...         tokens.append(model.lm_head.output[0, -1].argmax())
+        >>> len(tokens)
+        2
+        """
+        return Iteration(self, "", slice(None)).begin()
+
+    def cond(self, condition):
+        """A block that takes effect only where a value of the run is true; see its `else_` too.
+
+        The server computes both ways and chooses: what the block sets is the new or the old value,
+        what it saves has no value (NoValue) where the condition is false. A condition that Python
+        knows (`3 > 2`) is decided at once.
+
+        Raises ValueError for a condition of several elements; RuntimeError, inside the block, for
+        what is no choice between values (`stop`, `invoke`).
+
+        >>> with model.trace("Hello") as tracer:
+        ...     x = model.transformer.h[0].mlp.output
+        ...     with tracer.cond(x.sum() < 1e9):
+        ...         x[:] = 0
+        ...     x = x.save()
+        >>> bool((x.value == 0).all())
+        True
+        """
+        return Condition(self, condition)
+
+    def stop(self):
+        """Ends the invoke here (outside invokes the run): what stands behind it is not computed, and
+        a value saved there is none. The server leaves the model at the last value that is wanted
+        by itself.
+
+        >>> with model.trace("Hello") as tracer:
+        ...     x = model.transformer.h[0].output[0].save()
+        ...     tracer.stop()
+        ...     y = model.lm_head.output.save()
+        >>> x.value.ndim
+        3
+        >>> y.value
+        Traceback (most recent call last):
+            ...
+        interpose.errors.NoValue: lm_head.output has no value: tracer.stop() stands before it
+        """
+        self._check_open()
+        if any(condition is not True for condition in self.conditions):
+            raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run computes "
+                               "must not depend on its values; set values inside the condition")
+        if self.open_invoke is None:
+            self._is_stopped = True
+        else:
+            self.open_invoke.is_stopped = True
+
+    def barrier(self, *args):
+        """nnsight's barrier between invokes; calling what it gives does nothing: values of one
+        invoke can be used in another wherever their moments allow it."""
+        return lambda: None
+
+    def log(self, *data):
+        """Prints behind the run: proxies as their values at this point."""
+        kept = [x.save() if hasattr(x, "_kept") else x for x in data]
+        self._logs.append(kept)
+
+    def apply(self, function, *args, **kwargs):
+        """`function(*args, **kwargs)`, called now: it sees proxies, and what it does with them is
+        written. `apply(list)` gives an `interpose.list()`, `apply(print, x)` prints behind the run.
+
+        >>> with model.trace("Hello") as tracer:
+        ...     x = tracer.apply(interpose.softmax, model.lm_head.output[0, -1], dim=-1).save()
+        >>> round(float(x.value.sum()), 3)
+        1.0
+        """
+        if function is print:
+            return self.log(*args)
+        return (List if function is list else function)(*args, **kwargs)
 
     # What belongs to the run as a whole.
 
@@ -136,30 +277,149 @@ class Run:
             "new": "the run has not begun",
             "open": "it arrives when the `with` block of the run ends",
             "abandoned": "an exception ended the block, so nothing was run",
-            "failed": "the run failed",
+            "failed": f"the run failed: {self._failure}",
             "done": "the generation ended before its step",
         }[self._state]
 
     # Writing the graph.
 
     def add(self, op, args, kwargs=None, **facts):
-        """Adds a node, while the run is open."""
+        """Adds a node, while the run is open; inside a condition, with what it makes of it."""
         self._check_open()
-        return self.graph.add(op, args, kwargs, **facts)
+        if self.is_muted:
+            return self._mute(op, args, kwargs, facts)
+        if op == "set" and self.chooses:
+            args = [args[0], self._choice(*args)]
+        if op == "save" and self.chooses:
+            facts["condition"] = self.write("save", [self.condition._node])
+        return self.write(op, args, kwargs, **facts)
 
-    def hook(self, path, step):
-        """The node of a hook point in the invoke that is open."""
+    def hook(self, path, step=None):
+        """The node of a hook point in the invoke that is open; without a step, at the one where its
+        module is."""
         self._check_open()
+        module = path.rpartition(".")[0]
         if self.open_invoke is None:
-            raise RuntimeError(f"{path} belongs to a prompt: use it inside "
+            raise RuntimeError(f"{module} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
-        return self.graph.hook(path, self.open_invoke.index, step)
+        at = self.step_of(module) if step is None else step
+        node = self.write_hook(path, at)
+        if self.recording is not None:
+            moves = step is None and self._moves(module)
+            self.recording.take("hook", node, path, None if moves else at)
+        return node
+
+    def parameter(self, path):
+        """The node of one of the model's parameters, which belongs to no invoke."""
+        self._check_open()
+        node = self.graph.parameter(path)
+        if self.recording is not None:
+            self.recording.take("parameter", node, path)
+        return node
 
     def replace(self, hook, value):
         """`module.output = value`; nothing where Python says it after `module.output += v`."""
         self._check_open()
-        if value is not hook or not self.graph.ends_with_set_of(hook):
-            self.graph.replace(hook, value)
+        if self.is_muted or value is hook and self.graph.ends_with_set_of(hook):
+            return
+        self.write_replace(hook, self._choice(hook, value) if self.chooses else value)
+
+    @property
+    def condition(self):
+        """Whether what is written here counts: True, False, or a proxy that will tell."""
+        return self.conditions[-1] if self.conditions else True
+
+    @property
+    def chooses(self):
+        """Whether values decide if what is written here counts."""
+        return not isinstance(self.condition, bool)
+
+    @property
+    def is_muted(self):
+        """Whether nothing that is written here counts."""
+        return self.condition is False or self._is_stopped or (
+            self.open_invoke is not None and self.open_invoke.is_stopped)
+
+    def _mute(self, op, args, kwargs, facts):
+        if op not in ("set", "save"):
+            return self.write(op, args, kwargs, **{**facts, "optional": True})
+        node = graphs.Node(op, args)
+        node.missing = ("the condition of its tracer.cond is false" if self.condition is False else
+                        "tracer.stop() stands before it")
+        return node
+
+    def _choice(self, target, value):
+        """What `target` is once `value` has been set where the condition holds."""
+        new = self.write("clone", [target])
+        self.write("set", [new, value])
+        return self.write("where", [self.condition._node, new, target])
+
+    # What recordings write again.
+
+    def write(self, op, args, kwargs=None, **facts):
+        """Adds a node as it is."""
+        condition = facts.pop("condition", None)
+        node = self.graph.add(op, args, kwargs, **facts)
+        node.condition = condition
+        if self.recording is not None:
+            facts["condition"] = condition
+            self.recording.take("add", node, op, args, kwargs or {}, facts)
+        return node
+
+    def write_hook(self, path, step):
+        """The node of a hook point at a step."""
+        return self.graph.hook(path, self.open_invoke.index, step)
+
+    def write_replace(self, hook, value):
+        """Gives a module another tensor."""
+        recording, self.recording = self.recording, None
+        node = self.graph.replace(hook, value)
+        self.recording = recording
+        if recording is not None:
+            recording.take("replace", node, hook, value)
+        return node
+
+    # Steps.
+
+    def step_of(self, module):
+        """The generation step where a module is, in the invoke that is open."""
+        if self._moves(module):
+            return self.iteration.step
+        if module == "generator":   # its ids are complete behind the last step
+            return self.n_steps - 1
+        return self.open_invoke.steps.get(module, 0)
+
+    def _moves(self, module):
+        return (module != "generator" and self.iteration is not None
+                and self.iteration.covers(module))
+
+    def checked_step(self, k):
+        """A step counted from either end; IndexError where the run has no such step."""
+        if not -self.n_steps <= k < self.n_steps:
+            raise IndexError(f"step {k} does not exist: {self.steps_text()}")
+        return k % self.n_steps
+
+    def steps_text(self):
+        """Which steps there are, for people."""
+        return (f"this run has steps 0 to {self.n_steps - 1} "
+                f"(max_new_tokens={self.max_new_tokens})")
+
+    def enter_iteration(self, iteration):
+        """Hooks move with `iteration` from here on."""
+        self._check_open()
+        if self.iteration is not None:
+            raise RuntimeError("another iteration over steps is open: end it first")
+        self.iteration = iteration
+
+    def record(self, recording):
+        """Records what is written from here on; hooks are nodes of their own."""
+        self.graph.renew()
+        recording.outer, self.recording = self.recording, recording
+        return recording
+
+    def end_record(self, recording):
+        """Ends what `record` began."""
+        self.recording = recording.outer
 
     def _check_open(self):
         if not self.is_open:
@@ -184,12 +444,22 @@ class Run:
         return node
 
     def _request(self, nodes):
+        n_new = self._wanted_tokens(nodes)
         return {
             "model": self.model.server_name,
             "invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
             **self._options,
+            "max_new_tokens": n_new,
+            "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0)),
             "nodes": graphs.wire(nodes),
         }
+
+    def _wanted_tokens(self, nodes):
+        """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
+        if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
+            return self.max_new_tokens
+        last = max((node.step or 0 for node in nodes), default=0)
+        return min(self.max_new_tokens, last + bool(last))
 
     def _send(self):
         nodes = self.graph.needed()
@@ -255,6 +525,7 @@ class Invoke:
         self.prompt = prompt_of(prompt)
         self.index = None
         self.steps = {}     # module path -> how often .next() has moved it on
+        self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
         self.place = user_place()
         self._tokens = None
 
@@ -262,6 +533,9 @@ class Invoke:
         self.run._check_open()
         if self.run.open_invoke is not None:
             raise RuntimeError("another invoke of this run is open: end it first")
+        if self.run.iteration is not None or self.run.chooses:
+            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, and "
+                               "the iteration or the condition inside it")
         if self.index is not None:
             raise RuntimeError("an invoke can be entered once")
         self.index = len(self.run.invokes)
@@ -269,8 +543,14 @@ class Invoke:
         self.run.open_invoke = self
         return self
 
-    def __exit__(self, *exception):
-        self.run.open_invoke = None
+    def __exit__(self, kind, exception, traceback):
+        if kind is None and self.run.iteration is not None:     # of a module.all() without `with`
+            self.run.iteration.end()
+        self.run.iteration = self.run.open_invoke = None
+
+    def next(self, increment=1):
+        """Moves all modules on to the next generation step, for the rest of the invoke."""
+        self.run.next(increment)
 
     @property
     def tokens(self):

@@ -33,10 +33,16 @@ class Point(NamedTuple):
     writable: bool
 
 
+class Parameter(NamedTuple):
+    path: str       # "transformer.h.*.ln_1.weight"
+    shape: str      # "(D,)"
+
+
 class Branch:
     """A module of the tree: its submodules, and its places that hold tensors.
 
-    `leaves["output"]` is a Point, or a tuple (nested) of Points where paths end in [0], [1][0].
+    `leaves["output"]` is a Point, or a tuple (nested) of Points where paths end in [0], [1][0];
+    `leaves["weight"]` is a Parameter.
     A list of blocks has one child, "*".
     """
 
@@ -53,7 +59,7 @@ class Branch:
 
 
 def tree_of(points):
-    """The module tree that the paths of hook points spell."""
+    """The module tree that the paths of hook points and parameters spell."""
     root, nested = Branch(), []
     for point in points:
         dotted, suffix = re.fullmatch(r"([^\[\]]+)((?:\[\d+\])*)", point.path).groups()

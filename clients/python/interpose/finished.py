@@ -1,0 +1,47 @@
+"""What a saved proxy is once its run has ended: its value, for Python, numpy and torch."""
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+
+class Value(np.ndarray):
+    """A numpy array that torch's functions take too, with torch's names of keywords.
+
+    A method that only torch has is done by torch, if torch is there.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return func(*map(_to_torch, args), **{k: _to_torch(v) for k, v in (kwargs or {}).items()})
+
+    def __getattr__(self, name):
+        if name.startswith("_") or "torch" not in sys.modules:
+            raise AttributeError(f"an array has no {name!r}")
+        return getattr(_to_torch(self), name)
+
+
+def _to_torch(x):
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(_to_torch, x))
+    x = getattr(x, "_as_value", lambda: x)()
+    return sys.modules["torch"].from_numpy(np.asarray(x)) if isinstance(x, Value) else x
+
+
+_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
+
+
+def _numpy_s(name):
+    """A method of arrays that takes torch's `dim` and `keepdim` as well."""
+    method = getattr(np.ndarray, name)
+
+    def called(self, *args, **kwargs):
+        return method(self, *args, **{_KEYWORDS.get(k, k): v for k, v in kwargs.items()})
+    called.__name__ = name
+    return called
+
+
+for _name in ("sum", "mean", "std", "var", "prod", "all", "any", "argmax", "argmin", "cumsum",
+              "cumprod"):
+    setattr(Value, _name, _numpy_s(_name))

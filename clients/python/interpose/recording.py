@@ -1,0 +1,57 @@
+"""What a part of a program wrote into a run, to be written once more: at other steps of it, or at the
+front of another run.
+
+Events are kept at the level of the graph, behind all decisions of the proxies: what was added,
+which hooks were asked for, what was replaced.
+"""
+from __future__ import annotations
+
+from .graph import Index, Node
+
+
+class Recording:
+    """The events of a part of a program, in order, and the proxies that it made."""
+
+    def __init__(self):
+        self.events = []    # (verb, what it gave, its arguments)
+        self.proxies = []
+        self.outer = None   # the recording in which this one is made
+
+    def take(self, verb, given, *what):
+        self.events.append((verb, given, what))
+
+    def replay(self, run, step=None, made=None):
+        """Writes everything once more, at another step of the hooks that move with the iteration.
+
+        Returns what each recorded node has become.
+        """
+        made = {} if made is None else made
+
+        def now(arg):
+            if isinstance(arg, Node):
+                return made.get(arg, arg)
+            if isinstance(arg, (list, tuple)) and not isinstance(arg, Index):
+                return type(arg)(map(now, arg))
+            return arg
+
+        for verb, given, what in self.events:
+            if verb == "hook":
+                path, at = what
+                made[given] = run.write_hook(path, step if at is None else at)
+            elif verb == "parameter":
+                made[given] = run.graph.parameter(*what)
+            elif verb == "add":
+                op, args, kwargs, facts = what
+                node = run.write(op, now(args), {k: now(v) for k, v in kwargs.items()},
+                                 **{k: now(v) for k, v in facts.items()})
+                made[given], node.place = node, given.place
+            elif verb == "replace":
+                made[given] = run.write_replace(*now(what))
+                made[given].place = given.place
+            elif verb == "append":
+                target, item = what
+                target.take(run, item._moved(run, made))
+            else:
+                iteration, recording = what
+                iteration.replay(run, recording, made)
+        return made

@@ -1,0 +1,451 @@
+"""What computes values: arithmetic, functions of one number, reductions, orders, dtypes."""
+import numpy as np
+
+from optable import SPECIAL, binary, given, laid, operand, rows, unary
+
+ANY_ZERO = 1e-9     # of 0.0 and -0.0 torch gives either, by how the tensor lies in memory
+
+FLOATS = unary("f")
+NUMBERS = unary("fi")
+ANY = unary("fib")
+MANY = [{"x": x} for kind in "fib" for x in laid(kind)] + [
+    {"x": operand(kind, shape)} for kind in "fib" for shape in ((), (2, 3, 4), (1,), (40, 70))]
+FLOATS_MANY = [{"x": x} for x in laid("f")] + [
+    {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
+
+ARITHMETIC = rows("""
+    x + y
+    x * y
+    x.add(y)
+    x.mul(y)
+    torch.add(x, y)
+    torch.multiply(x, y)
+    interpose.add(x, y)
+    interpose.mul(x, y)
+    x.maximum(y)
+    x.minimum(y)
+    torch.maximum(x, y)
+    interpose.maximum(x, y)
+    interpose.minimum(x, y)
+""", binary(numbers=())) + rows("""
+    x - y
+    x.sub(y)
+    x.subtract(y)
+    interpose.sub(x, y)
+""", binary(("ff", "fi", "if", "ii", "bf", "ib", "bi", "bb")),
+    lenient="a bool beside a number counts as 0 or 1 in all of arithmetic") + rows("""
+    x - y
+""", given(x=operand("b", (3,)), y=operand("b", (3,))), refused="sub of bool is not defined") + rows("""
+    x / y
+    x.div(y)
+    x.true_divide(y)
+    torch.div(x, y)
+    interpose.div(x, y)
+""", binary())
+
+COMPARISONS = rows("""
+    x == y
+    x != y
+    x < y
+    x <= y
+    x > y
+    x >= y
+    x.eq(y)
+    x.ne(y)
+    x.lt(y)
+    x.le(y)
+    x.gt(y)
+    x.ge(y)
+    interpose.eq(x, y)
+    interpose.ne(x, y)
+    interpose.lt(x, y)
+    interpose.le(x, y)
+    interpose.gt(x, y)
+    interpose.ge(x, y)
+""", binary()) + rows("""
+    x.logical_and(y)
+    x.logical_or(y)
+    interpose.logical_and(x, y)
+    interpose.logical_or(x, y)
+    x.logical_xor(y)
+    interpose.logical_xor(x, y)
+""", binary(numbers=()))
+
+REFLECTED = rows("""
+    2 + x
+    0.5 + x
+    True + x
+    2 - x
+    0.5 - x
+    3 * x
+    -1.5 * x
+    2 / x
+    0.5 / x
+    2 == x
+    1 < x
+""", unary("fi"))
+
+BITS = rows("""
+    x & y
+    x | y
+    x ^ y
+    x.bitwise_and(y)
+    x.bitwise_or(y)
+    x.bitwise_xor(y)
+    interpose.bitwise_and(x, y)
+    interpose.bitwise_or(x, y)
+    interpose.bitwise_xor(x, y)
+""", binary(("ii", "ib", "bi", "bb", "fi"))) + rows("""
+    ~x
+    x.bitwise_not()
+    interpose.bitwise_not(x)
+    3 & x
+    True | x
+    3 ^ x
+""", unary("ibf"))
+
+WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5))
+# Where a quotient has more than 24 bits torch's remainders are NaN or not, by the layout.
+NEAR = SPECIAL[(abs(SPECIAL) < 1e3) & (abs(SPECIAL) > 1e-3) | ~(abs(SPECIAL) < np.inf) | (SPECIAL == 0)]
+
+SHIFTS = rows("""
+    x.bitwise_left_shift(y)
+    x.bitwise_right_shift(y)
+    interpose.bitwise_left_shift(x, y)
+    interpose.bitwise_right_shift(x, y)
+""", binary(("ii", "ib", "bi", "bb", "fi"), numbers=(1, 63, 64, -1)))
+
+RANDOM = rows("""
+    interpose.random(x, y)
+""", binary(("ii", "fi"), numbers=(2, -3)))
+
+# Of integers torch refuses a division by zero when it meets it: here that would be known too late.
+QUOTIENTS = rows("""
+    x // y
+    x.floor_divide(y)
+    interpose.floor_divide(x, y)
+""", binary(("ff",), numbers=(2, -3, 0.5, -1.5)) + WHOLE) + rows("""
+    x % y
+    x.remainder(y)
+    x.fmod(y)
+    interpose.remainder(x, y)
+    interpose.fmod(x, y)
+""", binary(("ff",), special=False, numbers=(2, -3, 0.5, -1.5)) + WHOLE
+    + given(x=NEAR[:, None], y=NEAR)) + rows("""
+    7 // x
+    0.5 // x
+    7 % x
+    0.5 % x
+""", unary("pn", special=False))
+
+POWERS = rows("""
+    x ** y
+    x.pow(y)
+    torch.pow(x, y)
+    interpose.pow(x, y)
+""", binary(("pf", "pi", "in", "np", "fn"), special=False, numbers=(2, 3, 0, 0.5)), 1e-6) + rows("""
+    x ** y
+""", binary(("ff",), numbers=(2, 3, 0.5, -1, -2)), 1e-6) + rows("""
+    2 ** x
+    0.5 ** x
+    1.5 ** x
+""", unary("p") + unary("n", special=False), 1e-6)
+
+EXACT = rows("""
+    -x
+    +x
+    abs(x)
+    x.neg()
+    x.abs()
+    torch.neg(x)
+    torch.absolute(x)
+    interpose.neg(x)
+    interpose.abs(x)
+    x.square()
+    interpose.square(x)
+    x.floor()
+    x.ceil()
+    interpose.floor(x)
+    interpose.ceil(x)
+    x.trunc()
+    interpose.trunc(x)
+    x.round()
+    torch.round(x)
+    interpose.round(x)
+""", NUMBERS) + rows("""
+    round(x)
+""", NUMBERS, oracle="x.round()") + rows("""
+    x.relu()
+    F.relu(x)
+    interpose.relu(x)
+""", NUMBERS, ANY_ZERO) + rows("""
+    x.sign()
+    torch.sign(x)
+    interpose.sign(x)
+    x.isnan()
+    torch.isnan(x)
+    interpose.isnan(x)
+    x.isfinite()
+    interpose.isfinite(x)
+    x.isinf()
+    interpose.isinf(x)
+    x.logical_not()
+    interpose.logical_not(x)
+    x.reciprocal()
+    interpose.reciprocal(x)
+""", ANY)
+
+SMOOTH = rows("""
+    x.exp2()
+    x.expm1()
+    x.log2()
+    x.log10()
+    x.log1p()
+    x.tan()
+    x.erf()
+    torch.log1p(x)
+    interpose.exp2(x)
+    interpose.expm1(x)
+    interpose.log2(x)
+    interpose.log10(x)
+    interpose.log1p(x)
+    interpose.tan(x)
+    interpose.erf(x)
+    x.exp()
+    torch.exp(x)
+    interpose.exp(x)
+    x.log()
+    interpose.log(x)
+    x.sqrt()
+    torch.sqrt(x)
+    interpose.sqrt(x)
+    x.rsqrt()
+    interpose.rsqrt(x)
+    x.tanh()
+    interpose.tanh(x)
+    x.sigmoid()
+    interpose.sigmoid(x)
+    x.sin()
+    x.cos()
+    interpose.sin(x)
+    interpose.cos(x)
+""", ANY, 1e-6, 1e-38) + rows("""
+    F.gelu(x, approximate="tanh")
+""", FLOATS, 2e-6, 2e-6) + rows("""
+    interpose.gelu_new(x)
+""", FLOATS, 2e-6, 2e-6, oracle="F.gelu(x, approximate='tanh')")
+
+CHOICES = rows("""
+    x.clamp(-1, 2)
+    x.clamp(min=0)
+    x.clip(max=1.5)
+    torch.clamp(x, -1, 1)
+    x.clamp(2, -2)
+""", NUMBERS, ANY_ZERO) + rows("""
+    torch.where(x > 0, x, y)
+    torch.where(x > 0, x, 2.5)
+    torch.where(x > 0, 1, y)
+    interpose.where(x > 0, x, y)
+    x.where(y > 0, y)
+    y.where(x > 0, 0)
+    x.masked_fill(x > 0, 7)
+    x.masked_fill(y > 0, -1)
+""", binary(("ff", "fi", "if", "ii"), numbers=()), lenient="a fill of another dtype promotes") + rows("""
+    torch.where(x, 1, 2)
+""", given(x=operand("f", (3,))), refused="where needs a mask of bool: this is float32")
+
+SUMS = rows("""
+    x.sum()
+    x.sum(-1)
+    x.sum(dim=0, keepdim=True)
+    x.sum(dim=(0, -1))
+    x.sum((0, 2), keepdim=True)
+    torch.sum(x, dim=0)
+    interpose.sum(x)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 1e-6, 1e-4) + rows("""
+    x.mean()
+    x.mean(-1)
+    x.mean(dim=(0, -1), keepdim=True)
+    torch.mean(x, dim=0)
+    interpose.mean(x)
+    x.norm()
+    x.norm(dim=-1)
+    torch.norm(x, dim=0)
+    interpose.norm(x)
+    x.logsumexp(-1)
+    x.logsumexp((0, 1), keepdim=True)
+    torch.logsumexp(x, 0)
+    interpose.logsumexp(x, 0)
+""", FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+
+SCANS = rows("""
+    x.cumsum(-1)
+    x.cumsum(0)
+    x.cumsum(dim=1)
+    torch.cumsum(x, 0)
+    interpose.cumsum(x, 0)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + given(x=SPECIAL), 1e-6, 1e-6) + rows("""
+    x.cumprod(-1)
+    x.cumprod(0)
+    torch.cumprod(x, 0)
+    interpose.cumprod(x, 0)
+    x.prod()
+    x.prod(-1)
+    x.prod(dim=0, keepdim=True)
+    torch.prod(x, 0)
+    interpose.prod(x)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 2e-6)
+
+SPREADS = rows("""
+    x.var()
+    x.var(-1)
+    x.var(dim=(0, 1), unbiased=False)
+    x.std()
+    x.std(0, keepdim=True)
+""", [over for over in FLOATS_MANY if over["x"].data.ndim > 1], 2e-6, 2e-6)
+
+EXTREMES = rows("""
+    x.max()
+    x.min()
+    x.max(-1).values
+    x.max(0)
+    x.min(dim=-1, keepdim=True)
+    torch.max(x, dim=0)
+    interpose.max(x)
+    interpose.min(x)
+    x.amax()
+    x.amax(dim=(0, -1))
+    x.amin(-1, keepdim=True)
+    x.argmax()
+    x.argmax(-1)
+    x.argmin(dim=0, keepdim=True)
+    interpose.argmax(x, 0)
+    interpose.argmin(x, -1)
+""", FLOATS_MANY + given(x=SPECIAL) + given(x=operand("f", (0,))) + given(x=operand("f", (2, 0)))
+    + given(x=operand("f", (7, 1000)))) + rows("""
+    x.max()
+    x.amax(0)
+    x.max(-1).values
+    x.min(0).values
+    x.argmax(0)
+""", [{"x": x} for x in laid("i")]) + rows("""
+    x.max(y)
+    x.min(y)
+""", binary(("ff", "fi", "ii"), numbers=()))
+
+# Of equal elements torch gives any: these are all different.
+APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
+    {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
+
+ORDERS = rows("""
+    x.topk(2)
+    x.topk(3, -1, False)
+    x.topk(2, dim=0)
+    torch.topk(x, 3, dim=-1, largest=False)
+    interpose.topk(x, 2)
+    x.topk(9)
+""", APART + given(x=SPECIAL) + given(x=operand("f", (0,)))) + rows("""
+    interpose.topk_values(x, 2)
+""", APART, oracle="x.topk(2).values") + rows("""
+    interpose.topk_indices(x, 2, 0)
+""", APART, oracle="x.topk(2, 0).indices")
+
+DTYPES = rows("""
+    x.to(torch.float32)
+    x.to(torch.int64)
+    x.to(torch.bool)
+    x.to("cpu")
+    x.to("cpu", torch.float32)
+    x.float()
+    x.long()
+    x.bool()
+    x.type(torch.float32)
+    x.cpu()
+    x.detach()
+    x.contiguous()
+    x.clone()
+    interpose.clone(x)
+""", unary("fib", special=False)) + rows("""
+    interpose.to(x, "float32")
+    x.astype("float32")
+""", unary("fib", special=False), oracle="x.to(torch.float32)") + rows("""
+    x.int()
+""", unary("fib", special=False), oracle="x.long()") + rows("""
+    x.cuda()
+""", FLOATS, oracle="x") + rows("""
+    x.type_as(y)
+""", binary(numbers=(), special=False))
+
+MADE = rows("""
+    torch.zeros_like(x)
+    torch.ones_like(x)
+    torch.full_like(x, 1)
+    interpose.zeros_like(x)
+    interpose.ones_like(x)
+    interpose.full_like(x, 1)
+    interpose.tensor([1.5, 2]) + x[:0].sum()
+""", unary("fib", special=False))
+
+IN_PLACE = rows("""
+    x.add_(y); x
+    x.mul_(y); x
+    x += y; x
+    x -= y; x
+    x *= y; x
+    x.copy_(y); x
+    x[:] = y; x
+    x[1:].copy_(y[1:]); x
+    x.clamp_(-1, 1).add_(1); x
+    x[0].zero_(); x
+    x.fill_(2); x
+    x.T[1:3].mul_(2); x
+    x.relu_(); x
+""", given(x=operand("f", (3, 4)), y=operand("f", (3, 4), "y"))
+    + given(x=operand("i", (3, 4)), y=operand("i", (3, 4), "y"))
+    + given(x=laid("f")[2], y=operand("f", (3, 4), "y"))
+    + given(x=laid("f")[1], y=operand("f", (4,), "y")) + given(x=operand("f", (3, 4)), y=2)) + rows("""
+    x /= y; x
+    x //= y; x
+    x %= y; x
+""", given(x=operand("f", (3, 4)), y=operand("p", (3, 4), "y"))
+    + given(x=operand("f", (3, 4)), y=operand("f", (2, 3, 4), "y"))) + rows("""
+    x **= y; x
+    x.pow_(y); x
+""", given(x=operand("p", (3, 4)), y=operand("f", (3, 4), "y")), 1e-6) + rows("""
+    x &= y; x
+    x |= y; x
+    x ^= y; x
+""", given(x=operand("i", (3, 4)), y=operand("i", (3, 4), "y"))
+    + given(x=operand("b", (3, 4)), y=operand("b", (3, 4), "y")))
+
+SOFTMAXES = rows("""
+    x.softmax(-1)
+    x.softmax(dim=0)
+    torch.softmax(x, dim=-1)
+    F.softmax(x, dim=0)
+    interpose.softmax(x, 0)
+    x.log_softmax(-1)
+    F.log_softmax(x, dim=0)
+    interpose.log_softmax(x, 0)
+""", FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+
+REFUSED = rows("""
+    x.sum(5)
+    x.softmax(3)
+    x.argmax(-3)
+""", given(x=operand("f", (3, 4))), refused="is out of range for (3, 4), whose dimensions are -2 to 1") + rows("""
+    x.sum((0, 0))
+    x.mean((1, -1))
+""", given(x=operand("f", (3, 4))), refused="appears twice in dim") + rows("""
+    x ** -1
+""", given(x=operand("i", (3,))), refused="pow of int64 to -1: a negative power of an integer is none") + rows("""
+    x // 0
+    x.floor_divide(0)
+""", given(x=operand("i", (3,))), refused="floor_divide of int64 by 0") + rows("""
+    x % 0
+""", given(x=operand("i", (3,))), refused="remainder of int64 by 0") + rows("""
+    x.fmod(0)
+""", given(x=operand("i", (3,))), refused="fmod of int64 by 0")
+
+ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CHOICES
+        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)

@@ -1,0 +1,478 @@
+"""The client's contexts: steps, conditions, stopping and what a saved proxy is behind its run; and how
+each thing that cannot work is refused."""
+import json
+import traceback
+
+import numpy as np
+import pytest
+
+import interpose
+from interpose import LanguageModel, NoValue
+
+PROMPT = "The Eiffel Tower is in the city of"
+IDS = [5, 6, 7, 8]
+
+
+@pytest.fixture(scope="module")
+def model(server):
+    name = json.loads(server.get("/v1/models")[1])["models"][0]["name"]
+    return LanguageModel(name, host=server.host)
+
+
+def same(*lists):
+    first, *others = [[np.asarray(x) for x in each] for each in lists]
+    for other in others:
+        assert len(first) == len(other)
+        for a, b in zip(first, other):
+            np.testing.assert_array_equal(a, b)
+
+
+# Steps.
+
+def test_iterations_are_the_steps_one_by_one(model):
+    """Every spelling of them, against .step(k)."""
+    with model.generate(PROMPT, max_new_tokens=4) as tracer:
+        plain = [model.lm_head.step(k).output[0, -1].max().save() for k in range(4)]
+        loop = [model.lm_head.output[0, -1].max().save() for step in tracer.iter[:]]
+        block, whole, part, one, some = (interpose.list().save() for _ in range(5))
+        with tracer.iter[:]:
+            block.append(model.lm_head.output[0, -1].max())
+        with tracer.all():
+            whole.append(model.lm_head.output[0, -1].max())
+        with tracer.iter[1:3]:
+            part.append(model.lm_head.output[0, -1].max())
+        with tracer.iter[-1] as step:
+            one.append(model.lm_head.output[0, -1].max())
+            assert step == 3
+        with tracer.iter[[0, 2]]:
+            some.append(model.lm_head.output[0, -1].max())
+        late = interpose.list()
+        with model.lm_head.iter[2:]:
+            late.append(model.lm_head.output[0, -1].max())
+        late.save()
+    same(plain, loop, block, whole)
+    same(plain[1:3], part)
+    same(plain[3:], one)
+    same([plain[0], plain[2]], some)
+    same(plain[2:], late)
+
+
+def test_a_module_s_iteration_moves_only_what_is_below_it(model):
+    with model.generate(PROMPT, max_new_tokens=3) as tracer:
+        seen = interpose.list().save()
+        with model.transformer.h[0].iter[1:]:
+            seen.append(model.transformer.h[0].mlp.output[0, -1])
+            seen.append(model.transformer.h[1].mlp.output[0, -1])   # at step 0
+            seen.append(model.transformer.h[0].mlp.step(0).output[0, -1])
+        h = [model.transformer.h[i].mlp.step(k).output[0, -1].save()
+             for i, k in [(0, 1), (1, 0), (0, 0), (0, 2), (1, 0), (0, 0)]]
+    same(seen, h)
+
+
+def test_what_an_iteration_sets_it_sets_at_each_step(model):
+    def run(write):
+        with model.generate(PROMPT, max_new_tokens=4) as tracer:
+            kept = model.transformer.h[0].mlp.output[:, -1:]
+            write(tracer, kept)
+            logits = [model.lm_head.step(k).output[0, -1].save() for k in range(4)]
+        return logits, tracer.output
+
+    def block(tracer, kept):
+        with tracer.iter[1:]:
+            mlp = model.transformer.h[1].mlp
+            old = mlp.output
+            mlp.output = old * 2 + kept     # of step 0
+            mlp.output[..., 3] -= old[..., 3]
+
+    def loop(tracer, kept):
+        for _ in tracer.iter[1:]:
+            mlp = model.transformer.h[1].mlp
+            old = mlp.output
+            mlp.output = old * 2 + kept
+            mlp.output[..., 3] -= old[..., 3]
+
+    (a, tokens_a), (b, tokens_b) = run(block), run(loop)
+    plain, _ = run(lambda *_: None)
+    same(a, b)
+    same(tokens_a, tokens_b)
+    same(a[:1], plain[:1])
+    assert not np.array_equal(a[1], plain[1])
+
+
+def test_a_name_of_a_block_over_steps_is_that_of_its_last_step(model):
+    with model.generate(PROMPT, max_new_tokens=3) as tracer:
+        with tracer.iter[:]:
+            x = model.lm_head.output[0, -1]
+            top = x.argmax().save()
+        again = x.argmax().save()
+    assert int(top) == int(again) == int(tracer.output[0][-1])
+
+
+def test_an_outer_value_of_the_same_place_stays_that_of_its_step(model):
+    with model.generate(PROMPT, max_new_tokens=3) as tracer:
+        first = model.lm_head.output[0, -1]
+        differences = interpose.list().save()
+        with tracer.iter[:]:
+            differences.append((model.lm_head.output[0, -1] - first).abs().sum())
+    assert float(differences[0]) == 0 and all(float(d) > 0 for d in differences[1:])
+
+
+def test_all_without_with_holds_for_the_rest_of_the_invoke(model):
+    with model.generate(max_new_tokens=3) as tracer:
+        with tracer.invoke(PROMPT):
+            model.transformer.h[0].all()
+            model.transformer.h[0].output[0][:] = 0
+        with tracer.invoke(PROMPT):
+            zero = model.transformer.h[0].step(2).output[0].save()
+        with tracer.invoke(PROMPT):
+            model.all()
+            model.transformer.h[0].output[0][:] = 0
+            here = interpose.list().save()
+            here.append(model.transformer.h[0].output[0])
+    assert zero.any() and len(here) == 3 and not any(x.any() for x in here)
+
+
+def test_next_of_the_tracer_moves_all_modules(model):
+    with model.generate(max_new_tokens=3) as tracer:
+        with tracer.invoke(PROMPT) as invoker:
+            a = model.lm_head.step(2).output.save()
+            tracer.next()
+            invoker.next()
+            b = model.lm_head.output.save()
+    same([a], [b])
+
+
+def test_lists_of_other_things(model):
+    with model.trace(IDS):
+        mixed = interpose.list(["a"]).save()
+        mixed.append(3)
+        mixed.append(model.transformer.h[0].output)
+        mixed.append(model.transformer.h[0].input)
+        assert len(mixed) == 4
+        with pytest.raises(NoValue, match="the list has no values: it arrives when the"):
+            mixed.value
+        unsaved = interpose.list()
+        unsaved.append(model.lm_head.output)
+    assert mixed[:2] == ["a", 3] and mixed[2][0].shape == mixed[3].shape == (1, 4, model.config.width)
+    assert type(mixed.value) is list and len(mixed.value) == 4
+    with pytest.raises(NoValue, match="the list has no values: it was not saved, call"):
+        unsaved.value
+
+
+# Conditions.
+
+def conditioned(model, condition, write):
+    """What is saved of a run in which `write` stands inside a condition, and of one without it."""
+    results = []
+    for inside in (True, False):
+        with model.trace(PROMPT) as tracer:
+            if inside:
+                with tracer.cond(condition(model)):
+                    write(model)
+            logits = model.lm_head.output.save()
+        results.append(logits.value)
+    with model.trace(PROMPT):
+        write(model)
+        plain = model.lm_head.output.save()
+    return (*results, plain.value)
+
+
+def replace_output(model):
+    model.transformer.h[1].mlp.output = model.transformer.h[1].mlp.output * 0 + 3
+
+
+def set_part(model):
+    model.transformer.h[1].attn.value.output[:, 1, 2:] = 0.25
+
+
+def add_in_place(model):
+    model.transformer.h[-1].output[0][:, -1] += 2
+
+
+def mask_scores(model):
+    x = model.transformer.h[0].mlp.act.output
+    x[x > 0] = -1.0
+
+
+@pytest.mark.parametrize("write", [replace_output, set_part, add_in_place, mask_scores])
+def test_a_condition_chooses_to_the_bit(model, write):
+    def total(model):
+        return model.transformer.h[0].ln_1.input.abs().sum()
+    taken, without, plain = conditioned(model, lambda m: total(m) > 0, write)
+    assert taken.tobytes() == plain.tobytes() != without.tobytes()
+    left, without, plain = conditioned(model, lambda m: total(m) < 0, write)
+    assert left.tobytes() == without.tobytes()
+
+
+@pytest.mark.parametrize("condition, holds", [
+    (True, True), (0, False), (3 > 2, True), (np.bool_(False), False),
+    ("x.sum() > -1e9", True), ("x[0, 0, 0] * 0 + 1", True),
+    ("x[:1, :1, :1] * 0", False)])
+def test_what_a_condition_may_be(model, condition, holds):
+    with model.trace(IDS) as tracer:
+        x = model.transformer.h[0].output[0]
+        value = eval(condition, {"x": x}) if isinstance(condition, str) else condition
+        with tracer.cond(value) as c:
+            yes = x.sum().save()
+            then = interpose.list().save()
+            then.append(x)
+        with c.else_():
+            no = x.sum().save()
+    found, other = (yes, no) if holds else (no, yes)
+    assert found.value.shape == ()
+    assert len(then) == holds
+    with pytest.raises(NoValue, match="the condition of its tracer.cond (was|is) false"):
+        other.value
+
+
+def test_chains_and_nested_conditions(model):
+    """Beside Python's own if, for every outcome of two conditions."""
+    for p in (-1, 1):
+        for q in (-1, 1):
+            with model.trace(IDS) as tracer:
+                x = model.transformer.wte.output
+                size = x.abs().sum()
+                marks = interpose.tensor([0, 0, 0, 0])
+                with tracer.cond(size * p > 0) as first:
+                    marks[0] = 1
+                    with tracer.cond(size * q > 0):
+                        marks[1] = 1
+                with first.else_(size * q > 0) as second:
+                    marks[2] = 1
+                with second.else_():
+                    marks[3] = 1
+                marks = marks.save()
+            expected = [p > 0, p > 0 and q > 0, p < 0 and q > 0, p < 0 and q < 0]
+            assert marks.tolist() == expected, (p, q)
+
+
+def test_a_choice_keeps_whole_numbers_whole(model):
+    with model.trace(IDS) as tracer:
+        big = interpose.tensor([2**60 + 1, 5])
+        with tracer.cond(model.transformer.wte.output.sum() != model.transformer.wte.output.sum()):
+            big[:] = 0.5
+        big = big.save()
+    assert big.tolist() == [2**60 + 1, 5]
+
+
+def test_conditions_inside_an_iteration_are_each_step_s(model):
+    with model.generate(PROMPT, max_new_tokens=4) as tracer:
+        ids, kept = (interpose.list().save() for _ in range(2))
+        with tracer.iter[:]:
+            best = model.lm_head.output[0, -1].argmax()
+            ids.append(best)
+            with tracer.cond(best % 2 == 0):
+                kept.append(best)
+    assert [int(i) for i in kept] == [int(i) for i in ids if i % 2 == 0] != [int(i) for i in ids]
+
+
+# Stopping.
+
+def test_stop_ends_an_invoke(model):
+    with model.trace() as tracer:
+        with tracer.invoke(IDS):
+            x = model.transformer.h[0].output[0].save()
+            tracer.stop()
+            model.transformer.h[0].output[0][:] = 0
+            model.lm_head.output = 3
+            y = model.lm_head.output.save()
+        with tracer.invoke(IDS):
+            z = model.lm_head.output.save()
+    assert x.any() and z.value.std() > 0
+    with pytest.raises(NoValue, match=r"^lm_head.output has no value: tracer.stop\(\) stands before it$"):
+        y.value
+
+
+def test_stop_ends_a_generation(model):
+    with model.generate(PROMPT, max_new_tokens=50) as tracer:
+        tops = interpose.list().save()
+        with tracer.iter[:]:
+            tops.append(model.lm_head.output[0, -1].argmax())
+            tracer.stop()
+    assert len(tops) == 1
+    assert len(tracer.output[0]) - len(tracer.tokens[0]) <= 1
+
+
+# What is accepted and changes nothing.
+
+def test_spellings_of_nnsight_s_versions(model):
+    with model.trace(PROMPT, remote=True, scan=True, validate=True):
+        a = model.output.logits.save()
+    with model.forward(inference=True) as runner:
+        with runner.invoke(PROMPT, scan=False) as invoker:
+            b = model.output[0].save()
+    with model.invoke(PROMPT) as invoker:
+        c = model.output["logits"].save()
+    d = model.trace(PROMPT, trace=False).logits
+    with model.trace() as tracer:
+        barrier = tracer.barrier(2)
+        with tracer.invoke(PROMPT):
+            barrier()
+            e = model.output.save()
+    with model.trace(PROMPT):
+        model.output.logits = model.output.logits * 0 + 1
+        keys, values = model.output.past_key_values[0]
+        f = (model.lm_head.output.sum() + (keys.sum() + values.sum()) * 0).save()
+    same([a], [b], [c], [d], [e.logits])
+    assert int(f) == a.value.size
+
+
+def test_apply_and_log(model, capsys):
+    with model.trace(PROMPT) as tracer:
+        values = tracer.apply(list).save()
+        values.append(tracer.apply(interpose.exp, model.lm_head.output[0, -1, 0]))
+        tracer.log("the greatest", model.lm_head.output.max())
+        tracer.apply(print, 3)
+    assert values[0] > 0
+    assert capsys.readouterr().out.startswith("the greatest ")
+
+
+# Behind the run.
+
+def test_a_saved_proxy_is_its_value(model):
+    with model.trace(PROMPT):
+        x = model.transformer.h[0].output[0]
+        y = x.save()
+        both = model.transformer.h[0].output.save()
+        loose = model.transformer.h[1].output[0]
+    for saved in (x, y, both[0]):
+        array = saved.value
+        assert type(array) is np.ndarray
+        assert saved.shape == array.shape and saved.dtype == array.dtype and saved.ndim == 3
+        same([saved[:, -1], saved + 1, 1 - saved, saved * saved, -saved, abs(saved), saved @ saved[0].T],
+             [array[:, -1], array + 1, 1 - array, array * array, -array, abs(array),
+              array @ array[0].T])
+        same([saved.mean(dim=-1, keepdim=True), saved.argmax(-1), np.exp(saved), np.stack([saved, saved])],
+             [array.mean(axis=-1, keepdims=True), array.argmax(-1), np.exp(array),
+              np.stack([array, array])])
+        assert bool((saved == array).all()) and len(saved) == 1 and [*saved][0].shape == array[0].shape
+    y[:, 0] = 7
+    assert (y.value[:, 0] == 7).all() and saved.save() is saved
+    with pytest.raises(RuntimeError, match="this run's block has ended, and nothing can be added"):
+        loose + 1
+    torch = pytest.importorskip("torch")
+    assert torch.all(y[:, 0] == 7) and torch.equal(y, y) and torch.is_tensor(torch.softmax(y, dim=-1))
+    assert y.unsqueeze(0).shape == (1, *y.shape)
+
+
+def test_a_finished_proxy_enters_another_run_as_its_value(model):
+    with model.trace(PROMPT):
+        h = model.transformer.h[2].output[0].save()
+        unsaved = model.transformer.h[2].output[0][0]
+    with model.trace(PROMPT):
+        model.transformer.h[2].output[0][:] = h * 0.5 + h / 2
+        logits = model.lm_head.output.save()
+    with model.trace(PROMPT):
+        model.transformer.h[2].output[0][:] = h
+        again = model.lm_head.output.save()
+        with pytest.raises(ValueError, match="is of another run: save it there and use its .value"):
+            model.lm_head.output + unsaved
+    same([logits], [again])
+
+
+# Refused.
+
+REFUSED = [     # inside `with model.generate(PROMPT, max_new_tokens=3) as tracer:`
+    ("tracer.iter[3].__enter__()", IndexError,
+     "step 3 does not exist: this run has steps 0 to 2 (max_new_tokens=3)"),
+    ("for _ in tracer.iter[5:9]: pass", IndexError,
+     "iter[5:9] holds no step: this run has steps 0 to 2 (max_new_tokens=3)"),
+    ("tracer.iter['a']", TypeError, "a step must be an integer: it is 'a'"),
+    ("with tracer.iter[:] as i: model.transformer.h[i]", RuntimeError,
+     "this block is written once for all of its steps, so Python does not know the step: write "
+     "`for step in tracer.iter[...]:`"),
+    ("with tracer.iter[:] as i:\n    if i != 1: pass", RuntimeError,
+     "this block is written once for all of its steps, so Python does not know the step: write "
+     "`for step in tracer.iter[...]:`"),
+    ("with tracer.iter[:]:\n    for _ in tracer.iter[:]: pass", RuntimeError,
+     "another iteration over steps is open: end it first"),
+    ("with tracer.iter[:]: model.lm_head.next()", RuntimeError,
+     "lm_head.next() inside an iteration: its step is the iteration's, take .step(k) for another"),
+    ("with model.trace(IDS): pass", RuntimeError,
+     "a run of this model is open already, from {place}: end it first, or write several invokes into "
+     "one run"),
+    ("with tracer.cond(model.lm_head.output.sum() > 0): tracer.stop()", RuntimeError,
+     "tracer.stop() inside tracer.cond is not offered: what a run computes must not depend on its "
+     "values; set values inside the condition"),
+    ("with tracer.cond(model.transformer.wte.output > 0): pass", ValueError,
+     "the condition of tracer.cond has {elements} elements, and must have one: take its .any() or .all()"),
+    ("tracer.cond(True).else_()", RuntimeError,
+     "else_() stands behind its block: `with tracer.cond(...) as c:` first"),
+    ("c = tracer.cond(True)\nwith c: pass\nwith c: pass", RuntimeError,
+     "a condition can be entered once: open another with tracer.cond(...)"),
+    ("model.output['hidden_states']", KeyError,
+     "\"the model's output has logits, as [0] or ['logits'], and no 'hidden_states'\""),
+    ("model.trace(trace=False)", ValueError, "trace=False runs a prompt at once: give it one"),
+]
+
+
+@pytest.mark.parametrize("code, kind, sentence", REFUSED, ids=[r[0] for r in REFUSED])
+def test_refused_at_once(model, code, kind, sentence):
+    run = model.generate(PROMPT, max_new_tokens=3)
+    with pytest.raises(kind) as refused:
+        with run:
+            exec(code, {"model": model, "tracer": run, "IDS": IDS})
+    assert str(refused.value) == sentence.replace("{place}", str(run._place)).replace(
+        "{elements}", str(10 * model.config.width))
+    assert type(refused.value) is kind
+
+
+def test_an_invoke_inside_a_condition_is_refused(model):
+    with pytest.raises(RuntimeError, match="an invoke cannot depend on a step or on a value"):
+        with model.trace() as tracer:
+            with tracer.invoke(IDS):
+                p = model.lm_head.output.sum() > 0
+            with tracer.cond(p):
+                with tracer.invoke(IDS):
+                    pass
+
+
+LATE = """
+with model.generate(PROMPT, max_new_tokens=3) as tracer:
+    with tracer.iter[:]:
+        late = model.transformer.h[2].output[0]
+        model.transformer.h[1].output[0][:] = late  #!
+    with tracer.cond(late.sum() > 0):
+        pass
+"""
+CONDITIONED = """
+with model.trace(PROMPT) as tracer:
+    with tracer.cond(model.transformer.h[2].output[0].sum() > 0):
+        model.transformer.h[1].output[0][:] = 0  #!
+"""
+WIDE = """
+with model.trace(PROMPT) as tracer:
+    with tracer.cond(model.transformer.h[0].output[0].sum() > 0):
+        model.transformer.h[1].output[0][:] = np.ones(3)  #!
+"""
+
+
+@pytest.mark.parametrize("code, error, sentence", [
+    (LATE, "order", "transformer.h.1.output[0] of step 0 has passed when the new value is known, at "
+     "transformer.h.2.output[0] of step 0"),
+    (CONDITIONED, "order", "transformer.h.1.output[0] has passed when the new value is known, at "
+     "transformer.h.2.output[0]"),
+    (WIDE, "shape", "set of (1, 10, {width}) to (3,)")])
+def test_what_is_written_again_is_refused_at_its_line(model, tmp_path, code, error, sentence):
+    script = tmp_path / "notebook.py"
+    script.write_text(code)
+    with pytest.raises(interpose.RequestError) as refused:
+        exec(compile(code, str(script), "exec"), {"model": model, "np": np, "PROMPT": PROMPT})
+    e, culprit = refused.value, 1 + code.split("\n").index(next(
+        line for line in code.split("\n") if "#!" in line))
+    assert (e.code, e.message) == (error, sentence.replace("{width}", str(model.config.width)))
+    assert (e.filename, e.lineno) == (str(script), culprit)
+    assert traceback.extract_tb(e.__traceback__)[-1].lineno == culprit
+
+
+def test_a_value_behind_a_failed_run_says_why(model):
+    with pytest.raises(interpose.RequestError) as refused:
+        with model.trace(IDS):
+            x = model.transformer.wte.output.save()
+            model.lm_head.output + np.ones(3)
+    with pytest.raises(NoValue) as missing:
+        x.value
+    assert str(missing.value) == ("transformer.wte.output has no value: the run failed: "
+                                  + str(refused.value).partition("\n")[0])
+    with pytest.raises(RuntimeError, match="this run's block has ended"):
+        x + 1
