@@ -280,7 +280,7 @@ static void a_plan_names_what_the_request_has(void **state)
         "{\"index\": 0, \"op\": \"hook\", \"name\": \"v\", \"shape\": [2, 2], "
         "\"dtype\": \"float32\", \"step\": 1, \"site\": \"transformer.wte.output\"}, "
         "{\"index\": 1, \"op\": \"set\", \"shape\": [2, 2], \"dtype\": \"float32\", \"step\": 1, "
-        "\"site\": \"transformer.drop.output\"}, "
+        "\"site\": \"transformer.wpe.output\"}, "
         "{\"index\": 2, \"op\": \"save\", \"name\": \"x\\u000a\\\"y\", \"shape\": [2, 2], "
         "\"dtype\": \"float32\", \"step\": 1, \"site\": \"transformer.wte.output\"}], "
         "\"saves\": [{\"name\": \"x\\u000a\\\"y\", \"shape\": [2, 2], \"dtype\": \"float32\", "
