@@ -416,8 +416,7 @@ class LanguageModel:
         True
         """
         self._refuse("scan", unsupported, "a prompt")
-        sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
-        return runs.Scan(self, 0, sampling, False, prompt)
+        return runs.Scan(self, {"max_new_tokens": 0}, False, prompt)
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a
