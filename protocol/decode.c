@@ -40,9 +40,9 @@ bool decode_sequence(struct prompt *p, struct tree t, struct decoder *d)
                    tree_kind_name[kind]);
 }
 
-bool decode_count(int n_prompts, const char *place, struct decoder *d)
+bool decode_count(const struct trace *t, int n_prompts, const char *place, struct decoder *d)
 {
-    const int copies = graph_copies(d->graph);
+    const int copies = trace_copies(t);
     d->n_sequences += n_prompts * copies;
     if (d->n_sequences <= SEQUENCES_MAX)
         return true;
@@ -56,11 +56,12 @@ bool decode_count(int n_prompts, const char *place, struct decoder *d)
 
 void decode_copies(struct invoke *invoke, struct decoder *d)
 {
-    const int copies = graph_copies(d->graph), n = invoke->n_prompts;
+    const int copies = trace_copies(&d->graph->traces[invoke->trace]), n = invoke->n_prompts;
     struct prompt *prompts = ARENA_ARRAY(d->arena, struct prompt, (size_t)(n * copies));
     for (int i = 0; i < n * copies; i++)
         prompts[i] = invoke->prompts[i / copies];
-    *invoke = (struct invoke){n * copies, prompts};
+    invoke->n_prompts = n * copies;
+    invoke->prompts = prompts;
 }
 
 /* A text, a list of ids, or a list of either. */
@@ -69,7 +70,7 @@ static bool read_prompt(struct invoke *invoke, struct tree t, const char *place,
     const bool one =
         tree_kind(t) == TREE_text || tree_count(t) == 0 || tree_kind(tree_item(t, 0)) == TREE_int;
     invoke->n_prompts = one ? 1 : tree_count(t);
-    if (!decode_count(invoke->n_prompts, place, d))
+    if (!decode_count(&d->graph->traces[invoke->trace], invoke->n_prompts, place, d))
         return false;
     invoke->prompts = ARENA_ARRAY(d->arena, struct prompt, (size_t)invoke->n_prompts);
     if (one && !decode_sequence(invoke->prompts, t, d))
@@ -82,53 +83,112 @@ static bool read_prompt(struct invoke *invoke, struct tree t, const char *place,
     return true;
 }
 
-static bool read_invokes(struct tree invokes, struct tree prompt, struct decoder *d)
+static bool read_invoke(struct invoke *invoke, struct tree map, struct decoder *d)
 {
     static const struct field fields[] = {{"prompt", KIND_text | KIND_list, true}};
+    struct tree value;
+    return decode_fields(&value, map, fields, 1, invoke->place, -1, d->e) &&
+           read_prompt(invoke, value, arena_format(d->arena, "%s.prompt", invoke->place), d);
+}
+
+/* Of one trace, behind those of the traces before it. */
+static bool read_invokes(struct trace *t, struct tree invokes, struct tree prompt,
+                         struct decoder *d)
+{
     struct graph *g = d->graph;
     if (!invokes.at == !prompt.at)
-        return err_set(d->e, ERR_syntax, "a request has either invokes or a prompt");
-    g->n_invokes = invokes.at ? tree_count(invokes) : 1;
-    if (g->n_invokes < 1 || g->n_invokes > INVOKES_MAX) {
-        err_set(d->e, g->n_invokes ? ERR_limit : ERR_value, "a request has 1 to %d invokes, not %d",
-                INVOKES_MAX, g->n_invokes);
-        return err_at(d->e, -1, "invokes");
+        return err_set(d->e, ERR_syntax, "a %s has either invokes or a prompt",
+                       *t->place ? "trace" : "request");
+    t->invoke_first = g->n_invokes;
+    t->n_invokes = invokes.at ? tree_count(invokes) : 1;
+    g->n_invokes += t->n_invokes;
+    if (t->n_invokes < 1 || g->n_invokes > INVOKES_MAX) {
+        err_set(d->e, t->n_invokes ? ERR_limit : ERR_value, "a request has 1 to %d invokes, not %d",
+                INVOKES_MAX, t->n_invokes ? g->n_invokes : 0);
+        return err_at(d->e, -1, "%sinvokes", t->place);
     }
-    g->invokes = ARENA_ARRAY(d->arena, struct invoke, (size_t)g->n_invokes);
-    if (prompt.at)
-        return read_prompt(&g->invokes[0], prompt, "prompt", d);
-    for (int i = 0; i < g->n_invokes; i++) {
-        char place[40];
-        snprintf(place, sizeof place, "invokes[%d]", i);
-        struct tree value;
-        if (!decode_fields(&value, tree_item(invokes, i), fields, 1, place, -1, d->e))
-            return false;
-        snprintf(place, sizeof place, "invokes[%d].prompt", i);
-        if (!read_prompt(&g->invokes[i], value, place, d))
+    for (int i = 0; i < t->n_invokes; i++) {
+        struct invoke *v = &g->invokes[t->invoke_first + i];
+        v->trace = (int)(t - g->traces);
+        v->place = arena_format(d->arena, "%sinvokes[%d]", t->place, i);
+        if (prompt.at)
+            return read_prompt(v, prompt, arena_format(d->arena, "%sprompt", t->place), d);
+        if (!read_invoke(v, tree_item(invokes, i), d))
             return false;
     }
     return true;
 }
 
+/* A trace's fields come first: a request of one trace has them as its own. */
 enum {
-    REQUEST_MODEL, REQUEST_PROMPT, REQUEST_INVOKES, REQUEST_NEW_TOKENS, REQUEST_LEAST,
-    REQUEST_SAMPLING, REQUEST_STOP, REQUEST_EOS, REQUEST_NODES, REQUEST_SAVE, REQUEST_SET,
+    TRACE_PROMPT, TRACE_INVOKES, TRACE_NEW_TOKENS, TRACE_LEAST, TRACE_SAMPLING, TRACE_STOP,
+    TRACE_EOS, TRACE_FIELDS,
+    REQUEST_MODEL = TRACE_FIELDS, REQUEST_TRACES, REQUEST_NODES, REQUEST_SAVE, REQUEST_SET,
     REQUEST_FIELDS
 };
 
 static const struct field request_fields[REQUEST_FIELDS] = {
+    [TRACE_PROMPT] = {"prompt", KIND_text | KIND_list, false},
+    [TRACE_INVOKES] = {"invokes", KIND_list, false},
+    [TRACE_NEW_TOKENS] = {"max_new_tokens", KIND_int, false},
+    [TRACE_LEAST] = {"min_new_tokens", KIND_int, false},
+    [TRACE_SAMPLING] = {"sampling", KIND_map, false},
+    [TRACE_STOP] = {"stop", KIND_text | KIND_int | KIND_list, false},
+    [TRACE_EOS] = {"eos_token_id", KIND_int | KIND_list, false},
     [REQUEST_MODEL] = {"model", KIND_text, false},
-    [REQUEST_PROMPT] = {"prompt", KIND_text | KIND_list, false},
-    [REQUEST_INVOKES] = {"invokes", KIND_list, false},
-    [REQUEST_NEW_TOKENS] = {"max_new_tokens", KIND_int, false},
-    [REQUEST_LEAST] = {"min_new_tokens", KIND_int, false},
-    [REQUEST_STOP] = {"stop", KIND_text | KIND_int | KIND_list, false},
-    [REQUEST_EOS] = {"eos_token_id", KIND_int | KIND_list, false},
-    [REQUEST_SAMPLING] = {"sampling", KIND_map, false},
+    [REQUEST_TRACES] = {"traces", KIND_list, false},
     [REQUEST_NODES] = {"nodes", KIND_list, false},
     [REQUEST_SAVE] = {"save", KIND_map, false},
     [REQUEST_SET] = {"set", KIND_map, false},
 };
+
+static bool read_trace(struct trace *t, const struct tree *v, struct decoder *d)
+{
+    t->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n = 1};
+    return decode_sampling(t, v[TRACE_SAMPLING], d) &&
+           read_invokes(t, v[TRACE_INVOKES], v[TRACE_PROMPT], d) &&
+           decode_new_tokens(t, v[TRACE_NEW_TOKENS], v[TRACE_LEAST], "max_new_tokens",
+                             "min_new_tokens", d->e) &&
+           decode_ending(t, v[TRACE_STOP], v[TRACE_EOS], d);
+}
+
+/* The request's own fields, or a list of maps of the same. */
+static bool read_traces(const struct tree *v, struct decoder *d)
+{
+    struct graph *g = d->graph;
+    g->n_traces = v[REQUEST_TRACES].at ? tree_count(v[REQUEST_TRACES]) : 1;
+    if (g->n_traces < 1 || g->n_traces > INVOKES_MAX) {
+        err_set(d->e, g->n_traces ? ERR_limit : ERR_value, "a request has 1 to %d traces, not %d",
+                INVOKES_MAX, g->n_traces);
+        return err_at(d->e, -1, "traces");
+    }
+    g->traces = ARENA_ARRAY(d->arena, struct trace, (size_t)g->n_traces);
+    g->invokes = ARENA_ARRAY(d->arena, struct invoke, INVOKES_MAX);
+    if (!v[REQUEST_TRACES].at) {
+        g->traces[0].place = "";
+        return read_trace(&g->traces[0], v, d);
+    }
+    for (int i = 0; i < TRACE_FIELDS; i++) {
+        if (v[i].at) {
+            err_set(d->e, ERR_syntax, "a request with traces has %s in each of them",
+                    request_fields[i].name);
+            return err_at(d->e, -1, "%s", request_fields[i].name);
+        }
+    }
+    for (int i = 0; i < g->n_traces; i++) {
+        struct trace *t = &g->traces[i];
+        struct tree fields[TRACE_FIELDS];
+        char place[24];
+        snprintf(place, sizeof place, "traces[%d]", i);
+        t->place = arena_format(d->arena, "%s.", place);
+        if (!decode_fields(fields, tree_item(v[REQUEST_TRACES], i), request_fields, TRACE_FIELDS,
+                           place, -1, d->e))
+            return false;
+        if (!read_trace(t, fields, d))
+            return err_at(d->e, -1, "%s", place);
+    }
+    return true;
+}
 
 static bool read_request(struct tree root, struct decoder *d)
 {
@@ -139,12 +199,7 @@ static bool read_request(struct tree root, struct decoder *d)
         const struct tree_text model = tree_text(v[REQUEST_MODEL]);
         d->graph->model = arena_copy_text(d->arena, model.at, model.length);
     }
-    d->graph->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n = 1};
-    return decode_sampling(&d->graph->sampling, v[REQUEST_SAMPLING], d->e) &&
-           read_invokes(v[REQUEST_INVOKES], v[REQUEST_PROMPT], d) &&
-           decode_new_tokens(d->graph, v[REQUEST_NEW_TOKENS], v[REQUEST_LEAST], "max_new_tokens",
-                             "min_new_tokens", d->e) &&
-           decode_ending(&d->graph->ending, v[REQUEST_STOP], v[REQUEST_EOS], d) &&
+    return read_traces(v, d) &&
            decode_nodes(v[REQUEST_NODES], v[REQUEST_SET], v[REQUEST_SAVE], d);
 }
 

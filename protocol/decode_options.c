@@ -61,14 +61,16 @@ bool decode_sampling_values(struct sampling *s, const struct tree *values, const
     return true;
 }
 
-bool decode_sampling(struct sampling *s, struct tree map, struct err *e)
+bool decode_sampling(struct trace *t, struct tree map, struct decoder *d)
 {
     struct tree values[SAMPLING_FIELDS];
     struct field fields[SAMPLING_FIELDS];
+    const char *place = arena_format(d->scratch, "%ssampling", t->place);
     for (int i = 0; i < SAMPLING_FIELDS; i++)
         fields[i] = decode_sampling_field(i);
-    return !map.at || (decode_fields(values, map, fields, SAMPLING_FIELDS, "sampling", -1, e) &&
-                       decode_sampling_values(s, values, "sampling.", e));
+    return !map.at || (decode_fields(values, map, fields, SAMPLING_FIELDS, place, -1, d->e) &&
+                       decode_sampling_values(&t->sampling, values,
+                                              arena_format(d->scratch, "%s.", place), d->e));
 }
 
 /* The end. */
@@ -119,7 +121,7 @@ static bool read_eos(struct ending *g, int32_t *ids, struct tree eos, struct dec
 {
     for (int i = 0; i < count_items(eos); i++) {
         if (!add_id(g, ids, item_of(eos, i), "eos_token_id", d))
-            return err_at(d->e, -1, "eos_token_id");
+            return false;
     }
     if (eos.at)
         return true;
@@ -128,37 +130,38 @@ static bool read_eos(struct ending *g, int32_t *ids, struct tree eos, struct dec
     return true;
 }
 
-bool decode_ending(struct ending *g, struct tree stop, struct tree eos, struct decoder *d)
+bool decode_ending(struct trace *trace, struct tree stop, struct tree eos, struct decoder *d)
 {
+    struct ending *g = &trace->ending;
     int32_t *ids = ARENA_ARRAY(d->arena, int32_t, STOP_IDS_MAX);
     struct stop_text *texts = ARENA_ARRAY(d->arena, struct stop_text, STOP_TEXTS_MAX);
     if (!read_eos(g, ids, eos, d))
-        return false;
+        return err_at(d->e, -1, "%seos_token_id", trace->place);
     g->ids = ids;
     g->texts = texts;
     g->pad = g->n_ids ? ids[0] : d->model->n_eos ? d->model->eos[0] : 0;
     for (int i = 0; i < count_items(stop); i++) {
         const struct tree t = item_of(stop, i);
         if (!(tree_kind(t) == TREE_text ? add_text(g, texts, t, d) : add_id(g, ids, t, "stop", d)))
-            return err_at(d->e, -1, "stop");
+            return err_at(d->e, -1, "%sstop", trace->place);
     }
     return true;
 }
 
-bool decode_new_tokens(struct graph *g, struct tree most, struct tree least, const char *most_name,
+bool decode_new_tokens(struct trace *t, struct tree most, struct tree least, const char *most_name,
                        const char *least_name, struct err *e)
 {
-    int64_t n = g->n_new_tokens, n_min = 0;
+    int64_t n = t->n_new_tokens, n_min = 0;
     if (most.at && tree_int(most) > NEW_TOKENS_MAX) {
         err_set(e, ERR_limit, "%s is at most %d, not %lld", most_name, NEW_TOKENS_MAX,
                 (long long)tree_int(most));
-        return err_at(e, -1, "%s", most_name);
+        return err_at(e, -1, "%s%s", t->place, most_name);
     }
     if (most.at && !decode_int(&n, most, most_name, 0, NEW_TOKENS_MAX, e))
-        return err_at(e, -1, "%s", most_name);
+        return err_at(e, -1, "%s%s", t->place, most_name);
     if (least.at && !decode_int(&n_min, least, least_name, 0, n, e))
-        return err_at(e, -1, "%s", least_name);
-    g->n_new_tokens = (int)n;
-    g->ending.n_min = (int)n_min;
+        return err_at(e, -1, "%s%s", t->place, least_name);
+    t->n_new_tokens = (int)n;
+    t->ending.n_min = (int)n_min;
     return true;
 }

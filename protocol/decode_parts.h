@@ -81,13 +81,13 @@ enum { SAMPLING_FIELDS = 7 };
 struct field decode_sampling_field(int i);
 bool decode_sampling_values(struct sampling *s, const struct tree *values, const char *place,
                             struct err *e);
-bool decode_sampling(struct sampling *s, struct tree map, struct err *e);
+bool decode_sampling(struct trace *t, struct tree map, struct decoder *d);
 
 /* `stop` is a text, a token id or a list of them, `eos` an id or a list. */
-bool decode_ending(struct ending *g, struct tree stop, struct tree eos, struct decoder *d);
+bool decode_ending(struct trace *t, struct tree stop, struct tree eos, struct decoder *d);
 
 /* The most new tokens, and the least. */
-bool decode_new_tokens(struct graph *g, struct tree most, struct tree least, const char *most_name,
+bool decode_new_tokens(struct trace *t, struct tree most, struct tree least, const char *most_name,
                        const char *least_name, struct err *e);
 
 /* One prompt: a text or a list of token ids. */
@@ -95,7 +95,7 @@ bool decode_sequence(struct prompt *p, struct tree t, struct decoder *d);
 
 /* Counts prompts, each as often as the request wants continuations of it; and puts each so often
  * into its invoke. */
-bool decode_count(int n_prompts, const char *place, struct decoder *d);
+bool decode_count(const struct trace *t, int n_prompts, const char *place, struct decoder *d);
 void decode_copies(struct invoke *invoke, struct decoder *d);
 
 /* Arguments that are more than a value. */

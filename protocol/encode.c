@@ -63,40 +63,47 @@ static void write_tokens(struct writer *w, const struct graph *g)
     write_end(w);
 }
 
-int reply_count_new(const struct writer *w, const struct reply_facts *f, int sequence)
+int reply_count_new(const struct writer *w, const struct reply_facts *f, int invoke, int sequence)
 {
+    const struct plan_invoke *v = &f->plan->invokes[invoke];
     if (!f->generated)
         return 0;
-    return w->at && f->outcomes ? f->outcomes[sequence].n_new : f->graph->n_new_tokens;
+    return w->at && f->outcomes ? f->outcomes[v->outcome_first + sequence].n_new
+                                : f->graph->traces[v->trace].n_new_tokens;
 }
 
-typedef void each_fn(struct writer *w, const struct reply_facts *f, int sequence);
+const int32_t *reply_new_ids(const struct reply_facts *f, int invoke, int sequence)
+{
+    const struct plan_invoke *v = &f->plan->invokes[invoke];
+    const int n_new = f->graph->traces[v->trace].n_new_tokens;
+    return f->generated ? f->generated + v->generated_first + sequence * n_new : NULL;
+}
+
+typedef void each_fn(struct writer *w, const struct reply_facts *f, int invoke, int sequence);
 
 /* A value for each prompt of each invoke. */
 static void write_each(struct writer *w, const struct reply_facts *f, each_fn *write)
 {
     const struct graph *g = f->graph;
-    int sequence = 0;
     write_list(w, g->n_invokes);
     for (int i = 0; i < g->n_invokes; i++) {
         write_list(w, g->invokes[i].n_prompts);
         for (int j = 0; j < g->invokes[i].n_prompts; j++)
-            write(w, f, sequence++);
+            write(w, f, i, j);
         write_end(w);
     }
     write_end(w);
 }
 
-static void write_generated(struct writer *w, const struct reply_facts *f, int sequence)
+static void write_generated(struct writer *w, const struct reply_facts *f, int invoke, int sequence)
 {
-    const int n_new = f->graph->n_new_tokens;
-    write_ids(w, f->generated ? f->generated + (int64_t)sequence * n_new : NULL,
-              reply_count_new(w, f, sequence));
+    write_ids(w, reply_new_ids(f, invoke, sequence), reply_count_new(w, f, invoke, sequence));
 }
 
-static void write_finish(struct writer *w, const struct reply_facts *f, int sequence)
+static void write_finish(struct writer *w, const struct reply_facts *f, int invoke, int sequence)
 {
-    write_text(w, f->outcomes && f->outcomes[sequence].stopped ? "stop" : "length");
+    const int outcome = f->plan->invokes[invoke].outcome_first + sequence;
+    write_text(w, f->outcomes && f->outcomes[outcome].stopped ? "stop" : "length");
 }
 
 /* What each set changes: a mistyped index that touches nothing, or everything, is seen here. */
@@ -134,7 +141,7 @@ static void write_head(struct writer *w, const struct reply_facts *f)
     write_key(w, "tokens");
     write_tokens(w, f->graph);
     write_key(w, "steps");
-    write_int(w, f->plan->n_steps);
+    write_int(w, f->plan->n_passes);
     write_key(w, "touched");
     write_touched(w, f->graph, f->plan);
     write_key(w, "default_step");
@@ -475,13 +482,15 @@ static int latest_input(const struct node *node, const int *turns)
 }
 
 /* What is generated is whole behind the last step, whenever it is asked for. */
-static int hook_turn(const struct hook *h, const struct plan *p, int n_blocks)
+static int hook_turn(const struct node *n, const struct plan *p, int n_blocks)
 {
-    const int step = h->name->point == PT_generated ? p->n_steps - 1 : h->step;
-    return step * n_sites(n_blocks) + site_of(h->name->point, h->block, n_blocks);
+    const struct hook *h = &n->hook;
+    const struct plan_trace *t = &p->traces[p->invokes[n->invoke].trace];
+    const int step = h->name->point == PT_generated ? t->n_steps - 1 : h->step;
+    return (t->pass_first + step) * n_sites(n_blocks) + site_of(h->name->point, h->block, n_blocks);
 }
 
-/* When each node's value is known, as step * sites + site; NEVER for what is before the pass. */
+/* When each node's value is known, as pass * sites + site; NEVER for what is before the pass. */
 static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks, struct arena *a)
 {
     const int sites = n_sites(n_blocks);
@@ -492,13 +501,13 @@ static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks
         const struct stop *s = &p->stops[i];
         for (int j = s->first; j < s->first + s->n_actions; j++) {
             int *turn = &turns[p->actions[j].node];
-            *turn = later(*turn, s->step * sites + s->site);
+            *turn = later(*turn, s->pass * sites + s->site);
         }
     }
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *node = &g->nodes[i];
         if (node->op == OP_hook)
-            turns[i] = hook_turn(&node->hook, p, n_blocks);
+            turns[i] = hook_turn(node, p, n_blocks);
         else if (node->op == OP_parameter)
             turns[i] = NEVER; /* whenever it is unpacked */
         else if (op_info[node->op].kind == OPK_view || turns[i] == NEVER)
@@ -515,8 +524,8 @@ static const struct value *value_of(const struct graph *g, const struct plan *p,
     return &p->values[is_effect ? node->args[0].node : i];
 }
 
-static void write_plan_node(struct writer *w, const struct node *node, const struct value *value,
-                            int turn, int n_blocks)
+static void write_plan_node(struct writer *w, const struct plan *p, const struct node *node,
+                            const struct value *value, int turn, int n_blocks)
 {
     const int sites = n_sites(n_blocks);
     char text[SITE_TEXT_SIZE];
@@ -534,7 +543,7 @@ static void write_plan_node(struct writer *w, const struct node *node, const str
     write_key(w, "dtype");
     write_text(w, dtype_name(value->dtype));
     write_key(w, "step");
-    write_int(w, turn == NEVER ? 0 : turn / sites);
+    write_int(w, turn == NEVER ? 0 : plan_step(p, turn / sites));
     write_key(w, "site");
     write_text(w, turn == NEVER ? NULL : site_text(text, turn % sites, n_blocks));
     write_end(w);
@@ -553,7 +562,7 @@ static void write_plan_nodes(struct writer *w, const struct graph *g, const stru
         const struct node *node = &g->nodes[i];
         const bool last = i + 1 == g->n_nodes || g->nodes[i + 1].wire != node->wire;
         if (node->wire >= 0 && last)
-            write_plan_node(w, node, value_of(g, p, i), turns[i], n_blocks);
+            write_plan_node(w, p, node, value_of(g, p, i), turns[i], n_blocks);
     }
     write_end(w);
 }
@@ -589,7 +598,7 @@ struct bytes encode_plan(const struct graph *g, const struct plan *p, const stru
     write_key(&w, "touched");
     write_touched(&w, g, p);
     write_key(&w, "steps");
-    write_int(&w, p->n_steps);
+    write_int(&w, p->n_passes);
     write_key(&w, "tokens");
     write_tokens(&w, g);
     write_key(&w, "slab_bytes");

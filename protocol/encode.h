@@ -15,8 +15,8 @@ struct reply_facts { /* what the frames say besides the tensors; borrowed */
     const struct plan *plan;
     const char *results;        /* of the saves */
     const bool *absent;         /* of the saves: those that did not come */
-    const int32_t *generated;   /* (n_sequences, n_new_tokens) or NULL, and */
-    const struct outcome *outcomes; /* how much of each row is generated: known at the end */
+    const int32_t *generated;   /* plan.n_generated, or NULL, and */
+    const struct outcome *outcomes; /* [plan.n_sequences] how many came of each: known at the end */
     const struct bpe *bpe;      /* for people to read the ids, or NULL */
 };
 

@@ -67,8 +67,8 @@ void text_head(struct writer *w, const struct reply_facts *f)
     const struct graph *g = f->graph;
     write_format(w, "request %s, model ", f->request_id);
     put_safe(w, f->model);
-    write_format(w, ", %s, %d pass%s\n", f->numerics, f->plan->n_steps,
-                 f->plan->n_steps == 1 ? "" : "es");
+    write_format(w, ", %s, %d pass%s\n", f->numerics, f->plan->n_passes,
+                 f->plan->n_passes == 1 ? "" : "es");
     for (int i = 0; i < g->n_invokes; i++) {
         for (int j = 0; j < g->invokes[i].n_prompts; j++) {
             const struct prompt *p = &g->invokes[i].prompts[j];
@@ -176,14 +176,13 @@ void text_end(struct writer *w, const struct reply_facts *f, double queue_second
               double run_seconds)
 {
     const struct graph *g = f->graph;
-    const int32_t *ids = f->generated;
-    for (int i = 0, sequence = 0; i < g->n_invokes && ids; i++) {
-        for (int j = 0; j < g->invokes[i].n_prompts; j++, ids += g->n_new_tokens) {
-            const int n_new = reply_count_new(w, f, sequence++);
+    for (int i = 0; i < g->n_invokes && f->generated; i++) {
+        for (int j = 0; j < g->invokes[i].n_prompts; j++) {
+            const int n_new = reply_count_new(w, f, i, j);
             write_format(w, "invoke %d, prompt %d, %d new token%s:", i, j, n_new,
                          n_new == 1 ? "" : "s");
-            put_ids(w, ids, n_new);
-            put_excerpt(w, f->bpe, ids, n_new);
+            put_ids(w, reply_new_ids(f, i, j), n_new);
+            put_excerpt(w, f->bpe, reply_new_ids(f, i, j), n_new);
         }
     }
     write_format(w, "done: %.3f s in the queue, %.3f s running\n", queue_seconds, run_seconds);

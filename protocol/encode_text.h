@@ -13,8 +13,10 @@ void text_end(struct writer *w, const struct reply_facts *f, double queue_second
               double run_seconds);
 void text_error(struct writer *w, const struct err *e);
 
-/* How many ids of a sequence's row were generated; all of them where room for them is counted. */
-int reply_count_new(const struct writer *w, const struct reply_facts *f, int sequence);
+/* The ids that a sequence of an invoke generated, and how many: all that there can be where room
+ * for them is counted. */
+const int32_t *reply_new_ids(const struct reply_facts *f, int invoke, int sequence);
+int reply_count_new(const struct writer *w, const struct reply_facts *f, int invoke, int sequence);
 
 /* One element as JSON has it, in a buffer of NUMBER_SIZE bytes; returns its length. */
 int element_text(char *buffer, const char *from, enum dtype dtype);

@@ -33,7 +33,7 @@ struct arg {
 
 struct hook { /* of an OP_hook: where and when */
     const struct point_name *name;
-    int block, step;
+    int block, step; /* the step of its invoke's trace */
 };
 
 struct parameter_at { /* of an OP_parameter: which */
@@ -61,6 +61,8 @@ struct prompt { /* one sequence: text until the tokenizer has seen it, then ids 
 };
 
 struct invoke {
+    int trace;
+    const char *place; /* what an error calls it: "invokes[1]" */
     int n_prompts;
     struct prompt *prompts;
 };
@@ -93,22 +95,29 @@ struct outcome { /* of one sequence: what was generated */
     bool stopped; /* by its `ending` */
 };
 
-struct graph {
-    const char *model; /* as the request names it, or NULL */
-    int n_nodes, n_invokes, n_new_tokens;
-    struct node *nodes;
-    struct invoke *invokes;
+struct trace { /* invokes that go through the model together, behind those of earlier traces */
+    const char *place; /* what stands before its fields' names: "", or "traces[1]." */
+    int invoke_first, n_invokes;
+    int n_new_tokens;
     struct sampling sampling;
     struct ending ending;
 };
 
-static inline bool graph_may_end_early(const struct graph *g)
+static inline bool trace_may_end_early(const struct trace *t)
 {
-    return g->ending.n_ids + g->ending.n_texts > 0;
+    return t->n_new_tokens > 1 && t->ending.n_ids + t->ending.n_texts > 0;
 }
 
 /* Each prompt stands so often in its invoke, one behind the other. */
-static inline int graph_copies(const struct graph *g)
+static inline int trace_copies(const struct trace *t)
 {
-    return g->sampling.n > 0 ? (int)g->sampling.n : 1;
+    return t->sampling.n > 0 ? (int)t->sampling.n : 1;
 }
+
+struct graph {
+    const char *model; /* as the request names it, or NULL */
+    int n_nodes, n_invokes, n_traces;
+    struct node *nodes;
+    struct invoke *invokes; /* of all traces, in their order */
+    struct trace *traces;
+};

@@ -1,9 +1,9 @@
 /* A request as it will run: every shape, place and moment settled. The engine only follows it.
  *
- * turn(hook) = step * sites + site; turn(any other node) = max over its inputs, over the last set
- * of what it reads and, for a set, over the earlier readers of what it changes. Nodes run by turn,
- * then in program order. A set whose turn would pass the site of the activation that it changes is
- * refused (order).
+ * The passes of the request's traces follow one another. turn(hook) = pass * sites + site;
+ * turn(any other node) = max over its inputs, over the last set of what it reads and, for a set,
+ * over the earlier readers of what it changes. Nodes run by turn, then in program order. A set
+ * whose turn would pass the site of the activation that it changes is refused (order).
  *
  * Values that start as a hook's live activation can be touched at that site only. What is read
  * later is copied to the slab (parked) by a clone that the planner puts right behind the last set
@@ -72,7 +72,7 @@ struct loop {
 };
 
 struct stop { /* the actions due at one site of one pass */
-    int step, site;
+    int pass, site;
     int first, n_actions;
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
@@ -83,17 +83,20 @@ struct stop { /* the actions due at one site of one pass */
 struct save {
     int node;         /* the saved node's OP_save */
     const char *name; /* of the frame, never NULL */
-    int step;         /* at which it becomes known */
+    int step;         /* of its trace, at which it becomes known */
     enum dtype dtype;
     struct view view; /* row-major, what the client gets */
     size_t offset, bytes; /* into the job's results, a multiple of 64 */
 };
 
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
+    int trace;
     int n_sequences, n_tokens;
     int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
                              later steps have one row a sequence: sequence_first */
-    int sequence_first;   /* its first sequence among the job's */
+    int sequence_first;   /* its first sequence among its trace's */
+    int outcome_first;    /* its first sequence among the job's */
+    int generated_first;  /* its first new token among the job's; each sequence's follow another */
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
                              each sequence; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
@@ -103,23 +106,39 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     int n_pages;          /* of each of its sequences: they follow one another */
 };
 
+struct plan_trace {
+    int invoke_first, n_invokes;
+    int pass_first, n_steps;   /* its passes: max(1, new tokens) */
+    bool samples;              /* new tokens are asked for */
+    int n_sequences, n_rows;   /* of its invokes together; rows of step 0 */
+    int n_logits;              /* rows of logits in step 0 */
+    int last_site;             /* of each of its passes: nothing behind it is computed; at most the
+                                  logits'. Stops at `generated` are due when its last token is
+                                  sampled */
+};
+
+struct plan_pass {
+    int trace;
+    int n_rows, n_logits;
+    double cost, graph_cost;   /* multiply-adds with its stops', and of its stops alone */
+};
+
 struct plan {
     int n_values, n_actions, n_stops, n_saves, n_invokes;
     struct value *values;      /* values[i] belongs to nodes[i] for i < n_nodes, then temporaries */
     struct action *actions;    /* in the order of running */
     struct loop *loops;        /* of products of the head that nobody needs whole: tiles.c */
     int n_loops;
-    struct stop *stops;        /* sorted by step, then site */
+    struct stop *stops;        /* sorted by pass, then site */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
-    int n_steps;               /* passes: max(1, new tokens) */
-    int last_site;             /* of every pass: nothing behind it is computed; at most the logits'.
-                                  Stops at `generated` are due when the last token is sampled */
-    bool samples;              /* new tokens are asked for */
-    int n_sequences, n_rows;   /* all invokes together; rows of step 0 */
-    int n_logits;              /* rows of logits in step 0, and */
-    bool *logits_wanted;       /* [n_steps]: whether a step needs logits, to sample or for a stop */
-    int n_pages;               /* of the key/value cache, for all sequences to the last step */
+    int n_traces, n_passes;
+    struct plan_trace *traces;
+    struct plan_pass *passes;  /* of all traces, in their order */
+    int n_rows, n_logits;      /* of the largest pass */
+    int n_sequences;           /* of all traces, and */
+    int n_generated;           /* their new tokens */
+    int n_pages;               /* of the key/value cache, for all sequences to their last steps */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
                                   index out of range, and that index; 0 where none gathers */
@@ -128,17 +147,21 @@ struct plan {
     size_t result_bytes;       /* on the host, every saved value */
     const int16_t *needs;      /* (n_nodes, n_invokes) where generations may end early, else NULL:
                                   the last step of each invoke of which a node is made, or -1 */
-    double cost;               /* multiply-adds of all passes with the graph's own, and */
-    double *step_costs;        /* [n_steps] of each pass with its stops */
-    double *graph_costs;       /* [n_steps] of its stops alone */
+    double cost;               /* multiply-adds of all passes with the graph's own */
 };
+
+/* Which step of its trace a pass is: 0 is the one over the prompts. */
+static inline int plan_step(const struct plan *p, int pass)
+{
+    return pass - p->traces[p->passes[pass].trace].pass_first;
+}
 
 /* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
 enum { PAGE_TOKENS = 64 };
 
 /* Where the graph has prompts as token ids: checks sense and settles everything. The plan borrows
  * from the graph and lives in the same arena. Errors name the node and the numbers. Iterative,
- * O(nodes + edges + steps). */
+ * O(traces * (nodes + edges) + passes). */
 bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m,
                 struct arena *a, struct err *e);
 

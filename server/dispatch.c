@@ -76,26 +76,22 @@ static int64_t *upload_ids(const struct place *p, int64_t *to, const int32_t *id
 static void gather_generated(const struct place *p, const struct node *n, const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int n_new = p->job->graph.n_new_tokens;
+    const int n_new = p->job->graph.traces[v->trace].n_new_tokens;
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
-            to = upload_ids(p, to, p->job->generated + (v->sequence_first + i) * n_new, n_new);
+            to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);
     }
 }
 
 /* What this step sampled: (B). */
 static void gather_next(const struct place *p, const struct node *n, const struct tensor *out)
 {
-    const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int n_new = p->job->graph.n_new_tokens;
     int64_t *to = (int64_t *)out->data + out->view.offset;
-    for (int i = 0; i < v->n_sequences; i++) {
-        const int64_t row = v->sequence_first + i;
-        to = upload_ids(p, to, p->job->generated + row * n_new + n->hook.step, 1);
-    }
+    for (int i = 0; i < p->job->plan.invokes[n->invoke].n_sequences; i++)
+        to = upload_ids(p, to, job_generated(p->job, n->invoke, i) + n->hook.step, 1);
 }
 
 static void gather(const struct place *p, const struct action *a, const struct tensor *out)

@@ -69,15 +69,17 @@ bool job_reserve(struct job *j, struct err *e)
     j->logits_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->n_shared = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->absent = ARENA_ARRAY(j->arena, bool, (size_t)p->n_saves);
-    j->last_step = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
-    for (int i = 0; i < p->n_invokes; i++)
-        j->last_step[i] = p->n_steps - 1;
     j->outcomes = ARENA_ARRAY(j->arena, struct outcome, (size_t)p->n_sequences);
-    const int n_ids = p->n_sequences * j->graph.n_new_tokens;
-    if (n_ids > 0)
-        j->generated = ARENA_ARRAY(j->arena, int32_t, (size_t)n_ids);
-    for (int i = 0; i < n_ids; i++)
-        j->generated[i] = j->graph.ending.pad;
+    if (p->n_generated > 0)
+        j->generated = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_generated);
+    j->last_step = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
+    for (int i = 0; i < p->n_invokes; i++) {
+        const struct plan_invoke *v = &p->invokes[i];
+        const struct trace *t = &j->graph.traces[v->trace];
+        j->last_step[i] = p->traces[v->trace].n_steps - 1;
+        for (int k = 0; k < v->n_sequences * t->n_new_tokens; k++)
+            j->generated[v->generated_first + k] = t->ending.pad;
+    }
     return true;
 }
 

@@ -46,24 +46,24 @@ struct job {
     int64_t held_bytes; /* what job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
     bool *absent;       /* [plan.n_saves] what is made of a step that its invoke did not reach */
-    int32_t *generated; /* (n_sequences, n_new_tokens), filled by the engine: behind the end of a
-                           sequence stands graph.ending.pad */
-    struct outcome *outcomes; /* [n_sequences] to be read when the state is final */
+    int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine. Behind
+                           the end of a sequence stands its trace's ending.pad */
+    struct outcome *outcomes; /* [plan.n_sequences] to be read when the state is final */
     const struct bpe *bpe;    /* borrowed, for texts that end a generation; or NULL */
     bool is_followed;         /* the connection waits for tokens, not only for saves */
     int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
-    int step, next_stop; /* its place in the plan */
+    int pass, next_stop; /* its place in the plan */
     int n_saved;         /* saves done so far, and */
     int n_published;     /* how many of them the connection knows of, */
     int n_sampled, n_told; /* the same of steps whose tokens are there, */
     double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
     struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
-    int *row_of;         /* [n_invokes] the row of this pass where an invoke's first position is, or
-                            would be if it were computed, and */
+    int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
+                            invoke's first position is, or would be if it were computed, and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
     int *last_step;      /* [n_invokes] the last step of each: until its sequences have ended, the
                             plan's */
@@ -96,19 +96,52 @@ static inline const int32_t *job_pages(const struct job *j, int invoke, int sequ
     return j->pages + i->page_first + sequence * i->n_pages;
 }
 
-/* Whether this step has rows of an invoke: not all of its sequences have ended before. */
-static inline bool job_has_rows(const struct job *j, int invoke)
+/* The trace whose pass comes next, or runs, and which step of it that is. */
+static inline const struct plan_trace *job_trace(const struct job *j)
 {
-    return j->step <= j->last_step[invoke];
+    return &j->plan.traces[j->plan.passes[j->pass].trace];
 }
 
-/* The last step that any of its invokes has. */
+/* The same as it was asked for. */
+static inline const struct trace *job_asked(const struct job *j)
+{
+    return &j->graph.traces[j->plan.passes[j->pass].trace];
+}
+
+static inline int job_step(const struct job *j)
+{
+    return plan_step(&j->plan, j->pass);
+}
+
+/* The new tokens of one sequence of an invoke. */
+static inline int32_t *job_generated(const struct job *j, int invoke, int sequence)
+{
+    const int n_new = j->graph.traces[j->plan.invokes[invoke].trace].n_new_tokens;
+    return j->generated + j->plan.invokes[invoke].generated_first + sequence * n_new;
+}
+
+/* Whether this pass has rows of an invoke of its trace: not all of its sequences have ended. */
+static inline bool job_has_rows(const struct job *j, int invoke)
+{
+    return job_step(j) <= j->last_step[invoke];
+}
+
+/* The last step that any invoke of its trace has. */
 static inline int job_last_step(const struct job *j)
 {
+    const struct plan_trace *t = job_trace(j);
     int last = 0;
-    for (int i = 0; i < j->plan.n_invokes; i++)
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++)
         last = j->last_step[i] > last ? j->last_step[i] : last;
     return last;
+}
+
+/* On to the next pass, of the next trace where this one has ended; false where none is left. */
+static inline bool job_advance(struct job *j)
+{
+    const struct plan_trace *t = job_trace(j);
+    j->pass = job_step(j) == job_last_step(j) ? t->pass_first + t->n_steps : j->pass + 1;
+    return j->pass < j->plan.n_passes;
 }
 
 static inline struct job *job_of_turn(struct turn *t)

@@ -79,10 +79,10 @@ static void pass_clear(struct round *r)
                             .context = r};
 }
 
-static const struct stop *stop_of_step(const struct job *j)
+static const struct stop *stop_of_pass(const struct job *j)
 {
     const struct plan *p = &j->plan;
-    if (j->next_stop == p->n_stops || p->stops[j->next_stop].step != j->step)
+    if (j->next_stop == p->n_stops || p->stops[j->next_stop].pass != j->pass)
         return NULL;
     return &p->stops[j->next_stop];
 }
@@ -95,7 +95,7 @@ static void set_bit(uint64_t *bits, int site)
 static void want_sites(struct round *r, const struct job *j)
 {
     const struct plan *p = &j->plan;
-    for (int i = j->next_stop; i < p->n_stops && p->stops[i].step == j->step; i++) {
+    for (int i = j->next_stop; i < p->n_stops && p->stops[i].pass == j->pass; i++) {
         const struct stop *stop = &p->stops[i];
         if (stop->site >= r->next_site)
             continue;
@@ -119,7 +119,7 @@ static void span_add(struct round *r, const struct job *j, struct span s, const 
 {
     struct pass *p = &r->pass;
     s.row = p->n_rows;
-    r->last_sites[p->n_spans] = j->plan.last_site;
+    r->last_sites[p->n_spans] = job_trace(j)->last_site;
     r->spans[p->n_spans++] = s;
     for (int i = 0; i < s.n_rows; i++)
         row_add(r, tokens[i], s.past + i);
@@ -158,19 +158,18 @@ static void tokens_add(struct round *r, struct job *j, int invoke)
     j->row_of[invoke] = r->pass.n_rows;
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
-        const int64_t index = v->sequence_first + k;
         const struct span s = {.n_rows = 1,
-                               .past = v->n_tokens + j->step - 1,
+                               .past = v->n_tokens + job_step(j) - 1,
                                .pages = job_pages(j, invoke, k)};
-        span_add(r, j, s, &j->generated[index * j->graph.n_new_tokens + j->step - 1],
-                 j->plan.logits_wanted[j->step]);
+        span_add(r, j, s, job_generated(j, invoke, k) + job_step(j) - 1, 1);
     }
 }
 
 static void job_add(struct round *r, struct job *j)
 {
-    for (int i = 0; i < j->plan.n_invokes; i++) {
-        if (j->step == 0)
+    const struct plan_trace *t = job_trace(j);
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
+        if (job_step(j) == 0)
             prompts_add(r, j, i);
         else if (job_has_rows(j, i))
             tokens_add(r, j, i);
@@ -182,7 +181,7 @@ static void job_add(struct round *r, struct job *j)
 static void insert(struct round *r, struct job *j)
 {
     int at = r->n_jobs++;
-    for (; at > 0 && r->jobs[at - 1]->plan.last_site < j->plan.last_site; at--)
+    for (; at > 0 && job_trace(r->jobs[at - 1])->last_site < job_trace(j)->last_site; at--)
         r->jobs[at] = r->jobs[at - 1];
     r->jobs[at] = j;
 }
@@ -195,7 +194,7 @@ static bool is_due(const struct job *j, double now)
     if (j->is_followed && j->n_sampled > j->n_told)
         return true;
     return j->n_saved > j->n_published &&
-           (!stop_of_step(j) || now >= j->published_at + PUBLISH_SECONDS);
+           (!stop_of_pass(j) || now >= j->published_at + PUBLISH_SECONDS);
 }
 
 /* Tells the connections what has arrived, once the device has really delivered it. */
@@ -237,7 +236,7 @@ static void run_stop(struct round *r, struct job *j, const struct stop *stop,
 /* Nothing is left to do for it in this step. */
 static bool is_through(const struct job *j)
 {
-    return !j->plan.samples && !stop_of_step(j);
+    return !job_trace(j)->samples && !stop_of_pass(j);
 }
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation)
@@ -245,7 +244,7 @@ static void on_site(void *context, enum point p, int block, const struct tensor 
     struct round *r = context;
     const int site = site_of(p, block, r->model->shape.n_blocks);
     for (int i = 0; i < r->n_jobs; i++) {
-        const struct stop *stop = r->jobs[i] ? stop_of_step(r->jobs[i]) : NULL;
+        const struct stop *stop = r->jobs[i] ? stop_of_pass(r->jobs[i]) : NULL;
         if (stop && stop->site == site)
             run_stop(r, r->jobs[i], stop, activation);
     }
@@ -269,23 +268,21 @@ static void on_pause(void *context, int n_rows)
 static int last_logits_row(const struct job *j, int invoke, int sequence)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const int each = j->step > 0 ? 1 : v->n_tokens - v->logits_from;
+    const int each = job_step(j) > 0 ? 1 : v->n_tokens - v->logits_from;
     return j->logits_of[invoke] + (sequence + 1) * each - 1;
 }
 
 /* What Hugging Face's processors do with a row before a token is chosen of it. */
 static void process_row(struct round *r, const struct job *j, int invoke, int sequence)
 {
-    const struct graph *g = &j->graph;
-    const struct prompt *p = &g->invokes[invoke].prompts[sequence];
-    const int index = j->plan.invokes[invoke].sequence_first + sequence;
-    const struct token_ids seen[] = {
-        {p->tokens, p->n_tokens},
-        {j->generated + (int64_t)index * g->n_new_tokens, j->step}};
-    if (g->sampling.repetition_penalty > 0 && g->sampling.repetition_penalty != 1)
-        sample_penalize(r->row, g->sampling.repetition_penalty, seen, 2, r->sample_scratch);
-    if (j->step < g->ending.n_min)
-        sample_forbid(r->row, (struct token_ids){g->ending.ids, g->ending.n_ids});
+    const struct trace *t = job_asked(j);
+    const struct prompt *p = &j->graph.invokes[invoke].prompts[sequence];
+    const struct token_ids seen[] = {{p->tokens, p->n_tokens},
+                                     {job_generated(j, invoke, sequence), job_step(j)}};
+    if (t->sampling.repetition_penalty > 0 && t->sampling.repetition_penalty != 1)
+        sample_penalize(r->row, t->sampling.repetition_penalty, seen, 2, r->sample_scratch);
+    if (job_step(j) < t->ending.n_min)
+        sample_forbid(r->row, (struct token_ids){t->ending.ids, t->ending.n_ids});
 }
 
 static bool sample_row(struct round *r, int32_t *token, const struct job *j, int invoke,
@@ -301,11 +298,11 @@ static bool sample_row(struct round *r, int32_t *token, const struct job *j, int
     if (!m->be->fence(m->device, e))
         return false;
     process_row(r, j, invoke, sequence);
-    const struct sampling *s = &j->graph.sampling;
+    const struct sampling *s = &job_asked(j)->sampling;
     const struct sampler sampler = {s->temperature, (int)s->top_k, s->top_p, s->min_p,
                                     (uint64_t)s->seed};
     const int index = j->plan.invokes[invoke].sequence_first + sequence;
-    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)index, (uint32_t)j->step,
+    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)index, (uint32_t)job_step(j),
                           r->sample_scratch, r->sample_order);
     return true;
 }
@@ -315,62 +312,54 @@ static bool sample_row(struct round *r, int32_t *token, const struct job *j, int
 static bool sample_invoke(struct round *r, struct job *j, int invoke, struct err *e)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int step = job_step(j);
     bool all_stopped = true;
     for (int k = 0; k < v->n_sequences; k++) {
-        const int index = v->sequence_first + k;
-        struct outcome *o = &j->outcomes[index];
-        int32_t *ids = j->generated + (int64_t)index * j->graph.n_new_tokens;
+        struct outcome *o = &j->outcomes[v->outcome_first + k];
+        int32_t *ids = job_generated(j, invoke, k);
         if (o->stopped)
             continue;
-        if (!sample_row(r, &ids[j->step], j, invoke, k, e))
+        if (!sample_row(r, &ids[step], j, invoke, k, e))
             return false;
-        o->n_new = j->step + 1;
-        o->stopped = ending_reached(&j->graph.ending, j->bpe, ids, o->n_new);
+        o->n_new = step + 1;
+        o->stopped = ending_reached(&job_asked(j)->ending, j->bpe, ids, o->n_new);
         all_stopped &= o->stopped;
     }
     if (all_stopped)
-        j->last_step[invoke] = j->step;
+        j->last_step[invoke] = step;
     return true;
 }
 
 static bool sample(struct round *r, struct job *j, struct err *e)
 {
-    for (int i = 0; i < j->plan.n_invokes; i++) {
+    const struct plan_trace *t = job_trace(j);
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
         if (job_has_rows(j, i) && !sample_invoke(r, j, i, e))
             return false;
     }
     return true;
 }
 
-/* Of the steps that do not come only what is generated is there. */
-static void end_early(struct round *r, struct job *j)
+/* Of the steps that do not come: what needs none of them, and the rest is absent. */
+static void end_trace(struct round *r, struct job *j)
 {
     const struct plan *p = &j->plan;
-    while (j->next_stop < p->n_stops) {
-        const struct stop *stop = &p->stops[j->next_stop];
-        if (stop->site == r->generated_site) {
-            run_stop(r, j, stop, &(struct tensor){0});
-            continue;
-        }
-        memset(j->absent + j->n_saved, true, (size_t)stop->n_saves);
-        j->n_saved += stop->n_saves;
-        j->next_stop++;
-    }
+    const int end = job_trace(j)->pass_first + job_trace(j)->n_steps;
+    while (j->next_stop < p->n_stops && p->stops[j->next_stop].pass < end)
+        run_stop(r, j, &p->stops[j->next_stop], &(struct tensor){0});
 }
 
 /* Samples, and runs the stops that wait for tokens. */
 static bool complete_step(struct round *r, struct job *j, struct err *e)
 {
-    if (!j->plan.samples)
-        return true;
-    if (!sample(r, j, e))
+    if (job_trace(j)->samples && !sample(r, j, e))
         return false;
-    for (const struct stop *stop; (stop = stop_of_step(j));) {
+    for (const struct stop *stop; (stop = stop_of_pass(j));) {
         assert(stop->site >= r->next_site);
         run_stop(r, j, stop, &(struct tensor){0});
     }
-    if (j->step == job_last_step(j))
-        end_early(r, j);
+    if (job_step(j) == job_last_step(j))
+        end_trace(r, j);
     j->n_sampled++;
     return true;
 }

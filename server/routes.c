@@ -172,7 +172,7 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
             if (!check_tokenizer(c, e) ||
                 !bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
                             c->request->arena, e))
-                return err_at(e, -1, "invokes[%d].prompt[%d]", i, k);
+                return err_at(e, -1, "%s.prompt[%d]", g->invokes[i].place, k);
             p->tokens = ids;
         }
     }

@@ -191,7 +191,7 @@ static void check_saves(const struct slot *s)
 static void check_done(const struct slot *s, int n_ready)
 {
     const struct request *r = &tool.requests[s->request];
-    const size_t n_tokens = (size_t)(r->plan.n_sequences * r->graph.n_new_tokens);
+    const size_t n_tokens = (size_t)r->plan.n_generated;
     tool.counts.done++;
     for (int i = 0; i < r->plan.n_invokes; i++)
         tool.counts.shared_positions += s->job->n_shared[i];

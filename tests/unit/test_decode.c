@@ -333,40 +333,40 @@ static void the_rest_of_a_request_is_read(void **state)
                "{\"temperature\": 1, \"top_k\": 40, \"top_p\": 0.5, "
                "\"seed\": 9223372036854775807}}"));
     assert_string_equal(graph.model, "demo");
-    assert_int_equal(graph.n_new_tokens, 3);
-    assert_true(graph.sampling.temperature == 1.0);
-    assert_int_equal(graph.sampling.top_k, 40);
-    assert_true(graph.sampling.top_p == 0.5);
-    assert_true(graph.sampling.seed == INT64_MAX);
+    assert_int_equal(graph.traces[0].n_new_tokens, 3);
+    assert_true(graph.traces[0].sampling.temperature == 1.0);
+    assert_int_equal(graph.traces[0].sampling.top_k, 40);
+    assert_true(graph.traces[0].sampling.top_p == 0.5);
+    assert_true(graph.traces[0].sampling.seed == INT64_MAX);
     assert_true(decode("{\"prompt\": \"x\"}"));
     assert_null(graph.model);
-    assert_true(graph.sampling.temperature == 0.0);
-    assert_true(graph.sampling.top_p == 1.0);
-    assert_true(graph.sampling.repetition_penalty == 1.0 && graph.sampling.min_p == 0.0);
-    assert_int_equal(graph_copies(&graph), 1);
+    assert_true(graph.traces[0].sampling.temperature == 0.0);
+    assert_true(graph.traces[0].sampling.top_p == 1.0);
+    assert_true(graph.traces[0].sampling.repetition_penalty == 1.0 && graph.traces[0].sampling.min_p == 0.0);
+    assert_int_equal(trace_copies(&graph.traces[0]), 1);
 }
 
 static void the_end_of_a_generation_is_read(void **state)
 {
     (void)state;
     assert_true(decode("{\"prompt\": \"x\"}"));
-    assert_int_equal(graph.ending.n_ids, 1);
-    assert_int_equal(graph.ending.ids[0], 50256); /* the model's own */
-    assert_int_equal(graph.ending.pad, 50256);
+    assert_int_equal(graph.traces[0].ending.n_ids, 1);
+    assert_int_equal(graph.traces[0].ending.ids[0], 50256); /* the model's own */
+    assert_int_equal(graph.traces[0].ending.pad, 50256);
     assert_true(decode("{\"prompt\": \"x\", \"max_new_tokens\": 9, \"min_new_tokens\": 4, "
                        "\"eos_token_id\": [3, 4], \"stop\": [\"ab\", 7, \"c\"]}"));
-    assert_int_equal(graph.ending.n_min, 4);
-    assert_int_equal(graph.ending.n_ids, 3);
-    assert_int_equal(graph.ending.ids[2], 7);
-    assert_int_equal(graph.ending.pad, 3);
-    assert_int_equal(graph.ending.n_texts, 2);
-    assert_memory_equal(graph.ending.texts[0].at, "ab", 2);
+    assert_int_equal(graph.traces[0].ending.n_min, 4);
+    assert_int_equal(graph.traces[0].ending.n_ids, 3);
+    assert_int_equal(graph.traces[0].ending.ids[2], 7);
+    assert_int_equal(graph.traces[0].ending.pad, 3);
+    assert_int_equal(graph.traces[0].ending.n_texts, 2);
+    assert_memory_equal(graph.traces[0].ending.texts[0].at, "ab", 2);
     assert_true(decode("{\"prompt\": \"x\", \"eos_token_id\": []}"));
-    assert_false(graph_may_end_early(&graph));
-    assert_int_equal(graph.ending.pad, 50256);
+    assert_int_equal(graph.traces[0].ending.n_ids + graph.traces[0].ending.n_texts, 0);
+    assert_int_equal(graph.traces[0].ending.pad, 50256);
     assert_true(decode("{\"prompt\": \"x\", \"eos_token_id\": 9, \"stop\": \"y\"}"));
-    assert_int_equal(graph.ending.ids[0], 9);
-    assert_int_equal(graph.ending.n_texts, 1);
+    assert_int_equal(graph.traces[0].ending.ids[0], 9);
+    assert_int_equal(graph.traces[0].ending.n_texts, 1);
 }
 
 static void several_continuations_repeat_each_prompt(void **state)

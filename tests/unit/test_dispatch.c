@@ -126,7 +126,7 @@ static bool is_equal(const struct tensor *x, const void *packed)
 /* The graph as Python would run it. */
 
 struct eager_root {
-    int invoke, site, step;
+    int invoke, site, pass;
     struct tensor rows; /* (rows, width) */
     bool changed, seen;
 };
@@ -143,11 +143,20 @@ static int64_t width_of(enum point p)
     return part ? tiny_model.width : point_row_stride(p, &tiny_model);
 }
 
-static struct eager_root *eager_root(int invoke, int site, int step)
+/* The pass over the prompts of a trace. */
+static int first_pass(int trace)
+{
+    int n = 0;
+    for (int i = 0; i < trace; i++)
+        n += t.graph.traces[i].n_new_tokens ? t.graph.traces[i].n_new_tokens : 1;
+    return n;
+}
+
+static struct eager_root *eager_root(int invoke, int site, int pass)
 {
     for (int i = 0; i < eager.n_roots; i++) {
         struct eager_root *r = &eager.roots[i];
-        if (r->invoke == invoke && r->site == site && r->step == step)
+        if (r->invoke == invoke && r->site == site && r->pass == pass)
             return r;
     }
     assert_true(eager.n_roots < ROOTS_MAX);
@@ -156,43 +165,45 @@ static struct eager_root *eager_root(int invoke, int site, int step)
     int block;
     site_split(&p, &block, site, tiny_model.n_blocks);
     const struct invoke *v = &t.graph.invokes[invoke];
-    const int64_t n_rows = v->n_prompts * (step ? 1 : v->prompts[0].n_tokens);
+    const bool first = pass == first_pass(v->trace);
+    const int64_t n_rows = v->n_prompts * (first ? v->prompts[0].n_tokens : 1);
     const int64_t stride = point_row_stride(p, &tiny_model);
-    *r = (struct eager_root){.invoke = invoke, .site = site, .step = step};
+    *r = (struct eager_root){.invoke = invoke, .site = site, .pass = pass};
     r->rows = tensor_new(point_dtype(p), 2, (int64_t[]){n_rows, stride});
     r->rows.view.shape[1] = width_of(p);
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t k = 0; k < width_of(p); k++)
-            cell(element(&r->rows, row * width_of(p) + k), r->rows.dtype, site, step, invoke, row,
+            cell(element(&r->rows, row * width_of(p) + k), r->rows.dtype, site, pass, invoke, row,
                  k);
     return r;
 }
 
 static int32_t generated[64];
 
-static struct tensor eager_generated(int invoke, int first_sequence)
+static struct tensor eager_generated(int invoke)
 {
     const struct invoke *v = &t.graph.invokes[invoke];
-    const int n_old = v->prompts[0].n_tokens, n_new = t.graph.n_new_tokens;
+    const int n_old = v->prompts[0].n_tokens, n_new = t.graph.traces[v->trace].n_new_tokens;
+    const int32_t *new = generated;
+    for (int i = 0; i < invoke; i++)
+        new += t.graph.invokes[i].n_prompts *
+               t.graph.traces[t.graph.invokes[i].trace].n_new_tokens;
     struct tensor x = tensor_new(DT_i64, 2, (int64_t[]){v->n_prompts, n_old + n_new});
     for (int i = 0; i < v->n_prompts; i++)
         for (int k = 0; k < n_old + n_new; k++)
             *(int64_t *)element(&x, i * (n_old + n_new) + k) =
                 k < n_old ? v->prompts[i].tokens[k]
-                          : generated[(first_sequence + i) * n_new + k - n_old];
+                          : new[i * n_new + k - n_old];
     return x;
 }
 
 static struct tensor eager_hook(const struct node *n)
 {
     const struct invoke *v = &t.graph.invokes[n->invoke];
-    int first_sequence = 0;
-    for (int i = 0; i < n->invoke; i++)
-        first_sequence += t.graph.invokes[i].n_prompts;
     if (n->hook.name->point == PT_generated)
-        return eager_generated(n->invoke, first_sequence);
+        return eager_generated(n->invoke);
     const int site = site_of(n->hook.name->point, n->hook.block, tiny_model.n_blocks);
-    struct tensor x = eager_root(n->invoke, site, n->hook.step)->rows;
+    struct tensor x = eager_root(n->invoke, site, first_pass(v->trace) + n->hook.step)->rows;
     x.view = point_view(n->hook.name, &tiny_model, v->n_prompts,
                         n->hook.step ? 1 : v->prompts[0].n_tokens, 0, 0);
     return x;
@@ -571,17 +582,18 @@ static void rows_visit(const struct tensor *activation, const struct stop *s, bo
 {
     const bool logits = s->site == site_of(PT_logits, 0, tiny_model.n_blocks);
     const size_t size = dtype_size(activation->dtype);
-    for (int i = 0; i < t.plan.n_invokes; i++) {
-        struct eager_root *r = eager_root(i, s->site, s->step);
+    const struct plan_trace *trace = &t.plan.traces[t.plan.passes[s->pass].trace];
+    for (int i = trace->invoke_first; i < trace->invoke_first + trace->n_invokes; i++) {
+        struct eager_root *r = eager_root(i, s->site, s->pass);
         r->seen = true;
         const int64_t W = r->rows.view.shape[1];
         for (int64_t row = 0; row < r->rows.view.shape[0]; row++) {
-            const int64_t at = row_of(&t.plan.invokes[i], s->step, logits, row);
+            const int64_t at = row_of(&t.plan.invokes[i], plan_step(&t.plan, s->pass), logits, row);
             for (int64_t k = 0; at >= 0 && k < W; k++) {
                 void *ours = (char *)activation->data +
                              ((BEFORE + at) * activation->view.stride[0] + k) * (int64_t)size;
                 if (!compare)
-                    cell(ours, activation->dtype, s->site, s->step, i, row, k);
+                    cell(ours, activation->dtype, s->site, s->pass, i, row, k);
                 else
                     assert_memory_equal(ours, element(&r->rows, row * W + k), size);
             }
@@ -632,9 +644,8 @@ static void run_stop(struct job *j, const struct stop *s)
         dispatch_stop(j, s, &model, &x, NULL);
         return;
     }
-    const int64_t n_rows = s->step          ? t.plan.n_sequences
-                           : p == PT_logits ? t.plan.n_logits
-                                            : t.plan.n_rows;
+    const struct plan_pass *pass = &t.plan.passes[s->pass];
+    const int64_t n_rows = p == PT_logits ? pass->n_logits : pass->n_rows;
     x.view = view_of(2, (int64_t[]){BEFORE + n_rows + BEHIND, point_row_stride(p, &tiny_model)});
     x.view.shape[1] = width_of(p);
     const size_t size = (size_t)(x.view.shape[0] * x.view.stride[0]) * dtype_size(x.dtype);
@@ -642,7 +653,7 @@ static void run_stop(struct job *j, const struct stop *s)
     memset(bytes, junk, size);
     x.data = bytes;
     rows_visit(&x, s, false);
-    rows_place(j, s->step);
+    rows_place(j, plan_step(&t.plan, s->pass));
     dispatch_stop(j, s, &model, &x, breath);
     rows_visit(&x, s, true);
     check_neighbours(bytes, size, &x, n_rows);
@@ -684,13 +695,13 @@ static void plan_run(void)
     int n_saves = 0;
     for (int i = 0; i < p->n_stops; i++) {
         const struct stop *s = &p->stops[i], *last = s - 1;
-        assert_true(i == 0 || last->step < s->step ||
-                    (last->step == s->step && last->site < s->site));
-        j->step = s->step;
+        assert_true(i == 0 || last->pass < s->pass ||
+                    (last->pass == s->pass && last->site < s->site));
+        j->pass = s->pass;
         run_stop(j, s);
         for (int k = 0; k < s->n_saves; k++, n_saves++) {
             const struct save *save = &p->saves[n_saves];
-            assert_int_equal(save->step, s->step);
+            assert_int_equal(save->step, plan_step(p, s->pass));
             assert_true(view_same_shape(&save->view, &eager.values[save->node].view));
             assert_true(is_equal(&eager.values[save->node], j->results + save->offset));
         }
@@ -706,11 +717,15 @@ static void check_changes(void)
 {
     const int n = n_sites(tiny_model.n_blocks);
     const struct plan *p = &t.plan;
-    const int last =
-        p->n_stops ? p->stops[p->n_stops - 1].step * n + p->stops[p->n_stops - 1].site : -1;
     for (int i = 0; i < eager.n_roots; i++) {
         const struct eager_root *r = &eager.roots[i];
-        if (r->changed && (p->samples || r->step * n + r->site <= last))
+        const int trace = p->passes[r->pass].trace;
+        int last = -1;
+        for (int k = 0; k < p->n_stops; k++) {
+            if (p->passes[p->stops[k].pass].trace == trace)
+                last = p->stops[k].pass * n + p->stops[k].site;
+        }
+        if (r->changed && (p->traces[trace].samples || r->pass * n + r->site <= last))
             assert_true(r->seen);
     }
 }
@@ -922,8 +937,10 @@ static void add_random_node(void)
 {
     const int kind = (int)pick(14);
     if (t.graph.n_nodes < 5 || kind == 0) {
-        tiny_hook(&t, paths[pick(sizeof paths / sizeof *paths)], (int)pick(t.graph.n_invokes),
-                  (int)pick(t.graph.n_new_tokens ? t.graph.n_new_tokens : 1));
+        const int invoke = (int)pick(t.graph.n_invokes);
+        const int n_new = t.graph.traces[t.graph.invokes[invoke].trace].n_new_tokens;
+        tiny_hook(&t, paths[pick(sizeof paths / sizeof *paths)], invoke,
+                  (int)pick(n_new ? n_new : 1));
     } else if (kind == 1) {
         float data[6] = {1, -2, 3, 0.5f, 7, -1};
         tiny_constant(&t, DT_f32, pick(2) ? 1 : 2, (int64_t[]){1 + pick(2), 3}, data);
@@ -984,10 +1001,15 @@ static void one_random_graph(uint64_t number)
 {
     seed = number;
     tiny_open(&t);
-    const int n_invokes = 1 + (int)pick(3);
-    for (int i = 0; i < n_invokes; i++)
-        tiny_invoke(&t, 1 + (int)pick(2), 1 + (int)pick(4));
-    t.graph.n_new_tokens = (int)pick(4);
+    const int n_traces = pick(3) ? 1 : 2 + (int)pick(2);
+    t.graph.traces[0].n_new_tokens = (int)pick(4);
+    for (int trace = 0; trace < n_traces; trace++) {
+        if (trace > 0)
+            tiny_trace(&t, (int)pick(3));
+        const int n_invokes = 1 + (int)pick(n_traces > 1 ? 2 : 3);
+        for (int i = 0; i < n_invokes; i++)
+            tiny_invoke(&t, 1 + (int)pick(2), 1 + (int)pick(4));
+    }
     for (int i = 0; i < 64; i++)
         generated[i] = (int32_t)pick(11);
     random_graph(12 + (int)pick(40));
