@@ -13,7 +13,7 @@ class Edit(Run):
     """
 
     def __init__(self, model, edited, prompt=None):
-        super().__init__(model, 0, None, False)
+        super().__init__(model, {"max_new_tokens": 0}, False)
         self._edited, self.can_plan = edited, prompt is not None
         self._inside = Invoke(self, [0] if prompt is None else prompt)
 
