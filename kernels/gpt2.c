@@ -42,11 +42,12 @@ static void drop_rows(struct walk *w, int site)
     w->n_spans = n;
 }
 
-/* False where the pass ends. */
-static bool visit(struct walk *w, enum point p, void *data)
+/* A point with the rows of `rows`, which are its own or what it is made of. False where the pass
+ * ends. */
+static bool visit(struct walk *w, enum point p, enum point rows, void *data)
 {
     if (is_hooked(w, w->p->wanted, p)) {
-        const struct tensor t = activation(w, p, data);
+        const struct tensor t = activation(w, rows, data);
         w->p->hook(w->p->context, p, w->block, &t);
     }
     if (!w->narrow)
@@ -54,11 +55,12 @@ static bool visit(struct walk *w, enum point p, void *data)
     return w->n_spans > 0;
 }
 
-#define HOOK(point, data)                  \
-    do {                                   \
-        if (!visit(w, PT_##point, (data))) \
-            return false;                  \
+#define HOOK_MADE(point, rows, data)                  \
+    do {                                              \
+        if (!visit(w, PT_##point, PT_##rows, (data))) \
+            return false;                             \
     } while (0)
+#define HOOK(point, data) HOOK_MADE(point, point, data)
 
 static void upload_tokens(const struct walk *w)
 {
@@ -93,11 +95,11 @@ static bool layernorm(struct walk *w, enum point scale, const float *x, const fl
     float *const scales = s->act, *const rows = s->z;
     if (steps)
         w->be->layernorm_scale(w->d, scales, x, w->n_rows, m->width, m->epsilon);
-    if (!visit(w, scale, scales))
+    if (!visit(w, scale, scale, scales))
         return false;
     if (steps)
         w->be->layernorm_normalize(w->d, rows, x, scales, w->n_rows, m->width);
-    if (!visit(w, normalized, rows))
+    if (!visit(w, normalized, normalized, rows))
         return false;
     if (steps)
         w->be->layernorm_gain(w->d, s->normal, rows, weight, bias, w->n_rows, m->width);
@@ -214,10 +216,13 @@ static bool run_attention(struct walk *w, const struct gpt2_block *b)
     HOOK(key, s->qkv + D);
     HOOK(value, s->qkv + 2 * D);
     w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->spans, w->n_spans);
+    HOOK_MADE(scores, qkv, s->qkv);
+    HOOK(pattern, NULL);
     if (may_narrow(w))
         narrow(w);
     w->be->attend(w->d, s->z, m->cache, w->block, s->qkv, w->spans, w->n_spans);
     HOOK(z, s->z);
+    HOOK_MADE(result, z, s->z);
     project(w, PT_attn_out, s->z, b->proj, b->proj_b);
     HOOK(attn_out, s->side);
     add_projected(w, PT_attn_out);

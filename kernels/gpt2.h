@@ -42,8 +42,9 @@ struct gpt2_options {
 
 /* Called at each wanted site in turn with the activation of all rows (of the logits: of the rows
  * asked for); what it writes there, the model goes on with. The tensor is (rows, row length) with
- * point_row_stride between rows and offset 0; points that are gathered come as (rows, 0) with data
- * NULL. `generated` belongs to no pass. */
+ * point_row_stride between rows and offset 0. Points without a live tensor come with what they are
+ * made of, scores with qkv and result with z, the others as (rows, 0) with data NULL. `generated`
+ * belongs to no pass. */
 typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
 
 struct pass {

@@ -36,8 +36,8 @@ struct value {
  * plan.faults),
  * scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`, which has its
  * other elements already; in[2] as in gather),
- * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor: `hook`
- * of nodes[node]), parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
+ * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor),
+ * parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
  * results). Views, constants and parameters that are arrays need no action: they are only values.
  * A clone of what parks an activation belongs to the node behind which it is as it is. */
 struct action {
@@ -49,6 +49,7 @@ struct action {
     bool largest; /* of topk_indices: else the smallest come first */
     const int32_t *panels; /* of lm_head: the columns that it computes, in panels of 16, or NULL */
     int n_panels;          /* for all */
+    enum point point; /* of hook: what it gathers, where and when `hook` of nodes[node] says */
     int loop;     /* 1 + the loop that it belongs to, or 0 */
     double cost;  /* multiply-adds, or what takes as long; in a loop of all its rounds */
 };

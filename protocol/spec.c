@@ -145,12 +145,17 @@ static struct writer document(enum reply_media media, struct arena *a)
 struct bytes spec_document(enum reply_media media, struct arena *a)
 {
     struct writer w = document(media, a);
-    write_map(&w, 8);
+    write_map(&w, 9);
     text_field(&w, "version", SPEC_VERSION);
     write_key(&w, "ops");
     write_list(&w, OP_COUNT);
     for (int op = 0; op < OP_COUNT; op++)
         write_op(&w, &op_info[op]);
+    write_end(&w);
+    write_key(&w, "refused");
+    write_map(&w, REFUSED_COUNT);
+    for (int i = 0; i < REFUSED_COUNT; i++)
+        text_field(&w, refused_ops[i].name, refused_ops[i].instead);
     write_end(&w);
     write_key(&w, "points");
     write_list(&w, n_point_names);

@@ -48,10 +48,10 @@ static int count_rows(const struct place *p, const struct tensor *x)
     return (int)(view_count(&x->view) / p->model->shape.width);
 }
 
-static void gather_cache(const struct place *p, const struct node *n, const struct tensor *out)
+static void gather_cache(const struct place *p, const struct node *n, int which,
+                         const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int which = n->hook.name->point == PT_block_values;
     for (int i = 0; i < v->n_sequences; i++) {
         struct tensor one = *out; /* (H, S, dh) */
         one.view = view_of(out->view.rank - 1, out->view.shape + 1);
@@ -97,12 +97,12 @@ static void gather_next(const struct place *p, const struct node *n, const struc
 static void gather(const struct place *p, const struct action *a, const struct tensor *out)
 {
     const struct node *n = &p->job->graph.nodes[a->node];
-    if (n->hook.name->point == PT_generated)
+    if (a->point == PT_generated)
         gather_generated(p, n, out);
     else if (n->hook.name->point == PT_next)
         gather_next(p, n, out);
     else
-        gather_cache(p, n, out);
+        gather_cache(p, n, a->point == PT_block_values, out);
 }
 
 static void reduce(const struct place *p, const struct action *a, const struct tensor *out,

@@ -266,7 +266,8 @@ static void only_wanted_sites_are_visited(void **state)
 static void check_shape(void *context, enum point p, int block, const struct tensor *x)
 {
     const struct model_shape *m = context;
-    const int64_t stride = point_row_stride(p, m);
+    const enum point made_of = p == PT_scores ? PT_qkv : p == PT_result ? PT_z : p;
+    const int64_t stride = point_row_stride(made_of, m);
     const bool part = p == PT_query || p == PT_key || p == PT_value;
     (void)block;
     assert_int_equal(x->view.rank, 2);
@@ -274,7 +275,7 @@ static void check_shape(void *context, enum point p, int block, const struct ten
     assert_int_equal(x->view.shape[1], part ? m->width : stride);
     assert_int_equal(x->view.stride[0], stride);
     assert_int_equal(x->dtype, point_dtype(p));
-    assert_true((x->data == NULL) == (p == PT_block_keys || p == PT_block_values));
+    assert_true((x->data == NULL) == (point_info[made_of].row == ROW_none));
 }
 
 static void activations_are_rows(void **state)

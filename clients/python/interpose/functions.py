@@ -4,15 +4,17 @@ torch's and numpy's own functions on proxies arrive here too, by their names.
 """
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import os
 
+from . import activations, functional, making, products, views     # they give methods, too
+from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
 from .einsum import einsum
-from .proxy import ALIASES, Proxy, apply
+from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape
 from .run import current_run
 from .spec import Op
-from .values import constant
 
 # One sentence for each op that a formula does not say as well.
 _MEANING = {
@@ -21,6 +23,8 @@ _MEANING = {
     "log": "the natural logarithm", "log2": "the logarithm to base 2",
     "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
     "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "to_float16": "the nearest number that float16 has, as float32",
+    "to_bfloat16": "the nearest number that bfloat16 has, as float32",
     "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
     "logical_xor": "whether one is non-zero and the other not",
     "bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y, with x's sign",
@@ -28,7 +32,8 @@ _MEANING = {
               "the seed as key and the place as counter",
     "prod": "the product over dimensions, of all elements if none is given",
     "cumsum": "sums of the elements of a dimension up to each, added in double",
-    "cumprod": "products of the elements of a dimension up to each, in double", "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
+    "cumprod": "products of the elements of a dimension up to each, in double",
+    "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
     "reciprocal": "1 / x", "tanh": "the hyperbolic tangent", "sigmoid": "1 / (1 + exp(-x))",
     "relu": "x where it is positive, else 0", "gelu_new": "GPT-2's activation, the tanh GELU",
     "sin": "the sine", "cos": "the cosine", "floor": "rounded down", "ceil": "rounded up",
@@ -116,18 +121,41 @@ def function_of(op):
         for p in op.params])
     arguments = _EXAMPLES.get(op.name) or "({})".format(
         ", ".join(_ARGUMENTS[p.kind] for p in op.params if not p.optional))
-    function.__doc__ = f"""{_MEANING.get(op.name, op.name)}
+    function.__doc__ = _doc(
+        op.name, arguments, f"""{_MEANING.get(op.name, op.name)}
 
         {_TYPES.get(op.types, "Takes every dtype that torch's function takes.")}
         Shapes follow torch's rules: operands broadcast, dimensions count from either end.
-        Raises RequestError, when the block ends, where shapes or dtypes do not fit.
+        Raises RequestError, when the block ends, where shapes or dtypes do not fit.""")
+    return function
+
+
+def _doc(name, arguments, text):
+    return f"""{text}
 
         >>> with model.trace("Hello"):
         ...     x = interpose.tensor([[1.0, 2.0, 0.5], [-1.0, 0.25, 3.0]])
-        ...     y = interpose.{op.name}{arguments}.save()
+        ...     y = interpose.{name}{arguments}
+        ...     y = (y[0] if isinstance(y, tuple) else y).save()
         >>> type(y.value).__name__
         'ndarray'
         """
+
+
+def function_of_composed(name, made, arguments):
+    """The function of what is made of ops: of a method, or of a run and tensors."""
+    def function(*args, **kwargs):
+        return _call(name, args, kwargs)
+
+    parameters = list(inspect.signature(made).parameters.values())
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = "interpose"
+    function.__signature__ = inspect.Signature(parameters[1:] if name in OF_RUN else parameters)
+    function.__doc__ = _doc(name, f"({arguments})", f"""{inspect.getdoc(made)}
+
+        Means what torch's function of the same name means; any of its tensors may be the proxy.
+        Raises ValueError or IndexError where shapes or places do not fit, RequestError where only
+        the server finds that.""")
     return function
 
 
@@ -139,6 +167,7 @@ def table():
 
 FUNCTIONS = {op.name: function_of(op) for op in table()
              if op.kind != "effect" and op.name != "getitem"}
+FUNCTIONS.update((name, function_of_composed(name, *row)) for name, row in COMPOSED.items())
 
 
 def tensor(data, dtype=None):
@@ -161,21 +190,6 @@ def tensor(data, dtype=None):
     return x if dtype is None else x.to(dtype)
 
 
-def zeros_like(x):
-    """Zeros of a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(0), x.shape]).to(x.dtype).clone()
-
-
-def ones_like(x):
-    """Ones of a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(1), x.shape]).to(x.dtype).clone()
-
-
-def full_like(x, fill_value):
-    """One number in a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(fill_value), x.shape]).to(x.dtype).clone()
-
-
 def topk(x, k, dim=-1, largest=True, sorted=True):
     """The k greatest (or least) elements of a dimension and their places, in order: a named pair.
 
@@ -187,8 +201,13 @@ def topk(x, k, dim=-1, largest=True, sorted=True):
     return _call("topk", [x, k, dim, largest], {})
 
 
-_OTHERS = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like,
-           "einsum": einsum, "topk": topk}
+_OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": activations.silu,
+           "softplus": activations.softplus, "leaky_relu": activations.leaky_relu,
+           "log_sigmoid": activations.logsigmoid, "one_hot": making.one_hot,
+           "zeros_like": making.zeros_like, "ones_like": making.ones_like,
+           "full_like": making.full_like, "rand_like": making.rand_like,
+           "randn_like": making.randn_like, "linalg_norm": activations.linalg_norm,
+           "linalg_vector_norm": activations.vector_norm}
 
 
 def _proxies(values):
@@ -205,7 +224,13 @@ def _call(name, args, kwargs):
     """An op, or a method of the same name, whose first argument need not be a proxy."""
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     run = proxy._run if proxy is not None else current_run()
-    if name not in vars(Proxy) or name == "where":
+    if name in OF_RUN:
+        return OF_RUN[name](run, *args, **kwargs)
+    return _call_method(run, name, args, kwargs)
+
+
+def _call_method(run, name, args, kwargs):
+    if not hasattr(Proxy, name) or name == "where":
         return apply(run, name, args, kwargs)
     if not args:    # x=... or input=...
         names = [n for n in ("x", "input", "self", "a") if n in kwargs]
@@ -214,6 +239,9 @@ def _call(name, args, kwargs):
         args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
     x = getattr(args[0], "_as_tensor", lambda: args[0])()
     x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
+    if "axis" in kwargs and name in COMPOSED:   # numpy's
+        takes = inspect.signature(COMPOSED[name][0]).parameters
+        kwargs["dims" if "dims" in takes else "dim"] = kwargs.pop("axis")
     return getattr(x, name)(*args[1:], **kwargs)
 
 
@@ -221,12 +249,10 @@ def call_by_name(name, args, kwargs):
     """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
-    if name == "gelu":
-        if kwargs.pop("approximate", "none") != "tanh":
-            raise TypeError("gelu: only approximate='tanh' is offered, the one that GPT-2 uses")
     name = name.strip("_") if name.startswith("__") else name
     name = {"floordiv": "floor_divide", "and": "bitwise_and", "or": "bitwise_or",
-            "xor": "bitwise_xor", "logical_not": "logical_not"}.get(name, name)
+            "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+            "rshift": "bitwise_right_shift"}.get(name, name)
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)
@@ -236,9 +262,15 @@ def call_by_name(name, args, kwargs):
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
         return _call(op, args, kwargs)
-    if proxy is not None and not name.startswith("_") and callable(vars(Proxy).get(name)):
-        return _call(name, args, kwargs)
-    raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
-                    "or write it with the ops of interpose")
+    if proxy is not None and not op.startswith("_") and callable(getattr(Proxy, op, None)):
+        return _call_method(proxy._run, op, args, kwargs)
+    if op in OF_RUN:
+        return _call(op, args, kwargs)
+    if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
+        raise TypeError(no_shape(proxy._run, name.lstrip("_")))
+    near = difflib.get_close_matches(name, [*FUNCTIONS, *_OTHERS, *ALIASES], 3)
+    raise TypeError(f"{name} is not offered on proxies: "
+                    + (f"did you mean {' or '.join(near)}? Else " if near else "")
+                    + "save the tensor and use it on its .value, or write it with the ops of interpose")
 
 

@@ -12,6 +12,7 @@ from .errors import RequestError, ServerError
 from .iteration import Iteration, Iterations
 from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, apply, operand
+from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
 from .values import whole
@@ -22,6 +23,7 @@ class Spec:
 
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
+        self.refused = document.get("refused", {})
         self.tree = tree_of([
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
@@ -165,6 +167,30 @@ class Module:
             raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
         return invoke
+
+    def skip(self, replacement):
+        """The module is left out: its output is `replacement`, a tensor or a tuple like its output,
+        and nothing inside it can be looked at in this step.
+
+        Raises RequestError, when the block ends, for a module that cannot be skipped (those that can
+        are blocks, attn, mlp and layernorms) and for looking inside.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     before = model.transformer.h[0].output
+        ...     model.transformer.h[1].skip(before)
+        ...     after = model.transformer.h[1].output[0].save()
+        ...     before = before[0].save()
+        >>> bool((after == before.value).all())
+        True
+        """
+        place = self._tensors("output") if "output" in self._branch.leaves else None
+        if place is None:
+            raise self._unknown("output")
+        if isinstance(place, tuple):
+            place = place[0]
+            replacement = replacement[0] if isinstance(replacement, tuple) else replacement
+        run = place._run
+        run.skip(self._path, place._node, operand(run, replacement))
 
     # The rest.
 
@@ -435,6 +461,23 @@ class LanguageModel:
         """
         self._refuse("edit", unsupported, "a prompt and inplace")
         return Edit(self, self if inplace else copy.copy(self), prompt)
+
+    def session(self, *, progress=None, **unsupported):
+        """Several runs as one request: they run one behind the other when the session's block ends,
+        and a run can use values of those before it, which stay on the server.
+
+        >>> with model.session():
+        ...     with model.trace("The Eiffel Tower is in the city of"):
+        ...         hidden = model.transformer.h[1].output[0]
+        ...     with model.trace("The Colosseum is in the city of"):
+        ...         model.transformer.h[1].output[0][:, -1] = hidden[:, -1]
+        ...         changed = model.transformer.h[1].output[0].save()
+        ...     hidden = hidden.save()
+        >>> bool((changed[:, -1] == hidden[:, -1]).all())
+        True
+        """
+        self._refuse("session", unsupported, "progress")
+        return Session(self, self._progress(progress))
 
     def clear_edits(self):
         """Takes back all edits of this model."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextvars
+import re
 
 import numpy as np
 
@@ -35,8 +36,7 @@ def current_run(model=None):
 class Run:
     """One request, from the `with` that opens it to its values.
 
-    Attributes, after the block: `request_id`, `timing` (seconds: queue, run) and `finish_reasons`
-    (of each sequence "stop" or "length").
+    Attributes, after the block: `request_id` and `timing` (seconds: queue, run).
     """
 
     def __init__(self, model, options, progress, prompt=None):
@@ -51,8 +51,9 @@ class Run:
         self.recording = None       # where what is written is recorded too
         self.conditions = []        # of the open `tracer.cond`: True, False or a proxy, of all so far
         self.saved, self.lists = [], []     # proxies and lists that get values
-        self.request_id = self.timing = self.finish_reasons = None
+        self.request_id = self.timing = self._reasons = None
         self.outer = None
+        self.session = None         # that the run belongs to
         self._progress = progress
         self._implicit = None if prompt is None else Invoke(self, prompt)
         self._state, self._failure = "new", None
@@ -67,6 +68,7 @@ class Run:
         return max(1, self.max_new_tokens)
 
     can_plan = True     # whether shapes are known while it is written
+    takes_runs = False  # whether runs can be written inside it
 
     @property
     def is_open(self):
@@ -91,6 +93,10 @@ class Run:
 
     def _open(self):
         """What stands at the front of the block."""
+        if self.session is not None:
+            self.graph = self.session.graph
+            self.session.runs.append(self)
+            self.conditions = self.session.conditions[-1:]
         if self._implicit is not None:
             self._implicit.__enter__()
 
@@ -114,8 +120,15 @@ class Run:
         if not self.invokes:
             raise ValueError("this run has no prompt: open an invoke, "
                              "`with run.invoke(prompt):`, or give the prompt to trace(...)")
+        if self.session is not None:
+            self._state = "waiting"
+            return
         self._send()
         self._state = "done"
+        self.settle()
+
+    def settle(self):
+        """The values have come: they take the place of proxies and of the items of lists."""
         for proxy in self.saved:
             proxy._settle()
         for each in self.lists:
@@ -128,9 +141,17 @@ class Run:
         run = self.outer
         while run is not None:
             if run.model.client is self.model.client:
-                raise RuntimeError(f"a run of this model is open already, from {run._place}: end it "
-                                   "first, or write several invokes into one run")
+                if not run.takes_runs or self.takes_runs:
+                    raise RuntimeError(
+                        f"a run of this model is open already, from {run._place}: end it first, or "
+                        "write several invokes into one run, or runs into `with model.session():`")
+                self.session = run
+                return
             run = run.outer
+
+    def follow(self, session):
+        """What has become of a session has become of its runs."""
+        self._state, self._failure = session._state, session._failure
 
     def invoke(self, prompt, *, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
@@ -280,6 +301,11 @@ class Run:
             return self.log(*args)
         return (List if function is list else function)(*args, **kwargs)
 
+    def count(self, invoke):
+        """Takes an invoke; returns its number, counted through all runs of a session."""
+        self.invokes.append(invoke)
+        return len(self.invokes) - 1 if self.session is None else self.session.count(invoke)
+
     # What belongs to the run as a whole.
 
     @property
@@ -287,6 +313,11 @@ class Run:
         """The ids of each sequence, prompt and generated, in the order of the prompts: after the
         run it reads as a list of 1-D int64 arrays."""
         return Generated(self)
+
+    @property
+    def finish_reasons(self):
+        """Why each sequence ended, "stop" or "length", in the order of `output`; None before."""
+        return self._reasons and [why for invoke in self._reasons for why in invoke]
 
     @property
     def tokens(self):
@@ -308,6 +339,7 @@ class Run:
             "open": "it arrives when the `with` block of the run ends",
             "abandoned": "an exception ended the block, so nothing was run",
             "failed": f"the run failed: {self._failure}",
+            "waiting": "it arrives when the `with` block of the session ends",
             "scanned": "it was scanned, not run: its shape and dtype are known",
             "done": "the generation ended before its step",
         }[self._state]
@@ -316,6 +348,8 @@ class Run:
 
     def add(self, op, args, kwargs=None, **facts):
         """Adds a node, while the run is open; inside a condition, with what it makes of it."""
+        if self.writer is not self:
+            return self.writer.add(op, args, kwargs, **facts)
         self._check_open()
         if self.is_muted:
             return self._mute(op, args, kwargs, facts)
@@ -355,6 +389,21 @@ class Run:
             return
         self.write_replace(hook, self._choice(hook, value) if self.chooses else value)
 
+    def skip(self, module, hook, value):
+        """`module.skip(value)`: inside a condition only its output can be chosen."""
+        self._check_open()
+        if self.is_muted or self.chooses:
+            self.replace(hook, value)
+            return
+        self.write_replace(hook, value, skips=True)
+        self.open_invoke.skipped.add((module, hook.step))
+
+    @property
+    def writer(self):
+        """Who writes what is made of the run's values: the run, or later that of its session which
+        is open."""
+        return self if self.session is None or self.is_open else self.session.open_run()
+
     @property
     def condition(self):
         """Whether what is written here counts: True, False, or a proxy that will tell."""
@@ -369,7 +418,8 @@ class Run:
     def is_muted(self):
         """Whether nothing that is written here counts."""
         return self.condition is False or self._is_stopped or (
-            self.open_invoke is not None and self.open_invoke.is_stopped)
+            self.open_invoke is not None and self.open_invoke.is_stopped) or (
+            self.session is not None and self.session._is_stopped)
 
     def _mute(self, op, args, kwargs, facts):
         if op not in ("set", "save"):
@@ -401,13 +451,12 @@ class Run:
         """The node of a hook point at a step."""
         return self.graph.hook(path, self.open_invoke.index, step)
 
-    def write_replace(self, hook, value):
-        """Gives a module another tensor."""
-        recording, self.recording = self.recording, None
+    def write_replace(self, hook, value, skips=False):
+        """Gives a module another tensor, or stands for the module as a whole."""
         node = self.graph.replace(hook, value)
-        self.recording = recording
-        if recording is not None:
-            recording.take("replace", node, hook, value)
+        node.skips = skips
+        if self.recording is not None:
+            self.recording.take("replace", node, hook, value, skips)
         return node
 
     # Steps.
@@ -471,7 +520,10 @@ class Run:
 
     def _plan(self):
         """Gives all nodes so far their shapes and dtypes."""
-        nodes = list(self.graph.nodes)
+        if self.session is not None:
+            self.session._plan()
+            return
+        nodes = graphs.with_constants(self.graph.nodes)
         try:
             plan = self.model.client.ask("/v1/plan", self._request(nodes))
         except RequestError as e:
@@ -483,25 +535,26 @@ class Run:
             each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
 
     def _request(self, nodes):
+        return {"model": self.model.server_name, **self.trace_of(nodes),
+                "nodes": graphs.wire(nodes)}
+
+    def trace_of(self, nodes):
+        """The request's prompts, and how they go on."""
         n_new = self._wanted_tokens(nodes)
-        return {
-            "model": self.model.server_name,
-            "invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
-            **self._options,
-            "max_new_tokens": n_new,
-            "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0)),
-            "nodes": graphs.wire(nodes),
-        }
+        return {"invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
+                **self._options, "max_new_tokens": n_new,
+                "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0))}
 
     def _wanted_tokens(self, nodes):
         """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
         if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
             return self.max_new_tokens
-        last = max((node.step or 0 for node in nodes), default=0)
+        ours = {invoke.index for invoke in self.invokes}
+        last = max((node.step or 0 for node in nodes if node.invoke in ours), default=0)
         return min(self.max_new_tokens, last + bool(last))
 
     def _send(self):
-        nodes = self.graph.needed()
+        nodes = graphs.with_constants(self.graph.needed())
         n_saves = sum(node.op == "save" for node in nodes)
         n_arrived = 0
         try:
@@ -519,7 +572,7 @@ class Run:
                     elif kind == "absent":
                         n_arrived += 1
                     elif kind == "end":
-                        self.finish_reasons = sum(frame.get("finish") or [], [])
+                        self._reasons = frame.get("finish")
                         self._new_tokens = self._by_invoke(frame.get("generated"))
                         self.timing = frame.get("timing")
                     elif kind == "error":
@@ -548,12 +601,16 @@ class Run:
         place = None
         if type(error.node) is int and 0 <= error.node < len(nodes):
             place = nodes[error.node].place
-        elif (error.path or "").startswith("invokes["):
-            i = error.path[len("invokes["):].partition("]")[0]
-            if i.isdigit() and int(i) < len(self.invokes):
-                place = self.invokes[int(i)].place
+        place = place or self._place_of(error.path)
         raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
                               place or self._place), place or self._place)
+
+
+    def _place_of(self, path):
+        """The line of the invoke that a path of the request names."""
+        invoke = re.match(r"invokes\[(\d+)\]", path or "")
+        return self.invokes[int(invoke[1])].place if (
+            invoke and int(invoke[1]) < len(self.invokes)) else None
 
 
 class Scan(Run):
@@ -572,6 +629,7 @@ class Invoke:
         self.prompt = prompt_of(prompt)
         self.index = None
         self.steps = {}     # module path -> how often .next() has moved it on
+        self.skipped = set()        # (module path, step) of module.skip()
         self.caches = []            # what tracer.cache() gave
         self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
         self.place = user_place()
@@ -586,8 +644,7 @@ class Invoke:
                                "the iteration or the condition inside it")
         if self.index is not None:
             raise RuntimeError("an invoke can be entered once")
-        self.index = len(self.run.invokes)
-        self.run.invokes.append(self)
+        self.index = self.run.count(self)
         self.run.open_invoke = self
         for recording in self.run.model._edits:
             recording.replay(self.run)
