@@ -339,23 +339,21 @@ static int rows_at_once(const struct gpt2 *m, int n_rows)
     return n_rows < most ? n_rows : most;
 }
 
-void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows)
+void gpt2_apply(struct gpt2 *m, const struct module_at *at, float *out, const float *x, int n_rows)
 {
-    const int D = m->shape.width;
+    const struct module *is = at->is;
+    const int64_t n_in = module_in(is, &m->shape), n_out = module_out(is, &m->shape);
+    void *const weight = gpt2_parameter(m, is->weight, at->block);
+    const float *bias =
+        is->bias == PARAMETER_COUNT ? NULL : gpt2_parameter(m, is->bias, at->block);
     for (int done = 0, n; done < n_rows; done += n) {
         n = rows_at_once(m, n_rows - done);
-        m->be->layernorm(m->device, out + (int64_t)done * D, x + (int64_t)done * D, m->lnf_w,
-                         m->lnf_b, n, D, m->shape.epsilon);
-    }
-}
-
-void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows)
-{
-    const int D = m->shape.width, V = m->shape.vocab;
-    for (int done = 0, n; done < n_rows; done += n) {
-        n = rows_at_once(m, n_rows - done);
-        m->be->linear(m->device, out + (int64_t)done * V, x + (int64_t)done * D, m->head, NULL, n,
-                      EPILOGUE_none, NULL);
+        float *to = out + done * n_out;
+        const float *from = x + done * n_in;
+        if (is->is_layernorm)
+            m->be->layernorm(m->device, to, from, weight, bias, n, (int)n_in, m->shape.epsilon);
+        else
+            m->be->linear(m->device, to, from, weight, bias, n, EPILOGUE_none, NULL);
     }
 }
 

@@ -40,8 +40,8 @@ static double action_cost(const struct planner *s, const struct action *a)
     const struct view *x = &values[a->in[0]].view;
     if (a->op == OP_matmul)
         return n_out * (double)x->shape[x->rank - 1];
-    if (a->op == OP_lm_head)
-        return n_out * s->m->width;
+    if (a->op == OP_apply && !a->module.is->is_layernorm)
+        return n_out * (double)module_in(a->module.is, s->m);
     const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;
     return ELEMENT_COST * (by_result ? n_out : n_in);
 }
@@ -542,10 +542,10 @@ static void lower_matmul(struct lowering *l)
 }
 
 /* Where the columns of logits that are looked at are few, those are all there is. */
-static struct action layer_of(struct planner *s, enum op op, int node, int out, int x)
+static struct action apply_of(struct planner *s, struct module_at module, int node, int out, int x)
 {
     const struct root *r = root_of(s, out);
-    struct action a = {.op = op, .node = node, .out = out, .in = {x}};
+    struct action a = {.op = OP_apply, .node = node, .out = out, .in = {x}, .module = module};
     if (r->n_panels == 0)
         return a;
     a.panels = r->panels;
@@ -557,20 +557,24 @@ static struct action layer_of(struct planner *s, enum op op, int node, int out, 
     return a;
 }
 
-static void lower_layer(struct lowering *l)
+static void lower_apply(struct lowering *l)
 {
     struct planner *s = l->s;
     int x = operand(l, 0);
     const struct view view = view_at(s, x);
     if (!view_is_contiguous(&view))
         x = copied(s, l->node, x, DT_f32);
-    emit(s, layer_of(s, s->g->nodes[l->node].op, l->node, l->node, x));
+    emit(s, apply_of(s, s->g->nodes[l->node].module, l->node, l->node, x));
 }
 
 /* The rows are copied behind all that changes them, the product comes where the hook is. The pass
  * would have done that work, so it is not counted as the graph's. */
 static void lower_heads(struct planner *s)
 {
+    struct module_at lm_head;
+    size_t used;
+    const bool known = module_find(&lm_head, &used, "lm_head", strlen("lm_head"), 1, s->e);
+    assert(known);
     for (int i = 0; i < s->n_heads; i++) {
         const struct head h = s->heads[i];
         const struct root r = s->roots[h.root];
@@ -583,7 +587,7 @@ static void lower_heads(struct planner *s)
         const int x = reshaped(s, copy, view_of(2, (int64_t[]){h.n_rows, D}));
         const struct view product = view_of(2, (int64_t[]){h.n_rows, width});
         const int out = value_add(s, h.root, DT_f32, product);
-        action_push(s, r.turn, r.node, layer_of(s, OP_lm_head, r.node, out, x));
+        action_push(s, r.turn, r.node, apply_of(s, lm_head, r.node, out, x));
     }
 }
 
@@ -679,7 +683,7 @@ static void lower_node(struct lowering *l)
     case OP_topk_values: case OP_topk_indices: lower_topk(l); break;
     case OP_softmax: case OP_log_softmax: case OP_cumsum: case OP_cumprod: lower_along(l); break;
     case OP_matmul: lower_matmul(l); break;
-    case OP_ln_f: case OP_lm_head: lower_layer(l); break;
+    case OP_apply: lower_apply(l); break;
     case OP_hook: lower_hook(l); break;
     case OP_set: lower_set(l); break;
     case OP_save: lower_save(l); break;

@@ -143,7 +143,17 @@ class Builder:
     def lens(self, invoke, step, length):
         """What the model would say if it ended at some block."""
         x = self.add("getitem", self.hook(HIDDEN[2:3], invoke, step), f"[:, -{min(3, length)}:]")
-        self.save(self.add("argmax", self.add("lm_head", self.add("ln_f", x)), -1))
+        x = self.add("apply", self.add("apply", x, "transformer.ln_f"), "lm_head")
+        self.save(self.add("argmax", x, -1))
+
+    def module(self, invoke, step, length):
+        """A block's MLP over another block's stream, and a parameter beside it."""
+        x = self.add("getitem", self.hook(HIDDEN[2:], invoke, step), f"[:, -{min(3, length)}:]")
+        for name in ("ln_2", "mlp.c_fc", "mlp.c_proj"):
+            x = self.add("apply", x, self.path([f"transformer.h.*.{name}"]))
+        at = self.rng.randrange(self.sizes["width"])
+        row = self.path([f"transformer.h.*.mlp.c_proj.weight[:, {at}][:16]", f"W_U[{at}, :16]"])
+        self.save(self.add("sum", self.add("mul", self.add("getitem", x, "[..., :16]"), row), -1))
 
     def read_late(self, invoke, step, length):
         """An early activation, waiting on the slab for a late one."""
@@ -309,7 +319,8 @@ def fill(builder, rng, kind, lengths, counts, traces):
                     lambda: builder.read_whole(paths, i, step),
                     lambda: builder.lens(i, step, length),
                     lambda: builder.read_late(i, step, length),
-                ][:3 if kind == "early" else 5])()
+                    lambda: builder.module(i, step, length),
+                ][:3 if kind == "early" else 6])()
             if kind == "work":
                 builder.work(i, step)
 

@@ -111,7 +111,8 @@ POSTED = [   # the body of a `with model.trace(IDS):`, and the nodes that it mak
     ("model.blocks[-1].attn.hook_z.save()",
      [("hook", "blocks.{last}.attn.hook_z"), ("save", 0)]),
     ("model.lm_head(model.transformer.ln_f(model.transformer.h[0].output[0])).save()",
-     [("hook", "transformer.h.0.output[0]"), ("ln_f", 0), ("lm_head", 1), ("save", 2)]),
+     [("hook", "transformer.h.0.output[0]"), ("apply", 0, "transformer.ln_f"),
+      ("apply", 1, "lm_head"), ("save", 2)]),
     ("model.transformer.h[0].output; model.lm_head.output.save()",   # what nobody uses is not sent
      [("hook", "lm_head.output"), ("save", 0)]),
     ("model.lm_head.output.max(dim=-1).values.save()",
@@ -877,8 +878,12 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("x = model.lm_head.output; x[x > 0].save()", IndexError, "x[mask] has a shape that depends on "
      "values, and the mask is not known before the run: take where(mask, x, y); x[mask] = number "
      "works"),
-    ("model.transformer.h[0].mlp(3)", TypeError,
-     "transformer.h.0.mlp cannot be called: the modules that can are lm_head and transformer.ln_f"),
+    ("model.generator(3)", TypeError,
+     "generator cannot be applied: the modules that can are lm_head, transformer.drop, "
+     "transformer.h.*, transformer.h.*.attn, transformer.h.*.attn.c_attn, "
+     "transformer.h.*.attn.c_proj, transformer.h.*.ln_1, transformer.h.*.ln_2, "
+     "transformer.h.*.mlp, transformer.h.*.mlp.act, transformer.h.*.mlp.c_fc, "
+     "transformer.h.*.mlp.c_proj, transformer.ln_f, transformer.wpe, transformer.wte"),
     ("model.lm_head.step(1)", IndexError,
      "step 1 does not exist: this run has steps 0 to 0 (max_new_tokens=0)"),
     ("model.lm_head.next()", IndexError,

@@ -25,7 +25,7 @@ NAMES = set().union(*map(names_of, ROWS))
 NO_VALUES = {"save", "value", "torch", "numpy", "item", "tolist", "shape", "dtype", "ndim", "dim",
              "size", "numel"}
 # What torch does not have: compared with the model's own and with the loss of values elsewhere.
-NO_TORCH = {"ln_f", "lm_head", "cross_entropy_loss"}
+NO_TORCH = {"apply", "cross_entropy_loss"}
 # Python's own ways to a proxy that are no operators, and one that only an array can take.
 NO_OPERATORS = {"rmatmul", "array", "array_function", "array_ufunc", "torch_function", "bool", "float", "int",
                 "index", "iter", "hash", "repr", "dir", "reduce_ex", "getattr", "init", "doc",

@@ -474,7 +474,7 @@ static void a_loss_takes_a_tile_of_logits(void **state)
     t.model = gpt2_shape;
     tiny_invoke(&t, 1, 1024);
     tiny_save(&t, loss_of(hook("lm_head.output")));
-    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head "
+    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: apply "
        "gather logsumexp sub mean save");
     assert_int_equal(t.plan.n_logits, 0);
     assert_int_equal(t.plan.n_loops, 1);
@@ -510,7 +510,7 @@ static void a_few_columns_are_a_few_panels(void **state)
     const int a = tiny_getitem(&t, x, "[:, :, 50256]"), b = tiny_getitem(&t, x, "[..., 300:310]");
     tiny_save(&t, a);
     tiny_save(&t, b);
-    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head save save");
+    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: apply save save");
     const struct action *product = action_at(1, 0);
     assert_int_equal(product->n_panels, 3);
     assert_int_equal(product->panels[0], 18); /* 288 .. 303, 304 .. 319, 50256 */
@@ -561,7 +561,7 @@ static void what_changes_lm_head_input_is_seen(void **state)
     tiny_invoke(&t, 1, 100);
     tiny_save(&t, tiny_op(&t, argmax, NODE(hook("lm_head.output")), INT(-1)));
     tiny_op(&t, set, NODE(hook("lm_head.input")), FLOAT(0));
-    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: lm_head argmax save");
+    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: apply argmax save");
 }
 
 /* Steps. */

@@ -74,7 +74,7 @@ _MEANING = {
     "scatter_add": "x with src added at the index along a dimension, in the order of the index",
     "softmax": "exp(x) / sum(exp(x)) over a dimension",
     "log_softmax": "log(softmax(x)) over a dimension", "matmul": "the matrix product x @ y",
-    "ln_f": "the model's last layernorm", "lm_head": "the model's unembedding: logits of x",
+    "apply": "what a module of the model makes of x, by its path: `module(x)` says the same",
 }
 
 _TYPES = {
@@ -101,7 +101,7 @@ _EXAMPLES = {   # where those would not do
     "gather": "(x, -1, x.argmax(-1, keepdim=True))", "index_select": "(x, -1, [2, 0])",
     "sum": "(x, dim=-1)", "mean": "(x, dim=-1)", "norm": "(x, dim=-1)", "max": "(x)",
     "min": "(x)", "argmax": "(x, dim=-1)", "argmin": "(x, dim=-1)",
-    "ln_f": "(model.transformer.h[0].output[0])", "lm_head": "(model.transformer.ln_f.output)",
+    "apply": "(model.transformer.h[0].output[0], 'transformer.ln_f')",
     "bitwise_and": "(x > 0, x < 2)", "bitwise_or": "(x > 0, x < 2)",
     "bitwise_left_shift": "(x.long(), 2)", "bitwise_right_shift": "(x.long(), 1)",
     "random": "(0, x.long())", "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",

@@ -10,8 +10,9 @@ from .client import Client
 from .edit import Edit
 from .errors import RequestError, ServerError
 from .iteration import Iteration, Iterations
+from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
-from .proxy import Proxy, apply, operand
+from .proxy import Proxy, operand
 from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
@@ -27,6 +28,7 @@ class Spec:
         self.tree = tree_of([
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.modules = set(document["modules"])     # that can be applied, by path with a *
 
 
 class Module:
@@ -195,13 +197,23 @@ class Module:
     # The rest.
 
     def __call__(self, x):
-        """What the module makes of a tensor: for the modules that the server has as ops."""
-        run, name = runs.current_run(self._model), self._path.rpartition(".")[2]
-        op = run.spec.ops.get(name)
-        if op is None or op.kind != "call" or len(op.params) != 1:
-            raise TypeError(f"{self._path} cannot be called: the modules that can are lm_head and "
-                            "transformer.ln_f")
-        return apply(run, name, [x])
+        """What the module makes of a tensor, with the model's own numbers; no hook sees it.
+
+        Layernorms, c_attn, c_proj, c_fc, act, mlp and lm_head take (..., width) of what they are
+        given in the model and give a tensor; wte and wpe take ids. attn and a block take
+        (..., T, D), the rows of a whole sequence from position 0 on, and give a tuple of one
+        tensor, as their `.output` is.
+
+        Raises TypeError for a module that computes nothing; RequestError, when the block ends, for
+        another width or dtype.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     hidden = model.transformer.h[2].output[0][:, -1]
+        ...     logits = model.lm_head(model.transformer.ln_f(hidden)).save()
+        >>> logits.value.shape == (1, model.config.vocab)
+        True
+        """
+        return applied(self, x)
 
     def __repr__(self):
         return "\n".join(_drawn(self._path or "model", self._branch, self._model, 0))
