@@ -319,9 +319,9 @@ static const struct golden {
     uint64_t hash;
     bool is_large;
 } goldens[] = {
-    {{3, 3, 51, 77, 257, 103, 1e-5f}, UINT64_C(0x7e9f8415efc846d0), false},
-    {{2, 4, 64, 256, 101, 200, 1e-5f}, UINT64_C(0x128411304b1d1822), false},
-    {{12, 12, 768, 3072, 50257, 1024, 1e-5f}, UINT64_C(0xdcfd45e9e09b2150), true},
+    {{3, 3, 51, 77, 257, 103, 1e-5f, 0, {0}}, UINT64_C(0x7e9f8415efc846d0), false},
+    {{2, 4, 64, 256, 101, 200, 1e-5f, 0, {0}}, UINT64_C(0x128411304b1d1822), false},
+    {{12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {0}}, UINT64_C(0xdcfd45e9e09b2150), true},
 };
 enum { GOLDEN_TOKENS = 44, GOLDEN_STEPS = 4, GOLDEN_CHUNK = 17 };
 
