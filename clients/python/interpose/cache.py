@@ -6,8 +6,10 @@ import difflib
 
 from .errors import NoValue
 
-# Modules of ours, inside Hugging Face's attention and between its modules: cached if asked for by name.
-_NOT_HUGGING_FACE_S = {"query", "key", "value", "scores", "pattern", "z", "result", "mid", "generator"}
+# Modules of ours, inside Hugging Face's attention and between its modules, and one that its attention
+# does not call: cached if asked for by name.
+_NOT_HUGGING_FACE_S = {"query", "key", "value", "scores", "pattern", "attn_dropout", "z", "result",
+                       "mid", "generator"}
 
 
 class Entry:

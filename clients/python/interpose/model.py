@@ -9,6 +9,7 @@ from . import run as runs
 from .client import Client
 from .edit import Edit
 from .errors import RequestError, ServerError
+from .hooks import Hooks
 from .iteration import Iteration, Iterations
 from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
@@ -25,6 +26,7 @@ class Spec:
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
         self.refused = document.get("refused", {})
+        self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
@@ -313,6 +315,19 @@ class LanguageModel:
     def server_name(self):
         """What the server calls the model."""
         return self.config.name
+
+    @property
+    def hooks(self):
+        """The hook points by Hugging Face's and TransformerLens's names, to be read and set.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     pattern = model.hooks["blocks.3.attn.hook_pattern"].save()
+        ...     model.hooks["z", 4][:, :, 1] = 0.0
+        ...     resid = model.hooks["resid_post", -1].save()
+        >>> pattern.value.shape == (1, model.config.n_heads, 10, 10)
+        True
+        """
+        return Hooks(self, Module(self, "", self.spec.tree))
 
     def _known(self):
         if self._spec is None:
