@@ -8,6 +8,7 @@
 # make gemm       the products alone beside OpenBLAS, one table between the machine's limits
 # make gpu-check  on a machine with a GPU: the CUDA backend beside the reference and beside the CPU, the toolkit's
 #                 sanitizers, and the server with it as far as there are libraries; EMULATE=1 tries it out
+# make gpu-bench  on a machine with a GPU: its times beside its limits, cuBLAS and torch, in bench/gpu.md
 # make install    into PREFIX (/usr/local)
 #
 # Variables: CC, CXX, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL,
@@ -51,8 +52,9 @@ endif
 CXXFLAGS_ALL := $(filter-out -std=c11 -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition, \
                 $(CFLAGS_ALL)) -std=c++20 $(CXXFLAGS)
 LIBS := -lmicrohttpd -ljansson -lmsgpackc -lm -lpthread
+NVCC_HERE := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc))
 ifdef CUDA
-NVCC := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc))
+NVCC := $(NVCC_HERE)
 ifeq ($(NVCC),)
 $(error CUDA=1 needs nvcc: put it on PATH, or say where the toolkit is with CUDA_HOME=...)
 endif
@@ -106,7 +108,7 @@ TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test check bench gemm gpu-check clean install \
+.PHONY: all programs tests fuzzers demo run test check bench gemm gpu-check gpu-bench clean install \
         packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
@@ -195,6 +197,14 @@ $(GPU)/passes: $(PLAIN_OBJECTS) $(GPU)/obj/passes.o $(GPU_OBJECTS)
 $(GPU)/test_backend $(GPU)/passes:
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread $(CUDA_LIBS)
+
+$(BUILD)/obj/bench/gpu.o: bench/gpu.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
+
+$(GPU)/bench: $(PLAIN_OBJECTS) $(if $(EMULATE),$(BUILD)/obj/emulated/bench/gpu.o,$(BUILD)/obj/bench/gpu.o) $(GPU_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl $(CUDA_LIBS)
 
 $(GPU)/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c server/device_cuda.c \
                          $(filter-out server/main.c server/device_%cuda.c,$(wildcard server/*.c)) \
@@ -300,6 +310,11 @@ gemm: .venv/client.done
 gpu-check:
 	@$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/test_backend $(GPU)/passes
 	@EMULATE=$(EMULATE) sh tests/gpu_check.sh $(GPU)
+
+# Where there is no GPU, what is predicted from a data sheet stands beside empty columns.
+gpu-bench:
+	@$(if $(EMULATE)$(NVCC_HERE),$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/bench)
+	@EMULATE=$(EMULATE) $(or $(wildcard .venv/bin/python),$(PYTHON)) bench/gpu.py $(GPU)/bench
 
 install: all
 	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed
