@@ -46,8 +46,8 @@ struct job {
     int64_t held_bytes; /* what job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
     bool *absent;       /* [plan.n_saves] what is made of a step that its invoke did not reach */
-    int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine. Behind
-                           the end of a sequence stands its trace's ending.pad */
+    int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine.
+                           Behind the end of a sequence stands its trace's ending.pad */
     struct outcome *outcomes; /* [plan.n_sequences] to be read when the state is final */
     const struct bpe *bpe;    /* borrowed, for texts that end a generation; or NULL */
     bool is_followed;         /* the connection waits for tokens, not only for saves */
