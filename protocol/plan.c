@@ -491,6 +491,19 @@ static const char *readonly_text(char *buffer, const struct planner *s, const st
     return site_text(buffer, r->turn % s->n_sites, s->m->n_blocks);
 }
 
+/* torch's set converts, its in-place ops do so only to a wider dtype. */
+static bool check_in_place(struct planner *s, const struct node *n)
+{
+    const enum dtype own = s->p->values[s->in[0]].dtype, given = s->p->values[s->in[1]].dtype;
+    const bool asks = n->args[2].kind == ARG_bool && n->args[2].boolean;
+    if (!asks || dtype_promote(own, given) == own)
+        return true;
+    return node_refuse(s->e, n, 1, ERR_type,
+                       "an in-place op gives %s, which cannot be put into %s: convert one of them, "
+                       "or set it as x[...] = value, which converts",
+                       dtype_name(given), dtype_name(own));
+}
+
 static bool check_target(struct planner *s, const struct node *n)
 {
     const struct root *r = root_of(s, s->in[0]);
@@ -513,7 +526,7 @@ static bool check_target(struct planner *s, const struct node *n)
     if (!view_expand(&wide, &value, to->rank, to->shape))
         return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
                            SHAPE_TEXT(from));
-    return true;
+    return check_in_place(s, n);
 }
 
 static bool infer_set(struct planner *s, int i, struct value *out)

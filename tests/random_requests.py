@@ -29,8 +29,8 @@ WRITABLE = HIDDEN + HEADS + WIDE + SCALE + INSIDE
 EARLY = ["transformer.drop.output", "transformer.h.0.ln_1.output",
          "transformer.h.0.attn.value.output", "transformer.h.0.attn.z.output",
          "transformer.h.1.attn.value.output", "transformer.h.1.ln_2.output"]
-UNARY = ["exp", "tanh", "abs", "neg", "square", "sigmoid", "gelu_new", "relu"]
-REDUCE = ["sum", "mean", "max", "min", "norm"]
+UNARY = ["exp", "tanh", "abs", "neg", "square", "sigmoid", "gelu_new", "relu", "erf", "log1p"]
+REDUCE = ["sum", "prod", "mean", "max", "min", "norm"]
 
 
 def has_columns(path):
@@ -126,7 +126,7 @@ class Builder:
         elif kind == 2:
             x = self.add(self.rng.choice(REDUCE), x, [0, -1], self.rng.choice([True, False]))
         elif kind == 3:
-            x = self.add(self.rng.choice(["softmax", "log_softmax"]), x, self.rng.choice([0, -1]))
+            x = self.add(self.rng.choice(["softmax", "log_softmax", "cumsum", "cumprod"]), x, self.rng.choice([0, -1]))
         elif kind == 4:
             x = self.add("argmax", x, self.rng.choice([0, -1]))
         elif kind == 5:

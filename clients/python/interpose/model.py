@@ -122,7 +122,13 @@ class Module:
         return f"{self._path}.{name}" if self._path else name
 
     def _unknown(self, name):
-        names = [n for n in self._branch.names() if n != "*"]
+        if name == "source":
+            return AttributeError(f"{self._path}.source is not offered: no Python runs in the model; "
+                                  f"print(model) shows what can be looked at")
+        if self._branch.is_list:
+            return AttributeError(f"{self._path} has no {name!r}: it is a list of "
+                                  f"{self._model.config.n_blocks} blocks")
+        names = self._branch.names()
         near = difflib.get_close_matches(name, names, 3, 0.5)
         return AttributeError(
             f"{self._path or 'the model'} has no {name!r}"

@@ -386,7 +386,7 @@ class Run:
         if self.is_muted:
             return self._mute(op, args, kwargs, facts)
         if op == "set" and self.chooses:
-            args = [args[0], self._choice(*args)]
+            args = [args[0], self._choice(*args), *args[2:]]
         if op == "save" and self.chooses:
             facts["condition"] = self.write("save", [self.condition._node])
         return self.write(op, args, kwargs, **facts)
@@ -461,10 +461,10 @@ class Run:
                         "tracer.stop() stands before it")
         return node
 
-    def _choice(self, target, value):
+    def _choice(self, target, *value):
         """What `target` is once `value` has been set where the condition holds."""
         new = self.write("clone", [target])
-        self.write("set", [new, value])
+        self.write("set", [new, *value])
         return self.write("where", [self.condition._node, new, target])
 
     # What recordings write again.
