@@ -295,6 +295,8 @@ class Proxy(Numeric):
             return lambda *args, **kwargs: self._change(change(*args, **kwargs))
         if name in self._run.spec.refused:
             raise AttributeError(no_shape(self._run, name))
+        if name in ("grad", "backward", "requires_grad", "requires_grad_", "retain_grad"):
+            raise AttributeError(f"{name} is not offered: a server computes no gradients")
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
                              + (f": did you mean {', '.join(near)}?" if near else ""))
