@@ -53,7 +53,7 @@ bool skips_check(struct planner *s)
 {
     for (int i = 0; i < s->g->n_nodes; i++) {
         const struct node *n = &s->g->nodes[i];
-        if (n->op == OP_set && n->args[2].kind == ARG_bool && n->args[2].boolean &&
+        if (n->op == OP_set && n->args[3].kind == ARG_bool && n->args[3].boolean &&
             !check_skip(s, i))
             return false;
     }

@@ -215,7 +215,7 @@ def wire(nodes):
         if node.kwargs:
             row["kwargs"] = {name: form(a) for name, a in node.kwargs.items()}
         if node.skips:
-            row["kwargs"] = {"skip": True}
+            row["kwargs"] = {**row.get("kwargs", {}), "skip": True}
         if node.invoke is not None:
             row["invoke"] = node.invoke
         if node.step is not None:
