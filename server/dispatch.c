@@ -46,12 +46,16 @@ static void gather_cache(const struct place *p, const struct node *n, int which,
                          const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
+    const struct view *all = &out->view; /* (B, H, S, dh) */
     for (int i = 0; i < v->n_sequences; i++) {
-        struct tensor one = *out; /* (H, S, dh) */
-        one.view = view_of(out->view.rank - 1, out->view.shape + 1);
-        one.view.offset = out->view.offset + i * out->view.stride[0];
-        p->be->cache_read(p->device, &one, p->model->cache, n->hook.block, which,
-                          p->job->pages + v->page_first + i * v->n_pages, (int)out->view.shape[2]);
+        const int64_t padding = v->n_tokens - v->sequences[i].n_tokens, S = all->shape[2] - padding;
+        const struct view one = {
+            .rank = 3,
+            .shape = {all->shape[1], S, all->shape[3]},
+            .stride = {all->stride[1], all->stride[2], all->stride[3]},
+            .offset = all->offset + i * all->stride[0] + padding * all->stride[2]};
+        p->be->cache_read(p->device, &(struct tensor){out->data, out->dtype, one}, p->model->cache,
+                          n->hook.block, which, job_pages(p->job, n->invoke, i), (int)S);
     }
 }
 
@@ -74,10 +78,19 @@ static void gather_generated(const struct place *p, const struct node *n, const 
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
+        to += v->n_tokens - prompt->n_tokens;
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
             to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);
     }
+}
+
+/* What this step sampled: (B). */
+static void gather_next(const struct place *p, const struct node *n, const struct tensor *out)
+{
+    int64_t *to = (int64_t *)out->data + out->view.offset;
+    for (int i = 0; i < p->job->plan.invokes[n->invoke].n_sequences; i++)
+        to = upload_ids(p, to, job_generated(p->job, n->invoke, i) + n->hook.step, 1);
 }
 
 static void gather(const struct place *p, const struct action *a, const struct tensor *out)
@@ -85,6 +98,8 @@ static void gather(const struct place *p, const struct action *a, const struct t
     const struct node *n = &p->job->graph.nodes[a->node];
     if (a->point == PT_generated)
         gather_generated(p, n, out);
+    else if (n->hook.name->point == PT_next)
+        gather_next(p, n, out);
     else
         gather_cache(p, n, a->point == PT_block_values, out);
 }
@@ -248,6 +263,18 @@ static void run(const struct place *p, const struct action *a)
         p->breath->take(p->breath->context, cost);
 }
 
+/* Whether each step of an invoke of which an action makes something has come. */
+static bool is_there(const struct job *j, const struct action *a)
+{
+    const struct plan *p = &j->plan;
+    const int16_t *needs = p->needs ? p->needs + (int64_t)a->node * p->n_invokes : NULL;
+    for (int i = 0; i < p->n_invokes && needs; i++) {
+        if (needs[i] > j->last_step[i])
+            return false;
+    }
+    return true;
+}
+
 /* The last tile ends with the last row, and may begin before the one before it has ended. */
 static void run_loop(const struct place *all, const struct loop *l)
 {
@@ -270,6 +297,11 @@ void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
     const struct action *actions = &j->plan.actions[stop->first];
     for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++) {
         const struct loop *l = actions[i].loop ? &j->plan.loops[actions[i].loop - 1] : NULL;
+        if (!is_there(j, &actions[i])) {
+            if (actions[i].op == OP_save)
+                j->absent[actions[i].out] = true;
+            continue;
+        }
         if (!l) {
             run(&p, &actions[i]);
             continue;
