@@ -220,7 +220,7 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     text_field(&w, "object", "list");
     write_key(&w, "models");
     write_list(&w, 1);
-    write_map(&w, 13);
+    write_map(&w, 14);
     text_field(&w, "name", f->name);
     int_field(&w, "n_blocks", m->n_blocks);
     int_field(&w, "n_heads", m->n_heads);
