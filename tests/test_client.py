@@ -1225,6 +1225,7 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("positions", "norms.shape == (1, 10) and not never._has_come()"),
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
+    ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"),
 ]
 
 
