@@ -289,6 +289,13 @@ class LanguageModel:
             raise AttributeError(name)
         return getattr(Module(self, "", self.spec.tree), name)
 
+    def __setattr__(self, name, value):
+        spec = self.__dict__.get("_spec")   # None before there can be a run
+        if spec is not None and name in spec.tree.leaves:   # model.hook_embed = value
+            setattr(Module(self, "", spec.tree), name, value)
+        else:
+            super().__setattr__(name, value)
+
     def __dir__(self):
         return sorted({*super().__dir__(), *self.spec.tree.names(), "all", "iter", "next", "step"})
 

@@ -1,0 +1,81 @@
+"""What a random program may compute: one row an expression, the same source text for the client and
+for torch. A word in braces is filled in by programs.py:
+
+    x n f i b w m   a tensor: any, number (no bool), float32, int64, bool, float32 of the model's
+                    width, float32 of two dimensions or more. A row's first is its subject, which
+                    {0} repeats, and the words below are about it
+    y same mask     what broadcasts with it (a number, a tensor, a constant); a tensor of its shape;
+                    a bool that broadcasts with it
+    dim dims perm   one of its dimensions (again: dim0); several; all, in another order
+    index lists shape size      of x[...], with lists of integers, of reshape, of expand
+    keep s c k dtype    True or False; a float; a small integer; at most the size of `dim0`; a dtype
+    places alike column equation    int64 constants, indices along `dim0`; one for gather; a matrix
+                    to be multiplied with; of einsum, which takes its subject itself
+
+The second word says what makes a result's comparison meaningless, as two right programs differ in
+their last bits: `step`, an operand near a place where the result jumps; `order`, two of the
+subject's elements along `dim0` (of the last `k`) that are nearly equal; `ties`, or just equal.
+"""
+
+ROWS = [
+    ("-{n}", ""), ("abs({n})", ""), ("{n}.sign()", "step"), ("{n}.square()", ""),
+    ("({f}.tanh() * 3).exp()", ""), ("torch.exp(-{f}.abs())", ""), ("({i} % 5).exp()", ""),
+    ("({f}.abs() + 0.1).log()", ""), ("{f}.abs().sqrt()", ""), ("({f}.square() + 0.5).rsqrt()", ""),
+    ("({f}.abs() + 0.5).reciprocal()", ""), ("{f}.tanh()", ""), ("torch.sigmoid({f})", ""),
+    ("{n}.relu()", ""), ("torch.nn.functional.gelu({f}, approximate='tanh')", ""),
+    ("{f}.sin()", ""), ("{f}.cos()", ""), ("({n} * 2).floor()", "step"),
+    ("({f} * 3).ceil()", "step"), ("({f} * 5).round()", "step"), ("{n}.isnan()", ""),
+    ("torch.isinf({n})", ""), ("{x}.logical_not()", "step"), ("~{b}", ""), ("~{i}", ""),
+
+    ("{x} + {y}", ""), ("{n} - {y}", ""), ("{x} * {y}", ""), ("{n} / 4", ""), ("{s} - {n}", ""),
+    ("{s} * {n}", ""), ("{c} + {x}", ""), ("{n} / ({same}.square() + 0.5)", ""),
+    ("{s} / ({f}.abs() + 0.5)", ""), ("{n} // {c}", "step"), ("{n} // ({same}.abs() + 1)", "step"),
+    ("{n} % {c}", "step"), ("({f} * 4) % 0.75", "step"), ("{n} ** 2", ""),
+    ("({f}.abs() + 0.5) ** {s}", ""), ("2 ** ({i} % 5)", ""), ("{f}.tanh() ** 3 + {y}", ""),
+    ("torch.maximum({x}, {same})", ""), ("{x}.minimum({same})", ""), ("{n}.clamp(-{c}, {c})", ""),
+    ("{f}.clamp(min={s})", ""),
+    ("{n} == {y}", "step"), ("{n} != {y}", "step"), ("{n} < {y}", "step"), ("{n} <= {y}", "step"),
+    ("{n} > {y}", "step"), ("{n} >= {y}", "step"), ("{x}.logical_and({same})", "step"),
+    ("torch.logical_or({x}, {same})", "step"), ("{b} & {mask}", ""), ("{b} | {mask}", ""),
+    ("{b} ^ {mask}", ""), ("{i} & {c}", ""), ("{i} | {c}", ""), ("{i} ^ {same}", ""),
+    ("{b} * {y}", ""),
+
+    ("{x}[{index}]", ""), ("{x}[{index}]", ""), ("{x}[{index}]", ""), ("{x}[{lists}]", ""),
+    ("{x}.transpose({dim}, {dim})", ""), ("{x}.permute({perm})", ""), ("{x}.reshape({shape})", ""),
+    ("{x}.flatten()", ""), ("{x}.flatten({dim})", ""), ("{x}.unsqueeze({dim})", ""),
+    ("{x}.squeeze()", ""), ("{x}.squeeze({dim})", ""), ("{x}.expand({size})", ""), ("{m}.mT", ""),
+    ("{x}.unbind({dim})[-1]", ""), ("{x}.chunk(2, {dim})[0]", ""), ("{x}.split(2, {dim})[-1]", ""),
+
+    ("{x}.clone()", ""), ("{b}.to({dtype})", ""), ("{i}.to({dtype})", ""), ("{f}.bool()", "step"),
+    ("{f}.clamp(-9, 9).long()", "step"), ("{x}.where({mask}, {y})", ""),
+    ("{x}.masked_fill({mask}, 1)", ""), ("torch.cat([{x}, {same}], {dim})", ""),
+    ("torch.cat([{x}, {0}[{index}]], -1)", ""), ("torch.stack([{x}, {same}, {0}], {dim})", ""),
+    ("{x}.sum()", ""), ("{x}.sum({dims}, keepdim={keep})", ""),
+    ("{f}.mean({dims}, keepdim={keep})", ""), ("{f}.mean()", ""),
+    ("{f}.var({dim}, unbiased=False)", ""), ("{x}.max()", ""), ("{n}.amax({dims}, keepdim={keep})", ""),
+    ("{n}.min({dim}, keepdim={keep}).values", ""), ("{n}.amin({dims})", ""),
+    ("{n}.argmax({dim}, keepdim={keep})", "order"), ("{n}.flatten().argmax()", "order"),
+    ("{n}.max({dim}).indices", "order"), ("{n}.argmin({dim}, keepdim={keep})", "order least"),
+    ("{f}.norm(dim={dims}, keepdim={keep})", ""), ("{f}.norm()", ""),
+    ("{f}.logsumexp({dims}, keepdim={keep})", ""), ("{n}.topk({k}, {dim0}).values", ""),
+    ("{n}.topk({k}, {dim0}, largest=False).values", ""),
+    ("{n}.topk({k}, {dim0}).indices", "order ties"),
+    ("{n}.topk({k}, {dim0}, largest=False).indices", "order least ties"),
+    ("{x}.gather({dim}, {alike})", ""), ("{x}.index_select({dim}, {places})", ""),
+    ("{n}.gather({dim}, {0}.argmax({dim0}, keepdim=True))", "order"),
+    ("{f}.softmax({dim})", ""), ("torch.softmax({f}, dim={dim})", ""), ("{f}.log_softmax({dim})", ""),
+    ("{m} @ {0}.transpose(-1, -2)", ""), ("{m}.mT.matmul({0})", ""), ("{f} @ {column}", ""),
+    ("torch.einsum({equation}, {0}, {0})", ""),
+    ("model.transformer.ln_f({w})", ""), ("model.lm_head({w})", ""),
+    ("model.lm_head(model.transformer.ln_f({w}))", ""),
+    ("torch.zeros_like({x}) + {y}", ""), ("torch.ones_like({n}) * {y}", ""),
+]
+
+# Statements that change their target: {t} is a tensor or a part of one, {v} what broadcasts to it and is
+# known in time.
+CHANGES = [
+    "{t} = {s}", "{t} = {v}", "{t} = {v}", "{t} = {v}", "{t} *= {s}", "{t} += {s}", "{t} += {v}",
+    "{t} -= {v}", "{t} /= 2", "{t} = {t}.tanh()", "{t} = -{t}", "{t}.copy_({v})", "{t}.fill_({s})",
+    "{t}.zero_()", "{t}.mul_({s})", "{t}.add_({v})", "{t}.clamp_(-1, 1)", "{t}.sub_({v})",
+    "{t}.tanh_()", "{t}.abs_()", "{t} = {t} * {v}",
+]
