@@ -92,6 +92,10 @@ BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
                      $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_pass_emulated)
+# The whole engine on the emulated device: the server, and random schedules.
+EMULATED_ENGINE := $(if $(EMULATED),$(BUILD)/emulated/interposed $(BUILD)/emulated/tests/schedules_tool)
+EMULATED_ENGINE_OBJECTS := $(call object,$(LIBRARY) server/device_cuda.c $(filter-out \
+                           server/main.c server/device_%cuda.c,$(wildcard server/*.c))) $(EMULATED_OBJECTS)
 UNIT_PROGRAMS := $(UNIT:tests/unit/%.c=$(BUILD)/tests/%) $(EMULATED_PROGRAMS)
 TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
@@ -162,6 +166,13 @@ $(BUILD)/tests/test_pass_emulated: $(BUILD)/obj/tests/unit/pass_emulated.o $(cal
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -ljansson -lmsgpackc -lm -lpthread
 
+$(EMULATED_ENGINE): $(EMULATED_ENGINE_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/emulated/interposed: $(BUILD)/obj/server/main.o
+$(BUILD)/emulated/tests/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c)
+
 $(CUDA_OBJECTS): $(BUILD)/obj/%.o: %.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
@@ -185,7 +196,7 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIBRARY_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -ldl
 
-tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS) $(WATCH)
+tests: $(BUILD)/interposed $(UNIT_PROGRAMS) $(TOOL_PROGRAMS) $(WATCH) $(EMULATED_ENGINE)
 programs: tests $(BENCH_PROGRAMS)
 
 # libFuzzer comes with clang; the objects are its own.

@@ -13,6 +13,8 @@
  *              y = ((p_0 + p_1) + p_2) + ..., then + bias
  *   sums       sixteen lanes, lane l adds elements l, l + 16, ... in order, from +0; then the tree
  *              lane[l] += lane[l + 8], then + 4, + 2, + 1
+ *   prod       sixteen lanes as those of a sum, each from 1, and the same tree, by products
+ *   scans      one element behind the other from 0 or 1, in double; each is rounded to its place
  *   layernorm  mean = sum / D, variance = sum((x - mean)^2) / D, both in lanes (the squares by fma
  *              into the lane); (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the
  *              last step an fma
@@ -84,14 +86,16 @@ struct backend {
                    const struct tensor *y);
     void (*where)(struct device *d, const struct tensor *out, const struct tensor *mask,
                   const struct tensor *x, const struct tensor *y);
-    /* OP_sum mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of x,
-     * read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax and
-     * argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty mean
-     * NaN and an empty logsumexp -infinity. */
+    /* OP_sum prod mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of
+     * x, read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax
+     * and argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty
+     * product 1, an empty mean NaN and an empty logsumexp -infinity. */
     void (*reduce)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                    int n_reduced);
     void (*softmax)(struct device *d, enum op op, const struct tensor *out,
                     const struct tensor *x); /* OP_softmax, OP_log_softmax: the last dimension */
+    /* OP_cumsum, OP_cumprod along the last dimension: float32 and int64, the same for out. */
+    void (*scan)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
     /* out (..., k) int64: where along the last dimension of x (..., n), float32 or int64, its k
      * greatest elements are (`largest`) or its k least, in order, k <= n; of equals the first. A
      * NaN is greater than all. */
@@ -102,6 +106,12 @@ struct backend {
      * words are the backend's memory. */
     void (*gather)(struct device *d, const struct tensor *out, const struct tensor *x,
                    const struct tensor *index, int64_t *fault, int64_t tag);
+    /* OP_scatter: out (..., n) at index (..., k) int64 along the last dimension = x (..., k), of a
+     * row in the order of k, so that of equal places the last stays; OP_scatter_add adds, in that
+     * order, bool as |. An index outside 0 .. n - 1 changes nothing and is reported as gather's. */
+    void (*scatter)(struct device *d, enum op op, const struct tensor *out,
+                    const struct tensor *index, const struct tensor *x, int64_t *fault,
+                    int64_t tag);
     /* out (..., M, N) = x (..., M, K) @ y (..., K, N), leading dimensions the same (broadcast by
      * stride 0), any strides. */
     void (*matmul)(struct device *d, const struct tensor *out, const struct tensor *x,

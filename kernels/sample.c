@@ -3,31 +3,11 @@
 #include "sample.h"
 #include "scalar.h"
 
-/* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3". */
-void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
-{
-    uint32_t x[4] = {counter[0], counter[1], counter[2], counter[3]};
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];
-        x[0] = (uint32_t)(b >> 32) ^ x[1] ^ k0;
-        x[2] = (uint32_t)(a >> 32) ^ x[3] ^ k1;
-        x[1] = (uint32_t)b;
-        x[3] = (uint32_t)a;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    memcpy(out, x, sizeof x);
-}
-
 /* In [0, 1), of 53 bits. */
 static double uniform(uint64_t seed, uint32_t sequence, uint32_t step)
 {
-    const uint32_t counter[4] = {step, sequence, 0, 0};
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    uint32_t bits[4];
-    philox4x32(bits, counter, key);
-    return (double)(((uint64_t)bits[0] << 32 | bits[1]) >> 11) * 0x1p-53;
+    const uint64_t counter = (uint64_t)sequence << 32 | step;
+    return (double)((uint64_t)whole_random((int64_t)seed, (int64_t)counter) >> 11) * 0x1p-53;
 }
 
 /* The lowest id of the largest logit, or -1 where none is more than -infinity. */

@@ -13,6 +13,3 @@ struct sampler {
 /* `scratch` holds n floats and n ints. A row without any finite logit gives token 0. */
 int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32_t sequence,
                      uint32_t step, float *scratch, int32_t *order);
-
-/* Philox4x32-10: the noise behind it, for tests against published vectors. */
-void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);

@@ -5,8 +5,8 @@
  * rounding to integers, and fmod, which is exact. So every compiler, instruction set and device
  * gives the same bits, provided that it contracts nothing by itself (-ffp-contract=off,
  * -fmad=false). Against the true value exp, log, tanh, sigmoid and gelu_new are within 2.5 units in
- * the last place (gelu_new from -9.8 on: further down it is below 1e-36), sin, cos and pow within
- * 0.51. Special values are torch's. The vector twins of scalar_exp and scalar_gelu_new stand in
+ * the last place (gelu_new from -9.8 on: further down it is below 1e-36), all others within 0.51.
+ * Special values are torch's. The vector twins of scalar_exp and scalar_gelu_new stand in
  * cpu/vector.inc.
  */
 #pragma once
@@ -176,7 +176,7 @@ SCALAR double scalar_reduce(float x, uint32_t *quadrant)
 }
 
 /* sin(r + quadrant pi/2) */
-SCALAR float scalar_wave(double r, uint32_t quadrant)
+SCALAR double scalar_wave(double r, uint32_t quadrant)
 {
     const double s = r * r;
     double y;
@@ -186,7 +186,7 @@ SCALAR float scalar_wave(double r, uint32_t quadrant)
     else
         y = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880
             + s * (-1.0 / 39916800 + s * (1.0 / 6227020800))))));
-    return (float)(quadrant & 2u ? -y : y);
+    return quadrant & 2u ? -y : y;
 }
 
 SCALAR float scalar_sin(float x)
@@ -197,7 +197,7 @@ SCALAR float scalar_sin(float x)
         return x;
     uint32_t quadrant;
     const double r = scalar_reduce(x, &quadrant);
-    return scalar_wave(r, quadrant);
+    return (float)scalar_wave(r, quadrant);
 }
 
 SCALAR float scalar_cos(float x)
@@ -206,13 +206,26 @@ SCALAR float scalar_cos(float x)
         return x - x;
     uint32_t quadrant;
     const double r = scalar_reduce(x, &quadrant);
-    return scalar_wave(r, quadrant + 1u);
+    return (float)scalar_wave(r, quadrant + 1u);
 }
 
-/* log2 of a positive finite number. */
-SCALAR double scalar_log2(float x)
+SCALAR float scalar_tan(float x)
 {
-    const double d = x; /* normal as a double, even where x is not as a float */
+    if (!(fabsf(x) < INFINITY))
+        return x - x;
+    if (x == 0)
+        return x;
+    uint32_t quadrant;
+    const double r = scalar_reduce(x, &quadrant);
+    return (float)(scalar_wave(r, quadrant) / scalar_wave(r, quadrant + 1u));
+}
+
+#define LN_2   0x1.62e42fefa39efp-1
+#define LOG2_E 0x1.71547652b82fep+0
+
+/* log2 of a positive normal number; a float is normal as a double, even where it is not as one. */
+SCALAR double wide_log2(double d)
+{
     uint64_t bits;
     memcpy(&bits, &d, sizeof bits);
     const uint64_t e_bits = bits - 0x3fe6a09e667f3bcdu;
@@ -224,14 +237,15 @@ SCALAR double scalar_log2(float x)
     const double s = f * f;
     const double p = 1 + s * (1.0 / 3 + s * (1.0 / 5 + s * (1.0 / 7 + s * (1.0 / 9
                      + s * (1.0 / 11 + s * (1.0 / 13 + s * (1.0 / 15 + s * (1.0 / 17))))))));
-    return e + 2 * f * p * 0x1.71547652b82fep+0;
+    return e + 2 * f * p * LOG2_E;
 }
 
-SCALAR double scalar_exp2(double x)
+/* 2^x of a number that is no NaN. */
+SCALAR double wide_exp2(double x)
 {
     const double t = x < -300 ? -300 : x > 300 ? 300 : x;
     const double n = rint(t);
-    const double r = (t - n) * 0x1.62e42fefa39efp-1;
+    const double r = (t - n) * LN_2;
     const double p = 1 + r * (1 + r * (1.0 / 2 + r * (1.0 / 6 + r * (1.0 / 24 + r * (1.0 / 120
                      + r * (1.0 / 720 + r * (1.0 / 5040 + r * (1.0 / 40320 + r * (1.0 / 362880
                      + r * (1.0 / 3628800))))))))));
@@ -260,7 +274,61 @@ SCALAR float scalar_pow(float x, float y)
         return sign * (y > 0 ? INFINITY : 0.0f);
     if (x < 0 && !whole)
         return NAN;
-    return sign * (float)scalar_exp2(y * scalar_log2(a));
+    return sign * (float)wide_exp2(y * wide_log2(a));
+}
+
+SCALAR float scalar_exp2(float x)
+{
+    return x != x ? x : (float)wide_exp2(x);
+}
+
+SCALAR float scalar_expm1(float x)
+{
+    if (!(fabsf(x) < 0.5f))
+        return x != x ? x : (float)(wide_exp2(x * LOG2_E) - 1);
+    double p = 1; /* (exp(x) - 1) / x, of which so small an x loses nothing */
+    for (int k = 12; k > 1; k--)
+        p = 1 + p * x * (1.0 / k);
+    return (float)(x * p);
+}
+
+/* `unit` times log2(x). */
+SCALAR float scalar_log_times(float x, double unit)
+{
+    return x > 0 ? (x == INFINITY ? x : (float)(wide_log2(x) * unit)) : x == 0 ? -INFINITY : NAN;
+}
+
+SCALAR float scalar_log2(float x)
+{
+    return scalar_log_times(x, 1);
+}
+
+SCALAR float scalar_log10(float x)
+{
+    return scalar_log_times(x, 0x1.34413509f79ffp-2);
+}
+
+/* What 1 + x loses of a small x is put back by x / ((1 + x) - 1). */
+SCALAR float scalar_log1p(float x)
+{
+    if (!(x > -1))
+        return x == -1 ? -INFINITY : NAN;
+    const double sum = 1.0 + x, kept = sum - 1.0;
+    if (kept == 0 || x == INFINITY)
+        return x;
+    return (float)(wide_log2(sum) * LN_2 * (x / kept));
+}
+
+/* 2 / sqrt(pi) exp(-x^2) (x + 2/3 x^3 + 2/3 2/5 x^5 + ...), all of one sign. It rounds to 1 from
+ * 3.93 on. */
+SCALAR float scalar_erf(float x)
+{
+    const float low = -4.0f > x ? -4.0f : x; /* a NaN stays */
+    const double t = 4.0f < low ? 4.0f : low, s = 2 * t * t;
+    double p = 1;
+    for (int k = 50; k > 0; k--)
+        p = 1 + p * s * (1.0 / (2 * k + 1));
+    return x != x ? x : (float)(0x1.20dd750429b6dp+0 * t * p * wide_exp2(s * (LOG2_E * -0.5)));
 }
 
 SCALAR float scalar_maximum(float x, float y)
@@ -327,6 +395,52 @@ SCALAR int64_t whole_remainder(int64_t x, int64_t y)
         return 0;
     const int64_t r = x % y;
     return r != 0 && (r < 0) != (y < 0) ? r + y : r;
+}
+
+/* C's %. */
+SCALAR int64_t whole_fmod(int64_t x, int64_t y)
+{
+    return y == 0 || y == -1 ? 0 : x % y;
+}
+
+/* By fewer than 0 or more than 63 places nothing is left but, of a negative number to the right,
+ * its sign: as in torch. */
+SCALAR int64_t whole_left_shift(int64_t x, int64_t y)
+{
+    return y < 0 || y > 63 ? 0 : (int64_t)((uint64_t)x << y);
+}
+
+SCALAR int64_t whole_right_shift(int64_t x, int64_t y)
+{
+    return x >> (y < 0 || y > 63 ? 63 : y);
+}
+
+/* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). */
+SCALAR void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
+{
+    uint32_t x[4] = {counter[0], counter[1], counter[2], counter[3]};
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];
+        x[0] = (uint32_t)(b >> 32) ^ x[1] ^ k0;
+        x[2] = (uint32_t)(a >> 32) ^ x[3] ^ k1;
+        x[1] = (uint32_t)b;
+        x[3] = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    memcpy(out, x, sizeof x);
+}
+
+/* The y-th 64 random bits of the seed x: the first two words of Philox4x32-10 with x as key and y
+ * as counter. So they depend on these two alone. */
+SCALAR int64_t whole_random(int64_t x, int64_t y)
+{
+    const uint32_t counter[4] = {(uint32_t)y, (uint32_t)((uint64_t)y >> 32), 0, 0};
+    const uint32_t key[2] = {(uint32_t)x, (uint32_t)((uint64_t)x >> 32)};
+    uint32_t bits[4];
+    philox4x32(bits, counter, key);
+    return (int64_t)((uint64_t)bits[0] << 32 | bits[1]);
 }
 
 /* A negative exponent gives 0, except of 1 and -1, as in torch. */

@@ -61,35 +61,43 @@ static bool read_prompt(struct invoke *invoke, struct tree t, const char *place,
     return true;
 }
 
-static bool read_invokes(struct tree invokes, struct tree prompt, struct decoder *d)
+static bool read_invoke(struct invoke *invoke, struct tree map, struct decoder *d)
 {
     static const struct field fields[] = {{"prompt", KIND_text | KIND_list, true}};
+    struct tree value;
+    return decode_fields(&value, map, fields, 1, invoke->place, -1, d->e) &&
+           read_prompt(invoke, value, arena_format(d->arena, "%s.prompt", invoke->place), d);
+}
+
+/* Of one trace, behind those of the traces before it. */
+static bool read_invokes(struct trace *t, struct tree invokes, struct tree prompt,
+                         struct decoder *d)
+{
     struct graph *g = d->graph;
     if (!invokes.at == !prompt.at)
-        return err_set(d->e, ERR_syntax, "a request has either invokes or a prompt");
-    g->n_invokes = invokes.at ? tree_count(invokes) : 1;
-    if (g->n_invokes < 1 || g->n_invokes > INVOKES_MAX) {
-        err_set(d->e, g->n_invokes ? ERR_limit : ERR_value, "a request has 1 to %d invokes, not %d",
-                INVOKES_MAX, g->n_invokes);
-        return err_at(d->e, -1, "invokes");
+        return err_set(d->e, ERR_syntax, "a %s has either invokes or a prompt",
+                       *t->place ? "trace" : "request");
+    t->invoke_first = g->n_invokes;
+    t->n_invokes = invokes.at ? tree_count(invokes) : 1;
+    g->n_invokes += t->n_invokes;
+    if (t->n_invokes < 1 || g->n_invokes > INVOKES_MAX) {
+        err_set(d->e, t->n_invokes ? ERR_limit : ERR_value, "a request has 1 to %d invokes, not %d",
+                INVOKES_MAX, t->n_invokes ? g->n_invokes : 0);
+        return err_at(d->e, -1, "%sinvokes", t->place);
     }
-    g->invokes = ARENA_ARRAY(d->arena, struct invoke, (size_t)g->n_invokes);
-    if (prompt.at)
-        return read_prompt(&g->invokes[0], prompt, "prompt", d);
-    for (int i = 0; i < g->n_invokes; i++) {
-        char place[40];
-        snprintf(place, sizeof place, "invokes[%d]", i);
-        struct tree value;
-        if (!decode_fields(&value, tree_item(invokes, i), fields, 1, place, -1, d->e))
-            return false;
-        snprintf(place, sizeof place, "invokes[%d].prompt", i);
-        if (!read_prompt(&g->invokes[i], value, place, d))
+    for (int i = 0; i < t->n_invokes; i++) {
+        struct invoke *v = &g->invokes[t->invoke_first + i];
+        v->trace = (int)(t - g->traces);
+        v->place = arena_format(d->arena, "%sinvokes[%d]", t->place, i);
+        if (prompt.at)
+            return read_prompt(v, prompt, arena_format(d->arena, "%sprompt", t->place), d);
+        if (!read_invoke(v, tree_item(invokes, i), d))
             return false;
     }
     return true;
 }
 
-static bool read_sampling(struct sampling *s, struct tree map, struct err *e)
+static bool read_sampling(struct sampling *s, struct tree map, const char *place, struct err *e)
 {
     enum { TEMPERATURE, TOP_K, TOP_P, SEED, COUNT };
     static const struct field fields[COUNT] = {
@@ -103,56 +111,105 @@ static bool read_sampling(struct sampling *s, struct tree map, struct err *e)
     *s = (struct sampling){.top_p = 1.0};
     if (!map.at)
         return true;
-    if (!decode_fields(v, map, fields, COUNT, "sampling", -1, e))
+    if (!decode_fields(v, map, fields, COUNT, place, -1, e))
         return false;
     if (v[TEMPERATURE].at)
         s->temperature = tree_real(v[TEMPERATURE]);
     if (!(s->temperature >= 0.0 && s->temperature <= 1e6)) {
         err_set(e, ERR_value, "temperature is 0 to 1e6, not %g", s->temperature);
-        return err_at(e, -1, "sampling.temperature");
+        return err_at(e, -1, "%s.temperature", place);
     }
     if (v[TOP_P].at)
         s->top_p = tree_real(v[TOP_P]);
     if (!(s->top_p > 0.0 && s->top_p <= 1.0)) {
         err_set(e, ERR_value, "top_p is more than 0 and at most 1, not %g", s->top_p);
-        return err_at(e, -1, "sampling.top_p");
+        return err_at(e, -1, "%s.top_p", place);
     }
     if (v[TOP_K].at && !decode_int(&top_k, v[TOP_K], "top_k", 0, INT32_MAX, e))
-        return err_at(e, -1, "sampling.top_k");
+        return err_at(e, -1, "%s.top_k", place);
     if (v[SEED].at && !decode_int(&seed, v[SEED], "seed", 0, INT64_MAX, e))
-        return err_at(e, -1, "sampling.seed");
+        return err_at(e, -1, "%s.seed", place);
     s->top_k = (int)top_k;
     s->seed = (uint64_t)seed;
     return true;
 }
 
+/* A trace's fields come first: a request of one trace has them as its own. */
 enum {
-    REQUEST_MODEL, REQUEST_PROMPT, REQUEST_INVOKES, REQUEST_NEW_TOKENS, REQUEST_SAMPLING,
-    REQUEST_NODES, REQUEST_SAVE, REQUEST_SET, REQUEST_FIELDS
+    TRACE_PROMPT, TRACE_INVOKES, TRACE_NEW_TOKENS, TRACE_SAMPLING, TRACE_FIELDS,
+    REQUEST_MODEL = TRACE_FIELDS, REQUEST_TRACES, REQUEST_NODES, REQUEST_SAVE, REQUEST_SET,
+    REQUEST_FIELDS
 };
 
 static const struct field request_fields[REQUEST_FIELDS] = {
+    [TRACE_PROMPT] = {"prompt", KIND_text | KIND_list, false},
+    [TRACE_INVOKES] = {"invokes", KIND_list, false},
+    [TRACE_NEW_TOKENS] = {"max_new_tokens", KIND_int, false},
+    [TRACE_SAMPLING] = {"sampling", KIND_map, false},
     [REQUEST_MODEL] = {"model", KIND_text, false},
-    [REQUEST_PROMPT] = {"prompt", KIND_text | KIND_list, false},
-    [REQUEST_INVOKES] = {"invokes", KIND_list, false},
-    [REQUEST_NEW_TOKENS] = {"max_new_tokens", KIND_int, false},
-    [REQUEST_SAMPLING] = {"sampling", KIND_map, false},
+    [REQUEST_TRACES] = {"traces", KIND_list, false},
     [REQUEST_NODES] = {"nodes", KIND_list, false},
     [REQUEST_SAVE] = {"save", KIND_map, false},
     [REQUEST_SET] = {"set", KIND_map, false},
 };
 
-static bool read_new_tokens(struct graph *g, struct tree t, struct err *e)
+static bool read_new_tokens(struct trace *trace, struct tree t, struct err *e)
 {
     int64_t count = 0;
     if (t.at && tree_int(t) > NEW_TOKENS_MAX)
         err_set(e, ERR_limit, "max_new_tokens is at most %d, not %lld", NEW_TOKENS_MAX,
                 (long long)tree_int(t));
     else if (!t.at || decode_int(&count, t, "max_new_tokens", 0, NEW_TOKENS_MAX, e)) {
-        g->n_new_tokens = (int)count;
+        trace->n_new_tokens = (int)count;
         return true;
     }
-    return err_at(e, -1, "max_new_tokens");
+    return err_at(e, -1, "%smax_new_tokens", trace->place);
+}
+
+static bool read_trace(struct trace *t, const struct tree *v, struct decoder *d)
+{
+    return read_invokes(t, v[TRACE_INVOKES], v[TRACE_PROMPT], d) &&
+           read_new_tokens(t, v[TRACE_NEW_TOKENS], d->e) &&
+           read_sampling(&t->sampling, v[TRACE_SAMPLING],
+                         arena_format(d->arena, "%ssampling", t->place), d->e);
+}
+
+/* The request's own fields, or a list of maps of the same. */
+static bool read_traces(const struct tree *v, struct decoder *d)
+{
+    struct graph *g = d->graph;
+    g->n_traces = v[REQUEST_TRACES].at ? tree_count(v[REQUEST_TRACES]) : 1;
+    if (g->n_traces < 1 || g->n_traces > INVOKES_MAX) {
+        err_set(d->e, g->n_traces ? ERR_limit : ERR_value, "a request has 1 to %d traces, not %d",
+                INVOKES_MAX, g->n_traces);
+        return err_at(d->e, -1, "traces");
+    }
+    g->traces = ARENA_ARRAY(d->arena, struct trace, (size_t)g->n_traces);
+    g->invokes = ARENA_ARRAY(d->arena, struct invoke, INVOKES_MAX);
+    if (!v[REQUEST_TRACES].at) {
+        g->traces[0].place = "";
+        return read_trace(&g->traces[0], v, d);
+    }
+    for (int i = 0; i < TRACE_FIELDS; i++) {
+        if (v[i].at) {
+            err_set(d->e, ERR_syntax, "a request with traces has %s in each of them",
+                    request_fields[i].name);
+            return err_at(d->e, -1, "%s", request_fields[i].name);
+        }
+    }
+    for (int i = 0; i < g->n_traces; i++) {
+        struct trace *t = &g->traces[i];
+        struct tree fields[TRACE_FIELDS];
+        char place[24];
+        snprintf(place, sizeof place, "traces[%d]", i);
+        t->place = arena_format(d->arena, "%s.", place);
+        if (!decode_fields(fields, tree_item(v[REQUEST_TRACES], i), request_fields, TRACE_FIELDS,
+                           place, -1, d->e))
+            return false;
+        if (!read_trace(t, fields, d))
+            return err_at(d->e, -1, "%s", place);
+    }
+    return true;
 }
 
 static bool read_request(struct tree root, struct decoder *d)
@@ -164,9 +221,7 @@ static bool read_request(struct tree root, struct decoder *d)
         const struct tree_text model = tree_text(v[REQUEST_MODEL]);
         d->graph->model = arena_copy_text(d->arena, model.at, model.length);
     }
-    return read_invokes(v[REQUEST_INVOKES], v[REQUEST_PROMPT], d) &&
-           read_new_tokens(d->graph, v[REQUEST_NEW_TOKENS], d->e) &&
-           read_sampling(&d->graph->sampling, v[REQUEST_SAMPLING], d->e) &&
+    return read_traces(v, d) &&
            decode_nodes(v[REQUEST_NODES], v[REQUEST_SET], v[REQUEST_SAVE], d);
 }
 

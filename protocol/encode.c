@@ -66,10 +66,10 @@ static void write_tokens(struct writer *w, const struct graph *g)
 static void write_generated(struct writer *w, const struct reply_facts *f)
 {
     const struct graph *g = f->graph;
-    const int n = f->generated ? g->n_new_tokens : 0;
     const int32_t *ids = f->generated;
     write_list(w, g->n_invokes);
     for (int i = 0; i < g->n_invokes; i++) {
+        const int n = ids ? g->traces[g->invokes[i].trace].n_new_tokens : 0;
         write_list(w, g->invokes[i].n_prompts);
         for (int j = 0; j < g->invokes[i].n_prompts; j++) {
             write_ids(w, ids, n);
@@ -115,7 +115,7 @@ static void write_head(struct writer *w, const struct reply_facts *f)
     write_key(w, "tokens");
     write_tokens(w, f->graph);
     write_key(w, "steps");
-    write_int(w, f->plan->n_steps);
+    write_int(w, f->plan->n_passes);
     write_key(w, "touched");
     write_touched(w, f->graph, f->plan);
     write_key(w, "default_step");
@@ -426,13 +426,15 @@ static int latest_input(const struct node *node, const int *turns)
 }
 
 /* What is generated is whole behind the last step, whenever it is asked for. */
-static int hook_turn(const struct hook *h, const struct plan *p, int n_blocks)
+static int hook_turn(const struct node *n, const struct plan *p, int n_blocks)
 {
-    const int step = h->name->point == PT_generated ? p->n_steps - 1 : h->step;
-    return step * n_sites(n_blocks) + site_of(h->name->point, h->block, n_blocks);
+    const struct hook *h = &n->hook;
+    const struct plan_trace *t = &p->traces[p->invokes[n->invoke].trace];
+    const int step = h->name->point == PT_generated ? t->n_steps - 1 : h->step;
+    return (t->pass_first + step) * n_sites(n_blocks) + site_of(h->name->point, h->block, n_blocks);
 }
 
-/* When each node's value is known, as step * sites + site; NEVER for what is before the pass. */
+/* When each node's value is known, as pass * sites + site; NEVER for what is before the pass. */
 static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks, struct arena *a)
 {
     const int sites = n_sites(n_blocks);
@@ -443,13 +445,13 @@ static int *find_turns(const struct graph *g, const struct plan *p, int n_blocks
         const struct stop *s = &p->stops[i];
         for (int j = s->first; j < s->first + s->n_actions; j++) {
             int *turn = &turns[p->actions[j].node];
-            *turn = later(*turn, s->step * sites + s->site);
+            *turn = later(*turn, s->pass * sites + s->site);
         }
     }
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *node = &g->nodes[i];
         if (node->op == OP_hook)
-            turns[i] = hook_turn(&node->hook, p, n_blocks);
+            turns[i] = hook_turn(node, p, n_blocks);
         else if (node->op == OP_parameter)
             turns[i] = NEVER; /* whenever it is unpacked */
         else if (op_info[node->op].kind == OPK_view || turns[i] == NEVER)
@@ -466,8 +468,8 @@ static const struct value *value_of(const struct graph *g, const struct plan *p,
     return &p->values[is_effect ? node->args[0].node : i];
 }
 
-static void write_plan_node(struct writer *w, const struct node *node, const struct value *value,
-                            int turn, int n_blocks)
+static void write_plan_node(struct writer *w, const struct plan *p, const struct node *node,
+                            const struct value *value, int turn, int n_blocks)
 {
     const int sites = n_sites(n_blocks);
     char text[SITE_TEXT_SIZE];
@@ -485,7 +487,7 @@ static void write_plan_node(struct writer *w, const struct node *node, const str
     write_key(w, "dtype");
     write_text(w, dtype_name(value->dtype));
     write_key(w, "step");
-    write_int(w, turn == NEVER ? 0 : turn / sites);
+    write_int(w, turn == NEVER ? 0 : plan_step(p, turn / sites));
     write_key(w, "site");
     write_text(w, turn == NEVER ? NULL : site_text(text, turn % sites, n_blocks));
     write_end(w);
@@ -504,7 +506,7 @@ static void write_plan_nodes(struct writer *w, const struct graph *g, const stru
         const struct node *node = &g->nodes[i];
         const bool last = i + 1 == g->n_nodes || g->nodes[i + 1].wire != node->wire;
         if (node->wire >= 0 && last)
-            write_plan_node(w, node, value_of(g, p, i), turns[i], n_blocks);
+            write_plan_node(w, p, node, value_of(g, p, i), turns[i], n_blocks);
     }
     write_end(w);
 }
@@ -540,7 +542,7 @@ struct bytes encode_plan(const struct graph *g, const struct plan *p, const stru
     write_key(&w, "touched");
     write_touched(&w, g, p);
     write_key(&w, "steps");
-    write_int(&w, p->n_steps);
+    write_int(&w, p->n_passes);
     write_key(&w, "tokens");
     write_tokens(&w, g);
     write_key(&w, "slab_bytes");

@@ -14,7 +14,7 @@ struct reply_facts { /* what the frames say besides the tensors; borrowed */
     const struct graph *graph;
     const struct plan *plan;
     const char *results;        /* of the saves */
-    const int32_t *generated;   /* (n_sequences, n_new_tokens) or NULL */
+    const int32_t *generated;   /* plan.n_generated, or NULL */
     const struct bpe *bpe;      /* for people to read the ids, or NULL */
 };
 

@@ -67,8 +67,8 @@ void text_head(struct writer *w, const struct reply_facts *f)
     const struct graph *g = f->graph;
     write_format(w, "request %s, model ", f->request_id);
     put_safe(w, f->model);
-    write_format(w, ", %s, %d pass%s\n", f->numerics, f->plan->n_steps,
-                 f->plan->n_steps == 1 ? "" : "es");
+    write_format(w, ", %s, %d pass%s\n", f->numerics, f->plan->n_passes,
+                 f->plan->n_passes == 1 ? "" : "es");
     for (int i = 0; i < g->n_invokes; i++) {
         for (int j = 0; j < g->invokes[i].n_prompts; j++) {
             const struct prompt *p = &g->invokes[i].prompts[j];
@@ -172,11 +172,11 @@ void text_end(struct writer *w, const struct reply_facts *f, double queue_second
     const struct graph *g = f->graph;
     const int32_t *ids = f->generated;
     for (int i = 0; i < g->n_invokes && ids; i++) {
-        for (int j = 0; j < g->invokes[i].n_prompts; j++, ids += g->n_new_tokens) {
-            write_format(w, "invoke %d, prompt %d, %d new token%s:", i, j, g->n_new_tokens,
-                         g->n_new_tokens == 1 ? "" : "s");
-            put_ids(w, ids, g->n_new_tokens);
-            put_excerpt(w, f->bpe, ids, g->n_new_tokens);
+        const int n = g->traces[g->invokes[i].trace].n_new_tokens;
+        for (int j = 0; j < g->invokes[i].n_prompts; j++, ids += n) {
+            write_format(w, "invoke %d, prompt %d, %d new token%s:", i, j, n, n == 1 ? "" : "s");
+            put_ids(w, ids, n);
+            put_excerpt(w, f->bpe, ids, n);
         }
     }
     write_format(w, "done: %.3f s in the queue, %.3f s running\n", queue_seconds, run_seconds);

@@ -33,7 +33,7 @@ struct arg {
 
 struct hook { /* of an OP_hook: where and when */
     const struct point_name *name;
-    int block, step;
+    int block, step; /* the step of its invoke's trace */
 };
 
 struct parameter_at { /* of an OP_parameter: which */
@@ -61,6 +61,8 @@ struct prompt { /* one sequence: text until the tokenizer has seen it, then ids 
 };
 
 struct invoke {
+    int trace;
+    const char *place; /* what an error calls it: "invokes[1]" */
     int n_prompts;
     struct prompt *prompts;
 };
@@ -72,10 +74,17 @@ struct sampling {
     uint64_t seed;
 };
 
+struct trace { /* invokes that go through the model together, behind those of earlier traces */
+    const char *place; /* what stands before its fields' names: "", or "traces[1]." */
+    int invoke_first, n_invokes;
+    int n_new_tokens;
+    struct sampling sampling;
+};
+
 struct graph {
     const char *model; /* as the request names it, or NULL */
-    int n_nodes, n_invokes, n_new_tokens;
+    int n_nodes, n_invokes, n_traces;
     struct node *nodes;
-    struct invoke *invokes;
-    struct sampling sampling;
+    struct invoke *invokes; /* of all traces, in their order */
+    struct trace *traces;
 };

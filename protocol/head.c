@@ -68,7 +68,7 @@ static bool is_head(const struct choice *c, int root)
     if (c->is_set[root] || r->node < 0)
         return false;
     if (r->home == HOME_activation)
-        return r->point == PT_logits && r->turn < c->s->n_sites;
+        return r->point == PT_logits && is_first(c->s, r->turn);
     return c->s->g->nodes[r->node].op == OP_lm_head;
 }
 
@@ -190,7 +190,7 @@ static void take_panels(struct view *v, int64_t V, const int32_t *panels, int n_
 static int input_of(struct planner *s, const struct group *g)
 {
     const struct root logits = s->roots[g->root];
-    const int turn = site_of(PT_lnf_out, 0, s->m->n_blocks);
+    const int turn = logits.turn / s->n_sites * s->n_sites + site_of(PT_lnf_out, 0, s->m->n_blocks);
     const int64_t D = s->m->width;
     const int root = hook_root(s, logits.invoke, turn, logits.node, PT_lnf_out);
     struct view v = g->rows;

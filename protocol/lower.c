@@ -142,7 +142,7 @@ static struct view view_packed(const struct view *v, const struct view *rows)
     packed.offset = v->offset / row * width + v->offset % row;
     for (int i = 0; i < v->rank; i++) {
         if (v->stride[i] >= row)
-            packed.stride[i] = v->stride[i] / row * width;
+            packed.stride[i] = v->stride[i] / row * width + v->stride[i] % row;
     }
     return packed;
 }
@@ -328,11 +328,12 @@ static struct view view_dim_last(const struct view *v, int dim)
     return last;
 }
 
-static void lower_softmax(struct lowering *l)
+/* softmax, cumsum and their like: along one dimension, to a result of the same shape. */
+static void lower_along(struct lowering *l)
 {
     struct planner *s = l->s;
     const struct node *n = &s->g->nodes[l->node];
-    const int dim = dim_at(l, 1), x = operand(l, 0);
+    const int dim = dim_at(l, 1), x = operand_as(l, 0, dtype_of(s, l->node));
     const struct view in = view_at(s, x), out = view_at(s, l->node);
     const struct view in_last = view_dim_last(&in, dim), out_last = view_dim_last(&out, dim);
     emit(s, (struct action){.op = n->op,
@@ -403,6 +404,55 @@ static void lower_select(struct lowering *l)
     }
     emit_gather(s, l->node, reshaped(s, l->node, out), reshaped(s, x, in),
                 reshaped(s, index, at));
+}
+
+/* x's elements are copied, then those at the index are written: of a row in the index's order. */
+static void lower_scatter(struct lowering *l)
+{
+    struct planner *s = l->s;
+    const int dim = dim_at(l, 1);
+    const enum dtype dtype = dtype_of(s, l->node);
+    const int x = operand_as(l, 0, dtype), index = operand(l, 1), src = operand_as(l, 2, dtype);
+    const struct view given = view_at(s, index), to = view_at(s, l->node);
+    const struct view at = view_dim_last(&given, dim);
+    struct view from = view_at(s, src), out = view_dim_last(&to, dim);
+    if (from.rank == 0)
+        from = view_at(s, broadcast(s, src, given.rank, given.shape));
+    from = view_dim_last(&from, dim);
+    memcpy(from.shape, at.shape, sizeof at.shape);
+    memcpy(out.shape, at.shape, sizeof at.shape[0] * (size_t)(at.rank - 1));
+    emit(s, (struct action){.op = OP_clone, .node = l->node, .out = l->node, .in = {x}});
+    if (view_count(&at) > 0)
+        emit(s, (struct action){
+                    .op = s->g->nodes[l->node].op,
+                    .node = l->node,
+                    .out = reshaped(s, l->node, out),
+                    .in = {reshaped(s, index, at), reshaped(s, src, from), faults(s)}});
+}
+
+/* index + size says whether it is in range, by a gather from as many elements that are one: its
+ * remainder is the place. */
+static void lower_wrap_index(struct lowering *l)
+{
+    static const struct arg zero = {.kind = ARG_int};
+    struct planner *s = l->s;
+    const struct arg *asked = &s->g->nodes[l->node].args[1];
+    const struct view to = view_at(s, l->node);
+    const int index = operand(l, 0), turn = s->turns[l->node];
+    const int size = broadcast(s, number_value(s, asked, DT_i64), to.rank, to.shape);
+    const int moved = tensor_add(s, -1, turn, DT_i64, &to);
+    const int unread = tensor_add(s, -1, turn, DT_i64, &to);
+    emit(s, (struct action){.op = OP_add, .node = l->node, .out = moved, .in = {index, size}});
+    struct view at = view_at(s, moved);
+    if (at.rank == 0)
+        add_one(&at);
+    struct view in = {.rank = at.rank};
+    memcpy(in.shape, at.shape, sizeof at.shape);
+    in.shape[in.rank - 1] = 2 * asked->integer;
+    emit_gather(s, l->node, reshaped(s, unread, at),
+                reshaped(s, number_value(s, &zero, DT_i64), in), reshaped(s, moved, at));
+    emit(s,
+         (struct action){.op = OP_remainder, .node = l->node, .out = l->node, .in = {index, size}});
 }
 
 /* The values are gathered from the places. */
@@ -620,11 +670,14 @@ static void lower_node(struct lowering *l)
     case OP_clone: case OP_to: lower_clone(l); break;
     case OP_where: lower_elementwise(l); break;
     case OP_cat: case OP_stack: lower_join(l); break;
-    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: lower_reduction(l); break;
+    case OP_sum: case OP_prod: case OP_mean: case OP_norm: case OP_logsumexp:
+        lower_reduction(l); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: lower_reduction(l); break;
     case OP_gather: case OP_index_select: lower_select(l); break;
+    case OP_scatter: case OP_scatter_add: lower_scatter(l); break;
+    case OP_wrap_index: lower_wrap_index(l); break;
     case OP_topk_values: case OP_topk_indices: lower_topk(l); break;
-    case OP_softmax: case OP_log_softmax: lower_softmax(l); break;
+    case OP_softmax: case OP_log_softmax: case OP_cumsum: case OP_cumprod: lower_along(l); break;
     case OP_matmul: lower_matmul(l); break;
     case OP_ln_f: case OP_lm_head: lower_layer(l); break;
     case OP_hook: lower_hook(l); break;

@@ -3,7 +3,7 @@
 #include "tensor.h"
 
 enum op_kind { OPK_unary, OPK_binary, OPK_view, OPK_call, OPK_effect };
-enum op_types { TYPES_same, TYPES_number, TYPES_real, TYPES_bits, TYPES_compare };
+enum op_types { TYPES_same, TYPES_number, TYPES_real, TYPES_bits, TYPES_whole, TYPES_compare };
 
 enum param_kind {
     PARAM_tensor, PARAM_tensors, PARAM_int, PARAM_ints, PARAM_bool, PARAM_index, PARAM_dtype,

@@ -146,8 +146,8 @@ static bool check_tokens(const struct planner *s, int invoke, int prompt)
         err_set(s->e, ERR_index, "token %d does not exist: this model has tokens 0 to %d",
                 q->tokens[i], s->m->vocab - 1);
         if (v->n_prompts > 1)
-            return err_at(s->e, -1, "invokes[%d].prompt[%d][%d]", invoke, prompt, i);
-        return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i);
+            return err_at(s->e, -1, "%s.prompt[%d][%d]", v->place, prompt, i);
+        return err_at(s->e, -1, "%s.prompt[%d]", v->place, i);
     }
     return true;
 }
@@ -157,9 +157,9 @@ static bool check_prompts(const struct planner *s, int invoke)
     const struct invoke *v = &s->g->invokes[invoke];
     if (v->n_prompts < 1) {
         err_set(s->e, ERR_value, "an invoke needs at least one prompt");
-        return err_at(s->e, -1, "invokes[%d].prompt", invoke);
+        return err_at(s->e, -1, "%s.prompt", v->place);
     }
-    const int T = v->prompts[0].n_tokens, n_new = s->g->n_new_tokens;
+    const int T = v->prompts[0].n_tokens, n_new = s->g->traces[v->trace].n_new_tokens;
     for (int i = 0; i < v->n_prompts; i++) {
         const int n = v->prompts[i].n_tokens;
         if (n < 1)
@@ -176,80 +176,123 @@ static bool check_prompts(const struct planner *s, int invoke)
         else if (check_tokens(s, invoke, i))
             continue;
         if (v->n_prompts > 1)
-            return err_at(s->e, -1, "invokes[%d].prompt[%d]", invoke, i);
-        return err_at(s->e, -1, "invokes[%d].prompt", invoke);
+            return err_at(s->e, -1, "%s.prompt[%d]", v->place, i);
+        return err_at(s->e, -1, "%s.prompt", v->place);
     }
     return true;
 }
 
-static bool check_sampling(const struct planner *s)
+static bool check_sampling(const struct planner *s, const struct trace *t)
 {
-    const struct sampling *o = &s->g->sampling;
-    if (s->g->n_new_tokens < 0 || s->g->n_new_tokens > NEW_TOKENS_MAX) {
+    const struct sampling *o = &t->sampling;
+    if (t->n_new_tokens < 0 || t->n_new_tokens > NEW_TOKENS_MAX) {
         err_set(s->e, ERR_value, "max_new_tokens must be from 0 to %d: it is %d", NEW_TOKENS_MAX,
-                s->g->n_new_tokens);
-        return err_at(s->e, -1, "max_new_tokens");
+                t->n_new_tokens);
+        return err_at(s->e, -1, "%smax_new_tokens", t->place);
     }
     if (!(o->temperature >= 0) || isinf(o->temperature)) {
         err_set(s->e, ERR_value, "temperature must be 0 or more, and finite: it is %g",
                 o->temperature);
-        return err_at(s->e, -1, "sampling.temperature");
+        return err_at(s->e, -1, "%ssampling.temperature", t->place);
     }
     if (o->top_k < 0) {
         err_set(s->e, ERR_value, "top_k must be 0 (all) or more: it is %d", o->top_k);
-        return err_at(s->e, -1, "sampling.top_k");
+        return err_at(s->e, -1, "%ssampling.top_k", t->place);
     }
     if (!(o->top_p > 0 && o->top_p <= 1)) {
         err_set(s->e, ERR_value, "top_p must be above 0 and at most 1: it is %g", o->top_p);
-        return err_at(s->e, -1, "sampling.top_p");
+        return err_at(s->e, -1, "%ssampling.top_p", t->place);
     }
     return true;
 }
 
-static bool check_counts(const struct planner *s, int64_t n_sequences, int64_t n_rows)
+static bool check_counts(const struct planner *s, const struct trace *t, int64_t n_sequences,
+                         int64_t n_rows)
 {
     if (n_sequences > SEQUENCES_MAX) {
         err_set(s->e, ERR_limit, "%lld prompts in one request: the limit is %d",
                 (long long)n_sequences, SEQUENCES_MAX);
-        return err_at(s->e, -1, "invokes");
+        return err_at(s->e, -1, "%sinvokes", t->place);
     }
     if (n_rows > ROWS_MAX) {
         err_set(s->e, ERR_limit, "the prompts have %lld tokens together: the limit is %d",
                 (long long)n_rows, ROWS_MAX);
-        return err_at(s->e, -1, "invokes");
+        return err_at(s->e, -1, "%sinvokes", t->place);
     }
     return true;
 }
 
-/* Checks the prompts and gives every invoke its rows, sequences and pages. */
-static bool place_invokes(struct planner *s)
+/* Checks an invoke's prompts and gives it its rows, sequences and pages. */
+static bool place_invoke(struct planner *s, int i, int *n_sequences)
 {
     struct plan *p = s->p;
-    p->samples = s->g->n_new_tokens > 0;
-    p->n_steps = p->samples ? s->g->n_new_tokens : 1;
-    p->n_invokes = s->g->n_invokes;
-    p->invokes = ARENA_ARRAY(s->a, struct plan_invoke, p->n_invokes);
-    if (p->n_invokes < 1) {
+    if (!check_prompts(s, i))
+        return false;
+    struct plan_invoke *v = &p->invokes[i];
+    v->trace = s->g->invokes[i].trace;
+    struct plan_trace *t = &p->traces[v->trace];
+    v->n_sequences = s->g->invokes[i].n_prompts;
+    v->n_tokens = s->g->invokes[i].prompts[0].n_tokens;
+    v->row_first = t->n_rows;
+    v->sequence_first = t->n_sequences;
+    v->generated_first = p->n_generated;
+    v->page_first = p->n_pages;
+    v->n_pages = (v->n_tokens + t->n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    v->logits_from = t->samples ? v->n_tokens - 1 : v->n_tokens;
+    *n_sequences += v->n_sequences;
+    const int64_t n_rows = t->n_rows + (int64_t)v->n_sequences * v->n_tokens;
+    if (!check_counts(s, &s->g->traces[v->trace], *n_sequences, n_rows))
+        return false;
+    t->n_rows = (int)n_rows;
+    t->n_sequences += v->n_sequences;
+    p->n_generated += v->n_sequences * s->g->traces[v->trace].n_new_tokens;
+    p->n_pages += v->n_sequences * v->n_pages;
+    return true;
+}
+
+static bool place_trace(struct planner *s, int i, int *n_sequences)
+{
+    const struct trace *g = &s->g->traces[i];
+    struct plan_trace *t = &s->p->traces[i];
+    if (!check_sampling(s, g))
+        return false;
+    if (g->n_invokes < 1) {
         err_set(s->e, ERR_value, "a request needs at least one prompt");
-        return err_at(s->e, -1, "invokes");
+        return err_at(s->e, -1, "%sinvokes", g->place);
     }
-    for (int i = 0; i < p->n_invokes; i++) {
-        if (!check_prompts(s, i))
+    t->invoke_first = g->invoke_first;
+    t->n_invokes = g->n_invokes;
+    t->samples = g->n_new_tokens > 0;
+    t->n_steps = t->samples ? g->n_new_tokens : 1;
+    t->pass_first = s->p->n_passes;
+    s->p->n_passes += t->n_steps;
+    for (int k = 0; k < g->n_invokes; k++) {
+        if (!place_invoke(s, g->invoke_first + k, n_sequences))
             return false;
-        struct plan_invoke *v = &p->invokes[i];
-        v->n_sequences = s->g->invokes[i].n_prompts;
-        v->n_tokens = s->g->invokes[i].prompts[0].n_tokens;
-        v->row_first = p->n_rows;
-        v->sequence_first = p->n_sequences;
-        v->page_first = p->n_pages;
-        v->n_pages = (v->n_tokens + p->n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
-        v->logits_from = p->samples ? v->n_tokens - 1 : v->n_tokens;
-        const int64_t n_rows = p->n_rows + (int64_t)v->n_sequences * v->n_tokens;
-        if (!check_counts(s, p->n_sequences + (int64_t)v->n_sequences, n_rows))
+    }
+    return true;
+}
+
+static bool place_traces(struct planner *s)
+{
+    struct plan *p = s->p;
+    int n_sequences = 0;
+    p->n_traces = s->g->n_traces;
+    p->n_invokes = s->g->n_invokes;
+    p->traces = ARENA_ARRAY(s->a, struct plan_trace, (size_t)p->n_traces);
+    p->invokes = ARENA_ARRAY(s->a, struct plan_invoke, (size_t)p->n_invokes);
+    for (int i = 0; i < p->n_traces; i++) {
+        if (!place_trace(s, i, &n_sequences))
             return false;
-        p->n_rows = (int)n_rows;
-        p->n_sequences += v->n_sequences;
-        p->n_pages += v->n_sequences * v->n_pages;
+    }
+    p->passes = ARENA_ARRAY(s->a, struct plan_pass, (size_t)p->n_passes);
+    for (int i = 0; i < p->n_traces; i++) {
+        const struct plan_trace *t = &p->traces[i];
+        for (int k = 0; k < t->n_steps; k++) {
+            const int n_rows = k == 0 ? t->n_rows : t->n_sequences;
+            p->passes[t->pass_first + k] = (struct plan_pass){.trace = i, .n_rows = n_rows};
+            p->n_rows = n_rows > p->n_rows ? n_rows : p->n_rows;
+        }
     }
     return true;
 }
@@ -269,10 +312,11 @@ static bool check_hook(struct planner *s, const struct node *n)
                 n->invoke, s->p->n_invokes - 1);
         return refuse_at(s, n, "invoke");
     }
-    if (n->hook.step < 0 || n->hook.step >= s->p->n_steps) {
-        err_set(s->e, ERR_index,
-                "step %d does not exist: the request makes %d pass%s, steps 0 to %d", n->hook.step,
-                s->p->n_steps, s->p->n_steps == 1 ? "" : "es", s->p->n_steps - 1);
+    const int n_steps = s->p->traces[s->p->invokes[n->invoke].trace].n_steps;
+    if (n->hook.step < 0 || n->hook.step >= n_steps) {
+        err_set(s->e, ERR_index, "step %d does not exist: the %s makes %d pass%s, steps 0 to %d",
+                n->hook.step, s->p->n_traces > 1 ? "trace" : "request", n_steps,
+                n_steps == 1 ? "" : "es", n_steps - 1);
         return refuse_at(s, n, "step");
     }
     return true;
@@ -297,13 +341,16 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
     if (!check_hook(s, n))
         return false;
     const struct plan_invoke *v = &s->p->invokes[n->invoke];
+    const struct plan_trace *t = &s->p->traces[v->trace];
     const enum point pt = n->hook.name->point;
-    const int step = pt == PT_generated ? s->p->n_steps - 1 : n->hook.step;
-    const int turn = step * s->n_sites + site_of(pt, n->hook.block, s->m->n_blocks);
+    const int step = pt == PT_generated ? t->n_steps - 1 : n->hook.step;
+    const int turn =
+        (t->pass_first + step) * s->n_sites + site_of(pt, n->hook.block, s->m->n_blocks);
     const bool prompts = step == 0 || pt == PT_generated;
     out->dtype = point_dtype(pt);
     out->view = point_view(n->hook.name, s->m, v->n_sequences, prompts ? v->n_tokens : 1,
-                           step ? v->n_tokens + step - 1 : 0, s->g->n_new_tokens);
+                           step ? v->n_tokens + step - 1 : 0,
+                           s->g->traces[v->trace].n_new_tokens);
     if (!shape_allowed(n, out->dtype, out->view.rank, out->view.shape, s->e))
         return false;
     int *gathered = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
@@ -351,34 +398,47 @@ static bool infer_constant(struct planner *s, int i, struct value *out)
     return true;
 }
 
-/* The moment when all operands are what the program says they are at this node. */
-static int operands_turn(struct planner *s)
+/* A moment of a pass, and whose rows brought it. */
+struct moment {
+    int turn, invoke;
+};
+
+/* When all operands are what the program says they are at this node. */
+static struct moment operands_known(struct planner *s)
 {
-    int turn = 0;
+    struct moment known = {0, 0};
     for (int i = 0; i < s->n_in; i++) {
         const struct root *r = root_of(s, s->in[i]);
-        turn = r->set_turn > turn ? r->set_turn : turn;
+        if (r->set_turn > known.turn)
+            known = (struct moment){r->set_turn, r->invoke};
     }
-    return turn;
+    return known;
 }
 
-static void operands_read(struct planner *s, int turn)
+static void operands_read(struct planner *s, struct moment at)
 {
     for (int i = 0; i < s->n_in; i++) {
         struct root *r = root_of(s, s->in[i]);
-        r->read_turn = turn > r->read_turn ? turn : r->read_turn;
+        if (at.turn <= r->read_turn)
+            continue;
+        r->read_turn = at.turn;
+        r->read_invoke = at.invoke;
     }
 }
 
-/* "transformer.h.2.output[0]", with its step where there are several. */
-static const char *turn_text(char *buffer, size_t size, const struct planner *s, int turn)
+/* "transformer.h.2.output[0] of step 3 of invoke 1": what there are several of. */
+enum { MOMENT_TEXT_SIZE = SITE_TEXT_SIZE + 48 };
+static const char *moment_text(char *buffer, size_t size, const struct planner *s, struct moment m)
 {
-    char site[SITE_TEXT_SIZE];
-    site_text(site, turn % s->n_sites, s->m->n_blocks);
-    if (s->p->n_steps > 1)
-        snprintf(buffer, size, "%s of step %d", site, turn / s->n_sites);
-    else
-        snprintf(buffer, size, "%s", site);
+    const struct plan *p = s->p;
+    const int pass = m.turn / s->n_sites;
+    char site[SITE_TEXT_SIZE], step[32] = "", invoke[32] = "";
+    site_text(site, m.turn % s->n_sites, s->m->n_blocks);
+    if (p->traces[p->passes[pass].trace].n_steps > 1)
+        snprintf(step, sizeof step, " of step %d", plan_step(p, pass));
+    if (p->n_invokes > 1)
+        snprintf(invoke, sizeof invoke, " of invoke %d", m.invoke);
+    snprintf(buffer, size, "%s%s%s", site, step, invoke);
     return buffer;
 }
 
@@ -403,13 +463,11 @@ static bool check_target(struct planner *s, const struct node *n)
     if (view_count(to) == 0)
         return node_refuse(s->e, n, 0, ERR_shape, "set of %s, which has no elements to change",
                            SHAPE_TEXT(to));
-    for (int i = 0; i < to->rank; i++) {
-        if (to->stride[i] == 0 && to->shape[i] > 1)
-            return node_refuse(s->e, n, 0, ERR_shape,
-                               "set of %s, an expanded tensor in which elements share their "
-                               "place: clone it first",
-                               SHAPE_TEXT(to));
-    }
+    if (view_shares(to))
+        return node_refuse(s->e, n, 0, ERR_shape,
+                           "set of %s, an expanded tensor in which elements share their place: "
+                           "clone it first",
+                           SHAPE_TEXT(to));
     struct view wide, value = view_without_ones(from, to->rank);
     if (!view_expand(&wide, &value, to->rank, to->shape))
         return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
@@ -423,21 +481,24 @@ static bool infer_set(struct planner *s, int i, struct value *out)
     if (!check_target(s, n))
         return false;
     struct root *r = root_of(s, s->in[0]);
-    int turn = operands_turn(s);
-    if (r->home == HOME_activation && turn > r->turn) {
-        char site[SITE_TEXT_SIZE + 24], known[SITE_TEXT_SIZE + 24];
+    struct moment at = operands_known(s);
+    if (r->home == HOME_activation && at.turn > r->turn) {
+        char site[MOMENT_TEXT_SIZE], known[MOMENT_TEXT_SIZE];
         return node_refuse(
             s->e, n, 1, ERR_order, "%s has passed when the new value is known, at %s",
-            turn_text(site, sizeof site, s, r->turn), turn_text(known, sizeof known, s, turn));
+            moment_text(site, sizeof site, s, (struct moment){r->turn, r->invoke}),
+            moment_text(known, sizeof known, s, at));
     }
-    if (r->home == HOME_slab && r->read_turn > turn)
-        turn = r->read_turn;
-    operands_read(s, turn);
-    r->set_turn = turn;
+    if (r->home == HOME_slab && r->read_turn > at.turn)
+        at = (struct moment){r->read_turn, r->read_invoke};
+    operands_read(s, at);
+    if (at.turn > r->set_turn)
+        r->invoke = at.invoke;
+    r->set_turn = at.turn;
     r->is_set = true;
     *out = s->p->values[s->in[0]];
     s->value_roots[i] = s->value_roots[s->in[0]];
-    s->turns[i] = turn;
+    s->turns[i] = at.turn;
     return true;
 }
 
@@ -446,8 +507,9 @@ static bool infer_save(struct planner *s, int i, struct value *out)
     const struct node *n = &s->g->nodes[i];
     *out = s->p->values[s->in[0]];
     s->value_roots[i] = s->value_roots[s->in[0]];
-    s->turns[i] = operands_turn(s);
-    operands_read(s, s->turns[i]);
+    const struct moment at = operands_known(s);
+    s->turns[i] = at.turn;
+    operands_read(s, at);
     if (++s->p->n_saves > SAVES_MAX)
         return node_refuse(s->e, n, -1, ERR_limit, "more than %d saves in one request", SAVES_MAX);
     s->result_bytes += (view_count(&out->view) * (int64_t)dtype_size(out->dtype) + 63) / 64 * 64;
@@ -458,10 +520,10 @@ static bool infer_save(struct planner *s, int i, struct value *out)
     return true;
 }
 
-/* The first element of a constant's view that lies outside 0 .. n - 1, in row-major order. What is
- * repeated is looked at once. */
+/* The first element of a constant's view that lies outside low .. high - 1, in row-major order.
+ * What is repeated is looked at once. */
 static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *constant,
-                         const struct view *v, int64_t n)
+                         const struct view *v, int64_t low, int64_t high)
 {
     const struct view once = view_once(v);
     const int64_t count = view_count(&once);
@@ -473,33 +535,57 @@ static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *
             rest /= once.shape[k];
         }
         *outside = constant[place];
-        if (*outside < 0 || *outside >= n)
+        if (*outside < low || *outside >= high)
             return true;
     }
     return false;
 }
 
+const char *plan_indexed(char *buffer, const struct plan *p, const struct node *n)
+{
+    const struct arg *x = &n->args[0];
+    const int64_t asked = n->args[1].integer;
+    if (n->op == OP_wrap_index) {
+        snprintf(buffer, INDEXED_TEXT_SIZE, "a dimension of size %lld", (long long)asked);
+        return buffer;
+    }
+    const struct view *v = x->kind == ARG_node ? &p->values[x->node].view : NULL;
+    const bool is_scalar = !v || v->rank == 0;
+    const int dim = (int)(is_scalar ? 0 : asked < 0 ? asked + v->rank : asked);
+    snprintf(buffer, INDEXED_TEXT_SIZE, "dimension %d of size %lld", dim,
+             (long long)(is_scalar ? 1 : v->shape[dim]));
+    return buffer;
+}
+
+static bool has_index(enum op op)
+{
+    return op == OP_gather || op == OP_index_select || op == OP_wrap_index || op == OP_scatter ||
+           op == OP_scatter_add;
+}
+
 /* A constant index is checked here, another one when it is known. */
 static bool check_index(struct planner *s, const struct node *n)
 {
-    const struct root *r = root_of(s, s->in[1]);
+    const bool wraps = n->op == OP_wrap_index;
+    const int value = s->in[wraps ? 0 : 1];
+    const struct root *r = root_of(s, value);
     if (!r->constant || r->is_set)
         return true;
-    const struct view *x = &s->p->values[s->in[0]].view;
-    const struct view *index = &s->p->values[s->in[1]].view;
+    const struct view *x = &s->p->values[s->in[0]].view, *index = &s->p->values[value].view;
     const int64_t asked = n->args[1].integer;
-    const int dim = (int)(asked < 0 ? asked + x->rank : asked);
-    const int64_t size = x->rank ? x->shape[dim] : 1;
+    const int64_t size = wraps          ? asked
+                         : x->rank == 0 ? 1
+                                        : x->shape[asked < 0 ? asked + x->rank : asked];
     int64_t outside, at[RANK_MAX];
-    if (!find_outside(&outside, at, r->constant, index, size))
+    if (!find_outside(&outside, at, r->constant, index, wraps ? -size : 0, size))
         return true;
     struct view place = {.rank = index->rank};
     memcpy(place.shape, at, sizeof at);
-    return node_refuse(s->e, n, 2, ERR_index,
-                       "%s: the index at %s is %lld, which is out of range for dimension %d of "
-                       "size %lld",
+    char indexed[INDEXED_TEXT_SIZE];
+    return node_refuse(s->e, n, wraps ? 0 : 2, ERR_index,
+                       "%s: the index at %s is %lld, which is out of range for %s",
                        op_info[n->op].name, SHAPE_TEXT(&place), (long long)outside,
-                       x->rank ? dim : 0, (long long)size);
+                       plan_indexed(indexed, s->p, n));
 }
 
 static bool infer_op(struct planner *s, int i, struct value *out)
@@ -508,12 +594,14 @@ static bool infer_op(struct planner *s, int i, struct value *out)
     const struct shape_query q = operands_query(s, n);
     if (!shape_infer(out, &s->is_new[i], &q, s->e))
         return false;
-    if ((n->op == OP_gather || n->op == OP_index_select) && !check_index(s, n))
+    if (has_index(n->op) && !check_index(s, n))
         return false;
-    s->turns[i] = operands_turn(s);
+    const struct moment at = operands_known(s);
+    s->turns[i] = at.turn;
     if (s->is_new[i]) {
-        operands_read(s, s->turns[i]);
-        s->value_roots[i] = slab_root(s, i, s->turns[i], out->dtype, &out->view);
+        operands_read(s, at);
+        s->value_roots[i] = slab_root(s, i, at.turn, out->dtype, &out->view);
+        root_of(s, i)->invoke = at.invoke;
     } else {
         s->value_roots[i] = s->value_roots[s->in[0]];
     }
@@ -544,32 +632,59 @@ static bool infer(struct planner *s)
 
 /* What is needed. */
 
-/* The last moment whose changes of the model anyone will see. */
-static int last_turn(const struct planner *s)
+static int trace_of(const struct planner *s, int turn)
 {
-    int turn = -1;
-    for (int i = 0; i < s->g->n_nodes; i++) {
-        if (s->g->nodes[i].op == OP_save && s->turns[i] > turn)
-            turn = s->turns[i];
-    }
-    return s->p->samples ? s->p->n_steps * s->n_sites : turn;
+    return s->p->passes[turn / s->n_sites].trace;
 }
 
+/* Somebody needs what there is at this moment. */
+static void need_until(struct planner *s, int turn)
+{
+    int *last = &s->last_turns[trace_of(s, turn)];
+    *last = turn > *last ? turn : *last;
+}
+
+static void begin_marking(struct planner *s)
+{
+    const struct plan *p = s->p;
+    for (int i = 0; i < p->n_traces; i++) {
+        const struct plan_trace *t = &p->traces[i];
+        s->last_turns[i] = t->samples ? (t->pass_first + t->n_steps) * s->n_sites : -1;
+    }
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        if (s->g->nodes[i].op == OP_save)
+            need_until(s, s->turns[i]);
+    }
+}
+
+static bool is_needed(const struct planner *s, int i)
+{
+    const struct node *n = &s->g->nodes[i];
+    const struct root *r = &s->roots[s->value_roots[i]];
+    if (n->op != OP_set)
+        return n->op == OP_save || (s->is_new[i] && r->needed_by);
+    return r->home == HOME_slab ? r->needed_by > i + 1
+                                : r->turn <= s->last_turns[trace_of(s, r->turn)];
+}
+
+/* As many walks as there are traces: what a later trace needs of an earlier one makes that one's
+ * changes of the model seen. Within a trace no change needs anything of a later moment. */
 static void mark(struct planner *s)
 {
-    const int last = last_turn(s);
-    for (int i = s->g->n_nodes - 1; i >= 0; i--) {
-        const struct node *n = &s->g->nodes[i];
-        const struct root *r = root_of(s, i);
-        if (n->op == OP_set)
-            s->is_alive[i] = r->home == HOME_activation ? r->turn <= last : r->needed;
-        else
-            s->is_alive[i] = n->op == OP_save || (s->is_new[i] && r->needed);
-        if (!s->is_alive[i])
-            continue;
-        operands_take(s, n);
-        for (int k = 0; k < s->n_in; k++)
-            root_of(s, s->in[k])->needed = true;
+    begin_marking(s);
+    for (int walk = 0; walk < s->p->n_traces; walk++) {
+        for (int i = s->g->n_nodes - 1; i >= 0; i--) {
+            if (s->is_alive[i] || !is_needed(s, i))
+                continue;
+            s->is_alive[i] = true;
+            need_until(s, s->turns[i]);
+            operands_take(s, &s->g->nodes[i]);
+            for (int k = 0; k < s->n_in; k++) {
+                struct root *r = root_of(s, s->in[k]);
+                r->needed_by = i + 1 > r->needed_by ? i + 1 : r->needed_by;
+                need_until(s, r->turn);
+            }
+        }
     }
 }
 
@@ -604,7 +719,7 @@ static void drop_positions(struct view *v, int64_t T, int64_t V, int64_t from)
 static bool is_first_logits(struct planner *s, int value)
 {
     const struct root *r = root_of(s, value);
-    return r->home == HOME_activation && r->point == PT_logits && r->turn < s->n_sites;
+    return r->home == HOME_activation && r->point == PT_logits && is_first(s, r->turn);
 }
 
 static void lower_to(int *from, int64_t position)
@@ -617,7 +732,7 @@ static void lower_to(int *from, int64_t position)
 static void find_position(struct planner *s, const struct node *n, int k)
 {
     const struct root *r = root_of(s, s->in[k]);
-    if (r->home != HOME_activation || r->turn >= s->n_sites)
+    if (r->home != HOME_activation || !is_first(s, r->turn))
         return;
     struct plan_invoke *v = &s->p->invokes[r->invoke];
     const struct view *view = &s->p->values[s->in[k]].view;
@@ -653,8 +768,9 @@ static void settle_logits(struct planner *s)
     find_positions(s);
     for (int i = 0; i < p->n_invokes; i++) {
         struct plan_invoke *v = &p->invokes[i];
-        v->logits_first = p->n_logits;
-        p->n_logits += v->n_sequences * (v->n_tokens - v->logits_from);
+        struct plan_trace *t = &p->traces[v->trace];
+        v->logits_first = t->n_logits;
+        t->n_logits += v->n_sequences * (v->n_tokens - v->logits_from);
     }
     for (int i = 0; i < s->g->n_nodes; i++) {
         if (!is_first_logits(s, i) || view_count(&p->values[i].view) == 0)
@@ -665,9 +781,12 @@ static void settle_logits(struct planner *s)
         if (v->logits_from > 0 && first_position(view, v->n_tokens, s->m->vocab) >= v->logits_from)
             drop_positions(view, v->n_tokens, s->m->vocab, v->logits_from);
     }
-    p->logits_wanted = ARENA_ARRAY(s->a, bool, p->n_steps);
-    for (int i = 0; i < p->n_steps; i++)
-        p->logits_wanted[i] = p->samples || p->n_logits > 0;
+    for (int i = 0; i < p->n_passes; i++) { /* several where tokens are sampled */
+        const struct plan_trace *t = &p->traces[p->passes[i].trace];
+        const int n_logits = plan_step(p, i) == 0 ? t->n_logits : t->n_sequences;
+        p->passes[i].n_logits = n_logits;
+        p->n_logits = n_logits > p->n_logits ? n_logits : p->n_logits;
+    }
 }
 
 struct view root_rows(const struct planner *s, const struct root *r)
@@ -675,7 +794,7 @@ struct view root_rows(const struct planner *s, const struct root *r)
     if (r->home == HOME_parameter)
         return parameter_matrix((enum parameter)(r->base % PARAMETER_COUNT), s->m);
     const struct plan_invoke *v = &s->p->invokes[r->invoke];
-    const bool first = r->turn < s->n_sites, part = r->point >= PT_query && r->point <= PT_value;
+    const bool first = is_first(s, r->turn), part = r->point >= PT_query && r->point <= PT_value;
     const int64_t T = !first                  ? 1
                       : r->point == PT_logits ? v->n_tokens - v->logits_from
                                               : v->n_tokens;
@@ -703,21 +822,30 @@ static void make_stops(struct planner *s)
         const struct action *a = &p->actions[i];
         if (i == 0 || turn != s->drafts[i - 1].key >> 32)
             p->stops[p->n_stops++] =
-                (struct stop){.step = turn / s->n_sites, .site = turn % s->n_sites, .first = i};
+                (struct stop){.pass = turn / s->n_sites, .site = turn % s->n_sites, .first = i};
         struct stop *stop = &p->stops[p->n_stops - 1];
         stop->n_actions++;
         stop->cost += a->cost;
         stop->n_saves += a->op == OP_save;
         stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
-        stop->gathers |= a->op == OP_gather;
+        stop->gathers |= action_may_fault(a->op);
     }
+}
+
+static void find_last_sites(struct planner *s)
+{
+    const struct plan *p = s->p;
     const int logits = site_of(PT_logits, 0, s->m->n_blocks);
     for (int i = 0; i < p->n_stops; i++) {
-        if (p->stops[i].site <= logits && p->stops[i].site > p->last_site)
-            p->last_site = p->stops[i].site;
+        const struct stop *stop = &p->stops[i];
+        struct plan_trace *t = &p->traces[p->passes[stop->pass].trace];
+        if (stop->site <= logits && stop->site > t->last_site)
+            t->last_site = stop->site;
     }
-    if (p->samples)
-        p->last_site = logits;
+    for (int i = 0; i < p->n_traces; i++) {
+        if (p->traces[i].samples)
+            p->traces[i].last_site = logits;
+    }
 }
 
 static const char *save_name(const struct planner *s, const struct node *n)
@@ -743,7 +871,7 @@ static void make_saves(struct planner *s)
             p->saves[n] =
                 (struct save){.node = a->node,
                               .name = save_name(s, &s->g->nodes[a->node]),
-                              .step = p->stops[i].step,
+                              .step = plan_step(p, p->stops[i].pass),
                               .dtype = v->dtype,
                               .view = view_of(v->view.rank, v->view.shape),
                               .offset = p->result_bytes,
@@ -763,9 +891,14 @@ static void use_root(struct planner *s, int value, int action)
     r->last = action;
 }
 
+bool action_may_fault(enum op op)
+{
+    return op == OP_gather || op == OP_scatter || op == OP_scatter_add;
+}
+
 int action_n_in(enum op op)
 {
-    const bool three = op == OP_where || op == OP_gather;
+    const bool three = op == OP_where || action_may_fault(op);
     const bool two = op == OP_matmul || op_info[op].kind == OPK_binary;
     return op == OP_hook ? 0 : three ? 3 : two ? 2 : 1;
 }
@@ -839,40 +972,40 @@ static void make_constants(struct planner *s)
 }
 
 /* Blocks whose work a pass does, wholly or in part. */
-static int count_blocks(const struct planner *s)
+static int count_blocks(const struct planner *s, int last_site)
 {
     enum point last;
     int block;
-    site_split(&last, &block, s->p->last_site, s->m->n_blocks);
+    site_split(&last, &block, last_site, s->m->n_blocks);
     return last < PT_EACH_FIRST ? 0 : last > PT_EACH_LAST ? s->m->n_blocks : block + 1;
 }
 
 /* Multiply-adds of a pass to its last site, without the graph's own. */
-static double pass_cost(const struct planner *s, int step)
+static double pass_cost(const struct planner *s, int pass)
 {
     const struct model_shape *m = s->m;
+    const struct plan_pass *p = &s->p->passes[pass];
+    const struct plan_trace *t = &s->p->traces[p->trace];
     const double D = m->width, row = 4 * D * D + 2 * D * m->inner, head = D * m->vocab;
-    const double blocks = count_blocks(s);
+    const double blocks = count_blocks(s, t->last_site);
+    const int step = plan_step(s->p, pass);
     double cost = 0;
-    for (int i = 0; i < s->p->n_invokes; i++) {
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
         const double B = s->p->invokes[i].n_sequences, T = s->p->invokes[i].n_tokens;
         const double rows = step == 0 ? T : 1, keys = step == 0 ? T * (T + 1) / 2 : T + step;
         cost += B * blocks * (rows * row + 2 * D * keys);
     }
-    const double n_logits = step == 0 ? s->p->n_logits : s->p->n_sequences;
-    return cost + (s->p->logits_wanted[step] ? n_logits * head : 0);
+    return cost + p->n_logits * head;
 }
 
 static void add_up_costs(struct planner *s)
 {
     struct plan *p = s->p;
-    p->graph_costs = ARENA_ARRAY(s->a, double, (size_t)p->n_steps);
-    p->step_costs = ARENA_ARRAY(s->a, double, (size_t)p->n_steps);
     for (int i = 0; i < p->n_stops; i++)
-        p->graph_costs[p->stops[i].step] += p->stops[i].cost;
-    for (int i = 0; i < p->n_steps; i++) {
-        p->step_costs[i] = pass_cost(s, i) + p->graph_costs[i];
-        p->cost += p->step_costs[i];
+        p->passes[p->stops[i].pass].graph_cost += p->stops[i].cost;
+    for (int i = 0; i < p->n_passes; i++) {
+        p->passes[i].cost = pass_cost(s, i) + p->passes[i].graph_cost;
+        p->cost += p->passes[i].cost;
     }
 }
 
@@ -897,6 +1030,7 @@ static void planner_open(struct planner *s)
     s->in = ARENA_ARRAY(s->a, int, n_in_max);
     s->in_values = ARENA_ARRAY(s->a, const struct value *, n_in_max);
     s->turns = ARENA_ARRAY(s->a, int, n + 1);
+    s->last_turns = ARENA_ARRAY(s->a, int, (size_t)s->g->n_traces);
     s->is_new = ARENA_ARRAY(s->a, bool, n + 1);
     s->is_alive = ARENA_ARRAY(s->a, bool, n + 1);
     /* Enough for most graphs; the arrays grow where it is not. */
@@ -925,7 +1059,7 @@ static void make_actions(struct planner *s)
 static bool make_order(struct planner *s, bool *again)
 {
     *again = false;
-    if (!check_sampling(s) || !place_invokes(s))
+    if (!place_traces(s))
         return false;
     planner_open(s);
     if (!infer(s))
@@ -956,6 +1090,7 @@ bool plan_build(struct plan *p, const struct graph *g, const struct model_shape 
             return false;
     }
     make_stops(&s);
+    find_last_sites(&s);
     make_saves(&s);
     if (!make_slab(&s))
         return false;

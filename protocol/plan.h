@@ -1,9 +1,9 @@
 /* A request as it will run: every shape, place and moment settled. The engine only follows it.
  *
- * turn(hook) = step * sites + site; turn(any other node) = max over its inputs, over the last set
- * of what it reads and, for a set, over the earlier readers of what it changes. Nodes run by turn,
- * then in program order. A set whose turn would pass the site of the activation that it changes is
- * refused (order).
+ * The passes of the request's traces follow one another. turn(hook) = pass * sites + site;
+ * turn(any other node) = max over its inputs, over the last set of what it reads and, for a set,
+ * over the earlier readers of what it changes. Nodes run by turn, then in program order. A set
+ * whose turn would pass the site of the activation that it changes is refused (order).
  *
  * Values that start as a hook's live activation can be touched at that site only. What is read
  * later is copied to the slab (parked) by a clone that the planner puts right behind the last set
@@ -31,8 +31,11 @@ struct value {
 
 /* One call at run time. `op` is an elementwise op, or one of: clone (copies and converts), set
  * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
- * softmax, log_softmax, topk_indices (over the last dimension), gather (along the last dimension
- * of in[0] with the index in[1]; in[2] is where an index out of range is reported: plan.faults),
+ * softmax, log_softmax, cumsum, cumprod, topk_indices (over the last dimension), gather (along the
+ * last dimension of in[0] with the index in[1]; in[2] is where an index out of range is reported:
+ * plan.faults),
+ * scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`, which has its
+ * other elements already; in[2] as in gather),
  * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor: `hook`
  * of nodes[node]), parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
  * results). Views, constants and parameters that are arrays need no action: they are only values.
@@ -56,6 +59,9 @@ enum { PANEL_COLUMNS = 16 };
 /* How many of `in` an op's action has: 0 to 3. */
 int action_n_in(enum op op);
 
+/* Whether an action may find an index out of range. */
+bool action_may_fault(enum op op);
+
 /* Actions of one stop that follow one another and run once for each tile of rows: in round i all
  * values stand at row min(i * height, n_rows - height). Rows that two rounds share are computed
  * twice, to the same bits: no shape changes from round to round. */
@@ -66,7 +72,7 @@ struct loop {
 };
 
 struct stop { /* the actions due at one site of one pass */
-    int step, site;
+    int pass, site;
     int first, n_actions;
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
@@ -77,17 +83,19 @@ struct stop { /* the actions due at one site of one pass */
 struct save {
     int node;         /* the saved node's OP_save */
     const char *name; /* of the frame, never NULL */
-    int step;         /* at which it becomes known */
+    int step;         /* of its trace, at which it becomes known */
     enum dtype dtype;
     struct view view; /* row-major, what the client gets */
     size_t offset, bytes; /* into the job's results, a multiple of 64 */
 };
 
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
+    int trace;
     int n_sequences, n_tokens;
     int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
                              later steps have one row a sequence: sequence_first */
-    int sequence_first;   /* its first sequence among the job's */
+    int sequence_first;   /* its first sequence among its trace's */
+    int generated_first;  /* its first new token among the job's; each sequence's follow another */
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
                              each sequence; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
@@ -97,42 +105,65 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     int n_pages;          /* of each of its sequences: they follow one another */
 };
 
+struct plan_trace {
+    int invoke_first, n_invokes;
+    int pass_first, n_steps;   /* its passes: max(1, new tokens) */
+    bool samples;              /* new tokens are asked for */
+    int n_sequences, n_rows;   /* of its invokes together; rows of step 0 */
+    int n_logits;              /* rows of logits in step 0 */
+    int last_site;             /* of each of its passes: nothing behind it is computed; at most the
+                                  logits'. Stops at `generated` are due when its last token is
+                                  sampled */
+};
+
+struct plan_pass {
+    int trace;
+    int n_rows, n_logits;
+    double cost, graph_cost;   /* multiply-adds with its stops', and of its stops alone */
+};
+
 struct plan {
     int n_values, n_actions, n_stops, n_saves, n_invokes;
     struct value *values;      /* values[i] belongs to nodes[i] for i < n_nodes, then temporaries */
     struct action *actions;    /* in the order of running */
     struct loop *loops;        /* of products of the head that nobody needs whole: tiles.c */
     int n_loops;
-    struct stop *stops;        /* sorted by step, then site */
+    struct stop *stops;        /* sorted by pass, then site */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
-    int n_steps;               /* passes: max(1, new tokens) */
-    int last_site;             /* of every pass: nothing behind it is computed; at most the logits'.
-                                  Stops at `generated` are due when the last token is sampled */
-    bool samples;              /* new tokens are asked for */
-    int n_sequences, n_rows;   /* all invokes together; rows of step 0 */
-    int n_logits;              /* rows of logits in step 0, and */
-    bool *logits_wanted;       /* [n_steps]: whether a step needs logits, to sample or for a stop */
-    int n_pages;               /* of the key/value cache, for all sequences to the last step */
+    int n_traces, n_passes;
+    struct plan_trace *traces;
+    struct plan_pass *passes;  /* of all traces, in their order */
+    int n_rows, n_logits;      /* of the largest pass */
+    int n_generated;           /* new tokens of all sequences */
+    int n_pages;               /* of the key/value cache, for all sequences to their last steps */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
                                   index out of range, and that index; 0 where none gathers */
     const void *constants;     /* what the slab starts with */
     size_t constant_bytes;
     size_t result_bytes;       /* on the host, every saved value */
-    double cost;               /* multiply-adds of all passes with the graph's own, and */
-    double *step_costs;        /* [n_steps] of each pass with its stops */
-    double *graph_costs;       /* [n_steps] of its stops alone */
+    double cost;               /* multiply-adds of all passes with the graph's own */
 };
+
+/* Which step of its trace a pass is: 0 is the one over the prompts. */
+static inline int plan_step(const struct plan *p, int pass)
+{
+    return pass - p->traces[p->passes[pass].trace].pass_first;
+}
 
 /* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
 enum { PAGE_TOKENS = 64 };
 
 /* Where the graph has prompts as token ids: checks sense and settles everything. The plan borrows
  * from the graph and lives in the same arena. Errors name the node and the numbers. Iterative,
- * O(nodes + edges + steps). */
+ * O(traces * (nodes + edges) + passes). */
 bool plan_build(struct plan *p, const struct graph *g, const struct model_shape *m,
                 struct arena *a, struct err *e);
+
+/* What a node's index is out of range for: "dimension 1 of size 4". */
+enum { INDEXED_TEXT_SIZE = 64 };
+const char *plan_indexed(char *buffer, const struct plan *p, const struct node *n);
 
 /* The shape and dtype of what a node stands for, for /v1/plan: set has its target's. */
 const struct value *plan_value(const struct plan *p, int node);

@@ -17,10 +17,11 @@ struct root { /* one tensor that values are views of, and its history in program
     int node;      /* the node that brings it into being, or -1 */
     int turn;      /* when it comes into being */
     int set_turn;  /* when its last set so far is done */
-    int read_turn; /* on the slab: when its last reader so far is done */
+    int read_turn; /* on the slab: when its last reader so far is done, and */
+    int read_invoke; /* whose rows that waits for */
     int version;   /* the node behind which it is as it is now: its hook or its last set */
-    int invoke;    /* of an activation: whose rows, and where */
-    enum point point;
+    int invoke;    /* of an activation: whose rows; on the slab: for whose its last set waits */
+    enum point point; /* of an activation */
     const struct arg *number; /* a number of the request, or NULL */
     const void *constant;     /* the bytes that it starts with, or NULL */
     const int32_t *panels;    /* of a product of the head: the columns that exist, in panels of */
@@ -31,7 +32,7 @@ struct root { /* one tensor that values are views of, and its history in program
     bool readonly;
     bool is_packed; /* a parameter that has to be unpacked to be read */
     bool is_set; /* by some node so far, so that a constant may be something else by now */
-    bool needed;     /* by something alive */
+    int needed_by;   /* 1 + the last node alive that needs it, or 0 */
     int64_t bytes;   /* on the slab */
     size_t base;     /* where on the slab, and */
     int first, last; /* the actions from which to which it is there; first > last: never */
@@ -62,6 +63,7 @@ struct planner {
     struct arena *a;
     struct err *e;
     int n_sites;
+    int *last_turns; /* of each trace: the last moment whose changes of the model anyone will see */
 
     int *value_roots; /* of each of p->values */
     int value_capacity, n_value_roots, value_root_capacity;
@@ -116,6 +118,12 @@ static inline struct view view_without_ones(const struct view *v, int rank)
 static inline struct root *root_of(struct planner *s, int value)
 {
     return &s->roots[s->value_roots[value]];
+}
+
+/* Whether a moment is in a pass over prompts. */
+static inline bool is_first(const struct planner *s, int turn)
+{
+    return plan_step(s->p, turn / s->n_sites) == 0;
 }
 
 /* Whether a node needs a copy of a value: it lives elsewhere, or does no more. */

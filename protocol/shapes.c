@@ -164,21 +164,42 @@ static bool broadcast_pair(int *rank, int64_t *shape, const struct shape_query *
                        SHAPE_TEXT(&x->view), SHAPE_TEXT(&y->view));
 }
 
+/* What torch refuses of whole numbers, where the second is a number of the request. */
+static bool number_fits(const struct shape_query *q, struct err *e)
+{
+    const struct arg *y = &q->node->args[1];
+    const enum op op = q->node->op;
+    if (y->kind != ARG_int)
+        return true;
+    if (op == OP_pow && y->integer < 0)
+        return node_refuse(e, q->node, 1, ERR_value,
+                           "pow of int64 to %lld: a negative power of an integer is none, convert "
+                           "it with to(float32)",
+                           (long long)y->integer);
+    if ((op == OP_floor_divide || op == OP_remainder || op == OP_fmod) && y->integer == 0)
+        return node_refuse(e, q->node, 1, ERR_value, "%s of int64 by 0", op_name(q));
+    return true;
+}
+
 static bool shape_elementwise(struct value *out, bool *is_new, const struct shape_query *q,
                               struct err *e)
 {
     const enum op_types types = op_info[q->node->op].types;
     const enum dtype dtype = shape_compute_dtype(q);
-    if (types == TYPES_number && dtype == DT_bool)
+    const bool whole = types == TYPES_whole;
+    if ((types == TYPES_number || whole) && dtype == DT_bool)
         return node_refuse(e, q->node, 0, ERR_type,
                            "%s of bool is not defined: convert it with to(int64), or use the "
                            "logical_ and bitwise_ ops",
                            op_name(q));
-    if (types == TYPES_bits && dtype == DT_f32) {
+    if ((types == TYPES_bits || whole) && dtype == DT_f32) {
         int arg = q->in[0]->dtype == DT_f32 ? 0 : 1;
         return node_refuse(e, q->node, arg, ERR_type,
-                           "%s of float32 is not defined: it takes int64 and bool", op_name(q));
+                           "%s of float32 is not defined: it takes int64%s", op_name(q),
+                           whole ? "" : " and bool");
     }
+    if (dtype == DT_i64 && !number_fits(q, e))
+        return false;
     int rank = q->in[0]->view.rank;
     int64_t shape[RANK_MAX];
     memcpy(shape, q->in[0]->view.shape, sizeof shape);
@@ -387,7 +408,7 @@ static bool reshape_to(struct value *out, bool *is_new, const struct shape_query
 
 static bool reshape_refuse(const struct shape_query *q, const struct view *shape, struct err *e)
 {
-    return node_refuse(e, q->node, 1, ERR_shape, "reshape of %s, %lld elements, to %s",
+    return node_refuse(e, q->node, 1, ERR_shape, "%s of %s, %lld elements, to %s", op_name(q),
                        SHAPE_TEXT(&q->in[0]->view), (long long)view_count(&q->in[0]->view),
                        SHAPE_TEXT(shape));
 }
@@ -408,21 +429,33 @@ static bool shape_reshape(struct value *out, bool *is_new, const struct shape_qu
             open = i;
         else if (asked[i] < 0)
             return node_refuse(e, q->node, 1, ERR_value,
-                               "reshape: %lld is not a size; one size may be -1, the others are 0 "
-                               "or more",
-                               (long long)asked[i]);
+                               "%s: %lld is not a size; one size may be -1, the others are 0 or "
+                               "more",
+                               op_name(q), (long long)asked[i]);
         else
             known = known && !__builtin_mul_overflow(product, asked[i], &product);
     }
     if (open >= 0 && product == 0)
         return node_refuse(e, q->node, 1, ERR_value,
-                           "reshape to %s: beside a size of 0, -1 could be anything",
+                           "%s to %s: beside a size of 0, -1 could be anything", op_name(q),
                            SHAPE_TEXT(&to));
     if (!known || (open >= 0 ? count % product != 0 : count != product))
         return reshape_refuse(q, &to, e);
     if (open >= 0)
         to.shape[open] = count / product;
     return reshape_to(out, is_new, q, rank, to.shape, e);
+}
+
+static bool shape_view(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
+{
+    if (!shape_reshape(out, is_new, q, e))
+        return false;
+    if (!*is_new)
+        return true;
+    return node_refuse(e, q->node, 1, ERR_shape,
+                       "view of %s as %s: no strides walk its elements in that order, use reshape, "
+                       "which copies",
+                       SHAPE_TEXT(&q->in[0]->view), SHAPE_TEXT(&out->view));
 }
 
 static bool shape_flatten(struct value *out, bool *is_new, const struct shape_query *q,
@@ -473,16 +506,85 @@ static bool shape_squeeze(struct value *out, bool *is_new, const struct shape_qu
 {
     (void)is_new;
     const struct view *v = &q->in[0]->view;
-    bool all = q->node->args[1].kind == ARG_absent;
-    int dim = 0;
-    if (!all && !shape_dim(&dim, q, 1, v->rank, e))
+    bool chosen[RANK_MAX];
+    if (!shape_dims(chosen, q, e))
         return false;
     *out = (struct value){.dtype = q->in[0]->dtype, .view.offset = v->offset};
     for (int i = 0; i < v->rank; i++) {
-        if (v->shape[i] != 1 || !(all || i == dim))
+        if (v->shape[i] != 1 || !chosen[i])
             keep_dims(&out->view, v, i, 1);
     }
     return true;
+}
+
+/* The parameter `arg`, a dimension that is `other` where it is absent. */
+static bool dim_or(int *dim, const struct shape_query *q, int arg, int64_t other, struct err *e)
+{
+    const struct arg *a = &q->node->args[arg];
+    const int64_t asked = a->kind == ARG_absent ? other : a->integer;
+    return dim_in_range(dim, q, arg, asked, q->in[0]->view.rank, e);
+}
+
+/* One step along the diagonal is one along both dimensions. */
+static bool shape_diagonal(struct value *out, bool *is_new, const struct shape_query *q,
+                           struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    const struct arg *given = &q->node->args[1];
+    const int64_t offset = given->kind == ARG_absent ? 0 : given->integer;
+    int a = 0, b = 0;
+    if (!dim_or(&a, q, 2, 0, e) || !dim_or(&b, q, 3, 1, e))
+        return false;
+    if (a == b)
+        return node_refuse(e, q->node, 3, ERR_value, "diagonal: dim1 and dim2 are both %d", a);
+    const int64_t rows = v->shape[a], columns = v->shape[b]; /* less what lies before it */
+    const int64_t high = offset < 0 ? (offset > -rows ? rows + offset : 0) : rows;
+    const int64_t wide = offset > 0 ? (offset < columns ? columns - offset : 0) : columns;
+    const int64_t count = high < wide ? high : wide;
+    *out = (struct value){.dtype = q->in[0]->dtype, .view.offset = v->offset};
+    for (int i = 0; i < v->rank; i++) {
+        if (i != a && i != b)
+            keep_dims(&out->view, v, i, 1);
+    }
+    out->view.shape[out->view.rank] = count;
+    out->view.stride[out->view.rank++] = v->stride[a] + v->stride[b];
+    if (count > 0)
+        out->view.offset += offset < 0 ? -offset * v->stride[a] : offset * v->stride[b];
+    return true;
+}
+
+/* Windows of `size` elements, `step` apart: they may overlap. */
+static bool shape_unfold(struct value *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    (void)is_new;
+    const struct view *v = &q->in[0]->view;
+    const int64_t size = q->node->args[2].integer, step = q->node->args[3].integer;
+    int dim = 0;
+    if (!shape_dim(&dim, q, 1, v->rank, e))
+        return false;
+    const int64_t most = v->rank ? v->shape[dim] : 1;
+    if (size < 0 || size > most)
+        return node_refuse(e, q->node, 2, ERR_value,
+                           "unfold: windows of %lld do not fit into dimension %d of %s",
+                           (long long)size, dim, SHAPE_TEXT(v));
+    if (step < 1)
+        return node_refuse(e, q->node, 3, ERR_value, "unfold: step must be at least 1: it is %lld",
+                           (long long)step);
+    if (v->rank == RANK_MAX)
+        return node_refuse(e, q->node, -1, ERR_limit,
+                           "unfold makes a tensor of %d dimensions: the limit is %d", RANK_MAX + 1,
+                           RANK_MAX);
+    *out = *q->in[0];
+    struct view *to = &out->view;
+    to->shape[to->rank] = size;
+    to->stride[to->rank++] = v->rank ? v->stride[dim] : 1;
+    if (v->rank == 0)
+        return true;
+    to->shape[dim] = (most - size) / step + 1;
+    to->stride[dim] *= to->shape[dim] > 1 ? step : 1; /* where there is no second, it may be far */
+    return shape_allowed(q->node, out->dtype, to->rank, to->shape, e);
 }
 
 static bool shape_expand(struct value *out, bool *is_new, const struct shape_query *q,
@@ -657,6 +759,11 @@ static bool shape_sum(struct value *out, bool *is_new, const struct shape_query 
     return reduce(out, is_new, q, dtype_promote(q->in[0]->dtype, DT_i64), e);
 }
 
+static bool shape_prod(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
+{
+    return shape_sum(out, is_new, q, e);
+}
+
 static bool shape_mean(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
     return needs_float(q, 0, e) && reduce(out, is_new, q, DT_f32, e);
@@ -695,6 +802,21 @@ static bool shape_logsumexp(struct value *out, bool *is_new, const struct shape_
     return reduce(out, is_new, q, DT_f32, e);
 }
 
+static bool shape_cumsum(struct value *out, bool *is_new, const struct shape_query *q,
+                         struct err *e)
+{
+    const struct view *v = &q->in[0]->view;
+    int dim = 0;
+    return shape_dim(&dim, q, 1, v->rank, e) &&
+           new_tensor(out, is_new, q, dtype_promote(q->in[0]->dtype, DT_i64), v->rank, v->shape, e);
+}
+
+static bool shape_cumprod(struct value *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    return shape_cumsum(out, is_new, q, e);
+}
+
 /* The k first of a dimension in order, of which an op gives the values or the places. */
 static bool topk(struct value *out, bool *is_new, const struct shape_query *q, enum dtype dtype,
                  struct err *e)
@@ -730,12 +852,26 @@ static bool shape_topk_indices(struct value *out, bool *is_new, const struct sha
     return topk(out, is_new, q, DT_i64, e);
 }
 
-static bool needs_index(const struct shape_query *q, struct err *e)
+/* Operand k, the argument `arg`. */
+static bool needs_index(const struct shape_query *q, int k, int arg, struct err *e)
 {
-    if (q->in[1]->dtype == DT_i64)
+    if (q->in[k]->dtype == DT_i64)
         return true;
-    return node_refuse(e, q->node, 2, ERR_type, "%s needs an index of int64: this is %s",
-                       op_name(q), dtype_name(q->in[1]->dtype));
+    return node_refuse(e, q->node, arg, ERR_type, "%s needs an index of int64: this is %s",
+                       op_name(q), dtype_name(q->in[k]->dtype));
+}
+
+static bool shape_wrap_index(struct value *out, bool *is_new, const struct shape_query *q,
+                             struct err *e)
+{
+    const struct value *index = q->in[0];
+    const int64_t size = q->node->args[1].integer;
+    if (!needs_index(q, 0, 0, e))
+        return false;
+    if (size < 0 || size > VALUE_BYTES_MAX)
+        return node_refuse(e, q->node, 1, ERR_value, "wrap_index: a dimension has no size %lld",
+                           (long long)size);
+    return new_tensor(out, is_new, q, DT_i64, index->view.rank, index->view.shape, e);
 }
 
 static bool shape_gather(struct value *out, bool *is_new, const struct shape_query *q,
@@ -743,7 +879,7 @@ static bool shape_gather(struct value *out, bool *is_new, const struct shape_que
 {
     const struct view *x = &q->in[0]->view, *index = &q->in[1]->view;
     int dim = 0;
-    if (!needs_index(q, e) || !shape_dim(&dim, q, 1, x->rank, e))
+    if (!needs_index(q, 1, 2, e) || !shape_dim(&dim, q, 1, x->rank, e))
         return false;
     bool fits = x->rank == index->rank;
     for (int i = 0; i < x->rank && fits; i++)
@@ -756,12 +892,44 @@ static bool shape_gather(struct value *out, bool *is_new, const struct shape_que
     return new_tensor(out, is_new, q, q->in[0]->dtype, index->rank, index->shape, e);
 }
 
+/* A source of one element without dimensions goes to all places. */
+static bool shape_scatter(struct value *out, bool *is_new, const struct shape_query *q,
+                          struct err *e)
+{
+    const struct value *src = q->in[2];
+    const struct view *x = &q->in[0]->view, *index = &q->in[1]->view;
+    int dim = 0;
+    if (!needs_index(q, 1, 2, e) || !shape_dim(&dim, q, 1, x->rank, e))
+        return false;
+    if (src->view.rank ? src->dtype != q->in[0]->dtype
+                       : dtype_promote(src->dtype, q->in[0]->dtype) != q->in[0]->dtype)
+        return node_refuse(e, q->node, 3, ERR_type, "%s of %s into %s: convert it with to()",
+                           op_name(q), dtype_name(src->dtype), dtype_name(q->in[0]->dtype));
+    bool fits = x->rank == index->rank && (x->rank == src->view.rank || src->view.rank == 0);
+    for (int i = 0; i < x->rank && fits; i++)
+        fits = (i == dim || index->shape[i] <= x->shape[i]) &&
+               (src->view.rank == 0 || index->shape[i] <= src->view.shape[i]);
+    if (!fits)
+        return node_refuse(e, q->node, 2, ERR_shape,
+                           "%s of %s into %s with an index of %s: all have as many dimensions, and "
+                           "the index is no larger but in dimension %d of the target",
+                           op_name(q), SHAPE_TEXT(&src->view), SHAPE_TEXT(x), SHAPE_TEXT(index),
+                           dim);
+    return new_tensor(out, is_new, q, q->in[0]->dtype, x->rank, x->shape, e);
+}
+
+static bool shape_scatter_add(struct value *out, bool *is_new, const struct shape_query *q,
+                              struct err *e)
+{
+    return shape_scatter(out, is_new, q, e);
+}
+
 static bool shape_index_select(struct value *out, bool *is_new, const struct shape_query *q,
                                struct err *e)
 {
     const struct view *x = &q->in[0]->view, *index = &q->in[1]->view;
     int dim = 0;
-    if (!needs_index(q, e) || !shape_dim(&dim, q, 1, x->rank, e))
+    if (!needs_index(q, 1, 2, e) || !shape_dim(&dim, q, 1, x->rank, e))
         return false;
     if (index->rank > 1 || (x->rank == 0 && view_count(index) != 1))
         return node_refuse(e, q->node, 2, ERR_shape,

@@ -11,7 +11,7 @@ static const char *const op_kind_name[] = {
 
 static const char *const op_types_name[] = {
     [TYPES_same] = "same", [TYPES_number] = "number",   [TYPES_real] = "real",
-    [TYPES_bits] = "bits", [TYPES_compare] = "compare",
+    [TYPES_bits] = "bits", [TYPES_whole] = "whole",   [TYPES_compare] = "compare",
 };
 
 /* The limits that a client can meet. */

@@ -79,6 +79,27 @@ struct view view_once(const struct view *v)
     return once;
 }
 
+/* From the closest dimension to the widest, each has to step past all that is closer. */
+bool view_shares(const struct view *v)
+{
+    bool passed[RANK_MAX] = {false};
+    int64_t high = 0; /* of the elements that the passed ones reach */
+    for (int n = 0; n < v->rank; n++) {
+        int next = -1;
+        for (int i = 0; i < v->rank; i++) {
+            if (!passed[i] && v->shape[i] > 1 && (next < 0 || v->stride[i] < v->stride[next]))
+                next = i;
+        }
+        if (next < 0)
+            break;
+        if (v->stride[next] <= high)
+            return true;
+        passed[next] = true;
+        high += (v->shape[next] - 1) * v->stride[next];
+    }
+    return false;
+}
+
 bool view_is_contiguous(const struct view *v)
 {
     int64_t stride = 1;

@@ -40,6 +40,10 @@ bool view_count_checked(int64_t *count, int rank, const int64_t *shape);
 /* The view with each repeated element once: dimensions of stride 0 have size 1, or 0 if empty. */
 struct view view_once(const struct view *v);
 
+/* Whether elements share their place: a dimension is repeated, or walks over what the closer ones
+ * walk over. */
+bool view_shares(const struct view *v);
+
 bool view_is_contiguous(const struct view *v); /* row-major without gaps, whatever the offset */
 bool view_same_shape(const struct view *a, const struct view *b);
 

@@ -58,7 +58,7 @@ static int count_row_dims(const struct tiling *t, const struct action *a)
 {
     const struct view *out = &t->s->p->values[a->out].view;
     const bool last = a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_topk_indices ||
-                      a->op == OP_gather;
+                      a->op == OP_gather || a->op == OP_cumsum || a->op == OP_cumprod;
     int64_t n = 1;
     for (int i = 0; i < out->rank - last; i++) {
         n *= out->shape[i];
@@ -101,7 +101,8 @@ static bool rows_match(const struct tiling *t, int value, int n_dims, bool is_wr
 static bool is_row_by_row(const struct tiling *t, const struct action *a)
 {
     if (a->op == OP_save || a->op == OP_matmul || a->op == OP_hook || a->op == OP_ln_f ||
-        a->op == OP_lm_head || root_of(t->s, a->out)->home == HOME_activation)
+        a->op == OP_lm_head || a->op == OP_scatter || a->op == OP_scatter_add ||
+        root_of(t->s, a->out)->home == HOME_activation)
         return false;
     const int n_dims = count_row_dims(t, a);
     bool match = n_dims > 0 && rows_match(t, a->out, n_dims, true);

@@ -115,18 +115,17 @@ int batch_count(const struct batch *b)
     return b->n_jobs;
 }
 
-/* Its turn is about the next step. */
+/* Its turn is about the next pass. */
 static void turn_settle(const struct batch *b, struct job *j)
 {
-    const struct plan *p = &j->plan;
+    const struct plan_pass *p = &j->plan.passes[j->pass];
     const struct gpt2 *m = b->model;
     struct turn *t = &j->turn;
-    const bool logits = p->logits_wanted[j->step];
-    t->rows = j->step == 0 ? p->n_rows : p->n_sequences;
-    t->logits = !logits ? 0 : j->step == 0 ? p->n_logits : p->n_sequences;
-    t->cost = p->step_costs[j->step];
+    t->rows = p->n_rows;
+    t->logits = p->n_logits;
+    t->cost = p->cost;
     t->is_large = t->rows > m->rows_max[LANE_shared] || t->logits > m->logits_max[LANE_shared] ||
-                  t->cost > b->pass_cost || p->graph_costs[j->step] > GRAPH_PART * b->pass_cost;
+                  t->cost > b->pass_cost || p->graph_cost > GRAPH_PART * b->pass_cost;
 }
 
 void batch_add(struct batch *b, struct job *j)
@@ -170,12 +169,13 @@ static char *find_slab(const struct batch *b, size_t size)
     return best;
 }
 
-/* The blocks in which a job's rows leave keys and values. */
-static int count_cached_blocks(const struct batch *b, const struct job *j)
+/* The blocks in which an invoke's rows leave keys and values. */
+static int count_cached_blocks(const struct batch *b, const struct job *j, int invoke)
 {
     const int n_blocks = b->model->shape.n_blocks;
+    const int last_site = j->plan.traces[j->plan.invokes[invoke].trace].last_site;
     int n = 0;
-    while (n < n_blocks && site_of(PT_value, n, n_blocks) < j->plan.last_site)
+    while (n < n_blocks && site_of(PT_value, n, n_blocks) < last_site)
         n++;
     return n;
 }
@@ -198,14 +198,13 @@ static int shareable_pages(const struct batch *b, const struct job *j, int invok
 static int take_pages(struct batch *b, struct job *j, int most)
 {
     const struct plan *p = &j->plan;
-    const int depth = count_cached_blocks(b, j);
     int n_held = 0, n_taken = 0;
     for (int i = 0; i < p->n_invokes; i++) {
         const struct plan_invoke *v = &p->invokes[i];
         const int n = v->n_sequences * v->n_pages;
         int32_t *const pages = j->pages + v->page_first;
         const int n_shared = pages_share(b->pages, pages, j->graph.invokes[i].prompts[0].tokens,
-                                         shareable_pages(b, j, i), depth);
+                                         shareable_pages(b, j, i), count_cached_blocks(b, j, i));
         n_held += n_shared;
         n_taken += n - n_shared;
         if (n_taken > most || !pages_take(b->pages, pages + n_shared, n - n_shared)) {
@@ -252,10 +251,11 @@ static void take_back(struct batch *b, struct job *j)
 /* Others may share the pages that hold nothing but the beginnings of prompts. */
 static void keep_pages(struct batch *b, const struct job *j)
 {
-    const int depth = count_cached_blocks(b, j);
-    for (int i = 0; i < j->plan.n_invokes && b->shares_prefixes && depth > 0; i++) {
+    const struct plan_trace *t = job_trace(j);
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
         const struct plan_invoke *v = &j->plan.invokes[i];
-        for (int k = 0; k < v->n_sequences; k++)
+        const int depth = count_cached_blocks(b, j, i);
+        for (int k = 0; k < v->n_sequences && b->shares_prefixes && depth > 0; k++)
             pages_keep(b->pages, job_pages(j, i, k), j->graph.invokes[i].prompts[k].tokens,
                        v->set_from / PAGE_TOKENS, depth);
     }
@@ -287,9 +287,9 @@ static void left(void *context, struct job *j)
         let_go(b, j, &j->err);
         return;
     }
-    if (j->step == 0 && !job_cancelled(j))
+    if (job_step(j) == 0 && !job_cancelled(j))
         keep_pages(b, j);
-    if (++j->step == j->plan.n_steps || job_cancelled(j)) {
+    if (++j->pass == j->plan.n_passes || job_cancelled(j)) {
         let_go(b, j, NULL);
         return;
     }

@@ -76,13 +76,13 @@ static int64_t *upload_ids(const struct place *p, int64_t *to, const int32_t *id
 static void gather_generated(const struct place *p, const struct node *n, const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int n_new = p->job->graph.n_new_tokens;
+    const int n_new = p->job->graph.traces[v->trace].n_new_tokens;
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
-            to = upload_ids(p, to, p->job->generated + (v->sequence_first + i) * n_new, n_new);
+            to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);
     }
 }
 
@@ -106,6 +106,13 @@ static void select_at(const struct place *p, const struct action *a, const struc
 {
     int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
     p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
+}
+
+static void scatter(const struct place *p, const struct action *a, const struct tensor *out,
+                    const struct tensor *in)
+{
+    int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
+    p->be->scatter(p->device, a->op, out, in, in + 1, fault, 1 + a->node);
 }
 
 /* `out` lies in the results: on the host, whole or a stretch of its rows. */
@@ -147,11 +154,14 @@ static void run_op(const struct place *p, const struct action *a, const struct t
 #undef EFFECT
     case OP_clone: case OP_set: p->be->copy(p->device, out, in); break;
     case OP_where: p->be->where(p->device, out, in, in + 1, in + 2); break;
-    case OP_sum: case OP_mean: case OP_norm: case OP_logsumexp: reduce(p, a, out, in); break;
+    case OP_sum: case OP_prod: case OP_mean: case OP_norm: case OP_logsumexp:
+        reduce(p, a, out, in); break;
     case OP_max: case OP_min: case OP_argmax: case OP_argmin: reduce(p, a, out, in); break;
     case OP_softmax: case OP_log_softmax: p->be->softmax(p->device, a->op, out, in); break;
+    case OP_cumsum: case OP_cumprod: p->be->scan(p->device, a->op, out, in); break;
     case OP_topk_indices: p->be->topk(p->device, out, in, a->largest); break;
     case OP_gather: select_at(p, a, out, in); break;
+    case OP_scatter: case OP_scatter_add: scatter(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
     case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
     case OP_lm_head: lm_head(p, a, out, in); break;
@@ -159,7 +169,7 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_hook: gather(p, a, out); break;
     case OP_parameter: p->be->weight_read(p->device, out, in->data, &in->view); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
-    case OP_topk_values: case OP_index_select:
+    case OP_topk_values: case OP_index_select: case OP_wrap_index:
         assert(!"the planner makes other actions of these");
     }
 }
@@ -183,8 +193,9 @@ static int cut_dim(const struct action *a, const struct tensor *out)
     const struct view *v = &out->view;
     int n_dims = v->rank, best = -1;
     const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
-    const bool places = a->op == OP_topk_indices || a->op == OP_gather;
-    if (rows || places || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
+    const bool along = a->op == OP_topk_indices || a->op == OP_cumsum || a->op == OP_cumprod ||
+                       action_may_fault(a->op);
+    if (rows || along || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
         n_dims = v->rank - 1;
     if (a->op == OP_hook)
         n_dims = 0;
@@ -218,7 +229,7 @@ static void run_pieces(const struct place *p, const struct action *a, const stru
         for (int k = 0; k < n_in; k++) {
             const bool shared =
                 (a->op == OP_matmul && k == 1 && dim == out->view.rank - 2) ||
-                (a->op == OP_gather && k == 2);
+                (action_may_fault(a->op) && k == 2);
             x[k] = shared ? in[k] : piece_of(&in[k], dim, from, count);
         }
         run_op(p, a, &to, x);
@@ -284,11 +295,10 @@ bool dispatch_check(const struct job *j, struct err *e)
     if (!j->fault[0])
         return true;
     const struct node *n = &j->graph.nodes[j->fault[0] - 1];
-    const struct view *x = &j->plan.values[n->args[0].node].view;
-    const int64_t asked = n->args[1].integer;
-    const int dim = (int)(asked < 0 ? asked + x->rank : asked);
-    err_set(e, ERR_index, "%s: the index %lld, which the graph computed, is out of range for "
-            "dimension %d of size %lld", op_info[n->op].name, (long long)j->fault[1], dim,
-            (long long)(x->rank ? x->shape[dim] : 1));
+    const int64_t moved = n->op == OP_wrap_index ? n->args[1].integer : 0; /* before the check */
+    char indexed[INDEXED_TEXT_SIZE];
+    err_set(e, ERR_index, "%s: the index %lld, which the graph computed, is out of range for %s",
+            op_info[n->op].name, (long long)(j->fault[1] - moved),
+            plan_indexed(indexed, &j->plan, n));
     return err_at(e, n->wire, "%s", n->place);
 }

@@ -68,9 +68,8 @@ bool job_reserve(struct job *j, struct err *e)
     j->row_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->logits_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->n_shared = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
-    if (j->graph.n_new_tokens > 0)
-        j->generated =
-            ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_sequences * (size_t)j->graph.n_new_tokens);
+    if (p->n_generated > 0)
+        j->generated = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_generated);
     return true;
 }
 

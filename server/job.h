@@ -42,19 +42,19 @@ struct job {
     struct plan plan;
     int64_t held_bytes; /* what job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
-    int32_t *generated; /* (n_sequences, n_new_tokens), filled by the engine */
+    int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine */
     int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
-    int step, next_stop; /* its place in the plan */
+    int pass, next_stop; /* its place in the plan */
     int n_saved;         /* saves done so far, and */
     int n_published;     /* how many of them the connection knows of, */
     double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
     struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
-    int *row_of;         /* [n_invokes] the row of this pass where an invoke's first position is, or
-                            would be if it were computed, and */
+    int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
+                            invoke's first position is, or would be if it were computed, and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
     int *n_shared;       /* [n_invokes] positions whose keys and values were there already */
     struct job *before, *behind; /* among all that the engine has */
@@ -83,6 +83,24 @@ static inline const int32_t *job_pages(const struct job *j, int invoke, int sequ
 {
     const struct plan_invoke *i = &j->plan.invokes[invoke];
     return j->pages + i->page_first + sequence * i->n_pages;
+}
+
+/* The trace whose pass comes next, or runs, and which step of it that is. */
+static inline const struct plan_trace *job_trace(const struct job *j)
+{
+    return &j->plan.traces[j->plan.passes[j->pass].trace];
+}
+
+static inline int job_step(const struct job *j)
+{
+    return plan_step(&j->plan, j->pass);
+}
+
+/* The new tokens of one sequence of an invoke. */
+static inline int32_t *job_generated(const struct job *j, int invoke, int sequence)
+{
+    const int n_new = j->graph.traces[j->plan.invokes[invoke].trace].n_new_tokens;
+    return j->generated + j->plan.invokes[invoke].generated_first + sequence * n_new;
 }
 
 static inline struct job *job_of_turn(struct turn *t)

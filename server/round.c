@@ -78,10 +78,10 @@ static void pass_clear(struct round *r)
                             .context = r};
 }
 
-static const struct stop *stop_of_step(const struct job *j)
+static const struct stop *stop_of_pass(const struct job *j)
 {
     const struct plan *p = &j->plan;
-    if (j->next_stop == p->n_stops || p->stops[j->next_stop].step != j->step)
+    if (j->next_stop == p->n_stops || p->stops[j->next_stop].pass != j->pass)
         return NULL;
     return &p->stops[j->next_stop];
 }
@@ -94,7 +94,7 @@ static void set_bit(uint64_t *bits, int site)
 static void want_sites(struct round *r, const struct job *j)
 {
     const struct plan *p = &j->plan;
-    for (int i = j->next_stop; i < p->n_stops && p->stops[i].step == j->step; i++) {
+    for (int i = j->next_stop; i < p->n_stops && p->stops[i].pass == j->pass; i++) {
         const struct stop *stop = &p->stops[i];
         if (stop->site == r->generated_site)
             continue;
@@ -118,7 +118,7 @@ static void span_add(struct round *r, const struct job *j, struct span s, const 
 {
     struct pass *p = &r->pass;
     s.row = p->n_rows;
-    r->last_sites[p->n_spans] = j->plan.last_site;
+    r->last_sites[p->n_spans] = job_trace(j)->last_site;
     r->spans[p->n_spans++] = s;
     for (int i = 0; i < s.n_rows; i++)
         row_add(r, tokens[i], s.past + i);
@@ -157,19 +157,18 @@ static void tokens_add(struct round *r, struct job *j, int invoke)
     j->row_of[invoke] = r->pass.n_rows;
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
-        const int64_t index = v->sequence_first + k;
         const struct span s = {.n_rows = 1,
-                               .past = v->n_tokens + j->step - 1,
+                               .past = v->n_tokens + job_step(j) - 1,
                                .pages = job_pages(j, invoke, k)};
-        span_add(r, j, s, &j->generated[index * j->graph.n_new_tokens + j->step - 1],
-                 j->plan.logits_wanted[j->step]);
+        span_add(r, j, s, job_generated(j, invoke, k) + job_step(j) - 1, 1);
     }
 }
 
 static void job_add(struct round *r, struct job *j)
 {
-    for (int i = 0; i < j->plan.n_invokes; i++) {
-        if (j->step == 0)
+    const struct plan_trace *t = job_trace(j);
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
+        if (job_step(j) == 0)
             prompts_add(r, j, i);
         else
             tokens_add(r, j, i);
@@ -181,7 +180,7 @@ static void job_add(struct round *r, struct job *j)
 static void insert(struct round *r, struct job *j)
 {
     int at = r->n_jobs++;
-    for (; at > 0 && r->jobs[at - 1]->plan.last_site < j->plan.last_site; at--)
+    for (; at > 0 && job_trace(r->jobs[at - 1])->last_site < job_trace(j)->last_site; at--)
         r->jobs[at] = r->jobs[at - 1];
     r->jobs[at] = j;
 }
@@ -192,7 +191,7 @@ static void insert(struct round *r, struct job *j)
 static bool is_due(const struct job *j, double now)
 {
     return j->n_saved > j->n_published &&
-           (!stop_of_step(j) || now >= j->published_at + PUBLISH_SECONDS);
+           (!stop_of_pass(j) || now >= j->published_at + PUBLISH_SECONDS);
 }
 
 /* Tells the connections what has arrived, once the device has really delivered it. */
@@ -234,7 +233,7 @@ static void run_stop(struct round *r, struct job *j, const struct stop *stop,
 /* Nothing is left to do for it in this step. */
 static bool is_through(const struct job *j)
 {
-    return !j->plan.samples && !stop_of_step(j);
+    return !job_trace(j)->samples && !stop_of_pass(j);
 }
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation)
@@ -242,7 +241,7 @@ static void on_site(void *context, enum point p, int block, const struct tensor 
     struct round *r = context;
     const int site = site_of(p, block, r->model->shape.n_blocks);
     for (int i = 0; i < r->n_jobs; i++) {
-        const struct stop *stop = r->jobs[i] ? stop_of_step(r->jobs[i]) : NULL;
+        const struct stop *stop = r->jobs[i] ? stop_of_pass(r->jobs[i]) : NULL;
         if (stop && stop->site == site)
             run_stop(r, r->jobs[i], stop, activation);
     }
@@ -266,7 +265,7 @@ static void on_pause(void *context, int n_rows)
 static int last_logits_row(const struct job *j, int invoke, int sequence)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const int each = j->step > 0 ? 1 : v->n_tokens - v->logits_from;
+    const int each = job_step(j) > 0 ? 1 : v->n_tokens - v->logits_from;
     return j->logits_of[invoke] + (sequence + 1) * each - 1;
 }
 
@@ -281,21 +280,21 @@ static bool sample_row(struct round *r, int32_t *token, const struct job *j, int
     m->be->download(m->device, r->row, &logits);
     if (!m->be->fence(m->device, e))
         return false;
-    const struct sampling *s = &j->graph.sampling;
+    const struct sampling *s = &j->graph.traces[j->plan.passes[j->pass].trace].sampling;
     const struct sampler sampler = {s->temperature, s->top_k, s->top_p, s->seed};
-    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)sequence, (uint32_t)j->step,
+    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)sequence, (uint32_t)job_step(j),
                           r->sample_scratch, r->sample_order);
     return true;
 }
 
 static bool sample(struct round *r, struct job *j, struct err *e)
 {
-    for (int i = 0; i < j->plan.n_invokes; i++) {
+    const struct plan_trace *t = job_trace(j);
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
         const struct plan_invoke *v = &j->plan.invokes[i];
         for (int k = 0; k < v->n_sequences; k++) {
-            const int index = v->sequence_first + k;
-            int32_t *token = &j->generated[(int64_t)index * j->graph.n_new_tokens + j->step];
-            if (!sample_row(r, token, j, last_logits_row(j, i, k), index, e))
+            int32_t *token = job_generated(j, i, k) + job_step(j);
+            if (!sample_row(r, token, j, last_logits_row(j, i, k), v->sequence_first + k, e))
                 return false;
         }
     }
@@ -305,14 +304,14 @@ static bool sample(struct round *r, struct job *j, struct err *e)
 /* Samples, and runs the stop that waits for the last token. */
 static bool complete_step(struct round *r, struct job *j, struct err *e)
 {
-    if (j->plan.samples && !sample(r, j, e))
+    if (job_trace(j)->samples && !sample(r, j, e))
         return false;
-    const struct stop *stop = stop_of_step(j);
+    const struct stop *stop = stop_of_pass(j);
     if (stop) {
         assert(stop->site == r->generated_site);
         run_stop(r, j, stop, &(struct tensor){0});
     }
-    assert(!stop_of_step(j));
+    assert(!stop_of_pass(j));
     return true;
 }
 

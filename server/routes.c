@@ -172,7 +172,7 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
             if (!check_tokenizer(c, e) ||
                 !bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
                             c->request->arena, e))
-                return err_at(e, -1, "invokes[%d].prompt[%d]", i, k);
+                return err_at(e, -1, "%s.prompt[%d]", g->invokes[i].place, k);
             p->tokens = ids;
         }
     }
@@ -286,6 +286,31 @@ static void write_pieces(struct writer *w, const struct call *c, const struct to
     write_end(w);
 }
 
+/* Whether a byte of UTF-8 is not the first of its character. */
+static bool continues(char byte)
+{
+    return ((unsigned char)byte & 0xc0) == 0x80;
+}
+
+/* Where each token stands in its text, [from, to) in characters; a part of a character has that
+ * character's place. The text was UTF-8: a character begins at each byte that continues none. */
+static void write_offsets(struct writer *w, const struct call *c, const struct tokenized *t)
+{
+    int begun = 0;
+    write_list(w, t->n_ids);
+    for (int i = 0; i < t->n_ids; i++) {
+        size_t size;
+        const char *piece = bpe_token(&size, c->service->bpe, t->ids[i]);
+        write_list(w, 2);
+        write_int(w, size && continues(piece[0]) ? begun - 1 : begun);
+        for (size_t k = 0; k < size; k++)
+            begun += !continues(piece[k]);
+        write_int(w, begun);
+        write_end(w);
+    }
+    write_end(w);
+}
+
 typedef void write_fn(struct writer *w, const struct call *c, const struct tokenized *t);
 
 /* A value for each text, in a list if the texts came as one. */
@@ -314,11 +339,13 @@ static bool tokenize(struct call *c, struct err *e)
             return err_at(e, -1, "text[%d]", i);
     }
     struct writer w = document_of(c);
-    write_map(&w, 2);
+    write_map(&w, 3);
     write_key(&w, "tokens");
     write_each(&w, c, &texts, found, write_ids);
     write_key(&w, "pieces");
     write_each(&w, c, &texts, found, write_pieces);
+    write_key(&w, "offsets");
+    write_each(&w, c, &texts, found, write_offsets);
     write_end(&w);
     return reply_document(c, &w);
 }

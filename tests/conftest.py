@@ -30,8 +30,8 @@ START_SECONDS, STOP_SECONDS = (120, 60) if IS_SLOW else (60, 40)
 
 
 class Server:
-    def __init__(self, *arguments, **environment):
-        command = [str(BINARY), "--port", "0", "--model", MODEL, *map(str, arguments)]
+    def __init__(self, *arguments, binary=BINARY, **environment):
+        command = [str(binary), "--port", "0", "--model", MODEL, *map(str, arguments)]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
             errors="replace", cwd=ROOT, env={**os.environ, **environment})
@@ -100,8 +100,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def run_server(*arguments, **environment):
-    running = Server(*arguments, **environment)
+def run_server(*arguments, **options):
+    running = Server(*arguments, **options)
     try:
         yield running
     finally:

@@ -125,11 +125,11 @@ static void dump_graph(struct writer *w, const struct graph *g)
 {
     write_list(w, 8);
     write_text(w, g->model);
-    write_int(w, g->n_new_tokens);
-    write_real(w, g->sampling.temperature);
-    write_int(w, g->sampling.top_k);
-    write_real(w, g->sampling.top_p);
-    write_int(w, (int64_t)g->sampling.seed);
+    write_int(w, g->traces[0].n_new_tokens);
+    write_real(w, g->traces[0].sampling.temperature);
+    write_int(w, g->traces[0].sampling.top_k);
+    write_real(w, g->traces[0].sampling.top_p);
+    write_int(w, (int64_t)g->traces[0].sampling.seed);
     write_list(w, g->n_invokes);
     for (int i = 0; i < g->n_invokes; i++) {
         write_list(w, g->invokes[i].n_prompts);

@@ -41,7 +41,19 @@ ARITHMETIC = rows("""
     x.true_divide(y)
     torch.div(x, y)
     interpose.div(x, y)
-""", binary())
+    x.divide(y)
+""", binary()) + rows("""
+    x.add(y, alpha=2)
+    x.sub(y, alpha=-1)
+    torch.add(x, y, alpha=3)
+""", binary(("ff", "fi", "ii"), special=False, numbers=(2, -3)), 1e-6) + rows("""
+    x.div(y, rounding_mode=None)
+    x.div(y, rounding_mode="floor")
+    x.div(y, rounding_mode="trunc")
+    torch.div(x, y, rounding_mode="trunc")
+""", binary(("fp", "in", "fn"), special=False, numbers=(2, -3))) + rows("""
+    x.div(y, rounding_mode="up")
+""", given(x=operand("f", (3,)), y=2), refused="rounding_mode is None, 'floor' or 'trunc'")
 
 COMPARISONS = rows("""
     x == y
@@ -67,6 +79,8 @@ COMPARISONS = rows("""
     x.logical_or(y)
     interpose.logical_and(x, y)
     interpose.logical_or(x, y)
+    x.logical_xor(y)
+    interpose.logical_xor(x, y)
 """, binary(numbers=()))
 
 REFLECTED = rows("""
@@ -106,6 +120,22 @@ WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5))
 # Where a quotient has more than 24 bits torch's remainders are NaN or not, by the layout.
 NEAR = SPECIAL[(abs(SPECIAL) < 1e3) & (abs(SPECIAL) > 1e-3) | ~(abs(SPECIAL) < np.inf) | (SPECIAL == 0)]
 
+SHIFTS = rows("""
+    x.bitwise_left_shift(y)
+    x.bitwise_right_shift(y)
+    interpose.bitwise_left_shift(x, y)
+    interpose.bitwise_right_shift(x, y)
+    x << y
+    x >> y
+""", binary(("ii", "ib", "bi", "bb", "fi"), numbers=(1, 63, 64, -1))) + rows("""
+    1 << x
+    9 >> x
+""", unary("i"))
+
+RANDOM = rows("""
+    interpose.random(x, y)
+""", binary(("ii", "fi"), numbers=(2, -3)))
+
 # Of integers torch refuses a division by zero when it meets it: here that would be known too late.
 QUOTIENTS = rows("""
     x // y
@@ -114,7 +144,9 @@ QUOTIENTS = rows("""
 """, binary(("ff",), numbers=(2, -3, 0.5, -1.5)) + WHOLE) + rows("""
     x % y
     x.remainder(y)
+    x.fmod(y)
     interpose.remainder(x, y)
+    interpose.fmod(x, y)
 """, binary(("ff",), special=False, numbers=(2, -3, 0.5, -1.5)) + WHOLE
     + given(x=NEAR[:, None], y=NEAR)) + rows("""
     7 // x
@@ -152,6 +184,8 @@ EXACT = rows("""
     x.ceil()
     interpose.floor(x)
     interpose.ceil(x)
+    x.trunc()
+    interpose.trunc(x)
     x.round()
     torch.round(x)
     interpose.round(x)
@@ -168,6 +202,8 @@ EXACT = rows("""
     x.isnan()
     torch.isnan(x)
     interpose.isnan(x)
+    x.isfinite()
+    interpose.isfinite(x)
     x.isinf()
     interpose.isinf(x)
     x.logical_not()
@@ -177,6 +213,21 @@ EXACT = rows("""
 """, ANY)
 
 SMOOTH = rows("""
+    x.exp2()
+    x.expm1()
+    x.log2()
+    x.log10()
+    x.log1p()
+    x.tan()
+    x.erf()
+    torch.log1p(x)
+    interpose.exp2(x)
+    interpose.expm1(x)
+    interpose.log2(x)
+    interpose.log10(x)
+    interpose.log1p(x)
+    interpose.tan(x)
+    interpose.erf(x)
     x.exp()
     torch.exp(x)
     interpose.exp(x)
@@ -197,9 +248,43 @@ SMOOTH = rows("""
     interpose.cos(x)
 """, ANY, 1e-6, 1e-38) + rows("""
     F.gelu(x, approximate="tanh")
+    F.silu(x)
+    interpose.silu(x)
+    F.softplus(x)
+    F.softplus(x, beta=2, threshold=3)
+    interpose.softplus(x)
+    F.logsigmoid(x)
+    interpose.logsigmoid(x)
+    F.leaky_relu(x)
+    interpose.leaky_relu(x, 0.25)
 """, FLOATS, 2e-6, 2e-6) + rows("""
+    F.gelu(x)
+    interpose.gelu(x)
+""", unary("f", special=False) + given(x=SPECIAL[:-3]), 2e-6, 2e-6) + rows("""
+    x.frac()
+    torch.frac(x)
+""", FLOATS) + rows("""
+    x.nan_to_num()
+    x.nan_to_num(1.5, 2.0, -3)
+    torch.nan_to_num(x, nan=-1.0)
+""", NUMBERS) + rows("""
+    x.lerp(y, 0.25)
+    x.lerp(y, 0.75)
+    torch.lerp(x, y, 0.5)
+    x.lerp(y, y)
+""", binary(("ff",), special=False, numbers=()), 1e-6, 1e-6) + rows("""
+    x.logaddexp(y)
+    torch.logaddexp(x, y)
+""", binary(("ff",), numbers=()), 1e-6, 1e-6) + rows("""
     interpose.gelu_new(x)
 """, FLOATS, 2e-6, 2e-6, oracle="F.gelu(x, approximate='tanh')")
+
+CLAMPED = rows("""
+    x.clamp(y, y + 1)
+    x.clamp(max=y)
+""", binary(("ff", "fi", "ii"), numbers=()), ANY_ZERO) + rows("""
+    x.clamp()
+""", given(x=operand("f", (3,))), refused="clamp needs min or max")
 
 CHOICES = rows("""
     x.clamp(-1, 2)
@@ -207,6 +292,9 @@ CHOICES = rows("""
     x.clip(max=1.5)
     torch.clamp(x, -1, 1)
     x.clamp(2, -2)
+    x.clamp_min(0)
+    x.clamp_max(1)
+    torch.clamp_min(x, -1)
 """, NUMBERS, ANY_ZERO) + rows("""
     torch.where(x > 0, x, y)
     torch.where(x > 0, x, 2.5)
@@ -228,6 +316,20 @@ SUMS = rows("""
     x.sum((0, 2), keepdim=True)
     torch.sum(x, dim=0)
     interpose.sum(x)
+    x.sum(0, dtype=torch.float32)
+    x.sum(axis=0, keepdims=True)
+    x.count_nonzero()
+    x.count_nonzero(0)
+    torch.count_nonzero(x, dim=-1)
+    x.any()
+    x.any(-1)
+    x.any(dim=0, keepdim=True)
+    torch.any(x, 0)
+    x.all()
+    x.all(0)
+    x.all(dim=-1, keepdim=True)
+    torch.all(x)
+    x.mean(dtype=torch.float32)
 """, MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 1e-6, 1e-4) + rows("""
     x.mean()
     x.mean(-1)
@@ -236,6 +338,14 @@ SUMS = rows("""
     interpose.mean(x)
     x.norm()
     x.norm(dim=-1)
+    x.norm(1)
+    x.norm(p=3, dim=0)
+    x.norm(float("inf"), -1, True)
+    x.norm(0, dim=0)
+    x.norm(p=0.5, dim=-1)
+    torch.linalg.vector_norm(x, 1, dim=-1)
+    torch.linalg.vector_norm(x)
+    torch.linalg.norm(x, dim=-1)
     torch.norm(x, dim=0)
     interpose.norm(x)
     x.logsumexp(-1)
@@ -244,13 +354,45 @@ SUMS = rows("""
     interpose.logsumexp(x, 0)
 """, FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
 
+SCANS = rows("""
+    x.cumsum(-1)
+    x.cumsum(0)
+    x.cumsum(dim=1)
+    torch.cumsum(x, 0)
+    interpose.cumsum(x, 0)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + given(x=SPECIAL), 1e-6, 1e-6) + rows("""
+    x.cumprod(-1)
+    x.cumprod(0)
+    torch.cumprod(x, 0)
+    interpose.cumprod(x, 0)
+    x.prod()
+    x.prod(-1)
+    x.prod(dim=0, keepdim=True)
+    torch.prod(x, 0)
+    interpose.prod(x)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 2e-6)
+
 SPREADS = rows("""
     x.var()
     x.var(-1)
-    x.var(dim=(0, 1), unbiased=False)
+    x.var(dim=(0, -1), unbiased=False)
+    x.var(False)
+    x.var(0, correction=0)
+    x.var(0, correction=2, keepdim=True)
+    torch.var(x, dim=-1, unbiased=False)
+    torch.var_mean(x, dim=0)
     x.std()
     x.std(0, keepdim=True)
-""", [over for over in FLOATS_MANY if over["x"].data.ndim > 1], 2e-6, 2e-6)
+    x.std(-1, True)
+    torch.std(x, 0)
+    torch.std_mean(x)
+""", FLOATS_MANY + given(x=operand("f", (0,))) + given(x=operand("i", (3,))), 2e-6, 2e-6) + rows("""
+    interpose.vector_norm(x, 3, -1)
+""", FLOATS_MANY, 2e-6, 2e-6, oracle="torch.linalg.vector_norm(x, 3, -1)") + rows("""
+    x.var_mean(-1)
+""", FLOATS_MANY, 2e-6, 2e-6, oracle="torch.var_mean(x, -1)") + rows("""
+    x.std_mean(0)
+""", FLOATS_MANY, 2e-6, 2e-6, oracle="torch.std_mean(x, 0)")
 
 EXTREMES = rows("""
     x.max()
@@ -286,13 +428,31 @@ APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
     {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
 
 ORDERS = rows("""
+    x.sort()
+    x.sort(0)
+    x.sort(-1, True)
+    x.sort(dim=0, descending=True)
+    torch.sort(x, dim=0)
+    x.argsort()
+    x.argsort(dim=0, descending=True)
+    torch.argsort(x, -1)
+    x.median()
+    x.median(0)
+    x.median(dim=-1, keepdim=True)
+    torch.median(x, -1)
+    torch.median(x)
     x.topk(2)
     x.topk(3, -1, False)
     x.topk(2, dim=0)
     torch.topk(x, 3, dim=-1, largest=False)
     interpose.topk(x, 2)
     x.topk(9)
-""", APART + given(x=SPECIAL) + given(x=operand("f", (0,)))) + rows("""
+""", APART + given(x=SPECIAL[2:]) + given(x=operand("f", (0,))) + given(x=operand("f", (3, 0)))) + rows("""
+    x.sort(dim=-1, stable=True)
+    x.sort(dim=0, descending=True, stable=True)
+    torch.sort(x, dim=0, stable=True)
+    x.argsort(dim=-1, stable=True)
+""", MANY) + rows("""
     interpose.topk_values(x, 2)
 """, APART, oracle="x.topk(2).values") + rows("""
     interpose.topk_indices(x, 2, 0)
@@ -331,8 +491,59 @@ MADE = rows("""
     interpose.zeros_like(x)
     interpose.ones_like(x)
     interpose.full_like(x, 1)
+    torch.zeros_like(x, dtype=torch.int64)
+    interpose.ones_like(x, dtype=torch.bool)
+    interpose.zeros(2, 3)
+    interpose.zeros((2, 3), dtype=torch.int64)
+    interpose.ones(2, 3)
+    interpose.ones([0])
+    interpose.full((2, 3), 7)
+    interpose.full((3,), 0.5)
+    interpose.full((3,), True)
+    interpose.full((3,), 2, dtype=torch.float32)
+    interpose.arange(5)
+    interpose.arange(2, 9, 3)
+    interpose.arange(9, 2, -2)
+    interpose.arange(0)
+    interpose.arange(3, dtype=torch.float32)
+    interpose.arange(0, 1, 0.3)
+    interpose.arange(5.0)
+    interpose.eye(3)
+    interpose.eye(2, 4)
+    interpose.eye(3, dtype=torch.int64)
+    interpose.zeros(2, 3).add_(1)
     interpose.tensor([1.5, 2]) + x[:0].sum()
-""", unary("fib", special=False))
+""", unary("fib", special=False)) + rows("""
+    interpose.linspace(0, 1, 7)
+    interpose.linspace(-3.5, 2, 5)
+    interpose.linspace(2, 2, 1)
+""", given(x=0), 1e-6, 1e-6) + rows("""
+    interpose.one_hot(x, 5)
+    F.one_hot(x, 5)
+    F.one_hot(x, num_classes=6)
+""", given(x=abs(operand("i", (2, 3)).data) % 5) + given(x=np.array(3))) + rows("""
+    F.one_hot(x)
+""", given(x=np.array([1, 2])), refused="num_classes") + rows("""
+    interpose.arange(3, 1)
+""", given(x=0), refused="arange: from 3 to 1 by steps of 1 there is no way") + rows("""
+    interpose.rand_like(x, seed=2) - interpose.rand(3, 4, seed=2)
+    interpose.randn_like(x, seed=2) - interpose.randn((3, 4), seed=2)
+""", given(x=operand("f", (3, 4))), oracle="torch.zeros(3, 4)") + rows("""
+    torch.rand_like(x) < 0
+    torch.rand_like(x) < 1
+    torch.randn_like(x) > 7
+""", given(x=operand("f", (3, 4)))) + rows("""
+    interpose.rand(2, 3, seed=5)
+""", given(x=0), oracle="""
+    bits = interpose.random(5, torch.arange(6)).reshape(2, 3);
+    (bits >> 40 & 0xffffff).float() * 2**-24
+""".strip()) + rows("""
+    interpose.randn(6, seed=-7)
+""", given(x=0), 1e-6, 1e-6, oracle="""
+    bits = interpose.random(-7, torch.arange(6)); u = (bits >> 32 & 0xffffffff).double();
+    v = (bits & 0xffffffff).double() * 2**-32;
+    (((u + 1) * 2**-32).log() * -2).sqrt().float() * (v * 2 * np.pi).cos().float()
+""".replace("\n   ", ""))
 
 IN_PLACE = rows("""
     x.add_(y); x
@@ -364,7 +575,10 @@ IN_PLACE = rows("""
     x |= y; x
     x ^= y; x
 """, given(x=operand("i", (3, 4)), y=operand("i", (3, 4), "y"))
-    + given(x=operand("b", (3, 4)), y=operand("b", (3, 4), "y")))
+    + given(x=operand("b", (3, 4)), y=operand("b", (3, 4), "y"))) + rows("""
+    x <<= y; x
+    x >>= y; x
+""", given(x=operand("i", (3, 4)), y=operand("n", (3, 4), "y")))
 
 SOFTMAXES = rows("""
     x.softmax(-1)
@@ -381,10 +595,22 @@ REFUSED = rows("""
     x.sum(5)
     x.softmax(3)
     x.argmax(-3)
+    x.var(5)
+    x.sort(2)
+    x.median(2)
 """, given(x=operand("f", (3, 4))), refused="is out of range for (3, 4), whose dimensions are -2 to 1") + rows("""
     x.sum((0, 0))
     x.mean((1, -1))
-""", given(x=operand("f", (3, 4))), refused="appears twice in dim")
+""", given(x=operand("f", (3, 4))), refused="appears twice in dim") + rows("""
+    x ** -1
+""", given(x=operand("i", (3,))), refused="pow of int64 to -1: a negative power of an integer is none") + rows("""
+    x // 0
+    x.floor_divide(0)
+""", given(x=operand("i", (3,))), refused="floor_divide of int64 by 0") + rows("""
+    x % 0
+""", given(x=operand("i", (3,))), refused="remainder of int64 by 0") + rows("""
+    x.fmod(0)
+""", given(x=operand("i", (3,))), refused="fmod of int64 by 0")
 
-ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + QUOTIENTS + POWERS + EXACT + SMOOTH + CHOICES
-        + SUMS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)
+ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CLAMPED + CHOICES
+        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)

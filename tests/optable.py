@@ -130,14 +130,34 @@ def rows(texts, over, rtol=0.0, atol=0.0, oracle=None, lenient="", refused=""):
             for text in texts.strip().split("\n") if text.strip()]
 
 
+def _philox(key, counter):
+    """The first two words of Philox4x32-10 as one int64."""
+    words = [counter & 0xffffffff, counter >> 32 & 0xffffffff, 0, 0]
+    low, high = key & 0xffffffff, key >> 32 & 0xffffffff
+    for _ in range(10):
+        a, b = 0xD2511F53 * words[0], 0xCD9E8D57 * words[2]
+        words = [b >> 32 ^ words[1] ^ low, b & 0xffffffff, a >> 32 ^ words[3] ^ high, a & 0xffffffff]
+        low, high = low + 0x9E3779B9 & 0xffffffff, high + 0xBB67AE85 & 0xffffffff
+    return int.from_bytes((words[0] << 32 | words[1]).to_bytes(8, "little"), "little", signed=True)
+
+
+def _random(x, y):
+    x, y = torch.broadcast_tensors(torch.as_tensor(x), torch.as_tensor(y))
+    if x.dtype != torch.int64 or y.dtype != torch.int64:
+        raise TypeError("random bits of integers only")
+    bits = [_philox(*pair) for pair in zip(x.flatten().tolist(), y.flatten().tolist())]
+    return torch.tensor(bits, dtype=torch.int64).reshape(x.shape)
+
+
 class _Torch:
-    """torch's functions under the names of ours."""
-    others = {"pow": torch.pow, "tensor": torch.tensor}
+    """torch's functions under the names of ours, and what torch does not have."""
+    others = {"pow": torch.pow, "tensor": torch.tensor, "random": _random}
 
     def __getattr__(self, name):
         if name in self.others:
             return self.others[name]
-        return getattr(torch, name, None) or getattr(F, name)
+        return (getattr(torch, name, None) or getattr(F, name, None)
+                or getattr(torch.Tensor, name))
 
 
 @functools.lru_cache(maxsize=None)

@@ -6,6 +6,7 @@ the model, generation. Every one is valid for the model whose sizes are given.
 import json
 import pathlib
 import random
+import re
 import sys
 
 HIDDEN = ["transformer.wte.output", "transformer.drop.output", "transformer.h.*.input",
@@ -136,7 +137,9 @@ class Builder:
         self.save(self.add("sub", f"transformer.h.{last}.output[0]{index}",
                            f"transformer.h.0.ln_1.output{index}", invoke=invoke, step=step))
 
-    def edit_part(self, invoke, step, length, n_invokes, wild):
+    def edit_part(self, invoke, step, length, others, earlier, wild):
+        """An edit, now and then to what another invoke has: of `others` at the same site, of
+        `earlier` ones, which belong to traces before this one, in whatever block."""
         at, path = self.position(length), self.path(WRITABLE)
         columns = [] if path.endswith(".scale") else [f"[..., {at}:{at + 2}, 1:4]"]
         index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
@@ -147,9 +150,11 @@ class Builder:
             value = self.add("div", self.rng.choice([1.0, 0.0, -1.0]), 0.0)
         elif kind == 0:
             value = self.rng.uniform(-1, 1)
-        elif kind == 1 and step == 0 and n_invokes > 1:
-            other = self.rng.choice([i for i in range(n_invokes) if i != invoke])
-            x = self.add("hook", path, invoke=other, step=step)
+        elif kind == 1 and (earlier or step == 0 and others):
+            other = self.rng.choice(earlier or others)
+            if earlier:
+                path = re.sub(r"\.\d+\.", f".{self.rng.randrange(self.sizes['n_blocks'])}.", path)
+            x = self.add("hook", path, invoke=other)
             # (1, 1, D) or (1, H, 1, dh) of another prompt's last position
             x = self.add("getitem", x, "[:1, ..., -1:, :]")
             if ":" not in index[5:-3]:  # one position
@@ -188,6 +193,24 @@ def sampling_of(rng):
             "top_p": rng.choice([1.0, 0.9]), "seed": rng.randrange(1 << 40)}
 
 
+def deal(rng, invokes, n_new):
+    """The request's fields for these invokes: mostly one trace, else a session of several. Returns
+    them, with the new tokens and the number of each invoke's trace."""
+    n = len(invokes)
+    if n == 1 or rng.randrange(3) > 0:
+        return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling_of(rng)}, \
+            [n_new] * n, [0] * n
+    traces, counts, numbers = [], [], []
+    for invoke in invokes:
+        if not traces or rng.randrange(3) > 0:
+            traces.append({"invokes": [], "max_new_tokens": rng.choice([0, n_new]),
+                           "sampling": sampling_of(rng)})
+        traces[-1]["invokes"].append(invoke)
+        counts.append(traces[-1]["max_new_tokens"])
+        numbers.append(len(traces) - 1)
+    return {"traces": traces}, counts, numbers
+
+
 def random_request(seed, sizes, wild=False):
     """One request as a dict. `sizes` has n_blocks, vocab and context; `wild` makes the edits write
     NaN and infinities, which must stay inside the request."""
@@ -199,15 +222,14 @@ def random_request(seed, sizes, wild=False):
         length = rng.choice([1, 2, 5, 13, 31, rng.randrange(1, 64), rng.randrange(60, 140)])
         length = min(length, sizes["context"] - n_new)
         invokes.append({"prompt": [rng.randrange(sizes["vocab"]) for _ in range(length)]})
-    for i in range(len(invokes)):
-        for step in range(max(1, n_new)):
+    fields, counts, _ = deal(rng, invokes, n_new)
+    for i, count in enumerate(counts):
+        for step in range(max(1, count)):
             for _ in range(rng.randrange(3)):
                 builder.edit(i, step, wild)
             for _ in range(rng.randrange(1, 4)):
                 builder.read(i, step)
-    sampling = sampling_of(rng)
-    return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling,
-            "nodes": builder.nodes}
+    return {**fields, "nodes": builder.nodes}
 
 
 # Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
@@ -245,14 +267,16 @@ def prompt_length(rng, kind, room):
     return rng.choice([1, 4, 16, 40, 63, 64, 65, 90])
 
 
-def fill(builder, rng, kind, lengths, n_new):
+def fill(builder, rng, kind, lengths, counts, traces):
     """Edits and reads of every invoke and step. An early request looks at one place."""
     paths = [rng.choice(EARLY)] if kind == "early" else READABLE
     for i, length in enumerate(lengths):
-        for step in range(max(1, n_new)):
+        others = [k for k, trace in enumerate(traces) if trace == traces[i] and k != i]
+        earlier = [k for k, trace in enumerate(traces) if trace < traces[i]]
+        for step in range(max(1, counts[i])):
             length = length if step == 0 else 1
             for _ in range(rng.choice([0, 0, 1, 1, 2]) if kind != "early" else 0):
-                builder.edit_part(i, step, length, len(lengths), False)
+                builder.edit_part(i, step, length, others, earlier, False)
             least = int(kind == "early")
             for _ in range(rng.choice([least, 1, 1, 2]) if step == 0 else rng.randrange(2)):
                 rng.choice([
@@ -281,12 +305,13 @@ def random_job(seed, sizes):
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
+    fields, counts, traces = deal(rng, invokes, n_new)
     if kind != "nothing":
-        fill(builder, rng, kind, lengths, n_new)
-    if n_new > 0 and rng.randrange(3) == 0:
-        builder.save(builder.add("hook", "generator.output", step=n_new - 1))
-    return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling_of(rng),
-            "nodes": builder.nodes}
+        fill(builder, rng, kind, lengths, counts, traces)
+    if rng.randrange(3) == 0:
+        i = rng.randrange(len(counts))
+        builder.save(builder.add("hook", "generator.output", invoke=i, step=max(0, counts[i] - 1)))
+    return {**fields, "nodes": builder.nodes}
 
 
 def sizes_of(folder):

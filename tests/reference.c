@@ -121,15 +121,26 @@ static float tree(float *lanes)
     return lanes[0] + lanes[1];
 }
 
+static float product_tree(float *factors)
+{
+    for (int width = 8; width > 0; width /= 2)
+        for (int l = 0; l < width; l++)
+            factors[l] *= factors[l + width];
+    return factors[0];
+}
+
 /* The elements n i .. n i + n - 1 of x make output i. */
 static void reduce_floats(enum op op, const struct tensor *out, const struct tensor *x, int64_t i,
                           int64_t n)
 {
-    float lanes[16] = {0}, best = 0;
+    float lanes[16] = {0}, factors[16], best = 0;
     int64_t best_at = 0;
+    for (int l = 0; l < 16; l++)
+        factors[l] = 1;
     for (int64_t j = 0; j < n; j++) {
         const float value = *float_at(x, i * n + j);
         lanes[j % 16] = op == OP_norm ? fmaf(value, value, lanes[j % 16]) : lanes[j % 16] + value;
+        factors[j % 16] *= value;
         const bool wins = op == OP_max || op == OP_argmax ? value > best : value < best;
         if (j == 0 || (best == best && (wins || value != value))) {
             best = value;
@@ -139,6 +150,7 @@ static void reduce_floats(enum op op, const struct tensor *out, const struct ten
     const float sum = tree(lanes);
     switch (op) {
     case OP_sum: *float_at(out, i) = sum; break;
+    case OP_prod: *float_at(out, i) = product_tree(factors); break;
     case OP_mean: *float_at(out, i) = sum / (float)n; break;
     case OP_norm: *float_at(out, i) = sqrtf(sum); break;
     case OP_max: case OP_min: *float_at(out, i) = best; break;
@@ -149,16 +161,20 @@ static void reduce_floats(enum op op, const struct tensor *out, const struct ten
 static void reduce_wholes(enum op op, const struct tensor *out, const struct tensor *x, int64_t i,
                           int64_t n)
 {
-    int64_t sum = 0, best = 0, best_at = 0;
+    int64_t sum = 0, product = 1, best = 0, best_at = 0;
     for (int64_t j = 0; j < n; j++) {
         const int64_t value = x->dtype == DT_i64 ? *whole_at(x, i * n + j) : *bool_at(x, i * n + j);
         sum = wrap_add(sum, value);
+        product = wrap_mul(product, value);
         if (j == 0 || (op == OP_max || op == OP_argmax ? value > best : value < best)) {
             best = value;
             best_at = j;
         }
     }
-    const int64_t y = op == OP_sum ? sum : op == OP_max || op == OP_min ? best : best_at;
+    const int64_t y = op == OP_sum                     ? sum
+                      : op == OP_prod                  ? product
+                      : op == OP_max || op == OP_min ? best
+                                                       : best_at;
     if (out->dtype == DT_i64)
         *whole_at(out, i) = y;
     else
@@ -188,6 +204,28 @@ void reference_reduce(enum op op, const struct tensor *out, const struct tensor 
             reduce_floats(op, out, x, i, n);
         else
             reduce_wholes(op, out, x, i, n);
+    }
+}
+
+void reference_scan(enum op op, const struct tensor *out, const struct tensor *x)
+{
+    const int64_t n = x->view.shape[x->view.rank - 1];
+    double sum = 0, product = 1;
+    int64_t whole_sum = 0, whole_product = 1;
+    for (int64_t i = 0; i < view_count(&x->view); i++) {
+        if (i % n == 0) {
+            sum = 0, product = 1;
+            whole_sum = 0, whole_product = 1;
+        }
+        if (x->dtype == DT_f32) {
+            sum += (double)*float_at(x, i);
+            product *= (double)*float_at(x, i);
+            *float_at(out, i) = (float)(op == OP_cumsum ? sum : product);
+        } else {
+            whole_sum = wrap_add(whole_sum, *whole_at(x, i));
+            whole_product = wrap_mul(whole_product, *whole_at(x, i));
+            *whole_at(out, i) = op == OP_cumsum ? whole_sum : whole_product;
+        }
     }
 }
 
@@ -243,6 +281,28 @@ void reference_gather(const struct tensor *out, const struct tensor *x, const st
             copy_element(out, i, &nothing, 0);
             fault[1] = fault[0] ? fault[1] : at;
             fault[0] = fault[0] ? fault[0] : tag;
+        }
+    }
+}
+
+void reference_scatter(enum op op, const struct tensor *out, const struct tensor *index,
+                       const struct tensor *x, int64_t *fault, int64_t tag)
+{
+    const int last = out->view.rank - 1;
+    const int64_t n = out->view.shape[last], k = index->view.shape[last];
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        const int64_t at = *whole_at(index, i), to = i / k * n + at;
+        if (at < 0 || at >= n) {
+            fault[1] = fault[0] ? fault[1] : at;
+            fault[0] = fault[0] ? fault[0] : tag;
+        } else if (op == OP_scatter) {
+            copy_element(out, to, x, i);
+        } else if (x->dtype == DT_f32) {
+            *float_at(out, to) += *float_at(x, i);
+        } else if (x->dtype == DT_i64) {
+            *whole_at(out, to) = wrap_add(*whole_at(out, to), *whole_at(x, i));
+        } else {
+            *bool_at(out, to) |= *bool_at(x, i);
         }
     }
 }

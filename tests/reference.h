@@ -14,7 +14,10 @@ void reference_binary(enum op op, const struct tensor *out, const struct tensor 
 void reference_where(const struct tensor *out, const struct tensor *mask, const struct tensor *x,
                      const struct tensor *y);
 void reference_reduce(enum op op, const struct tensor *out, const struct tensor *x, int n_reduced);
+void reference_scan(enum op op, const struct tensor *out, const struct tensor *x);
 void reference_topk(const struct tensor *out, const struct tensor *x, bool largest);
+void reference_scatter(enum op op, const struct tensor *out, const struct tensor *index,
+                       const struct tensor *x, int64_t *fault, int64_t tag);
 void reference_gather(const struct tensor *out, const struct tensor *x, const struct tensor *index,
                       int64_t *fault, int64_t tag);
 void reference_softmax(enum op op, const struct tensor *out, const struct tensor *x);

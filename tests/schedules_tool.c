@@ -13,6 +13,9 @@
  *
  * Buffers of the device are guarded (guarded.h), and a job's memory goes as soon as its
  * state is final, as it does when its connection is fast.
+ *
+ * Where the CUDA backend is linked (build/emulated/tests/schedules_tool) the schedules run on it,
+ * what is alone still on the CPU, and the model is smaller.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -22,6 +25,7 @@
 
 #include "../protocol/decode.h"
 #include "../server/batch.h"
+#include "../server/device.h"
 #include "guarded.h"
 #include "reference.h"
 #include "tiny_gpt2.h"
@@ -35,13 +39,14 @@ enum {
 #define SHORT_COST 1e6
 #define ENDLESS 1e15 /* a pass cost that nothing reaches */
 
-static const struct model_shape made = {.n_blocks = 3,
-                                        .n_heads = 3,
-                                        .width = 24,
-                                        .inner = 96,
-                                        .vocab = 53,
-                                        .context = 1024,
-                                        .epsilon = 1e-5f};
+static struct model_shape made = {.n_blocks = 3,
+                                  .n_heads = 3,
+                                  .width = 24,
+                                  .inner = 96,
+                                  .vocab = 53,
+                                  .context = 1024,
+                                  .epsilon = 1e-5f};
+enum { CONTEXT_EMULATED = 200 };
 
 struct request { /* and what it gives alone */
     struct graph graph;
@@ -180,7 +185,7 @@ static void check_saves(const struct slot *s)
 static void check_done(const struct slot *s, int n_ready)
 {
     const struct request *r = &tool.requests[s->request];
-    const size_t n_tokens = (size_t)(r->plan.n_sequences * r->graph.n_new_tokens);
+    const size_t n_tokens = (size_t)r->plan.n_generated;
     tool.counts.done++;
     for (int i = 0; i < r->plan.n_invokes; i++)
         tool.counts.shared_positions += s->job->n_shared[i];
@@ -256,33 +261,37 @@ static void meddle(void)
         cancel(s);
 }
 
+static const struct backend *real; /* what `backend` hands calls on to */
+static struct backend backend;
+
 static void meddling_linear(struct device *d, float *out, const float *x, const struct weight *w,
                             const float *bias, int n_rows, enum epilogue epilogue,
                             const float *residual)
 {
     meddle();
-    backend_cpu.linear(d, out, x, w, bias, n_rows, epilogue, residual);
+    real->linear(d, out, x, w, bias, n_rows, epilogue, residual);
 }
 
 static void meddling_copy(struct device *d, const struct tensor *out, const struct tensor *x)
 {
     meddle();
-    backend_cpu.copy(d, out, x);
+    real->copy(d, out, x);
 }
 
 static void meddling_download(struct device *d, void *to, const struct tensor *from)
 {
     meddle();
-    backend_cpu.download(d, to, from);
+    real->download(d, to, from);
 }
 
-static struct backend backend;
-
-static void make_backend(void)
+/* The emulated device guards its memory itself. */
+static void make_backend(const struct backend *be)
 {
-    backend = backend_cpu;
-    backend.alloc = guarded_alloc;
-    backend.release = guarded_release;
+    backend = *(real = be);
+    if (be == &backend_cpu) {
+        backend.alloc = guarded_alloc;
+        backend.release = guarded_release;
+    }
     backend.linear = meddling_linear;
     backend.copy = meddling_copy;
     backend.download = meddling_download;
@@ -519,10 +528,12 @@ static void choose_sizes(struct settings *s)
 }
 
 /* Any requests, or some of a family, which have pages of the cache to share. Plain C takes some
- * twenty times as long as the others: mostly it gets what is short, if that is soon found. */
+ * twenty times as long as the others, an emulated device more: mostly they get what is short, if
+ * that is soon found. */
 static void choose_kinds(struct settings *s)
 {
-    const bool is_short = strcmp(s->isa, "plain") == 0 && !one_in(20), alike = one_in(2);
+    const bool is_slow = !strcmp(s->isa, "plain") || !strcmp(s->isa, "cuda");
+    const bool is_short = is_slow && !one_in(20), alike = one_in(2);
     const int first = alike ? below(tool.n_requests) / FAMILY * FAMILY : 0;
     const int n = alike && tool.n_requests - first > FAMILY ? FAMILY : tool.n_requests - first;
     for (int i = 0; i < s->n_kinds; i++) {
@@ -606,11 +617,16 @@ static void soak(uint64_t seed, int n_jobs)
 
 static void open_tool(const char *folder, const char *requests)
 {
-    make_backend();
-    find_isas();
+    make_backend(&backend_cpu);
     tool.folder = folder;
     read_requests(requests);
     run_all_alone();
+    if (device_cuda) {
+        make_backend(device_cuda);
+        tool.isas[tool.n_isas++] = "cuda";
+    } else {
+        find_isas();
+    }
 }
 
 static int make(const char *folder)
@@ -622,6 +638,8 @@ static int make(const char *folder)
 
 int main(int n, char **arguments)
 {
+    if (device_cuda)
+        made.context = CONTEXT_EMULATED;
     if (n == 3 && !strcmp(arguments[1], "make"))
         return make(arguments[2]);
     const bool runs = n == 6 && !strcmp(arguments[1], "run");

@@ -327,6 +327,247 @@ def test_apply_and_log(model, capsys):
     assert capsys.readouterr().out.startswith("the greatest ")
 
 
+# Edits.
+
+def zero_block(model):
+    model.transformer.h[1].mlp.output[:] = 0
+
+
+def test_edits_are_replayed_in_each_run(model):
+    with model.edit() as edited:
+        zero_block(model)
+        model.transformer.h[2].mlp.output = model.transformer.h[2].mlp.output * model.lm_head.weight[
+            5] + 0.5
+        x = model.transformer.h[2].attn.output[0]
+        with edited.iter[0]:
+            x[:, -1] += 1
+    by_hand = []
+    for prompt in (PROMPT, IDS):
+        with model.trace(prompt):
+            zero_block(model)
+            mlp = model.transformer.h[2].mlp
+            mlp.output = mlp.output * model.lm_head.weight[5] + 0.5
+            model.transformer.h[2].attn.output[0][:, -1] += 1
+            by_hand.append(model.lm_head.output.save())
+    with edited.trace() as tracer:
+        with tracer.invoke(PROMPT):
+            a = model.lm_head.output.save()
+        with tracer.invoke(IDS):
+            b = edited.lm_head.output.save()
+    with model.trace(PROMPT):
+        plain = model.lm_head.output.save()
+    same([a, b], by_hand)
+    assert not np.array_equal(a, plain)
+
+
+def test_edits_come_on_top_and_in_place(model, server):
+    own = LanguageModel(model.name, host=server.host)
+    with own.edit(inplace=True) as same_one:
+        own.transformer.h[1].output[0][:, 0] = 0
+    assert same_one is own
+    with own.edit() as edited:
+        own.transformer.h[1].output[0][:, 1] = 0
+    with own.trace(IDS):
+        one = own.transformer.h[1].output[0].save()
+    with edited.trace(IDS):
+        two = edited.transformer.h[1].output[0].save()
+    assert not one[:, 0].any() and one[:, 1].any()
+    assert not two[:, :2].any() and two[:, 2].any()
+    own.clear_edits()
+    with own.trace(IDS):
+        none = own.transformer.h[1].output[0].save()
+    assert none[:, 0].any()
+
+
+def test_an_edit_of_all_steps_has_those_of_each_run(model):
+    with model.edit() as edited:
+        scale = model.transformer.h[0].mlp.output[:, -1:].abs().max()
+        with model.all():
+            model.transformer.h[0].mlp.output[:] = scale
+        with model.transformer.h[1].iter[1:]:
+            model.transformer.h[1].mlp.output[:] = 1
+        model.transformer.h[2].mlp.step(1).output[:] = 2
+    for n in (2, 3):
+        with edited.generate(PROMPT, max_new_tokens=n) as tracer:
+            seen = [[model.transformer.h[i].mlp.output[0, -1, 0].save() for i in range(3)]
+                    for _ in tracer.iter[:]]
+        assert len({float(row[0]) for row in seen}) == 1
+        assert [float(row[1]) == 1 for row in seen] == [k > 0 for k in range(n)]
+        assert [float(row[2]) == 2 for row in seen] == [k == 1 for k in range(n)]
+    with pytest.raises(IndexError, match="holds no step: this run has steps 0 to 0"):
+        with edited.trace(PROMPT):
+            pass
+
+
+def test_an_edit_with_a_prompt_knows_its_shapes(model):
+    with model.edit(IDS) as edited:
+        x = model.transformer.h[0].output[0]
+        x[:, x.shape[1] - 1] = 0
+    with edited.trace(IDS):
+        y = model.transformer.h[0].output[0].save()
+    assert y[:, :3].any() and not y[:, 3].any()
+
+
+EDITS_REFUSE = [
+    ("model.lm_head.output.shape", "the shape of lm_head.output is a prompt's, and this edit has none: "
+     "write model.edit(prompt), and shapes are those of that prompt"),
+    ("model.lm_head.output.save()", "an edit saves nothing: save in a run of the edited model"),
+    ("edit.stop()", "an edit ends no run: call tracer.stop() in one of the edited model"),
+    ("edit.cache()", "an edit saves nothing: call tracer.cache() in a run of the edited model"),
+    ("edit.invoke(IDS)", "an edit has no invokes: it holds for all that the edited model has"),
+    ("for _ in model.iter[:]: pass", "an edit does not know how many steps its runs will have: write "
+     "`with model.iter[...]:`, or name the steps"),
+]
+
+
+@pytest.mark.parametrize("code, sentence", EDITS_REFUSE, ids=[r[0] for r in EDITS_REFUSE])
+def test_what_an_edit_cannot_do(model, code, sentence):
+    edit = model.edit()
+    with pytest.raises(RuntimeError) as refused:
+        with edit:
+            exec(code, {"model": model, "edit": edit, "IDS": IDS})
+    assert str(refused.value) == sentence
+    assert model._edits == ()
+
+
+def test_a_bad_edit_is_refused_at_its_own_line(model, tmp_path):
+    script = tmp_path / "notebook.py"
+    script.write_text("with model.edit() as edited:\n    model.transformer.h[0].mlp.output[:, 99] = 0\n"
+                      "with edited.trace([1, 2]):\n    model.lm_head.output.save()\n")
+    with pytest.raises(interpose.RequestError) as refused:
+        exec(compile(script.read_text(), str(script), "exec"), {"model": model})
+    assert (refused.value.code, refused.value.lineno) == ("index", 2)
+
+
+# Caches.
+
+def test_a_cache_holds_what_modules_gave_in_the_end(model):
+    with model.trace(PROMPT) as tracer:
+        cache = tracer.cache(include_inputs=True)
+        zero_block(model)
+        h = [block.output[0].save() for block in model.transformer.h]
+        attn = model.transformer.h[1].attn.output.save()
+        assert "transformer.h.0" not in cache
+        with pytest.raises(NoValue, match="the cache has no values: it arrives when"):
+            cache["transformer.h.0"]
+    same([cache[f"transformer.h.{i}"].output[0] for i in range(len(h))], h)
+    same(cache["model.transformer.h.1.attn"].output[:1], attn[:1])
+    assert not cache["transformer.h.1.mlp"].output.any()
+    same([cache["transformer.h.2"].inputs[0][0], cache.model.transformer.h[2].input], [h[1], h[1]])
+    assert {"lm_head", "transformer.wte", "transformer.h.0.mlp.c_fc"} <= set(cache)
+    assert not any(path.endswith(("attn.z", "mid", "generator")) for path in cache)
+    torch = pytest.importorskip("torch")
+    assert torch.equal(cache["transformer.h.0"].output[0], cache["transformer.h.1"].input)
+
+
+def test_what_a_cache_leaves_out(model):
+    with model.trace(PROMPT) as tracer:
+        blocks = tracer.cache(modules=list(model.transformer.h))
+        inputs = tracer.cache(["model.transformer.h.0.mlp"], include_output=False, include_inputs=True)
+        z = tracer.cache(["transformer.h.0.attn.z"])
+    assert len(blocks) == model.config.n_blocks and list(z) == ["transformer.h.0.attn.z"]
+    assert blocks["transformer.h.0"].input is None and blocks["transformer.h.0"].inputs is None
+    entry = inputs["transformer.h.0.mlp"]
+    assert entry.output is None and entry.input.shape == entry.inputs[0][0].shape
+    with pytest.raises(IndexError, match="transformer.h.12 is not in the cache"):
+        blocks.transformer.h[12]
+    with pytest.raises(AttributeError, match="transformer.h.0.mlp is not in the cache"):
+        blocks.transformer.h[0].mlp
+    with pytest.raises(KeyError, match="transformer is no list of blocks"):
+        blocks.transformer[0]
+    same([blocks.transformer["h.0"].output[0]], [blocks["transformer.h.0"].output[0]])
+
+
+def test_caches_of_steps_and_invokes(model):
+    with model.generate(max_new_tokens=3) as tracer:
+        with tracer.invoke(IDS):
+            pass
+        with tracer.invoke(PROMPT):
+            cache = tracer.cache(modules=["lm_head"])
+            rows = [model.lm_head.output.save() for _ in tracer.iter[:]]
+    same([e.output for e in cache["lm_head"]], rows, cache.lm_head.output)
+
+
+def test_caches_are_refused(model):
+    with pytest.raises(ValueError, match="transformer.h.0.mlq is no module with an output: did you mean "
+                                         "transformer.h.0.mlp"):
+        with model.trace(IDS) as tracer:
+            tracer.cache(["transformer.h.0.mlq"])
+    with pytest.raises(RuntimeError, match="a cache belongs to a prompt: open it inside"):
+        with model.trace() as tracer:
+            tracer.cache()
+    with pytest.raises(TypeError, match=r"cache\(\) has no parameter 'x': it takes modules"):
+        with model.trace(IDS) as tracer:
+            tracer.cache(x=1)
+
+
+# Scans and positions.
+
+def test_a_scan_runs_nothing(model, monkeypatch):
+    monkeypatch.setattr(model.client, "stream", None)
+    with model.scan(PROMPT):
+        x = model.transformer.h[0].attn.output[0].save()
+        y = model.lm_head.output.argmax(-1)
+    assert x.shape == (1, 10, model.config.width) and y.shape == (1, 10) and y.dtype == np.int64
+    with pytest.raises(NoValue, match="has no value: it was scanned, not run: its shape and dtype are"):
+        x.value
+    with pytest.raises(interpose.RequestError, match="set of"):
+        with model.scan(PROMPT):
+            model.transformer.h[0].mlp.output[:] = np.ones(3)
+
+
+TEXTS = ["The Eiffel Tower is in the city of Paris. The Tower!", "naïve 漢字 🙂🙂 x", " a  b"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_positions_of_every_part_of_a_text(model, text):
+    """The tokens of a part are those whose bytes overlap its bytes."""
+    ids = model.tokenizer.encode(text)
+    data = text.encode()
+    with model.trace() as tracer:
+        with tracer.invoke(text) as invoker:
+            prompt = invoker.positions
+            model.lm_head.output.save()
+    ends = [len(model.tokenizer.decode(ids[:k]).encode()) for k in range(len(ids) + 1)]
+    if "\ufffd" in "".join(model.tokenizer.tokenize(text)):
+        ends = None     # bytes of broken characters cannot be counted so
+    for start in range(len(text)):
+        for stop in range(start + 1, len(text) + 1):
+            part = text[start:stop]
+            nth = [i for i in range(len(text)) if text.startswith(part, i)].index(start)
+            found = prompt(part, nth)
+            assert found == list(range(found[0], found[-1] + 1))
+            assert part in model.tokenizer.decode([ids[i] for i in found])
+            if ends:
+                a, b = len(text[:start].encode()), len(text[:stop].encode())
+                assert found == [i for i in range(len(ids)) if ends[i] < b and ends[i + 1] > a]
+    assert len(data) >= len(text)
+
+
+def test_positions_by_index_and_what_is_refused(model):
+    ids = model.tokenizer.encode("The Tower, the Tower")
+    loose = [model.tokenizer.encode(c)[0] for c in "Tower"]     # not how the tokenizer divides it
+    with model.trace() as tracer:
+        with tracer.invoke([ids]) as invoker:
+            n = len(ids)
+            assert invoker.positions(-1) == [n - 1] and invoker.positions(0) == [0]
+            assert invoker.positions(slice(1, None, 2)) == list(range(n))[1::2]
+            assert invoker.positions("Tower", -1)[-1] == n - 1
+            model.lm_head.output[:, invoker.positions("Tower", -1)].save()
+            for what, kind, sentence in [
+                    (n, IndexError, f"position {n} does not exist: the prompt has {n} tokens"),
+                    ("Rome", ValueError, "'Rome' stands 0 times in 'The Tower, the Tower'"),
+                    ("", ValueError, "'' stands 0 times in 'The Tower, the Tower'"),
+                    (1.5, TypeError, "a position must be an integer: it is 1.5")]:
+                with pytest.raises(kind) as refused:
+                    invoker.positions(what)
+                assert str(refused.value) == sentence
+            with pytest.raises(ValueError, match="stands 2 times in .*: there is no occurrence 2"):
+                invoker.positions("Tower", 2)
+        with tracer.invoke(loose) as invoker:
+            assert invoker.positions("owe") == [1, 2, 3]
+
+
 # Behind the run.
 
 def test_a_saved_proxy_is_its_value(model):

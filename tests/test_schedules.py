@@ -26,9 +26,9 @@ def files(tmp_path_factory):
     return folder, requests
 
 
-def counts_of(command, files, *numbers):
+def counts_of(command, files, *numbers, tool=TOOL):
     """What the tool counted, by the words of its last line."""
-    done = subprocess.run([TOOL, command, *files, *map(str, numbers)], capture_output=True,
+    done = subprocess.run([tool, command, *files, *map(str, numbers)], capture_output=True,
                           text=True, timeout=600)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     last = done.stdout.splitlines()[-1]

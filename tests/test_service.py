@@ -313,6 +313,15 @@ def test_tokenize_and_back(server):
     status, reply = wire.post_json(server.host, "/v1/tokenize", {"text": texts})
     assert status == 200
     assert ["".join(p) for p in reply["pieces"]][0] == texts[0]
+    for text, pieces, offsets in zip(texts, reply["pieces"], reply["offsets"]):
+        assert len(pieces) == len(offsets)
+        ends = [0] + [end for _, end in offsets]
+        for piece, (start, end), before in zip(pieces, offsets, ends):
+            if "\ufffd" in piece:   # a part of a character has that character's
+                assert end == start + 1 and start in (before, before - 1)
+            else:
+                assert text[start:end] == piece and start == before
+        assert ends[-1] == len(text)
     status, back = wire.post_json(server.host, "/v1/detokenize", {"tokens": reply["tokens"]})
     assert (status, back["text"]) == (200, texts)
     status, one = wire.post_json(server.host, "/v1/tokenize", {"text": texts[0]})

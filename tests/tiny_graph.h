@@ -28,14 +28,29 @@ static const struct model_shape tiny_model = {.n_blocks = 3,
 /* One invoke of one prompt of n_tokens; more by tiny_invoke. */
 static inline void tiny_open(struct tiny_graph *t)
 {
-    *t = (struct tiny_graph){.model = tiny_model, .graph.sampling.top_p = 1};
+    *t = (struct tiny_graph){.model = tiny_model, .graph.n_traces = 1};
+    t->graph.traces = ARENA_ARRAY(&t->arena, struct trace, INVOKES_MAX);
+    t->graph.traces[0] = (struct trace){.place = "", .sampling.top_p = 1};
     t->graph.nodes = ARENA_ARRAY(&t->arena, struct node, TINY_NODES);
     t->graph.invokes = ARENA_ARRAY(&t->arena, struct invoke, INVOKES_MAX + 1);
+}
+
+/* Invokes that follow belong to another trace. */
+static inline void tiny_trace(struct tiny_graph *t, int n_new_tokens)
+{
+    struct trace *trace = &t->graph.traces[t->graph.n_traces];
+    *trace = (struct trace){.place = arena_format(&t->arena, "traces[%d].", t->graph.n_traces++),
+                            .invoke_first = t->graph.n_invokes,
+                            .n_new_tokens = n_new_tokens,
+                            .sampling.top_p = 1};
 }
 
 static inline int tiny_invoke(struct tiny_graph *t, int n_prompts, int n_tokens)
 {
     struct invoke *v = &t->graph.invokes[t->graph.n_invokes];
+    v->trace = t->graph.n_traces - 1;
+    v->place = arena_format(&t->arena, "invokes[%d]", t->graph.n_invokes);
+    t->graph.traces[v->trace].n_invokes++;
     v->n_prompts = n_prompts;
     v->prompts = ARENA_ARRAY(&t->arena, struct prompt, n_prompts + 1);
     for (int i = 0; i < n_prompts; i++) {

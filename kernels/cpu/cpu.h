@@ -137,9 +137,13 @@ void cpu_where(struct device *d, const struct tensor *out, const struct tensor *
 void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                 int n_reduced);
 void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cpu_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
 void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 void cpu_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *index, int64_t *fault, int64_t tag);
+void cpu_scatter(struct device *d, enum op op, const struct tensor *out,
+                 const struct tensor *index, const struct tensor *x, int64_t *fault,
+                 int64_t tag);
 void cpu_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *y);
 

@@ -167,8 +167,9 @@ void cpu_copy(struct device *d, const struct tensor *out, const struct tensor *x
 }
 
 /* The ops of int64 and bool. Those of float32 are in vector.inc. */
-typedef int64_t i64_same, i64_number, i64_real, i64_bits;
-typedef uint8_t i64_compare, bool_same, bool_number, bool_real, bool_bits, bool_compare;
+typedef int64_t i64_same, i64_number, i64_real, i64_bits, i64_whole;
+typedef uint8_t i64_compare, bool_same, bool_number, bool_real, bool_bits, bool_whole,
+    bool_compare;
 
 #define VIEW(id, ...)
 #define CALL(id, ...)

@@ -1,4 +1,4 @@
-/* Reductions over the last dimensions, read as one row-major sequence, and the softmaxes. */
+/* Reductions over the last dimensions, read as one row-major sequence, the softmaxes and scans. */
 #include "../scalar.h"
 #include "cpu.h"
 
@@ -88,6 +88,25 @@ static int64_t sum_bool(const struct reduction *r, const uint8_t *x)
     return sum;
 }
 
+static float prod_f32(const struct reduction *r, const float *x)
+{
+    float lanes[LANES];
+    for (int l = 0; l < LANES; l++)
+        lanes[l] = 1;
+    EACH_ELEMENT(&r->s, x, float, lanes[i % LANES] *= value);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; l++)
+            lanes[l] *= lanes[l + width];
+    return lanes[0];
+}
+
+static int64_t prod_i64(const struct reduction *r, const int64_t *x)
+{
+    int64_t product = 1;
+    EACH_ELEMENT(&r->s, x, int64_t, product = wrap_mul(product, value));
+    return product;
+}
+
 /* The place of the winner: the first NaN, else the first of the best. */
 #define PLACE(name, type, beats)                                                                  \
     static int64_t name(const struct reduction *r, const type *x, type *won)                      \
@@ -138,6 +157,12 @@ static void reduce_one(const struct reduction *r, char *out, const void *x)
             *(float *)out = sum_f32(r, x);
         else
             *(int64_t *)out = r->x->dtype == DT_i64 ? sum_i64(r, x) : sum_bool(r, x);
+        break;
+    case OP_prod:
+        if (r->x->dtype == DT_f32)
+            *(float *)out = prod_f32(r, x);
+        else
+            *(int64_t *)out = prod_i64(r, x);
         break;
     case OP_mean: *(float *)out = sum_f32(r, x) / (float)r->s.count; break;
     case OP_norm: *(float *)out = sqrtf(squares_f32(r, x)); break;
@@ -260,4 +285,52 @@ void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const s
     s.task_rows = rows_of_a_task(n * 8);
     const int64_t n_tasks = (s.n_rows + s.task_rows - 1) / s.task_rows;
     pool_run(d->pool, (int)n_tasks, softmax_task, &s);
+}
+
+struct scan {
+    enum op op;
+    const struct tensor *out, *x;
+    int64_t n, n_rows, task_rows;
+};
+
+#define SCAN_ROW(type, sum_type, first, step)                                                     \
+    do {                                                                                          \
+        const type *from = (const type *)s->x->data + element_at(&s->x->view, last, row);         \
+        type *to = (type *)s->out->data + element_at(&s->out->view, last, row);                   \
+        sum_type sum = (first);                                                                   \
+        for (int64_t i = 0; i < s->n; i++) {                                                      \
+            const sum_type value = from[i * x_stride];                                            \
+            sum = (step);                                                                         \
+            to[i * out_stride] = (type)sum;                                                       \
+        }                                                                                         \
+    } while (0)
+
+static void scan_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct scan *s = context;
+    const int last = s->x->view.rank - 1;
+    const int64_t x_stride = s->x->view.stride[last], out_stride = s->out->view.stride[last];
+    const int64_t first = task * s->task_rows;
+    const int64_t end = first + s->task_rows < s->n_rows ? first + s->task_rows : s->n_rows;
+    for (int64_t row = first; row < end; row++) {
+        if (s->x->dtype == DT_f32 && s->op == OP_cumsum)
+            SCAN_ROW(float, double, 0, sum + value);
+        else if (s->x->dtype == DT_f32)
+            SCAN_ROW(float, double, 1, sum * value);
+        else if (s->op == OP_cumsum)
+            SCAN_ROW(int64_t, int64_t, 0, wrap_add(sum, value));
+        else
+            SCAN_ROW(int64_t, int64_t, 1, wrap_mul(sum, value));
+    }
+}
+
+void cpu_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x)
+{
+    if (view_count(&x->view) == 0)
+        return;
+    struct scan s = {.op = op, .out = out, .x = x, .n = x->view.shape[x->view.rank - 1]};
+    s.n_rows = view_count(&x->view) / s.n;
+    s.task_rows = rows_of_a_task(s.n);
+    pool_run(d->pool, (int)((s.n_rows + s.task_rows - 1) / s.task_rows), scan_task, &s);
 }

@@ -196,3 +196,54 @@ void cpu_gather(struct device *d, const struct tensor *out, const struct tensor 
     check_index(index, s.n, fault, tag);
     select_rows(d, gather_task, &s, s.k);
 }
+
+struct scattering { /* x (n_rows, k) to out (n_rows, n) */
+    const struct tensor *out, *index, *x;
+    int64_t n, k, n_rows, task_rows;
+    bool adds;
+};
+
+#define SCATTER_ROW(type, sum)                                                                    \
+    do {                                                                                          \
+        const type *from = (const type *)s->x->data + element_at(&s->x->view, last, row);         \
+        type *to = (type *)s->out->data + element_at(&s->out->view, last, row);                   \
+        for (int64_t j = 0; j < s->k; j++) {                                                      \
+            const int64_t i = index[j * index_stride];                                            \
+            if (i < 0 || i >= s->n)                                                               \
+                continue;                                                                         \
+            const type x = to[i * out_stride], y = from[j * x_stride];                            \
+            to[i * out_stride] = s->adds ? (type)(sum) : y;                                       \
+        }                                                                                         \
+    } while (0)
+
+static void scatter_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct scattering *s = context;
+    const int last = s->x->view.rank - 1;
+    const int64_t x_stride = s->x->view.stride[last], out_stride = s->out->view.stride[last];
+    const int64_t index_stride = s->index->view.stride[last];
+    const int64_t first = task * s->task_rows, end = first + s->task_rows;
+    for (int64_t row = first; row < end && row < s->n_rows; row++) {
+        const int64_t *index =
+            (const int64_t *)s->index->data + element_at(&s->index->view, last, row);
+        switch (s->x->dtype) {
+        case DT_f32: SCATTER_ROW(float, x + y); break;
+        case DT_i64: SCATTER_ROW(int64_t, wrap_add(x, y)); break;
+        default: SCATTER_ROW(uint8_t, x | y); break;
+        }
+    }
+}
+
+void cpu_scatter(struct device *d, enum op op, const struct tensor *out,
+                 const struct tensor *index, const struct tensor *x, int64_t *fault, int64_t tag)
+{
+    const int last = out->view.rank - 1;
+    struct scattering s = {.out = out, .index = index, .x = x, .adds = op == OP_scatter_add};
+    s.n = out->view.shape[last];
+    s.k = index->view.shape[last];
+    s.n_rows = count_rows(&index->view);
+    s.task_rows = rows_of_a_task(s.k);
+    check_index(index, s.n, fault, tag);
+    pool_run(d->pool, (int)((s.n_rows + s.task_rows - 1) / s.task_rows), scatter_task, &s);
+}

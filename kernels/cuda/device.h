@@ -131,10 +131,10 @@ __device__ __forceinline__ int64_t plus(int64_t x, int64_t y)
 }
 
 /* Lane l's number becomes the sum of the sixteen in the canonical tree: right in lane 0. */
-template <class T> __device__ __forceinline__ T lanes_sum(T lane)
+__device__ __forceinline__ float lanes_sum(float lane)
 {
     for (int by = LANES / 2; by > 0; by /= 2)
-        lane = plus(lane, __shfl_down_sync(ALL_LANES, lane, by, LANES));
+        lane = lane + __shfl_down_sync(ALL_LANES, lane, by, LANES);
     return lane;
 }
 
@@ -158,9 +158,13 @@ void cuda_where(struct device *d, const struct tensor *out, const struct tensor 
 void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
                  int n_reduced);
 void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+void cuda_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
 void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 void cuda_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *index, int64_t *fault, int64_t tag);
+void cuda_scatter(struct device *d, enum op op, const struct tensor *out,
+                  const struct tensor *index, const struct tensor *x, int64_t *fault,
+                  int64_t tag);
 void cuda_matmul(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *y);
 

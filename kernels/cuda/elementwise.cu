@@ -152,10 +152,10 @@ void cuda_pack(struct device *d, void *out, const struct tensor *x, int64_t firs
 }
 
 /* The types of results, by the row's `types`. */
-typedef float f32_same, f32_number, f32_real, f32_bits;
-typedef int64_t i64_same, i64_number, i64_real, i64_bits;
+typedef float f32_same, f32_number, f32_real, f32_bits, f32_whole;
+typedef int64_t i64_same, i64_number, i64_real, i64_bits, i64_whole;
 typedef uint8_t f32_compare, i64_compare, bool_same, bool_number, bool_real, bool_bits,
-    bool_compare;
+    bool_whole, bool_compare;
 
 #define VIEW(id, ...)
 #define CALL(id, ...)

@@ -47,8 +47,13 @@ __device__ __forceinline__ uint32_t output_number(void)
     return blockIdx.x * OUTPUTS + threadIdx.x / LANES;
 }
 
-/* What a lane adds, and what becomes of the sum of n. */
+/* What a lane begins with and adds, how two are joined, and what becomes of the sum of n. */
 struct sum_f32 {
+    static constexpr float first = 0;
+    static __device__ float join(float lane, float other)
+    {
+        return lane + other;
+    }
     static __device__ float add(float lane, float x)
     {
         return lane + x;
@@ -64,7 +69,7 @@ struct mean_f32 : sum_f32 {
         return sum / (float)n;
     }
 };
-struct norm_f32 {
+struct norm_f32 : sum_f32 {
     static __device__ float add(float lane, float x)
     {
         return fmaf(x, x, lane);
@@ -75,6 +80,11 @@ struct norm_f32 {
     }
 };
 struct sum_whole {
+    static constexpr int64_t first = 0;
+    static __device__ int64_t join(int64_t lane, int64_t other)
+    {
+        return wrap_add(lane, other);
+    }
     template <class T> static __device__ int64_t add(int64_t lane, T x)
     {
         return wrap_add(lane, x);
@@ -82,6 +92,28 @@ struct sum_whole {
     static __device__ int64_t end(int64_t sum, uint32_t)
     {
         return sum;
+    }
+};
+struct prod_f32 : sum_f32 {
+    static constexpr float first = 1;
+    static __device__ float join(float lane, float other)
+    {
+        return lane * other;
+    }
+    static __device__ float add(float lane, float x)
+    {
+        return lane * x;
+    }
+};
+struct prod_i64 : sum_whole {
+    static constexpr int64_t first = 1;
+    static __device__ int64_t join(int64_t lane, int64_t other)
+    {
+        return wrap_mul(lane, other);
+    }
+    static __device__ int64_t add(int64_t lane, int64_t x)
+    {
+        return wrap_mul(lane, x);
     }
 };
 
@@ -93,12 +125,13 @@ __global__ void sum_kernel(Sum *out, const T *x, const __grid_constant__ walk w,
     const uint32_t number = output_number(), count = number < w.count ? s.count : 0;
     int64_t at[2];
     walk_places(at, w, number);
-    Sum lane = 0;
+    Sum lane = Op::first;
     for (uint32_t i = threadIdx.x % LANES; i < count; i += LANES)
         lane = Op::add(lane, x[at[1] + sequence_place(s, i)]);
-    const Sum sum = lanes_sum(lane);
+    for (int by = LANES / 2; by > 0; by /= 2)
+        lane = Op::join(lane, __shfl_down_sync(ALL_LANES, lane, by, LANES));
     if (number < w.count && threadIdx.x % LANES == 0)
-        out[at[0]] = Op::end(sum, s.count);
+        out[at[0]] = Op::end(lane, s.count);
 }
 
 template <class Op, class Sum, class T>
@@ -238,6 +271,12 @@ void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const s
         else
             run_sum<sum_whole, int64_t, uint8_t>(d, out, x, w, s);
         break;
+    case OP_prod:
+        if (x->dtype == DT_f32)
+            run_sum<prod_f32, float, float>(d, out, x, w, s);
+        else
+            run_sum<prod_i64, int64_t, int64_t>(d, out, x, w, s);
+        break;
     case OP_mean: run_sum<mean_f32, float, float>(d, out, x, w, s); break;
     case OP_norm: run_sum<norm_f32, float, float>(d, out, x, w, s); break;
     case OP_logsumexp: run_logsumexp(d, out, x, w, s); break;
@@ -296,4 +335,63 @@ void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const 
                cuda_data<float>(out), cuda_data<float>(x), w, n, out->view.stride[last],
                x->view.stride[last]);
     CHECK_LAUNCH(d);
+}
+
+/* A thread a row: its sum is a chain, in which each step waits for the one before. */
+template <class Op, class Sum, class T>
+__global__ void scan_kernel(T *out, const T *x, const __grid_constant__ walk w, uint32_t n,
+                            int64_t out_stride, int64_t x_stride)
+{
+    const uint32_t row = blockIdx.x * BLOCK + threadIdx.x;
+    if (row >= w.count)
+        return;
+    int64_t at[2];
+    walk_places(at, w, row);
+    Sum sum = Op::first;
+    for (uint32_t i = 0; i < n; i++) {
+        sum = Op::join(sum, (Sum)x[at[1] + i * x_stride]);
+        out[at[0] + i * out_stride] = (T)sum;
+    }
+}
+
+struct cumsum_f32 {
+    static constexpr double first = 0;
+    static __device__ double join(double sum, double x)
+    {
+        return sum + x;
+    }
+};
+struct cumprod_f32 {
+    static constexpr double first = 1;
+    static __device__ double join(double product, double x)
+    {
+        return product * x;
+    }
+};
+
+template <class Op, class Sum, class T>
+static void run_scan(struct device *d, const struct tensor *out, const struct tensor *x)
+{
+    const struct tensor *const both[] = {out, x};
+    const int last = x->view.rank - 1;
+    const struct walk w = walk_of(both, 2, last);
+    const uint32_t n = (uint32_t)x->view.shape[last];
+    if (w.count == 0 || n == 0)
+        return;
+    LAUNCH((scan_kernel<Op, Sum, T>), blocks_for(w.count, BLOCK), BLOCK, 0, d->stream,
+           cuda_data<T>(out), cuda_data<T>(x), w, n, out->view.stride[last],
+           x->view.stride[last]);
+    CHECK_LAUNCH(d);
+}
+
+void cuda_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x)
+{
+    if (x->dtype == DT_f32 && op == OP_cumsum)
+        run_scan<cumsum_f32, double, float>(d, out, x);
+    else if (x->dtype == DT_f32)
+        run_scan<cumprod_f32, double, float>(d, out, x);
+    else if (op == OP_cumsum)
+        run_scan<sum_whole, int64_t, int64_t>(d, out, x);
+    else
+        run_scan<prod_i64, int64_t, int64_t>(d, out, x);
 }

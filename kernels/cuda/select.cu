@@ -198,3 +198,81 @@ void cuda_gather(struct device *d, const struct tensor *out, const struct tensor
     LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), w, d->faulty);
     CHECK_LAUNCH(d);
 }
+
+template <class T> __device__ __forceinline__ void add_to(T *sum, T x)
+{
+    *sum = plus(*sum, x);
+}
+
+/* Without reading a byte whose neighbours are other threads'. */
+__device__ __forceinline__ void add_to(uint8_t *sum, uint8_t x)
+{
+    if (x)
+        *sum = x;
+}
+
+struct line { /* along the last dimension */
+    int64_t n, k, out_stride, index_stride, x_stride;
+};
+
+/* A thread a row: its elements go one after the other. */
+template <bool adds, class T>
+__global__ void scatter_kernel(T *out, const int64_t *index, const T *x,
+                               const __grid_constant__ walk w, const __grid_constant__ line l,
+                               uint32_t *faulty)
+{
+    const uint32_t row = blockIdx.x * BLOCK + threadIdx.x;
+    if (row >= w.count)
+        return;
+    int64_t at[3];
+    walk_places(at, w, row);
+    for (int64_t j = 0; j < l.k; j++) {
+        const int64_t place = index[at[1] + j * l.index_stride];
+        const T y = x[at[2] + j * l.x_stride];
+        if (place < 0 || place >= l.n) {
+            atomicMin(faulty, (uint32_t)(row * l.k + j));
+            continue;
+        }
+        T *const to = out + at[0] + place * l.out_stride;
+        if (adds)
+            add_to(to, y);
+        else
+            *to = y;
+    }
+}
+
+template <bool adds, class T>
+static void run_scatter(struct device *d, const struct tensor *out, const struct tensor *index,
+                        const struct tensor *x)
+{
+    const int last = out->view.rank - 1;
+    const struct tensor *const all[] = {out, index, x};
+    const struct walk w = walk_of(all, 3, last);
+    const struct line l = {out->view.shape[last], index->view.shape[last], out->view.stride[last],
+                           index->view.stride[last], x->view.stride[last]};
+    LAUNCH((scatter_kernel<adds, T>), blocks_for(w.count, BLOCK), BLOCK, 0, d->stream,
+           cuda_data<T>(out), cuda_data<int64_t>(index), cuda_data<T>(x), w, l, d->faulty);
+    CHECK_LAUNCH(d);
+}
+
+void cuda_scatter(struct device *d, enum op op, const struct tensor *out,
+                  const struct tensor *index, const struct tensor *x, int64_t *fault, int64_t tag)
+{
+    const struct tensor *const all[] = {index, index, index};
+    const struct walk w = walk_of(all, 3, index->view.rank);
+    const bool adds = op == OP_scatter_add;
+    if (w.count == 0)
+        return;
+    switch (x->dtype) {
+    case DT_f32: (adds ? run_scatter<true, float> : run_scatter<false, float>)(d, out, index, x);
+        break;
+    case DT_i64:
+        (adds ? run_scatter<true, int64_t> : run_scatter<false, int64_t>)(d, out, index, x);
+        break;
+    default:
+        (adds ? run_scatter<true, uint8_t> : run_scatter<false, uint8_t>)(d, out, index, x);
+        break;
+    }
+    LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), w, d->faulty);
+    CHECK_LAUNCH(d);
+}

@@ -241,9 +241,9 @@ static void must_be_same(const struct tensor *out, const struct tensor *expected
 static bool exists(enum op op, enum dtype dtype)
 {
     const enum op_types t = op_info[op].types;
-    return dtype == DT_f32   ? t != TYPES_bits
+    return dtype == DT_f32   ? t != TYPES_bits && t != TYPES_whole
            : dtype == DT_i64 ? t != TYPES_real
-                             : t != TYPES_real && t != TYPES_number;
+                             : t != TYPES_real && t != TYPES_number && t != TYPES_whole;
 }
 
 static enum dtype result_dtype(enum op op, enum dtype dtype)
@@ -354,7 +354,7 @@ static void where_chooses_by_element(void **state)
 }
 
 static const enum op reductions[]
-    = {OP_sum, OP_mean, OP_max, OP_min, OP_argmax, OP_argmin, OP_norm, OP_logsumexp};
+    = {OP_sum, OP_prod, OP_mean, OP_max, OP_min, OP_argmax, OP_argmin, OP_norm, OP_logsumexp};
 
 static bool is_real(enum op op)
 {
@@ -372,14 +372,15 @@ static void every_reduction_has_the_bits_of_the_reference(void **state)
     for (int i = 0; i < 1500; i++) {
         const enum op op = reductions[i % COUNT(reductions)];
         const bool real = is_real(op);
-        const enum dtype dtype = real ? DT_f32 : (enum dtype)chance(DT_COUNT);
+        const uint32_t n_dtypes = op == OP_prod ? 2 : DT_COUNT; /* bool is multiplied as int64 */
+        const enum dtype dtype = real ? DT_f32 : (enum dtype)chance(n_dtypes);
         int64_t shape[RANK_MAX];
         const int rank = chance_shape(shape, 1), n_reduced = 1 + (int)chance((uint32_t)rank);
         const struct tensor x = chance_tensor(dtype, rank, shape, true);
         int64_t n = 1;
         for (int j = rank - n_reduced; j < rank; j++)
             n *= shape[j];
-        if (n == 0 && op != OP_sum && !real)
+        if (n == 0 && op != OP_sum && op != OP_prod && !real)
             continue; /* the planner refuses it */
         const struct tensor expected
             = chance_tensor(reduced_dtype(op, dtype), rank - n_reduced, shape, false);
@@ -431,6 +432,25 @@ static void logsumexp_means_what_it_means_in_torch(void **state)
         const struct tensor none = {row, DT_f32, {.rank = 1, .shape = {0}, .stride = {1}}};
         be->reduce(d, OP_logsumexp, &out, &none, 1);
         assert_true(*fetch_floats(d, y, 1) == -inf);
+    }
+}
+
+static void scans_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 400; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1);
+        const enum dtype dtype = (enum dtype)(i / 2 % 2);
+        const enum op op = i % 2 ? OP_cumsum : OP_cumprod;
+        const struct tensor x = chance_tensor(dtype, rank, shape, true);
+        const struct tensor expected = chance_tensor(dtype, rank, shape, false);
+        struct device *d = devices[i % n_devices];
+        const struct tensor *out = lend(d, &expected);
+        reference_scan(op, &expected, &x);
+        be->scan(d, op, out, lend(d, &x));
+        must_be_same(out, &expected, op_info[op].name, d);
+        free_all(NULL);
     }
 }
 
@@ -514,6 +534,41 @@ static void gather_has_the_bits_and_the_fault_of_the_reference(void **state)
         be->gather(d, out, lend(d, &x), lend(d, &index), fault->data, 7);
         must_be_same(out, &expected, "gather", d);
         must_be_same(fault, &words, "the fault of gather", d);
+        n_faults += expected_fault[0] == 7;
+        free_all(NULL);
+    }
+    assert_true(n_faults > 20 && n_faults < 500);
+}
+
+static void scatter_has_the_bits_and_the_fault_of_the_reference(void **state)
+{
+    (void)state;
+    int n_faults = 0;
+    for (int i = 0; i < 600; i++) {
+        int64_t shape[RANK_MAX];
+        const int rank = chance_shape(shape, 1);
+        const enum op op = chance(2) ? OP_scatter : OP_scatter_add;
+        const enum dtype dtype = (enum dtype)(i % 3);
+        const struct tensor out = chance_tensor(dtype, rank, shape, false);
+        const int64_t n = shape[rank - 1];
+        shape[rank - 1] = chance(9);
+        const struct tensor x = chance_tensor(dtype, rank, shape, true);
+        const struct tensor index = chance_tensor(DT_i64, rank, shape, true);
+        int64_t low = 0, high = -1;
+        if (view_count(&index.view) > 0)
+            view_extent(&low, &high, &index.view);
+        for (int64_t k = 0; k <= high; k++) /* mostly in range */
+            if (n > 0 && chance(30) > 0)
+                ((int64_t *)index.data)[k] = chance((uint32_t)n);
+        int64_t expected_fault[] = {chance(5) == 0 ? 9 : 0, 4};
+        const int64_t two = 2;
+        const struct tensor words = {expected_fault, DT_i64, view_of(1, &two)};
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        const struct tensor *there = lend(d, &out), *fault = lend(d, &words);
+        reference_scatter(op, &out, &index, &x, expected_fault, 7);
+        be->scatter(d, op, there, lend(d, &index), lend(d, &x), fault->data, 7);
+        must_be_same(there, &out, op_info[op].name, d);
+        must_be_same(fault, &words, "the fault of scatter", d);
         n_faults += expected_fault[0] == 7;
         free_all(NULL);
     }
@@ -1065,10 +1120,12 @@ int main(void)
         TEST(every_reduction_has_the_bits_of_the_reference),
         TEST(reductions_of_long_contiguous_rows_have_the_bits_of_the_reference),
         TEST(logsumexp_means_what_it_means_in_torch),
+        TEST(scans_have_the_bits_of_the_reference),
         TEST(topk_has_the_places_of_the_reference),
         TEST(topk_of_a_long_row_has_the_places_of_the_reference),
         TEST(a_nan_is_the_greatest_and_the_first_of_equals_wins),
         TEST(gather_has_the_bits_and_the_fault_of_the_reference),
+        TEST(scatter_has_the_bits_and_the_fault_of_the_reference),
         TEST(softmax_and_log_softmax_have_the_bits_of_the_reference),
         TEST(softmax_takes_masked_elements_and_all_masked_rows),
         TEST(matmul_has_the_bits_of_the_reference),

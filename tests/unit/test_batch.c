@@ -394,7 +394,7 @@ enum {
 
 static bool same_bits(const struct job *a, const struct job *b)
 {
-    const size_t n_tokens = (size_t)(a->plan.n_sequences * a->graph.n_new_tokens);
+    const size_t n_tokens = (size_t)a->plan.n_generated;
     return memcmp(a->results, b->results, a->plan.result_bytes) == 0 &&
            (n_tokens == 0 ||
             memcmp(a->generated, b->generated, n_tokens * sizeof *a->generated) == 0);

@@ -333,15 +333,15 @@ static void the_rest_of_a_request_is_read(void **state)
                "{\"temperature\": 1, \"top_k\": 40, \"top_p\": 0.5, "
                "\"seed\": 9223372036854775807}}"));
     assert_string_equal(graph.model, "demo");
-    assert_int_equal(graph.n_new_tokens, 3);
-    assert_true(graph.sampling.temperature == 1.0);
-    assert_int_equal(graph.sampling.top_k, 40);
-    assert_true(graph.sampling.top_p == 0.5);
-    assert_true(graph.sampling.seed == INT64_MAX);
+    assert_int_equal(graph.traces[0].n_new_tokens, 3);
+    assert_true(graph.traces[0].sampling.temperature == 1.0);
+    assert_int_equal(graph.traces[0].sampling.top_k, 40);
+    assert_true(graph.traces[0].sampling.top_p == 0.5);
+    assert_true(graph.traces[0].sampling.seed == INT64_MAX);
     assert_true(decode("{\"prompt\": \"x\"}"));
     assert_null(graph.model);
-    assert_true(graph.sampling.temperature == 0.0);
-    assert_true(graph.sampling.top_p == 1.0);
+    assert_true(graph.traces[0].sampling.temperature == 0.0);
+    assert_true(graph.traces[0].sampling.top_p == 1.0);
 }
 
 struct refusal {

@@ -126,7 +126,7 @@ static bool is_equal(const struct tensor *x, const void *packed)
 /* The graph as Python would run it. */
 
 struct eager_root {
-    int invoke, site, step;
+    int invoke, site, pass;
     struct tensor rows; /* (rows, width) */
     bool changed, seen;
 };
@@ -143,11 +143,20 @@ static int64_t width_of(enum point p)
     return part ? tiny_model.width : point_row_stride(p, &tiny_model);
 }
 
-static struct eager_root *eager_root(int invoke, int site, int step)
+/* The pass over the prompts of a trace. */
+static int first_pass(int trace)
+{
+    int n = 0;
+    for (int i = 0; i < trace; i++)
+        n += t.graph.traces[i].n_new_tokens ? t.graph.traces[i].n_new_tokens : 1;
+    return n;
+}
+
+static struct eager_root *eager_root(int invoke, int site, int pass)
 {
     for (int i = 0; i < eager.n_roots; i++) {
         struct eager_root *r = &eager.roots[i];
-        if (r->invoke == invoke && r->site == site && r->step == step)
+        if (r->invoke == invoke && r->site == site && r->pass == pass)
             return r;
     }
     assert_true(eager.n_roots < ROOTS_MAX);
@@ -156,43 +165,45 @@ static struct eager_root *eager_root(int invoke, int site, int step)
     int block;
     site_split(&p, &block, site, tiny_model.n_blocks);
     const struct invoke *v = &t.graph.invokes[invoke];
-    const int64_t n_rows = v->n_prompts * (step ? 1 : v->prompts[0].n_tokens);
+    const bool first = pass == first_pass(v->trace);
+    const int64_t n_rows = v->n_prompts * (first ? v->prompts[0].n_tokens : 1);
     const int64_t stride = point_row_stride(p, &tiny_model);
-    *r = (struct eager_root){.invoke = invoke, .site = site, .step = step};
+    *r = (struct eager_root){.invoke = invoke, .site = site, .pass = pass};
     r->rows = tensor_new(point_dtype(p), 2, (int64_t[]){n_rows, stride});
     r->rows.view.shape[1] = width_of(p);
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t k = 0; k < width_of(p); k++)
-            cell(element(&r->rows, row * width_of(p) + k), r->rows.dtype, site, step, invoke, row,
+            cell(element(&r->rows, row * width_of(p) + k), r->rows.dtype, site, pass, invoke, row,
                  k);
     return r;
 }
 
 static int32_t generated[64];
 
-static struct tensor eager_generated(int invoke, int first_sequence)
+static struct tensor eager_generated(int invoke)
 {
     const struct invoke *v = &t.graph.invokes[invoke];
-    const int n_old = v->prompts[0].n_tokens, n_new = t.graph.n_new_tokens;
+    const int n_old = v->prompts[0].n_tokens, n_new = t.graph.traces[v->trace].n_new_tokens;
+    const int32_t *new = generated;
+    for (int i = 0; i < invoke; i++)
+        new += t.graph.invokes[i].n_prompts *
+               t.graph.traces[t.graph.invokes[i].trace].n_new_tokens;
     struct tensor x = tensor_new(DT_i64, 2, (int64_t[]){v->n_prompts, n_old + n_new});
     for (int i = 0; i < v->n_prompts; i++)
         for (int k = 0; k < n_old + n_new; k++)
             *(int64_t *)element(&x, i * (n_old + n_new) + k) =
                 k < n_old ? v->prompts[i].tokens[k]
-                          : generated[(first_sequence + i) * n_new + k - n_old];
+                          : new[i * n_new + k - n_old];
     return x;
 }
 
 static struct tensor eager_hook(const struct node *n)
 {
     const struct invoke *v = &t.graph.invokes[n->invoke];
-    int first_sequence = 0;
-    for (int i = 0; i < n->invoke; i++)
-        first_sequence += t.graph.invokes[i].n_prompts;
     if (n->hook.name->point == PT_generated)
-        return eager_generated(n->invoke, first_sequence);
+        return eager_generated(n->invoke);
     const int site = site_of(n->hook.name->point, n->hook.block, tiny_model.n_blocks);
-    struct tensor x = eager_root(n->invoke, site, n->hook.step)->rows;
+    struct tensor x = eager_root(n->invoke, site, first_pass(v->trace) + n->hook.step)->rows;
     x.view = point_view(n->hook.name, &tiny_model, v->n_prompts,
                         n->hook.step ? 1 : v->prompts[0].n_tokens, 0, 0);
     return x;
@@ -254,8 +265,11 @@ static void eager_reduce(struct tensor *out, const struct tensor *given, const s
     }
 }
 
-static void eager_softmax(struct tensor *out, const struct tensor *x, const struct node *n)
+/* softmax and the scans, line by line. */
+static void eager_along(struct tensor *out, const struct tensor *given, const struct node *n)
 {
+    const struct tensor whole = converted(given, out->dtype), *x = &whole;
+    const size_t size_of_one = dtype_size(x->dtype);
     const int rank = x->view.rank;
     const int64_t asked = n->args[1].integer;
     const int dim = rank ? (int)(asked < 0 ? asked + rank : asked) : 0;
@@ -268,10 +282,11 @@ static void eager_softmax(struct tensor *out, const struct tensor *x, const stru
             continue;
         struct tensor line = line_of(x, size), result = line_of(x, size);
         for (int64_t k = 0; k < size; k++)
-            memcpy(element(&line, k), element(x, i + k * inner), sizeof(float));
-        model.be->softmax(model.device, n->op, &result, &line);
+            memcpy(element(&line, k), element(x, i + k * inner), size_of_one);
+        const bool scans = n->op == OP_cumsum || n->op == OP_cumprod;
+        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line);
         for (int64_t k = 0; k < size; k++)
-            memcpy(element(out, i + k * inner), element(&result, k), sizeof(float));
+            memcpy(element(out, i + k * inner), element(&result, k), size_of_one);
     }
 }
 
@@ -310,6 +325,46 @@ static void eager_select(struct tensor *out, const struct tensor *x, const struc
         else
             memset(element(out, i), 0, dtype_size(x->dtype));
         eager.n_outside += from < 0 || from >= (rank ? x->view.shape[dim] : 1);
+    }
+}
+
+/* Element by element, in row-major order of the index. */
+static void eager_scatter(struct tensor *out, const struct tensor *in, const struct node *n)
+{
+    const struct tensor *index = &in[1];
+    const int rank = out->view.rank;
+    const int64_t asked = n->args[1].integer;
+    const int dim = rank ? (int)(asked < 0 ? asked + rank : asked) : 0;
+    const struct tensor x = converted(&in[0], out->dtype), src = converted(&in[2], out->dtype);
+    for (int64_t i = 0; i < view_count(&out->view); i++)
+        memcpy(element(out, i), element(&x, i), dtype_size(out->dtype));
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        int64_t at[RANK_MAX] = {0};
+        coordinates(at, &index->view, i);
+        const void *from = element(&src, src.view.rank ? place_of(&src.view, at) : 0);
+        at[dim] = *(int64_t *)element(index, i);
+        const bool outside = at[dim] < 0 || at[dim] >= (rank ? out->view.shape[dim] : 1);
+        eager.n_outside += outside;
+        if (outside)
+            continue;
+        void *to = element(out, rank ? place_of(&out->view, at) : 0);
+        if (n->op == OP_scatter)
+            memcpy(to, from, dtype_size(out->dtype));
+        else if (out->dtype == DT_f32)
+            *(float *)to += *(const float *)from;
+        else if (out->dtype == DT_i64)
+            *(int64_t *)to += *(const int64_t *)from;
+        else
+            *(uint8_t *)to |= *(const uint8_t *)from;
+    }
+}
+
+static void eager_wrap(struct tensor *out, const struct tensor *index, int64_t size)
+{
+    for (int64_t i = 0; i < view_count(&index->view); i++) {
+        const int64_t at = *(int64_t *)element(index, i);
+        *(int64_t *)element(out, i) = (at % size + size) % size;
+        eager.n_outside += at < -size || at >= size;
     }
 }
 
@@ -413,10 +468,15 @@ static void eager_compute(struct tensor *out, struct tensor *in, int n_in, const
         model.be->where(model.device, out, &in[0], &in[1], &in[2]);
     else if (n->op == OP_matmul)
         eager_matmul(out, &in[0], &in[1]);
-    else if (n->op == OP_softmax || n->op == OP_log_softmax)
-        eager_softmax(out, &in[0], n);
+    else if (n->op == OP_softmax || n->op == OP_log_softmax || n->op == OP_cumsum ||
+             n->op == OP_cumprod)
+        eager_along(out, &in[0], n);
     else if (n->op == OP_gather || n->op == OP_index_select)
         eager_select(out, &in[0], &in[1], n);
+    else if (n->op == OP_scatter || n->op == OP_scatter_add)
+        eager_scatter(out, in, n);
+    else if (n->op == OP_wrap_index)
+        eager_wrap(out, &in[0], n->args[1].integer);
     else if (n->op == OP_topk_values || n->op == OP_topk_indices)
         eager_topk(out, &in[0], n);
     else if (n->op == OP_cat || n->op == OP_stack)
@@ -522,17 +582,18 @@ static void rows_visit(const struct tensor *activation, const struct stop *s, bo
 {
     const bool logits = s->site == site_of(PT_logits, 0, tiny_model.n_blocks);
     const size_t size = dtype_size(activation->dtype);
-    for (int i = 0; i < t.plan.n_invokes; i++) {
-        struct eager_root *r = eager_root(i, s->site, s->step);
+    const struct plan_trace *trace = &t.plan.traces[t.plan.passes[s->pass].trace];
+    for (int i = trace->invoke_first; i < trace->invoke_first + trace->n_invokes; i++) {
+        struct eager_root *r = eager_root(i, s->site, s->pass);
         r->seen = true;
         const int64_t W = r->rows.view.shape[1];
         for (int64_t row = 0; row < r->rows.view.shape[0]; row++) {
-            const int64_t at = row_of(&t.plan.invokes[i], s->step, logits, row);
+            const int64_t at = row_of(&t.plan.invokes[i], plan_step(&t.plan, s->pass), logits, row);
             for (int64_t k = 0; at >= 0 && k < W; k++) {
                 void *ours = (char *)activation->data +
                              ((BEFORE + at) * activation->view.stride[0] + k) * (int64_t)size;
                 if (!compare)
-                    cell(ours, activation->dtype, s->site, s->step, i, row, k);
+                    cell(ours, activation->dtype, s->site, s->pass, i, row, k);
                 else
                     assert_memory_equal(ours, element(&r->rows, row * W + k), size);
             }
@@ -583,9 +644,8 @@ static void run_stop(struct job *j, const struct stop *s)
         dispatch_stop(j, s, &model, &x, NULL);
         return;
     }
-    const int64_t n_rows = s->step          ? t.plan.n_sequences
-                           : p == PT_logits ? t.plan.n_logits
-                                            : t.plan.n_rows;
+    const struct plan_pass *pass = &t.plan.passes[s->pass];
+    const int64_t n_rows = p == PT_logits ? pass->n_logits : pass->n_rows;
     x.view = view_of(2, (int64_t[]){BEFORE + n_rows + BEHIND, point_row_stride(p, &tiny_model)});
     x.view.shape[1] = width_of(p);
     const size_t size = (size_t)(x.view.shape[0] * x.view.stride[0]) * dtype_size(x.dtype);
@@ -593,13 +653,13 @@ static void run_stop(struct job *j, const struct stop *s)
     memset(bytes, junk, size);
     x.data = bytes;
     rows_visit(&x, s, false);
-    rows_place(j, s->step);
+    rows_place(j, plan_step(&t.plan, s->pass));
     dispatch_stop(j, s, &model, &x, breath);
     rows_visit(&x, s, true);
     check_neighbours(bytes, size, &x, n_rows);
 }
 
-static int n_gathered, n_faults;
+static int n_gathered, n_scattered, n_faults, n_scatter_faults, n_wrap_faults;
 
 /* Nothing is reported without a reason; a node that nobody needs is none. */
 static void check_faults(const struct job *j)
@@ -608,9 +668,12 @@ static void check_faults(const struct job *j)
     if (dispatch_check(j, &e))
         return;
     const enum op op = t.graph.nodes[e.node].op;
-    assert_true(op == OP_gather || op == OP_index_select);
+    assert_true(op == OP_gather || op == OP_index_select || op == OP_scatter ||
+                op == OP_scatter_add || op == OP_wrap_index);
     assert_int_equal(e.code, ERR_index);
-    assert_non_null(strstr(e.text, "which the graph computed, is out of range for dimension"));
+    assert_non_null(strstr(e.text, "which the graph computed, is out of range for "));
+    n_scatter_faults += op == OP_scatter || op == OP_scatter_add;
+    n_wrap_faults += op == OP_wrap_index;
     assert_true(eager.n_outside > 0);
     n_faults++;
 }
@@ -632,13 +695,13 @@ static void plan_run(void)
     int n_saves = 0;
     for (int i = 0; i < p->n_stops; i++) {
         const struct stop *s = &p->stops[i], *last = s - 1;
-        assert_true(i == 0 || last->step < s->step ||
-                    (last->step == s->step && last->site < s->site));
-        j->step = s->step;
+        assert_true(i == 0 || last->pass < s->pass ||
+                    (last->pass == s->pass && last->site < s->site));
+        j->pass = s->pass;
         run_stop(j, s);
         for (int k = 0; k < s->n_saves; k++, n_saves++) {
             const struct save *save = &p->saves[n_saves];
-            assert_int_equal(save->step, s->step);
+            assert_int_equal(save->step, plan_step(p, s->pass));
             assert_true(view_same_shape(&save->view, &eager.values[save->node].view));
             assert_true(is_equal(&eager.values[save->node], j->results + save->offset));
         }
@@ -654,11 +717,15 @@ static void check_changes(void)
 {
     const int n = n_sites(tiny_model.n_blocks);
     const struct plan *p = &t.plan;
-    const int last =
-        p->n_stops ? p->stops[p->n_stops - 1].step * n + p->stops[p->n_stops - 1].site : -1;
     for (int i = 0; i < eager.n_roots; i++) {
         const struct eager_root *r = &eager.roots[i];
-        if (r->changed && (p->samples || r->step * n + r->site <= last))
+        const int trace = p->passes[r->pass].trace;
+        int last = -1;
+        for (int k = 0; k < p->n_stops; k++) {
+            if (p->passes[p->stops[k].pass].trace == trace)
+                last = p->stops[k].pass * n + p->stops[k].site;
+        }
+        if (r->changed && (p->traces[trace].samples || r->pass * n + r->site <= last))
             assert_true(r->seen);
     }
 }
@@ -795,15 +862,34 @@ static void add_random_selection(int x)
     }
 }
 
+/* With the index that another op of this kind would read at, or one of x's own numbers. */
+static void add_random_scatter(int x)
+{
+    const struct arg dim = random_dim();
+    const enum op op = pick(2) ? OP_scatter : OP_scatter_add;
+    int places;
+    if (pick(2)) {
+        const int whole = tiny_op(&t, to, NODE(x), DTYPE(DT_i64));
+        places = tiny_op(&t, wrap_index, NODE(whole), INT(1 + pick(3)));
+    } else {
+        places = tiny_op(&t, topk_indices, NODE(x), INT(1 + pick(3)), dim, BOOL(pick(2)));
+        places = tiny_op(&t, sub, NODE(places), INT(pick(6) == 0));
+    }
+    const struct arg src = pick(2) ? (struct arg)NODE(x) : random_operand();
+    tiny_add(&t, op, (struct arg[PARAMS_MAX]){NODE(x), dim, NODE(places), src});
+}
+
 static void add_random_op(void)
 {
     static const enum op elementwise[] = {OP_add, OP_mul, OP_sub,  OP_maximum, OP_lt,
                                           OP_neg, OP_abs, OP_relu, OP_div,     OP_logical_or};
-    static const enum op reductions[] = {OP_sum, OP_mean, OP_max, OP_min, OP_norm, OP_logsumexp};
+    static const enum op reductions[] = {OP_sum, OP_prod, OP_mean,     OP_max,
+                                         OP_min, OP_norm, OP_logsumexp};
+    static const enum op along[] = {OP_softmax, OP_log_softmax, OP_cumsum, OP_cumprod};
     static const enum op orders[] = {OP_topk_values, OP_topk_indices};
     const int x = random_node();
     /* clang-format off */
-    switch (pick(30)) {
+    switch (pick(36)) {
     case 0: case 1: case 2:
         tiny_add(&t, elementwise[pick(10)], (struct arg[PARAMS_MAX]){random_operand(), random_operand()});
         break;
@@ -817,13 +903,17 @@ static void add_random_op(void)
     case 11: tiny_op(&t, to, NODE(x), DTYPE((enum dtype)pick(DT_COUNT))); break;
     case 12: tiny_op(&t, where, random_operand(), random_operand(), random_operand()); break;
     case 13: tiny_add(&t, pick(2) ? OP_cat : OP_stack, (struct arg[PARAMS_MAX]){random_list(), random_dim()}); break;
-    case 14: tiny_add(&t, reductions[pick(6)], (struct arg[PARAMS_MAX]){NODE(x), random_dims(), BOOL(pick(2))}); break;
+    case 14: tiny_add(&t, reductions[pick(7)], (struct arg[PARAMS_MAX]){NODE(x), random_dims(), BOOL(pick(2))}); break;
     case 15: tiny_add(&t, pick(2) ? OP_argmax : OP_argmin, (struct arg[PARAMS_MAX]){NODE(x), random_dim(), BOOL(pick(2))}); break;
-    case 16: tiny_add(&t, pick(2) ? OP_softmax : OP_log_softmax, (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
+    case 16: tiny_add(&t, along[pick(4)], (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
     case 17: tiny_op(&t, matmul, NODE(x), NODE(random_node())); break;
     case 18: tiny_add(&t, pick(2) ? OP_ln_f : OP_lm_head, (struct arg[PARAMS_MAX]){NODE(x)}); break;
     case 19: tiny_op(&t, flatten, NODE(x), ABSENT, ABSENT); break;
     case 20: tiny_add(&t, orders[pick(2)], (struct arg[PARAMS_MAX]){NODE(x), INT(pick(5)), random_dim(), BOOL(pick(2))}); break;
+    case 30: tiny_op(&t, diagonal, NODE(x), INT(pick(5) - 2), random_dim(), random_dim()); break;
+    case 31: tiny_op(&t, unfold, NODE(x), random_dim(), INT(1 + pick(3)), INT(1 + pick(2))); break;
+    case 32: tiny_op(&t, view, NODE(x), random_shape(x)); break;
+    case 33: case 34: case 35: add_random_scatter(x); break;
     case 21: case 22: case 23: case 24: case 25: add_random_selection(x); break;
     default: add_meeting(x);
     }
@@ -847,8 +937,10 @@ static void add_random_node(void)
 {
     const int kind = (int)pick(14);
     if (t.graph.n_nodes < 5 || kind == 0) {
-        tiny_hook(&t, paths[pick(sizeof paths / sizeof *paths)], (int)pick(t.graph.n_invokes),
-                  (int)pick(t.graph.n_new_tokens ? t.graph.n_new_tokens : 1));
+        const int invoke = (int)pick(t.graph.n_invokes);
+        const int n_new = t.graph.traces[t.graph.invokes[invoke].trace].n_new_tokens;
+        tiny_hook(&t, paths[pick(sizeof paths / sizeof *paths)], invoke,
+                  (int)pick(n_new ? n_new : 1));
     } else if (kind == 1) {
         float data[6] = {1, -2, 3, 0.5f, 7, -1};
         tiny_constant(&t, DT_f32, pick(2) ? 1 : 2, (int64_t[]){1 + pick(2), 3}, data);
@@ -895,6 +987,7 @@ static void count_plan(void)
         n_set += a->op == OP_set;
         n_saved += a->op == OP_save;
         n_gathered += a->op == OP_gather;
+        n_scattered += a->op == OP_scatter || a->op == OP_scatter_add;
         n_parked += a->op == OP_clone && (op == OP_hook || op == OP_set);
         if (a->op != OP_save && a->op != OP_set)
             unfolded += ((size_t)view_count(&t.plan.values[a->out].view) *
@@ -908,10 +1001,15 @@ static void one_random_graph(uint64_t number)
 {
     seed = number;
     tiny_open(&t);
-    const int n_invokes = 1 + (int)pick(3);
-    for (int i = 0; i < n_invokes; i++)
-        tiny_invoke(&t, 1 + (int)pick(2), 1 + (int)pick(4));
-    t.graph.n_new_tokens = (int)pick(4);
+    const int n_traces = pick(3) ? 1 : 2 + (int)pick(2);
+    t.graph.traces[0].n_new_tokens = (int)pick(4);
+    for (int trace = 0; trace < n_traces; trace++) {
+        if (trace > 0)
+            tiny_trace(&t, (int)pick(3));
+        const int n_invokes = 1 + (int)pick(n_traces > 1 ? 2 : 3);
+        for (int i = 0; i < n_invokes; i++)
+            tiny_invoke(&t, 1 + (int)pick(2), 1 + (int)pick(4));
+    }
     for (int i = 0; i < 64; i++)
         generated[i] = (int32_t)pick(11);
     random_graph(12 + (int)pick(40));
@@ -934,7 +1032,8 @@ static void plans_mean_what_their_programs_mean(void **state)
         current = i;
         one_random_graph(i);
     }
-    print_message("%d gathered, %d faults, ", n_gathered, n_faults);
+    print_message("%d gathered, %d scattered, %d faults (%d, %d), ", n_gathered, n_scattered,
+                  n_faults, n_scatter_faults, n_wrap_faults);
     print_message("%d sets, %d parked, %d saved, slab %zu of %zu bytes, refused: order %d shape %d "
                   "type %d\n",
                   n_set, n_parked, n_saved, folded, unfolded, n_refused[ERR_order],
@@ -942,6 +1041,7 @@ static void plans_mean_what_their_programs_mean(void **state)
     assert_true(n_set > 1000 && n_parked > 500 && n_saved > 1000);
     assert_true(n_refused[ERR_order] > 100);
     assert_true(n_gathered > 300 && n_faults > 30);
+    assert_true(n_scattered > 100 && n_scatter_faults > 5 && n_wrap_faults > 5);
     assert_true(folded < unfolded);
 }
 

@@ -27,7 +27,9 @@ static const int32_t tokens[] = {464, 412, 7};
 static struct prompt prompts[] = {{.tokens = tokens, .n_tokens = 2},
                                   {.tokens = tokens + 1, .n_tokens = 2}};
 static struct prompt one_prompt[] = {{.tokens = tokens + 2, .n_tokens = 1}};
-static struct invoke invokes[] = {{2, prompts}, {1, one_prompt}};
+static struct invoke invokes[] = {{.n_prompts = 2, .prompts = prompts},
+                                  {.n_prompts = 1, .prompts = one_prompt}};
+static struct trace trace = {.place = "", .n_invokes = 2, .n_new_tokens = 2};
 static struct node nodes[] = {
     {.op = OP_hook, .wire = 0, .place = "nodes[0]", .name = "v"},
     {.op = OP_set, .wire = 1, .place = "nodes[1]", .args = {{.kind = ARG_node}}},
@@ -35,7 +37,7 @@ static struct node nodes[] = {
     {.op = OP_save, .wire = -1, .place = "save.z", .name = "z", .args = {{.kind = ARG_node}}},
 };
 static const struct graph graph = {
-    .n_nodes = COUNT(nodes), .n_invokes = 2, .n_new_tokens = 2, .nodes = nodes, .invokes = invokes};
+    .n_nodes = COUNT(nodes), .n_invokes = 2, .n_traces = 1, .nodes = nodes, .invokes = invokes, .traces = &trace};
 
 static char results[64 * 4] __attribute__((aligned(64)));
 static struct value values[COUNT(nodes)];
@@ -43,11 +45,19 @@ static struct save saves[] = {
     {.node = 2, .name = "x\n\"y", .step = 1, .dtype = DT_f32, .bytes = 16},
     {.node = 3, .name = "z", .dtype = DT_i64, .offset = 64, .bytes = 8},
 };
-static struct stop stops[] = {{.step = 1, .site = 2, .first = 0, .n_actions = 1}};
+static struct stop stops[] = {{.pass = 1, .site = PT_embed_sum, .first = 0, .n_actions = 1}};
 static struct action actions[] = {{.op = OP_set, .node = 1}};
+static struct plan_invoke plan_invokes[2];
+static struct plan_trace plan_trace = {.n_invokes = 2, .n_steps = 2, .samples = true};
+static struct plan_pass plan_passes[2];
 static struct plan plan = {.n_values = COUNT(nodes),
                            .n_saves = COUNT(saves),
-                           .n_steps = 2,
+                           .n_invokes = 2,
+                           .n_traces = 1,
+                           .n_passes = 2,
+                           .invokes = plan_invokes,
+                           .traces = &plan_trace,
+                           .passes = plan_passes,
                            .n_stops = 1,
                            .n_actions = 1,
                            .values = values,
@@ -293,7 +303,7 @@ static void a_plan_names_what_the_request_has(void **state)
 /* A save alone, as JSON and as text. */
 static struct bytes one_tensor(enum reply_media media, const struct save *s, const void *data)
 {
-    const struct plan only = {.n_steps = 1, .n_saves = 1, .saves = (struct save[]){*s}};
+    const struct plan only = {.n_passes = 1, .n_saves = 1, .saves = (struct save[]){*s}};
     struct reply_facts f = facts;
     f.plan = &only;
     f.results = data;

@@ -173,7 +173,7 @@ static void random_program(bool whole)
     const int n_invokes = 1 + pick(2), n_tokens = 34 + pick(30);
     for (int i = 0; i < n_invokes; i++)
         tiny_invoke(&t, 1 + pick(2), n_tokens);
-    t.graph.n_new_tokens = pick(3);
+    t.graph.traces[0].n_new_tokens = pick(3);
     int products[3];
     for (int i = 0; i < 3; i++) {
         products[i] = pick(4) == 0 ? lens_of(pick(n_invokes), pick(2)) : logits_of(pick(n_invokes));
@@ -247,7 +247,7 @@ static bool same(const struct job *a, const struct job *b)
             memcmp(a->results + x->offset, b->results + y->offset, x->bytes) != 0)
             return false;
     }
-    const size_t n = (size_t)a->plan.n_sequences * (size_t)a->graph.n_new_tokens;
+    const size_t n = (size_t)a->plan.n_generated;
     return n == 0 || memcmp(a->generated, b->generated, n * sizeof *a->generated) == 0;
 }
 

@@ -35,7 +35,7 @@ static const char *answer(void)
     for (int i = 0; i < t.plan.n_stops; i++) {
         const struct stop *s = &t.plan.stops[i];
         char site[SITE_TEXT_SIZE];
-        text = arena_format(&t.arena, "%s%s%d %s:", text, i ? "; " : "", s->step,
+        text = arena_format(&t.arena, "%s%s%d %s:", text, i ? "; " : "", s->pass,
                             site_text(site, s->site, t.model.n_blocks));
         for (int k = 0; k < s->n_actions; k++) {
             const struct action *a = &t.plan.actions[s->first + k];
@@ -70,7 +70,7 @@ static void the_tutorials_ablation_is_two_stops(void **state)
     (void)state;
     tiny_invoke(&t, 1, 10);
     tiny_invoke(&t, 1, 10);
-    t.graph.n_new_tokens = 1;
+    t.graph.traces[0].n_new_tokens = 1;
     tiny_save(&t, tiny_hook(&t, "lm_head.output", 0, 0));
     const int v = tiny_hook(&t, "transformer.h.0.attn.value.output", 1, 0);
     tiny_op(&t, set, NODE(tiny_getitem(&t, v, "[:, 1, :, :]")), FLOAT(0));
@@ -123,7 +123,7 @@ static void a_set_by_a_later_step_is_refused(void **state)
 {
     (void)state;
     tiny_invoke(&t, 1, 4);
-    t.graph.n_new_tokens = 3;
+    t.graph.traces[0].n_new_tokens = 3;
     const int early = tiny_hook(&t, "lm_head.output", 0, 0);
     const int late = tiny_hook(&t, "transformer.wte.output", 0, 2);
     tiny_op(&t, set, NODE(early), NODE(tiny_getitem(&t, late, "[0, 0, 0]")));
@@ -252,9 +252,9 @@ static void dead_nodes_cost_nothing(void **state)
     IS("0 transformer.wte.output: save");
     assert_int_equal(t.plan.slab_bytes, 0);
     assert_int_equal(t.plan.constant_bytes, 0);
-    assert_int_equal(t.plan.last_site, PT_embed);
+    assert_int_equal(t.plan.traces[0].last_site, PT_embed);
     assert_int_equal(t.plan.n_logits, 0);
-    assert_false(t.plan.logits_wanted[0]);
+    assert_int_equal(t.plan.passes[0].n_logits, 0);
 }
 
 static void dead_nodes_are_checked_all_the_same(void **state)
@@ -272,9 +272,9 @@ static void a_change_behind_the_last_save_is_not_made(void **state)
     tiny_op(&t, set, NODE(hook("transformer.h.2.output[0]")), FLOAT(0));
     tiny_save(&t, hook("transformer.h.1.output[0]"));
     IS("0 transformer.h.1.output[0]: save");
-    t.graph.n_new_tokens = 1;
+    t.graph.traces[0].n_new_tokens = 1;
     IS("0 transformer.h.1.output[0]: save; 0 transformer.h.2.output[0]: set");
-    assert_int_equal(t.plan.last_site, site_of(PT_logits, 0, 3));
+    assert_int_equal(t.plan.traces[0].last_site, site_of(PT_logits, 0, 3));
 }
 
 static void a_request_without_a_graph_is_a_plan(void **state)
@@ -282,12 +282,12 @@ static void a_request_without_a_graph_is_a_plan(void **state)
     (void)state;
     tiny_invoke(&t, 1, 4);
     IS("");
-    assert_int_equal(t.plan.n_steps, 1);
-    t.graph.n_new_tokens = 5;
+    assert_int_equal(t.plan.n_passes, 1);
+    t.graph.traces[0].n_new_tokens = 5;
     IS("");
-    assert_int_equal(t.plan.n_steps, 5);
+    assert_int_equal(t.plan.n_passes, 5);
     assert_int_equal(t.plan.n_logits, 1);
-    assert_true(t.plan.logits_wanted[4]);
+    assert_int_equal(t.plan.passes[4].n_logits, 1);
 }
 
 /* Sets. */
@@ -374,6 +374,15 @@ static void a_set_of_an_expanded_value_is_refused(void **state)
     tiny_op(&t, set, NODE(tiny_op(&t, expand, NODE(x), INTS(2, 3))), INT(0));
     IS("shape nodes[2].args[0]: set of (2, 3), an expanded tensor in which elements share their "
        "place: clone it first");
+    t.graph.n_nodes = 0;
+    const int y = tiny_shape(&t, DT_f32, 4);
+    tiny_op(&t, set, NODE(tiny_op(&t, unfold, NODE(y), INT(0), INT(2), INT(1))), INT(0));
+    IS("shape nodes[2].args[0]: set of (3, 2), an expanded tensor in which elements share their "
+       "place: clone it first");
+    t.graph.n_nodes = 0;
+    const int z = tiny_shape(&t, DT_f32, 4);
+    tiny_op(&t, set, NODE(tiny_op(&t, unfold, NODE(z), INT(0), INT(2), INT(2))), INT(0));
+    assert_true(tiny_plan(&t));
 }
 
 static void a_set_of_what_can_only_be_read_is_refused(void **state)
@@ -397,8 +406,8 @@ static void a_set_of_what_can_only_be_read_is_refused(void **state)
 
 static const char *positions(const char *index, int n_prompts, int n_new)
 {
-    t.graph.n_invokes = t.graph.n_nodes = 0;
-    t.graph.n_new_tokens = n_new;
+    t.graph.n_invokes = t.graph.traces[0].n_invokes = t.graph.n_nodes = 0;
+    t.graph.traces[0].n_new_tokens = n_new;
     tiny_invoke(&t, n_prompts, 6);
     if (index)
         tiny_save(&t, tiny_getitem(&t, hook("lm_head.output"), index));
@@ -561,7 +570,7 @@ static void later_steps_see_one_token(void **state)
 {
     (void)state;
     tiny_invoke(&t, 2, 5);
-    t.graph.n_new_tokens = 3;
+    t.graph.traces[0].n_new_tokens = 3;
     const int x = tiny_hook(&t, "transformer.h.0.output[0]", 0, 2);
     const int keys = tiny_hook(&t, "transformer.h.0.output[1][0]", 0, 2);
     const int ids = tiny_hook(&t, "generator.output", 0, 0);
@@ -574,7 +583,7 @@ static void later_steps_see_one_token(void **state)
     assert_string_equal(shape_of(keys), "(2, 2, 7, 4)");
     assert_string_equal(shape_of(ids), "(2, 8)");
     assert_int_equal(plan_value(&t.plan, ids)->dtype, DT_i64);
-    assert_int_equal(t.plan.last_site, site_of(PT_logits, 0, 3));
+    assert_int_equal(t.plan.traces[0].last_site, site_of(PT_logits, 0, 3));
 }
 
 static void a_step_that_does_not_exist_is_refused(void **state)
@@ -583,7 +592,7 @@ static void a_step_that_does_not_exist_is_refused(void **state)
     tiny_invoke(&t, 1, 4);
     tiny_hook(&t, "lm_head.output", 0, 1);
     IS("index nodes[0].step: step 1 does not exist: the request makes 1 pass, steps 0 to 0");
-    t.graph.n_new_tokens = 3;
+    t.graph.traces[0].n_new_tokens = 3;
     t.graph.nodes[0].hook.step = 3;
     IS("index nodes[0].step: step 3 does not exist: the request makes 3 passes, steps 0 to 2");
     t.graph.nodes[0].hook.step = -1;
@@ -604,13 +613,13 @@ static void rows_sequences_and_pages_are_dealt_out(void **state)
 {
     (void)state;
     t.model.context = 1024;
-    t.graph.n_new_tokens = 4;
+    t.graph.traces[0].n_new_tokens = 4;
     tiny_invoke(&t, 2, 61);
     tiny_invoke(&t, 3, 62);
     assert_true(tiny_plan(&t));
     const struct plan_invoke *v = t.plan.invokes;
     assert_int_equal(t.plan.n_rows, 2 * 61 + 3 * 62);
-    assert_int_equal(t.plan.n_sequences, 5);
+    assert_int_equal(t.plan.traces[0].n_sequences, 5);
     assert_int_equal(v[1].row_first, 122);
     assert_int_equal(v[1].sequence_first, 2);
     assert_int_equal(v[0].n_pages, 1); /* 64 positions: the last token is not run */
@@ -626,17 +635,17 @@ static void prompts_that_cannot_run_are_refused(void **state)
     IS("value invokes: a request needs at least one prompt");
     tiny_invoke(&t, 0, 4);
     IS("value invokes[0].prompt: an invoke needs at least one prompt");
-    t.graph.n_invokes = 0;
+    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 1, 0);
     IS("value invokes[0].prompt: a prompt needs at least one token: this one has none");
-    t.graph.n_invokes = 0;
+    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 2, 5);
     t.graph.invokes[0].prompts[1].n_tokens = 3;
     IS("shape invokes[0].prompt[1]: the prompts of one invoke must have the same number of "
        "tokens: 5 and 3; give each its own invoke");
-    t.graph.n_invokes = 0;
+    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 1, 30);
-    t.graph.n_new_tokens = 3;
+    t.graph.traces[0].n_new_tokens = 3;
     IS("context invokes[0].prompt: 30 tokens and 3 new ones are 33: this model's context is 32");
 }
 
@@ -647,7 +656,7 @@ static void tokens_that_do_not_exist_are_refused(void **state)
     tiny_invoke(&t, 1, 2);
     t.graph.invokes[0].prompts[0].tokens = too_high;
     IS("index invokes[0].prompt[1]: token 11 does not exist: this model has tokens 0 to 10");
-    t.graph.n_invokes = 0;
+    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 2, 2);
     t.graph.invokes[0].prompts[1].tokens = negative;
     IS("index invokes[0].prompt[1][0]: token -1 does not exist: this model has tokens 0 to 10");
@@ -658,7 +667,7 @@ static void too_many_prompts_are_refused(void **state)
     (void)state;
     tiny_invoke(&t, 257, 1);
     IS("limit invokes: 257 prompts in one request: the limit is 256");
-    t.graph.n_invokes = 0;
+    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 200, 21);
     IS("limit invokes: the prompts have 4200 tokens together: the limit is 4096");
 }
@@ -666,7 +675,7 @@ static void too_many_prompts_are_refused(void **state)
 static void sampling_out_of_range_is_refused(void **state)
 {
     (void)state;
-    struct sampling *o = &t.graph.sampling;
+    struct sampling *o = &t.graph.traces[0].sampling;
     tiny_invoke(&t, 1, 2);
     o->temperature = -1;
     IS("value sampling.temperature: temperature must be 0 or more, and finite: it is -1");
@@ -681,9 +690,9 @@ static void sampling_out_of_range_is_refused(void **state)
     o->top_p = 1.5;
     IS("value sampling.top_p: top_p must be above 0 and at most 1: it is 1.5");
     o->top_p = 1;
-    t.graph.n_new_tokens = 1025;
+    t.graph.traces[0].n_new_tokens = 1025;
     IS("value max_new_tokens: max_new_tokens must be from 0 to 1024: it is 1025");
-    t.graph.n_new_tokens = -1;
+    t.graph.traces[0].n_new_tokens = -1;
     IS("value max_new_tokens: max_new_tokens must be from 0 to 1024: it is -1");
 }
 
@@ -818,10 +827,10 @@ static void the_cost_counts_what_is_run(void **state)
     tiny_invoke(&t, 2, 3);
     assert_true(tiny_plan(&t));
     assert_true(t.plan.cost == 0);
-    t.graph.n_new_tokens = 2;
+    t.graph.traces[0].n_new_tokens = 2;
     assert_true(tiny_plan(&t)); /* 3 rows over 1 + 2 + 3 keys, then one over 4 */
     assert_true(t.plan.cost == 2 * (3 * (4 * row + 2 * 8 * 10.0) + 2 * head));
-    t.graph.n_new_tokens = 0;
+    t.graph.traces[0].n_new_tokens = 0;
     tiny_save(&t, hook("transformer.h.0.output[0]"));
     assert_true(tiny_plan(&t));
     assert_true(t.plan.cost == 2 * (3 * row + 2 * 8 * 6.0) + ELEMENT_COST * 2 * 3 * 8);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "../../kernels/sample.h"
+#include "../../kernels/scalar.h"
 
 enum { VOCAB = 50257, DRAWS = 20000 };
 static float scratch[VOCAB], many[VOCAB];

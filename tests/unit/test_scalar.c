@@ -22,6 +22,13 @@ NARROW(sigmoid)
 NARROW(gelu_new)
 NARROW(sin)
 NARROW(cos)
+NARROW(tan)
+NARROW(erf)
+NARROW(exp2)
+NARROW(expm1)
+NARROW(log2)
+NARROW(log10)
+NARROW(log1p)
 
 static double wide_sigmoid(double x)
 {
@@ -59,6 +66,13 @@ static void functions_are_as_near_the_true_value_as_promised(void **state)
         {"gelu_new", narrow_gelu_new, wide_gelu_new, 2.5, -9.8f},
         {"sin", narrow_sin, sin, 0.51, -INFINITY},
         {"cos", narrow_cos, cos, 0.51, -INFINITY},
+        {"tan", narrow_tan, tan, 0.51, -INFINITY},
+        {"erf", narrow_erf, erf, 0.51, -INFINITY},
+        {"exp2", narrow_exp2, exp2, 0.51, -INFINITY},
+        {"expm1", narrow_expm1, expm1, 0.51, -INFINITY},
+        {"log2", narrow_log2, log2, 0.51, -INFINITY},
+        {"log10", narrow_log10, log10, 0.51, -INFINITY},
+        {"log1p", narrow_log1p, log1p, 0.51, -INFINITY},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         double most = 0;
@@ -134,6 +148,14 @@ static void special_values_are_torch_s(void **state)
         {scalar_gelu_new(100), 100}, {scalar_gelu_new(-100), 0},
         {scalar_sin(inf), nan_}, {scalar_cos(-inf), nan_}, {scalar_sin(nan_), nan_},
         {scalar_cos(0), 1},
+        {scalar_erf(inf), 1}, {scalar_erf(-inf), -1}, {scalar_erf(nan_), nan_},
+        {scalar_erf(0x1p-149f), 0x1p-149f}, {scalar_exp2(inf), inf}, {scalar_exp2(-inf), 0},
+        {scalar_exp2(nan_), nan_}, {scalar_exp2(-149), 0x1p-149f}, {scalar_expm1(-inf), -1},
+        {scalar_expm1(inf), inf}, {scalar_expm1(nan_), nan_}, {scalar_log2(0), -inf},
+        {scalar_log2(-1), nan_}, {scalar_log10(inf), inf}, {scalar_log10(1000), 3},
+        {scalar_log1p(-1), -inf}, {scalar_log1p(-2), nan_}, {scalar_log1p(inf), inf},
+        {scalar_log1p(nan_), nan_}, {scalar_log1p(1e-20f), 1e-20f}, {scalar_tan(inf), nan_},
+        {scalar_tan(nan_), nan_},
         {scalar_maximum(nan_, 1), nan_}, {scalar_maximum(1, nan_), nan_}, {scalar_maximum(1, 2), 2},
         {scalar_minimum(nan_, 1), nan_}, {scalar_minimum(1, nan_), nan_}, {scalar_minimum(1, 2), 1},
         {scalar_remainder(7, 3), 1}, {scalar_remainder(-7, 3), 2}, {scalar_remainder(7, -3), -2},
@@ -165,6 +187,11 @@ static void whole_numbers_wrap_and_never_trap(void **state)
         {whole_floor_divide(5, 0), 0}, {whole_floor_divide(least, -1), least},
         {whole_remainder(-7, 3), 2}, {whole_remainder(7, -3), -2}, {whole_remainder(5, 0), 0},
         {whole_remainder(least, -1), 0}, {whole_remainder(-6, 3), 0},
+        {whole_fmod(-7, 3), -1}, {whole_fmod(7, -3), 1}, {whole_fmod(5, 0), 0},
+        {whole_fmod(least, -1), 0}, {whole_left_shift(1, 63), least}, {whole_left_shift(1, 64), 0},
+        {whole_left_shift(1, -1), 0}, {whole_left_shift(-3, 2), -12}, {whole_right_shift(-5, 1), -3},
+        {whole_right_shift(-5, 99), -1}, {whole_right_shift(5, -1), 0},
+        {whole_random(0, 0), 0x6627e8d5e169c58d},
         {whole_pow(3, 4), 81}, {whole_pow(-2, 3), -8}, {whole_pow(2, 64), 0}, {whole_pow(0, 0), 1},
         {whole_pow(2, -1), 0}, {whole_pow(1, -5), 1}, {whole_pow(-1, -5), -1},
         {whole_pow(-1, -4), 1}, {whole_pow(0, -1), 0}, {whole_pow(3, most), -6148914691236517205},

@@ -155,6 +155,41 @@ static void dimensions_move(void **state)
           permute, INTS(2, 0, -1));
 }
 
+static void a_diagonal_and_windows_are_views(void **state)
+{
+    (void)state;
+    GIVES("float32 (5, 2)", DT_f32, (2, 12, 5), diagonal, ABSENT);
+    GIVES("float32 (2, 4)", DT_f32, (2, 12, 5), diagonal, INT(1), INT(-2), INT(-1));
+    GIVES("float32 (2, 2)", DT_f32, (2, 12, 5), diagonal, INT(-10), INT(1), INT(2));
+    GIVES("float32 (2, 0)", DT_f32, (2, 12, 5), diagonal, INT(INT64_MIN), INT(1), INT(2));
+    GIVES("value nodes[1].args[3]: diagonal: dim1 and dim2 are both 1", DT_f32, (2, 12, 5),
+          diagonal, INT(0), INT(1), INT(-2));
+    GIVES("index nodes[1].args[3]: diagonal: dimension 1 is out of range for (3,), whose "
+          "dimensions are -1 to 0",
+          DT_f32, (3), diagonal, ABSENT);
+    GIVES("float32 (2, 3, 5, 4)", DT_f32, (2, 12, 5), unfold, INT(1), INT(4), INT(4));
+    GIVES("float32 (2, 9, 5, 4)", DT_f32, (2, 12, 5), unfold, INT(-2), INT(4), INT(1));
+    GIVES("float32 (2, 1, 5, 4)", DT_f32, (2, 12, 5), unfold, INT(1), INT(4), INT(INT64_MAX));
+    GIVES("value nodes[1].args[2]: unfold: windows of 13 do not fit into dimension 1 of (2, 12, 5)",
+          DT_f32, (2, 12, 5), unfold, INT(1), INT(13), INT(1));
+    GIVES("value nodes[1].args[3]: unfold: step must be at least 1: it is 0", DT_f32, (2, 12, 5),
+          unfold, INT(1), INT(2), INT(0));
+    is(tiny_op(&t, unfold, FLOAT(1), INT(0), INT(1), INT(1)), "float32 (1,)");
+}
+
+static void a_view_is_a_reshape_that_does_not_copy(void **state)
+{
+    (void)state;
+    GIVES("float32 (2, 60)", DT_f32, (2, 12, 5), view, INTS(2, -1));
+    GIVES("shape nodes[1].args[1]: view of (2, 12, 5), 120 elements, to (7,)", DT_f32, (2, 12, 5),
+          view, INTS(7));
+    tiny_shape(&t, DT_f32, 3, 4);
+    tiny_op(&t, transpose, NODE(0), INT(0), INT(1));
+    is(tiny_op(&t, view, NODE(1), INTS(12)),
+       "shape nodes[2].args[1]: view of (4, 3) as (12,): no strides walk its elements in that "
+       "order, use reshape, which copies");
+}
+
 static void reshape_keeps_the_count(void **state)
 {
     (void)state;
@@ -272,32 +307,46 @@ static void topk_shortens_a_dimension(void **state)
 static void gather_has_the_shape_of_its_index(void **state)
 {
     (void)state;
-#define PICKS(answer, shape, dim, dtype, shape_of_index, op)  \
+#define PICKS(answer, shape, dim, dtype, shape_of_index, op, ...)  \
     do {                                                      \
         tiny_shape(&t, DT_f32, UNWRAP shape);                 \
         tiny_shape(&t, dtype, UNWRAP shape_of_index);         \
-        is(tiny_op(&t, op, NODE(0), INT(dim), NODE(1)), answer); \
+        is(tiny_op(&t, op, NODE(0), INT(dim), NODE(1), __VA_ARGS__), answer); \
     } while (0)
-    PICKS("float32 (2, 7, 1)", (2, 12, 5), 1, DT_i64, (2, 7, 1), gather);
-    PICKS("float32 (2, 3, 5)", (2, 12, 5), 1, DT_i64, (3), index_select);
-    PICKS("float32 (2, 12, 0)", (2, 12, 5), -1, DT_i64, (0), index_select);
+    PICKS("float32 (2, 7, 1)", (2, 12, 5), 1, DT_i64, (2, 7, 1), gather, ABSENT);
+    PICKS("float32 (2, 3, 5)", (2, 12, 5), 1, DT_i64, (3), index_select, ABSENT);
+    PICKS("float32 (2, 12, 0)", (2, 12, 5), -1, DT_i64, (0), index_select, ABSENT);
     PICKS("shape nodes[2].args[2]: gather of (2, 12, 5) with an index of (2, 12, 6): both have as "
           "many dimensions, and the index is no larger but in dimension 1",
-          (2, 12, 5), 1, DT_i64, (2, 12, 6), gather);
+          (2, 12, 5), 1, DT_i64, (2, 12, 6), gather, ABSENT);
     PICKS("shape nodes[2].args[2]: gather of (2, 12, 5) with an index of (12,): both have as many "
           "dimensions, and the index is no larger but in dimension 2",
-          (2, 12, 5), 2, DT_i64, (12), gather);
+          (2, 12, 5), 2, DT_i64, (12), gather, ABSENT);
     PICKS("shape nodes[2].args[2]: index_select of (2, 12) with an index of (2, 2): it takes one "
           "dimension",
-          (2, 12), 0, DT_i64, (2, 2), index_select);
+          (2, 12), 0, DT_i64, (2, 2), index_select, ABSENT);
     PICKS("type nodes[2].args[2]: gather needs an index of int64: this is bool", (2, 3), 0,
-          DT_bool, (2, 3), gather);
+          DT_bool, (2, 3), gather, ABSENT);
     PICKS("type nodes[2].args[2]: index_select needs an index of int64: this is float32", (2, 3), 0,
-          DT_f32, (2), index_select);
+          DT_f32, (2), index_select, ABSENT);
     PICKS("index nodes[2].args[1]: gather: dimension 2 is out of range for (2, 3), whose "
           "dimensions are -2 to 1",
-          (2, 3), 2, DT_i64, (2, 3), gather);
+          (2, 3), 2, DT_i64, (2, 3), gather, ABSENT);
+    PICKS("float32 (2, 12, 5)", (2, 12, 5), 1, DT_i64, (2, 40, 3), scatter, FLOAT(1));
+    PICKS("float32 (2, 12, 5)", (2, 12, 5), -1, DT_i64, (2, 12, 5), scatter_add, NODE(0));
+    PICKS("shape nodes[2].args[2]: scatter of (2, 3) into (2, 3) with an index of (2, 4): all have "
+          "as many dimensions, and the index is no larger but in dimension 0 of the target",
+          (2, 3), 0, DT_i64, (2, 4), scatter, NODE(0));
+    PICKS("type nodes[2].args[3]: scatter_add of int64 into float32: convert it with to()", (2, 3),
+          0, DT_i64, (2, 3), scatter_add, NODE(1));
+    PICKS("type nodes[2].args[2]: scatter needs an index of int64: this is bool", (2, 3), 0,
+          DT_bool, (2, 3), scatter, FLOAT(1));
 #undef PICKS
+    GIVES("int64 (2, 3)", DT_i64, (2, 3), wrap_index, INT(4));
+    GIVES("type nodes[1].args[0]: wrap_index needs an index of int64: this is float32", DT_f32,
+          (2, 3), wrap_index, INT(4));
+    GIVES("value nodes[1].args[1]: wrap_index: a dimension has no size -1", DT_i64, (2, 3),
+          wrap_index, INT(-1));
     is(tiny_op(&t, index_select, FLOAT(1), INT(0), INT(0)), "float32 ()");
     is(tiny_op(&t, index_select, FLOAT(1), INT(0), NODE(tiny_shape(&t, DT_i64, 2))),
        "shape nodes[1].args[2]: index_select of () with an index of (2,): it takes one dimension, "
@@ -323,6 +372,17 @@ static void a_constant_index_out_of_range_is_refused(void **state)
     is(tiny_op(&t, index_select, NODE(0), INT(0), INT(0)),
        "index nodes[1].args[2]: index_select: the index at () is 0, which is out of range for "
        "dimension 0 of size 0");
+    tiny_shape(&t, DT_f32, 2, 5);
+    tiny_constant(&t, DT_i64, 2, (int64_t[]){2, 3}, places);
+    is(tiny_op(&t, scatter, NODE(0), INT(1), NODE(1), FLOAT(1)),
+       "index nodes[2].args[2]: scatter: the index at (1, 0) is 5, which is out of range for "
+       "dimension 1 of size 5");
+    tiny_constant(&t, DT_i64, 2, (int64_t[]){2, 3}, places);
+    is(tiny_op(&t, wrap_index, NODE(0), INT(5)),
+       "index nodes[1].args[0]: wrap_index: the index at (1, 0) is 5, which is out of range for a "
+       "dimension of size 5");
+    tiny_constant(&t, DT_i64, 2, (int64_t[]){2, 3}, places);
+    is(tiny_op(&t, wrap_index, NODE(0), INT(6)), "int64 (2, 3)");
     /* What has changed since is looked at when it is used. */
     tiny_shape(&t, DT_f32, 2, 5);
     tiny_constant(&t, DT_i64, 1, (int64_t[]){6}, places);
@@ -627,6 +687,8 @@ int main(void)
         TEST(an_index_picks_as_in_python),
         TEST(an_index_out_of_range_is_refused),
         TEST(dimensions_move),
+        TEST(a_diagonal_and_windows_are_views),
+        TEST(a_view_is_a_reshape_that_does_not_copy),
         TEST(reshape_keeps_the_count),
         TEST(a_scalar_counts_as_one_dimension),
         TEST(expand_repeats_only_ones),

@@ -8,16 +8,28 @@ import inspect
 import json
 import os
 
+from . import activations, making
 from .einsum import einsum
 from .proxy import ALIASES, Proxy, apply
 from .run import current_run
 from .spec import Op
-from .values import constant
 
 # One sentence for each op that a formula does not say as well.
 _MEANING = {
     "neg": "-x", "abs": "|x|", "sign": "-1, 0 or 1", "square": "x * x", "exp": "e to the power x",
-    "log": "the natural logarithm", "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
+    "exp2": "2 to the power x", "expm1": "exp(x) - 1, exact for small x",
+    "log": "the natural logarithm", "log2": "the logarithm to base 2",
+    "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
+    "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
+    "logical_xor": "whether one is non-zero and the other not",
+    "bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y, with x's sign",
+    "random": "64 random bits of the seed x at the place y: Philox4x32-10 of Salmon et al., with "
+              "the seed as key and the place as counter",
+    "prod": "the product over dimensions, of all elements if none is given",
+    "cumsum": "sums of the elements of a dimension up to each, added in double",
+    "cumprod": "products of the elements of a dimension up to each, in double",
+    "sqrt": "the square root", "rsqrt": "1 / sqrt(x)",
     "reciprocal": "1 / x", "tanh": "the hyperbolic tangent", "sigmoid": "1 / (1 + exp(-x))",
     "relu": "x where it is positive, else 0", "gelu_new": "GPT-2's activation, the tanh GELU",
     "sin": "the sine", "cos": "the cosine", "floor": "rounded down", "ceil": "rounded up",
@@ -31,6 +43,9 @@ _MEANING = {
     "bitwise_and": "x & y", "bitwise_or": "x | y", "bitwise_xor": "x ^ y",
     "getitem": "x[index], a view", "transpose": "two dimensions exchanged, a view",
     "permute": "the dimensions in another order, a view",
+    "diagonal": "the elements whose places in dim1 and dim2 are offset apart, a view",
+    "unfold": "windows of size elements of a dimension, step apart, as a last dimension: a view",
+    "view": "the same elements in another shape, refused where that would need a copy",
     "reshape": "the same elements in another shape, a view where that can be",
     "flatten": "dimensions start_dim to end_dim as one", "unsqueeze": "a new dimension of size 1",
     "squeeze": "without dimensions of size 1", "expand": "dimensions of size 1 repeated, a view",
@@ -49,6 +64,10 @@ _MEANING = {
     "gather": "x at the index along a dimension, element by element: an index out of range is "
               "refused, and where the graph computes it, it ends the run",
     "index_select": "the elements of a dimension that the index names, one behind the other",
+    "wrap_index": "places in a dimension of this size, counted from its front: -1 is the last; one "
+                  "out of range is refused, and where the graph computes it, it ends the run",
+    "scatter": "x with src written at the index along a dimension, of equal places the last one",
+    "scatter_add": "x with src added at the index along a dimension, in the order of the index",
     "softmax": "exp(x) / sum(exp(x)) over a dimension",
     "log_softmax": "log(softmax(x)) over a dimension", "matmul": "the matrix product x @ y",
     "ln_f": "the model's last layernorm", "lm_head": "the model's unembedding: logits of x",
@@ -59,11 +78,12 @@ _TYPES = {
     "number": "Takes float32 and int64; the result has the operands' promoted dtype.",
     "real": "Gives float32; other dtypes are converted to it.",
     "bits": "Takes int64 and bool.",
+    "whole": "Takes int64.",
     "compare": "Gives bool.",
 }
 
 _ARGUMENTS = {  # of the examples, by the kind of a parameter; x is (2, 3)
-    "tensor": "x", "tensors": "[x, x]", "dtype": "'int64'", "bool": "True",
+    "tensor": "x", "tensors": "[x, x]", "dtype": "'int64'", "bool": "True", "int": "-1",
 }
 _EXAMPLES = {   # where those would not do
     "transpose": "(x, 0, 1)", "permute": "(x, (1, 0))", "reshape": "(x, (3, 2))",
@@ -71,12 +91,16 @@ _EXAMPLES = {   # where those would not do
     "matmul": "(x, x.T)", "where": "(x > 0, x, 0)", "softmax": "(x, dim=-1)",
     "log_softmax": "(x, dim=-1)", "cat": "([x, x], dim=0)", "stack": "([x, x], dim=0)",
     "logsumexp": "(x, dim=-1)", "topk_values": "(x, 2)", "topk_indices": "(x, 2, largest=False)",
+    "view": "(x, (3, 2))", "diagonal": "(x)", "unfold": "(x, 1, 2, 1)",
+    "wrap_index": "([0, -1], 3)", "scatter": "(x, -1, x.argmax(-1, keepdim=True), 0.0)",
+    "scatter_add": "(x, -1, x.argmax(-1, keepdim=True), 1.0)",
     "gather": "(x, -1, x.argmax(-1, keepdim=True))", "index_select": "(x, -1, [2, 0])",
     "sum": "(x, dim=-1)", "mean": "(x, dim=-1)", "norm": "(x, dim=-1)", "max": "(x)",
     "min": "(x)", "argmax": "(x, dim=-1)", "argmin": "(x, dim=-1)",
     "ln_f": "(model.transformer.h[0].output[0])", "lm_head": "(model.transformer.ln_f.output)",
     "bitwise_and": "(x > 0, x < 2)", "bitwise_or": "(x > 0, x < 2)",
-    "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",
+    "bitwise_left_shift": "(x.long(), 2)", "bitwise_right_shift": "(x.long(), 1)",
+    "random": "(0, x.long())", "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",
 }
 
 
@@ -138,21 +162,6 @@ def tensor(data, dtype=None):
     return x if dtype is None else x.to(dtype)
 
 
-def zeros_like(x):
-    """Zeros of a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(0), x.shape]).to(x.dtype).clone()
-
-
-def ones_like(x):
-    """Ones of a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(1), x.shape]).to(x.dtype).clone()
-
-
-def full_like(x, fill_value):
-    """One number in a proxy's shape and dtype."""
-    return apply(x._run, "expand", [constant(fill_value), x.shape]).to(x.dtype).clone()
-
-
 def topk(x, k, dim=-1, largest=True, sorted=True):
     """The k greatest (or least) elements of a dimension and their places, in order: a named pair.
 
@@ -164,8 +173,13 @@ def topk(x, k, dim=-1, largest=True, sorted=True):
     return _call("topk", [x, k, dim, largest], {})
 
 
-_OTHERS = {"zeros_like": zeros_like, "ones_like": ones_like, "full_like": full_like,
-           "einsum": einsum, "topk": topk}
+_OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": activations.silu,
+           "softplus": activations.softplus, "leaky_relu": activations.leaky_relu,
+           "log_sigmoid": activations.logsigmoid, "one_hot": making.one_hot,
+           "zeros_like": making.zeros_like, "ones_like": making.ones_like,
+           "full_like": making.full_like, "rand_like": making.rand_like,
+           "randn_like": making.randn_like, "linalg_norm": activations.linalg_norm,
+           "linalg_vector_norm": activations.vector_norm}
 
 
 def _proxies(values):
@@ -182,7 +196,7 @@ def _call(name, args, kwargs):
     """An op, or a method of the same name, whose first argument need not be a proxy."""
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     run = proxy._run if proxy is not None else current_run()
-    if name not in vars(Proxy) or name == "where":
+    if not hasattr(Proxy, name) or name == "where":
         return apply(run, name, args, kwargs)
     if not args:    # x=... or input=...
         names = [n for n in ("x", "input", "self", "a") if n in kwargs]
@@ -198,12 +212,10 @@ def call_by_name(name, args, kwargs):
     """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
-    if name == "gelu":
-        if kwargs.pop("approximate", "none") != "tanh":
-            raise TypeError("gelu: only approximate='tanh' is offered, the one that GPT-2 uses")
     name = name.strip("_") if name.startswith("__") else name
     name = {"floordiv": "floor_divide", "and": "bitwise_and", "or": "bitwise_or",
-            "xor": "bitwise_xor", "logical_not": "logical_not"}.get(name, name)
+            "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+            "rshift": "bitwise_right_shift"}.get(name, name)
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)
@@ -213,7 +225,7 @@ def call_by_name(name, args, kwargs):
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
         return _call(op, args, kwargs)
-    if proxy is not None and not name.startswith("_") and callable(vars(Proxy).get(name)):
+    if proxy is not None and not name.startswith("_") and callable(getattr(Proxy, name, None)):
         return _call(name, args, kwargs)
     raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
                     "or write it with the ops of interpose")

@@ -43,6 +43,9 @@ class Iteration:
     def _steps(self, run):
         n = run.n_steps
         if isinstance(self._key, slice):
+            if n is None:
+                raise RuntimeError("an edit does not know how many steps its runs will have: write "
+                                   "`with model.iter[...]:`, or name the steps")
             steps = range(n)[self._key]
             if not steps:
                 bounds = [self._key.start, self._key.stop, self._key.step][:3 if self._key.step else 2]
@@ -104,7 +107,7 @@ class Iteration:
     def replay(self, run, recording, outer):
         """Writes a recorded block of an edit into a run, for each of its steps there."""
         for k in self._steps(run):
-            recording.replay(run, k, dict(outer))
+            outer.update(recording.replay(run, k, dict(outer)))
 
 
 class StepOfAll:

@@ -1,11 +1,13 @@
 """The model as a tree of modules, built from the hook points that its server has."""
 from __future__ import annotations
 
+import copy
 import difflib
 import types
 
 from . import run as runs
 from .client import Client
+from .edit import Edit
 from .errors import RequestError, ServerError
 from .iteration import Iteration, Iterations
 from .nested import Inputs, ModelOutput, Outputs
@@ -132,7 +134,7 @@ class Module:
             raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
                                "the iteration's, take .step(k) for another")
         moved = run.step_of(self._path) + whole(increment, "increment")
-        if not 0 <= moved < run.n_steps:
+        if not run.has_step(moved):
             raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
         invoke.steps[self._path] = moved
         if propagate or self._branch.is_list or not self._path:
@@ -256,6 +258,7 @@ class LanguageModel:
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None
+        self._edits = ()    # recordings, replayed at the front of each invoke
 
     @property
     def config(self):
@@ -303,6 +306,16 @@ class LanguageModel:
         return f"{self.server_name} at {self.client.host}\n" + "\n".join(
             line for name, branch in self.spec.tree.children.items()
             for line in _drawn(name, branch, self, 0))
+
+    def _modules(self, below=None):
+        """All modules that have an input or an output, in the order of the tree."""
+        below = Module(self, "", self.spec.tree) if below is None else below
+        for name in below._branch.children:
+            child = getattr(below, name)
+            for module in child if child._branch.is_list else [child]:
+                if {"input", "output"} & set(module._branch.leaves):
+                    yield module
+                yield from self._modules(module)
 
     def _paths_below(self, path, branch):
         """The paths of all modules below one."""
@@ -371,6 +384,41 @@ class LanguageModel:
         with run:
             output = self.output.save()
         return output
+
+    def scan(self, prompt=None, **unsupported):
+        """As `trace`, but planned and not run: shapes and dtypes are known behind the block, values
+        are not.
+
+        >>> with model.scan("The Eiffel Tower is in the city of"):
+        ...     x = model.transformer.h[0].attn.query.output
+        >>> x.shape == (1, model.config.n_heads, 10, model.config.width // model.config.n_heads)
+        True
+        """
+        self._refuse("scan", unsupported, "a prompt")
+        sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+        return runs.Scan(self, 0, sampling, False, prompt)
+
+    def edit(self, prompt=None, *, inplace=False, **unsupported):
+        """What the block sets is set in each run of the edited model, which the block is given: a
+        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks are
+        of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
+
+        Without a prompt shapes are not known inside the block; with one they are those of that prompt.
+        Raises RuntimeError for what saves, stops or opens invokes.
+
+        >>> with model.edit() as edited:
+        ...     model.transformer.h[1].mlp.output[:] = 0
+        >>> with edited.trace("Hello"):
+        ...     x = edited.transformer.h[1].mlp.output.save()
+        >>> bool(x.value.any())
+        False
+        """
+        self._refuse("edit", unsupported, "a prompt and inplace")
+        return Edit(self, self if inplace else copy.copy(self), prompt)
+
+    def clear_edits(self):
+        """Takes back all edits of this model."""
+        self._edits = ()
 
     def forward(self, *args, **kwargs):
         """As `trace`: nnsight 0.1's name of it (with its `inference`, which changes nothing)."""

@@ -3,29 +3,30 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from typing import NamedTuple
 
 import numpy as np
 
 from .errors import NoValue
 from .finished import Value
 from .graph import Index
+from .numeric import Numeric
 from .spec import bind
 from .values import as_array, constant, dtype_name, is_array_like, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
-    "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "negative": "neg",
+    "multiply": "mul", "negative": "neg",
     "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
     "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow", "float_power": "pow",
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
+    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
-    "concatenate": "cat", "concat": "cat", "hstack": None, "gelu": "gelu_new",
+    "concatenate": "cat", "concat": "cat", "hstack": None,
     "linalg_norm": "norm", "ravel": "flatten", "broadcast_to": "expand", "copy": "clone",
 }
 
 
-class Proxy:
+class Proxy(Numeric):
     """A tensor of a run: of the model, or computed from others. Made by the contexts, not by hand.
 
     Python's operators, torch's methods and torch's and numpy's functions work on it and give new
@@ -236,7 +237,11 @@ class Proxy:
         """Sets every element to 0."""
         return self._assign(0)
 
-    # Every other method is an op of the server's table; these have torch's own conventions.
+    def _op(self, name, *args, optional=False):
+        return apply(self._run, name, args, optional=optional)
+
+    # Every other method is an op of the server's table; these, and those of Numeric, have torch's
+    # own conventions.
 
     def __getattr__(self, name):
         if name.startswith("_"):
@@ -256,56 +261,6 @@ class Proxy:
         ops = (op.name for op in self._run.spec.ops.values() if op.kind != "effect")
         return sorted({*super().__dir__(), *ops})
 
-    def max(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
-        """The greatest element; with dim, the pair (values, indices); with a tensor, maximum."""
-        return _extreme(self, "max", "argmax", "maximum", dim if axis is None else axis,
-                        keepdim or keepdims)
-
-    def min(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
-        """The least element; with dim, the pair (values, indices); with a tensor, minimum."""
-        return _extreme(self, "min", "argmin", "minimum", dim if axis is None else axis,
-                        keepdim or keepdims)
-
-    def amax(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
-        """The greatest elements over one or several dimensions, without indices."""
-        return apply(self._run, "max", [self, dim if axis is None else axis, keepdim or keepdims])
-
-    def amin(self, dim=None, keepdim=False, *, axis=None, keepdims=False):
-        """The least elements over one or several dimensions, without indices."""
-        return apply(self._run, "min", [self, dim if axis is None else axis, keepdim or keepdims])
-
-    def norm(self, p=2, dim=None, keepdim=False, *, axis=None, ord=None, keepdims=False):
-        """The Euclidean norm, over all elements or over dimensions."""
-        for order in (p, ord):
-            if order not in (2, "fro", None):
-                raise ValueError(f"norm: only the Euclidean norm is offered, not p={order!r}")
-        return apply(self._run, "norm", [self, dim if axis is None else axis, keepdim or keepdims])
-
-    def var(self, dim=None, unbiased=True, keepdim=False):
-        """The variance over one or several dimensions (all, if none is given)."""
-        over = self.shape if dim is None else [self.shape[d] for d in _ints(dim)]
-        count = int(np.prod(over, dtype=np.int64)) - bool(unbiased)
-        mean = apply(self._run, "mean", [self, dim, dim is not None])
-        return (self - mean).square().sum(dim=dim, keepdim=keepdim) / max(count, 0)
-
-    def std(self, dim=None, unbiased=True, keepdim=False):
-        """The standard deviation over one or several dimensions (all, if none is given)."""
-        return self.var(dim, unbiased, keepdim).sqrt()
-
-    def topk(self, k, dim=-1, largest=True, sorted=True):
-        """The k greatest (or least) elements of a dimension, in order whatever `sorted` is: the
-        pair (values, indices). Of equals the first comes first; NaN is the greatest of all."""
-        del sorted
-        return Extremes(apply(self._run, "topk_values", [self, k, dim, largest]),
-                        apply(self._run, "topk_indices", [self, k, dim, largest], optional=True))
-
-    def clamp(self, min=None, max=None):
-        """Between min and max, of which one may be left out."""
-        result = self if min is None else apply(self._run, "maximum", [self, min])
-        return result if max is None else apply(self._run, "minimum", [result, max])
-
-    clip = clamp
-
     def where(self, condition, other):
         """This where the condition holds, else `other`."""
         return apply(self._run, "where", [condition, self, other])
@@ -314,23 +269,13 @@ class Proxy:
         """`value` where the mask holds, else this."""
         return apply(self._run, "where", [mask, value, self])
 
-    def softmax(self, dim=None, dtype=None, *, axis=None):
-        """exp(x) / sum(exp(x)) over a dimension."""
-        dim = dim if axis is None else axis
-        return apply(self._run, "softmax", [self if dtype is None else self.to(dtype), dim])
-
-    def log_softmax(self, dim=None, dtype=None, *, axis=None):
-        """log(softmax(x)) over a dimension."""
-        dim = dim if axis is None else axis
-        return apply(self._run, "log_softmax", [self if dtype is None else self.to(dtype), dim])
-
     def reshape(self, *shape, **named):
         """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
         return apply(self._run, "reshape", [self, *_varargs(shape)], named)
 
-    def view(self, *shape):
-        """As reshape."""
-        return self.reshape(*shape)
+    def view(self, *shape, **named):
+        """As reshape, but refused where that would copy: what is set in a view is set in x."""
+        return apply(self._run, "view", [self, *_varargs(shape)], named)
 
     def expand(self, *shape, **named):
         """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
@@ -459,8 +404,16 @@ class Proxy:
 
     def __array_function__(self, func, types, args, kwargs):
         from .functions import call_by_name
-        pair = {"max": "amax", "min": "amin"}   # numpy's have no indices
-        return call_by_name(pair.get(func.__name__, func.__name__), args, kwargs)
+        name = func.__name__
+        if name == "median":
+            raise TypeError("numpy.median is not offered on proxies: torch.median gives the lower "
+                            "of two in the middle")
+        if name in ("var", "std"):
+            kwargs = {**kwargs, "correction": kwargs.get("ddof", 0), "ddof": None}
+        if name == "norm":
+            name = "linalg_norm"
+        result = call_by_name({"max": "amax", "min": "amin"}.get(name, name), args, kwargs)
+        return result.values if name == "sort" else result      # numpy's have no indices
 
     # Python's operators.
 
@@ -503,18 +456,10 @@ class Method:
         return f"<op {self._op} of {self._proxy!r}>"
 
 
-class Extremes(NamedTuple):
-    """What x.max(dim), x.min(dim) and x.topk(k) give."""
-    values: Proxy
-    indices: Proxy
-
-    def save(self):
-        return Extremes(self.values.save(), self.indices.save())
-
-
 _OPERATORS = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div",
               "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
-              "or": "bitwise_or", "xor": "bitwise_xor"}
+              "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+              "rshift": "bitwise_right_shift"}
 
 
 def _give_operators():
@@ -613,6 +558,8 @@ def apply(run, name, args, kwargs=None, optional=False):
     """Adds the node of an op of the table, its parameters by position or name; gives its proxy."""
     op = run.spec.ops[name]
     kwargs = dict(kwargs or {})
+    if kwargs.get("dtype") is not None and all(p.name != "dtype" for p in op.params) and args:
+        args = [apply(run, "to", [args[0], kwargs.pop("dtype")]), *args[1:]]
     for ignored in ("out", "dtype", "_stacklevel", "where"):    # torch's and numpy's own defaults
         if kwargs.get(ignored) is None or ignored == "_stacklevel":
             kwargs.pop(ignored, None)
@@ -659,6 +606,13 @@ def operand(run, value):
     return constant(value)
 
 
+def as_proxy(x):
+    """A proxy as it is; what is none becomes a tensor of the run that is open."""
+    from .run import current_run
+    x = getattr(x, "_as_tensor", lambda: x)()
+    return x if isinstance(x, Proxy) else apply(current_run(), "clone", [x])
+
+
 def _is_listed(value):
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
 
@@ -675,17 +629,6 @@ def _varargs(given):
 def _is_device(arg):
     return (type(arg).__name__ == "device"
             or isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "mps"))
-
-
-def _extreme(x, op, arg_op, pairwise, dim, keepdim):
-    if dim is None:
-        return apply(x._run, op, [x])
-    if isinstance(dim, Proxy) or getattr(dim, "ndim", 0):
-        return apply(x._run, pairwise, [x, dim])
-    if _is_listed(dim):
-        raise TypeError(f"{op} over several dimensions has no indices: use a{op}")
-    return Extremes(apply(x._run, op, [x, dim, keepdim or None]),
-                    apply(x._run, arg_op, [x, dim, keepdim or None], optional=True))
 
 
 # Indices.

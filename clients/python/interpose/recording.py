@@ -37,7 +37,7 @@ class Recording:
         for verb, given, what in self.events:
             if verb == "hook":
                 path, at = what
-                made[given] = run.write_hook(path, step if at is None else at)
+                made[given] = run.write_hook(path, step if at is None else run.checked_step(at))
             elif verb == "parameter":
                 made[given] = run.graph.parameter(*what)
             elif verb == "add":

@@ -11,6 +11,7 @@ import contextvars
 import numpy as np
 
 from . import graph as graphs
+from .cache import Cache, chosen
 from .client import request_error
 from .condition import Condition
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
@@ -62,10 +63,7 @@ class Run:
         """Passes through the model: one, or one for each new token."""
         return max(1, self.max_new_tokens)
 
-    @property
-    def can_plan(self):
-        """Whether shapes are known while the run is written."""
-        return True
+    can_plan = True     # whether shapes are known while it is written
 
     @property
     def is_open(self):
@@ -81,29 +79,47 @@ class Run:
         self._refuse_nesting()
         self._state = "open"
         _current.set(self)
-        if self._implicit is not None:
-            self._implicit.__enter__()
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__(Exception, None, None)
+            raise
         return self
 
+    def _open(self):
+        """What stands at the front of the block."""
+        if self._implicit is not None:
+            self._implicit.__enter__()
+
     def __exit__(self, kind, exception, traceback):
-        _current.set(self.outer)
-        if kind is not None:
-            self.open_invoke = None
-            self._state = "abandoned"
-            return
-        if self.open_invoke is not None:
-            self.open_invoke.__exit__(None, None, None)
-        self._state = "failed"
-        if not self.invokes:
-            raise ValueError("this run has no prompt: open an invoke, "
-                             "`with run.invoke(prompt):`, or give the prompt to trace(...)")
         try:
-            self._send()
+            if kind is None and self.open_invoke is not None:
+                self.open_invoke.__exit__(None, None, None)
+        finally:
+            self._state, self.open_invoke = "failed" if kind is None else "abandoned", None
+            _current.set(self.outer)
+        if kind is not None:
+            return
+        try:
+            self._finish()
         except Exception as e:
             self._failure = str(e).partition("\n")[0]
             raise
+
+    def _finish(self):
+        """The block has ended: sends the request, and gives what was saved its values."""
+        if not self.invokes:
+            raise ValueError("this run has no prompt: open an invoke, "
+                             "`with run.invoke(prompt):`, or give the prompt to trace(...)")
+        self._send()
         self._state = "done"
-        self._settle()
+        for proxy in self.saved:
+            proxy._settle()
+        for each in self.lists:
+            each.settle(self)
+        for data in self._logs:
+            print(*(x.value if hasattr(x, "_kept") else x for x in data))
+        self.saved, self.lists, self._logs = [], [], []
 
     def _refuse_nesting(self):
         run = self.outer
@@ -112,16 +128,6 @@ class Run:
                 raise RuntimeError(f"a run of this model is open already, from {run._place}: end it "
                                    "first, or write several invokes into one run")
             run = run.outer
-
-    def _settle(self):
-        """Values take the place of the proxies that were saved, and of lists' items."""
-        for proxy in self.saved:
-            proxy._settle()
-        for each in self.lists:
-            each.settle(self)
-        for data in self._logs:
-            print(*(x.value if hasattr(x, "_kept") else x for x in data))
-        self.saved, self.lists, self._logs = [], [], []
 
     def invoke(self, prompt, *, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
@@ -224,6 +230,30 @@ class Run:
         else:
             self.open_invoke.is_stopped = True
 
+    def cache(self, modules=None, *, include_output=True, include_inputs=False, **unsupported):
+        """Saves the outputs (with `include_inputs` the inputs too) of modules, given as a list of
+        modules or of their names; all of them if None. They are as at the end of the invoke, with
+        everything that the program sets, at each generation step.
+
+        Returns a mapping of the modules' paths: see `help(interpose.cache.Cache)`.
+        Raises ValueError for what is no module; nnsight's `device`, `dtype` and `detach` change nothing.
+
+        >>> with model.trace([464]) as tracer:
+        ...     cache = tracer.cache(modules=[model.transformer.h[0].mlp])
+        >>> cache["transformer.h.0.mlp"].output.shape == (1, 1, model.config.width)
+        True
+        """
+        unknown = set(unsupported) - {"device", "dtype", "detach"}
+        if unknown:
+            raise TypeError(f"cache() has no parameter {unknown.pop()!r}: it takes modules, "
+                            "include_output and include_inputs")
+        self._check_open()
+        if self.open_invoke is None:
+            raise RuntimeError("a cache belongs to a prompt: open it inside `with run.invoke(prompt):`")
+        cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
+        self.open_invoke.caches.append(cache)
+        return cache
+
     def barrier(self, *args):
         """nnsight's barrier between invokes; calling what it gives does nothing: values of one
         invoke can be used in another wherever their moments allow it."""
@@ -275,6 +305,7 @@ class Run:
             "open": "it arrives when the `with` block of the run ends",
             "abandoned": "an exception ended the block, so nothing was run",
             "failed": f"the run failed: {self._failure}",
+            "scanned": "it was scanned, not run: its shape and dtype are known",
             "done": "the generation ended before its step",
         }[self._state]
 
@@ -396,6 +427,10 @@ class Run:
             raise IndexError(f"step {k} does not exist: {self.steps_text()}")
         return k % self.n_steps
 
+    def has_step(self, k):
+        """Whether the run has a step k, counted from 0."""
+        return 0 <= k < self.n_steps
+
     def steps_text(self):
         """Which steps there are, for people."""
         return (f"this run has steps 0 to {self.n_steps - 1} "
@@ -428,17 +463,21 @@ class Run:
     def planned(self, node):
         """The node with its shape and dtype, as the server plans the request so far."""
         if node.shape is None:
-            nodes = list(self.graph.nodes)
-            try:
-                plan = self.model.client.ask("/v1/plan", self._request(nodes))
-            except RequestError as e:
-                self._raise(e, nodes)
-            rows = plan.get("nodes")
-            if not isinstance(rows, list) or len(rows) != len(nodes):
-                raise ServerError("the server's plan is not of the request")
-            for each, row in zip(nodes, rows):
-                each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
+            self._plan()
         return node
+
+    def _plan(self):
+        """Gives all nodes so far their shapes and dtypes."""
+        nodes = list(self.graph.nodes)
+        try:
+            plan = self.model.client.ask("/v1/plan", self._request(nodes))
+        except RequestError as e:
+            self._raise(e, nodes)
+        rows = plan.get("nodes")
+        if not isinstance(rows, list) or len(rows) != len(nodes):
+            raise ServerError("the server's plan is not of the request")
+        for each, row in zip(nodes, rows):
+            each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
 
     def _request(self, nodes):
         return {
@@ -509,6 +548,14 @@ class Run:
                               place or self._place), place or self._place)
 
 
+class Scan(Run):
+    """A run that is planned when its block ends, and not run: shapes are known, values are not."""
+
+    def _finish(self):
+        self._plan()
+        self._state = "scanned"
+
+
 class Invoke:
     """One prompt of a run, as a context: hooks inside it see this prompt's rows."""
 
@@ -517,6 +564,7 @@ class Invoke:
         self.prompt = prompt_of(prompt)
         self.index = None
         self.steps = {}     # module path -> how often .next() has moved it on
+        self.caches = []            # what tracer.cache() gave
         self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
         self.place = user_place()
         self._tokens = None
@@ -533,16 +581,46 @@ class Invoke:
         self.index = len(self.run.invokes)
         self.run.invokes.append(self)
         self.run.open_invoke = self
+        for recording in self.run.model._edits:
+            recording.replay(self.run)
         return self
 
     def __exit__(self, kind, exception, traceback):
-        if kind is None and self.run.iteration is not None:     # of a module.all() without `with`
-            self.run.iteration.end()
+        if kind is None:
+            if self.run.iteration is not None:      # of a module.all() without `with`
+                self.run.iteration.end()
+            for cache in self.caches:
+                cache.write()
         self.run.iteration = self.run.open_invoke = None
 
     def next(self, increment=1):
         """Moves all modules on to the next generation step, for the rest of the invoke."""
         self.run.next(increment)
+
+    def positions(self, what, occurrence=0, prompt=0):
+        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
+        (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
+        several prompts in the invoke, `prompt` chooses one.
+
+        Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
+        range.
+
+        >>> with model.trace() as tracer:
+        ...     with tracer.invoke("The Eiffel Tower is in the city of") as invoker:
+        ...         tower = invoker.positions("Eiffel Tower")
+        ...         model.transformer.h[0].output[0][:, tower] = 0
+        >>> model.tokenizer.decode(invoker.tokens[0][tower]).strip()
+        'Eiffel Tower'
+        """
+        tokens = self.tokens[prompt]
+        if isinstance(what, str):
+            return self.run.model.tokenizer.positions(tokens, what, occurrence)
+        if isinstance(what, slice):
+            return list(range(len(tokens))[what])
+        what = whole(what, "a position")
+        if not -len(tokens) <= what < len(tokens):
+            raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
+        return [what % len(tokens)]
 
     @property
     def tokens(self):

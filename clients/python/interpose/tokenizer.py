@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import collections
 
+import numpy as np
+
 from .values import as_array, whole
 
 _REMEMBERED = 4096
@@ -40,6 +42,52 @@ class Tokenizer:
         """
         return self._ask(text, "pieces")
 
+    def offsets(self, text):
+        """Where each token stands in the text, as [from, to) in characters; a token that is a part
+        of a character has that character's.
+
+        >>> [tuple(pair) for pair in model.tokenizer.offsets(".")]
+        [(0, 1)]
+        """
+        return self._ask(text, "offsets")
+
+    def positions(self, tokens, text, occurrence=0):
+        """Which of these ids spell the part of their text that is `text` (of several the one asked
+        for, counted from either end): a list of positions in `tokens`.
+
+        Raises ValueError where there is no such part; TypeError for a text that is none.
+
+        >>> ids = model.tokenizer.encode("The Eiffel Tower is in")
+        >>> found = model.tokenizer.positions(ids, "Eiffel Tower")
+        >>> model.tokenizer.decode([ids[i] for i in found]).strip()
+        'Eiffel Tower'
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"a text is needed, not {text!r:.60}")
+        tokens = as_array(tokens).tolist()
+        whole_text = self.decode(tokens)
+        starts, at = [], whole_text.find(text) if text else -1
+        while at >= 0:
+            starts.append(at)
+            at = whole_text.find(text, at + 1)
+        if not -len(starts) <= occurrence < len(starts):
+            raise ValueError(f"{text!r} stands {len(starts)} times in {whole_text!r:.200}"
+                             + (f": there is no occurrence {occurrence}" if starts else ""))
+        start = starts[occurrence]
+        offsets = self._offsets_of(tokens, whole_text)
+        return [i for i, (a, b) in enumerate(offsets) if a < start + len(text) and b > start]
+
+    def _offsets_of(self, tokens, text):
+        """Where ids stand in the text that they spell."""
+        if self.encode(text) == tokens:
+            return self.offsets(text)
+        pieces = self.decode([[token] for token in tokens])
+        if "".join(pieces) != text:
+            raise ValueError("these ids divide characters otherwise than the tokenizer does: give "
+                             "the prompt as a text to find parts of it")
+        ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+        return [(end - len(piece), end) for piece, end in zip(pieces, ends)]
+
     def decode(self, tokens):
         """The text of one id, or of a list or 1-D array of ids; of rows of ids, a list of texts.
 
@@ -75,8 +123,8 @@ class Tokenizer:
         missing = [t for t in dict.fromkeys(text) if ("tokens", t) not in self._known]
         if len(missing) > 1:
             reply = self._client.ask("/v1/tokenize", {"text": missing})
-            for t, tokens, pieces in zip(missing, reply["tokens"], reply["pieces"]):
-                self._remember(("tokens", t), {"tokens": tokens, "pieces": pieces})
+            for i, t in enumerate(missing):
+                self._remember(("tokens", t), {field: reply[field][i] for field in reply})
         return [list(self._reply(t)[field]) for t in text]
 
     def _reply(self, text):

@@ -1,0 +1,134 @@
+"""`tracer.cache()`: the outputs, and inputs, of many modules, as they are when the model has run."""
+from __future__ import annotations
+
+import collections.abc
+import difflib
+
+from .errors import NoValue
+
+# Modules of ours, inside Hugging Face's attention and between its modules: cached if asked for by name.
+_NOT_HUGGING_FACE_S = {"query", "key", "value", "scores", "pattern", "z", "result", "mid", "generator"}
+
+
+class Entry:
+    """A module's `output`, and its `inputs`, (args, kwargs), of which `input` is the first; None where
+    the cache leaves them out."""
+
+    def __init__(self):
+        self._output = self._input = None
+
+    @property
+    def output(self):
+        """The output, an array or a tuple of them as the module returns it."""
+        return None if self._output is None else self._output._as_value()
+
+    @property
+    def input(self):
+        """The input, an array."""
+        return None if self._input is None else self._input._as_value()
+
+    @property
+    def inputs(self):
+        """The input as (args, kwargs)."""
+        return None if self._input is None else ((self.input,), {})
+
+    def __repr__(self):
+        return f"<cached: output {self._output!r}, input {self._input!r}>"
+
+
+class Cache(collections.abc.Mapping):
+    """What each module gave: `cache["transformer.h.0"].output`, also with nnsight's "model." in front,
+    or `cache.transformer.h[0].output`; where several tokens are generated, a list, one for each step.
+    """
+
+    def __init__(self, invoke, modules, include_output, include_inputs):
+        self._invoke, self._modules = invoke, modules
+        self._include = {"output": include_output, "input": include_inputs}
+        self._entries = {}
+
+    def write(self):
+        """Saves what the cache holds, at the end of its invoke."""
+        run = self._invoke.run
+        for module in self._modules:
+            branch, entries = module._branch, []
+            for k in range(run.n_steps):
+                entry = Entry()
+                for name, is_included in self._include.items():
+                    if is_included and name in branch.leaves:
+                        tensors = getattr(module.step(k), name)
+                        setattr(entry, "_" + name, getattr(tensors, "_tensor", tensors).save())
+                entries.append(entry)
+            self._entries[module._path] = entries[0] if run.n_steps == 1 else entries
+
+    def __getitem__(self, path):
+        if self._invoke.run.is_open:
+            raise NoValue(f"the cache has no values: {self._invoke.run.why_no_value()}")
+        return self._entries[_plain(path)]
+
+    def __contains__(self, path):
+        return _plain(path) in self._entries
+
+    def __iter__(self):
+        return iter(self._entries)
+
+    def __len__(self):
+        return len(self._entries)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self if name == "model" else getattr(CachedModule(self, ""), name)
+
+    def __repr__(self):
+        return f"<a cache of {len(self)} modules>"
+
+
+def _plain(path):
+    return path[len("model."):] if isinstance(path, str) and path.startswith("model.") else path
+
+
+class CachedModule:
+    """A place in a cache's tree of modules: `cache.transformer.h[0]`."""
+
+    def __init__(self, cache, path):
+        self._cache, self._path = cache, path
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in ("output", "input", "inputs"):
+            entry = self._cache[self._path]
+            return [getattr(e, name) for e in entry] if isinstance(entry, list) else (
+                getattr(entry, name))
+        return self._below(name, AttributeError)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self._below(key, KeyError)
+        children = {path.removeprefix(self._path + ".").partition(".")[0]
+                    for path in self._cache if path.startswith(self._path + ".")}
+        if not any(child.isdigit() for child in children):
+            raise KeyError(f"{self._path} is no list of blocks")
+        return self._below(str(key), IndexError)
+
+    def _below(self, name, error):
+        path = f"{self._path}.{name}" if self._path else name
+        if not any(each == path or each.startswith(path + ".") for each in self._cache):
+            raise error(f"{path} is not in the cache")
+        return CachedModule(self._cache, path)
+
+
+def chosen(model, modules):
+    """The modules that a cache is of, given as modules or by name; all of Hugging Face's if None."""
+    known = {module._path: module for module in model._modules()}
+    if modules is None:
+        return [m for path, m in known.items() if not _NOT_HUGGING_FACE_S & set(path.split("."))]
+    found = []
+    for each in modules:
+        path = _plain(each if isinstance(each, str) else each._path)
+        if path not in known:
+            near = difflib.get_close_matches(path, known, 3)
+            raise ValueError(f"{path} is no module with an output: did you mean "
+                             f"{', '.join(near) or 'one that print(model) shows'}?")
+        found.append(known[path])
+    return found

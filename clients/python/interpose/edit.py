@@ -1,0 +1,67 @@
+"""`with model.edit() as edited:`: interventions that are written once and replayed at the front of each
+invoke of the edited model."""
+from __future__ import annotations
+
+from .recording import Recording
+from .run import Invoke, Run
+
+
+class Edit(Run):
+    """What an edit writes: recorded, and never sent by itself.
+
+    With a prompt, shapes are those of that prompt; without one they are not known.
+    """
+
+    def __init__(self, model, edited, prompt=None):
+        super().__init__(model, 0, None, False)
+        self._edited, self.can_plan = edited, prompt is not None
+        self._inside = Invoke(self, [0] if prompt is None else prompt)
+
+    def __enter__(self):
+        super().__enter__()
+        return self._edited
+
+    def _open(self):
+        self._inside.__enter__()
+        self.record(Recording())
+
+    def _finish(self):
+        self._edited._edits = (*self._edited._edits, self.recording)
+        self._state = "done"
+
+    @property
+    def n_steps(self):
+        """Not known: that of the runs to come."""
+        return None
+
+    def checked_step(self, k):
+        return k    # the run that it is written into looks
+
+    def has_step(self, k):
+        return True
+
+    def step_of(self, module):
+        return -1 if module == "generator" else super().step_of(module)
+
+    def why_no_value(self):
+        return "an edit saves nothing, save it in a run of the edited model"
+
+    def planned(self, node):
+        if not self.can_plan:
+            raise RuntimeError(f"the shape of {node.label()} is a prompt's, and this edit has none: "
+                               "write model.edit(prompt), and shapes are those of that prompt")
+        return super().planned(node)
+
+    def add(self, op, args, kwargs=None, **facts):
+        if op == "save":
+            raise RuntimeError("an edit saves nothing: save in a run of the edited model")
+        return super().add(op, args, kwargs, **facts)
+
+    def invoke(self, prompt, **unsupported):
+        raise RuntimeError("an edit has no invokes: it holds for all that the edited model has")
+
+    def stop(self):
+        raise RuntimeError("an edit ends no run: call tracer.stop() in one of the edited model")
+
+    def cache(self, *args, **kwargs):
+        raise RuntimeError("an edit saves nothing: call tracer.cache() in a run of the edited model")

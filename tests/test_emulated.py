@@ -1,0 +1,80 @@
+"""The CUDA backend's whole engine on the emulated device (kernels/emulate): a server that answers
+with it gives the bytes of a server on the CPU, and in random schedules each job gives the bits that
+it gives alone on the CPU."""
+import concurrent.futures
+import random
+import subprocess
+import sys
+
+import pytest
+
+import wire
+from conftest import BINARY, IS_SLOW, ROOT, run_server
+from random_requests import random_job, sizes_of
+from test_schedules import counts_of
+
+EMULATED = BINARY.parent / "emulated"
+TOOL = EMULATED / "tests/schedules_tool"
+N_REQUESTS, N_SCHEDULES, N_POSTED = (40, 6, 12) if IS_SLOW else (150, 24, 40)
+SMALL = ["--rows", "2048", "--cache-tokens", "4096", "--slab-mb", "16"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """(a model, a file of requests for it)"""
+    folder = tmp_path_factory.mktemp("emulated")
+    subprocess.run([TOOL, "make", folder], check=True, timeout=60)
+    made = subprocess.run([sys.executable, ROOT / "tests/random_requests.py", folder, "0",
+                           str(N_REQUESTS)], check=True, timeout=60, stdout=subprocess.PIPE)
+    (folder / "requests").write_bytes(made.stdout)
+    return folder, folder / "requests"
+
+
+@pytest.fixture(scope="module")
+def hosts(files):
+    """The same model on the CPU and on the emulated device."""
+    with run_server("--model", files[0], "--device", "cpu", *SMALL) as cpu:
+        with run_server("--model", files[0], "--device", "cuda:0", *SMALL,
+                        binary=EMULATED / "interposed") as cuda:
+            assert "cuda an emulated device" in cuda.log
+            yield cpu.host, cuda.host
+
+
+def test_schedules_give_the_bits_of_each_job_alone_on_the_cpu(files):
+    counts = counts_of("run", files, 1, N_SCHEDULES, tool=TOOL)
+    assert counts["differences"] == 0
+    assert counts["done"] >= 8 * N_SCHEDULES and counts["saves"] >= 16 * N_SCHEDULES
+
+
+def test_a_server_gives_the_bytes_of_one_on_the_cpu(hosts, files):
+    cpu, cuda = hosts
+    requests = [random_job(seed, sizes_of(files[0])) for seed in range(1000, 1000 + N_POSTED)]
+    expected = [wire.raw(cpu, request) for request in requests]
+    assert sum(len(tensors) for tensors, _ in expected) > N_POSTED
+    order = random.Random(0).sample(range(N_POSTED), N_POSTED)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        got = dict(zip(order, pool.map(lambda i: wire.raw(cuda, requests[i]), order)))
+    assert [i for i in order if got[i] != expected[i]] == []
+
+
+def test_an_index_out_of_range_fails_its_job_alone(hosts):
+    """Found on the device, in a step that others share."""
+    bad = {"prompt": [1, 2, 3], "nodes": [
+        {"op": "argmax", "args": ["lm_head.output", -1]},
+        {"op": "add", "args": [{"node": 0}, 1000]},
+        {"op": "getitem", "args": [{"node": 1}, "[0]"]},
+        {"op": "index_select", "args": ["lm_head.output", 2, {"node": 2}]},
+        {"op": "save", "args": [{"node": 3}]}]}
+    errors = []
+    for host in hosts:
+        with pytest.raises(wire.Refused) as refused:
+            wire.run(host, bad)
+        errors.append({k: v for k, v in refused.value.error.items() if k != "request_id"})
+    assert errors[0] == errors[1] and errors[0]["code"] == "index"
+
+
+def test_a_device_that_is_not_there_is_refused(files):
+    done = subprocess.run([EMULATED / "interposed", "--model", files[0], "--device", "cuda:1"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "no CUDA device 1: this machine has 1" in done.stderr
