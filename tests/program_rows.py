@@ -9,13 +9,26 @@ for torch. A word in braces is filled in by programs.py:
     dim dims perm   one of its dimensions (again: dim0); several; all, in another order
     index lists shape size      of x[...], with lists of integers, of reshape, of expand
     keep s c k dtype    True or False; a float; a small integer; at most the size of `dim0`; a dtype
-    places alike column equation    int64 constants, indices along `dim0`; one for gather; a matrix
-                    to be multiplied with; of einsum, which takes its subject itself
+    places alike column equation    int64 constants, indices along `dim0` (again: places0); one for
+                    gather; a matrix to be multiplied with; of einsum, which takes its subject itself
+    extent          the size of its first dimension, 1 or more
 
 The second word says what makes a result's comparison meaningless, as two right programs differ in
 their last bits: `step`, an operand near a place where the result jumps; `order`, two of the
-subject's elements along `dim0` (of the last `k`) that are nearly equal; `ties`, or just equal.
+subject's elements along `dim0` that are nearly equal, among the first `k` (`whole`: among all);
+`ties`, or just equal.
 """
+
+import torch
+
+import optable
+
+
+class Torch(optable._Torch):
+    """`interpose` in a program that torch runs."""
+    others = {**optable._Torch.others,
+              "wrap_index": lambda x, size: torch.where(x < 0, x + size, x)}
+
 
 ROWS = [
     ("-{n}", ""), ("abs({n})", ""), ("{n}.sign()", "step"), ("{n}.square()", ""),
@@ -26,9 +39,14 @@ ROWS = [
     ("{f}.sin()", ""), ("{f}.cos()", ""), ("({n} * 2).floor()", "step"),
     ("({f} * 3).ceil()", "step"), ("({f} * 5).round()", "step"), ("{n}.isnan()", ""),
     ("torch.isinf({n})", ""), ("{x}.logical_not()", "step"), ("~{b}", ""), ("~{i}", ""),
+    ("{f}.exp2()", ""), ("{f}.clamp(max=3).expm1()", ""),
+    ("({f}.abs() + 0.2).log2()", ""), ("({f}.square() + 0.2).log10()", ""),
+    ("{f}.abs().log1p()", ""), ("{f}.tanh().tan()", ""), ("{f}.erf()", ""),
+    ("({n} * 3).trunc()", "step"), ("{n}.isfinite()", ""), ("torch.nn.functional.gelu({f})", ""),
+    ("torch.nn.functional.silu({f})", ""), ("{f}.frac()", "step"), ("{f}.nan_to_num()", ""),
 
     ("{x} + {y}", ""), ("{n} - {y}", ""), ("{x} * {y}", ""), ("{n} / 4", ""), ("{s} - {n}", ""),
-    ("{s} * {n}", ""), ("{c} + {x}", ""), ("{n} / ({same}.square() + 0.5)", ""),
+    ("{s} * {n}", ""), ("{c} + {x}", ""), ("{n} / ({same}.float().square() + 0.5)", ""),
     ("{s} / ({f}.abs() + 0.5)", ""), ("{n} // {c}", "step"), ("{n} // ({same}.abs() + 1)", "step"),
     ("{n} % {c}", "step"), ("({f} * 4) % 0.75", "step"), ("{n} ** 2", ""),
     ("({f}.abs() + 0.5) ** {s}", ""), ("2 ** ({i} % 5)", ""), ("{f}.tanh() ** 3 + {y}", ""),
@@ -38,13 +56,19 @@ ROWS = [
     ("{n} > {y}", "step"), ("{n} >= {y}", "step"), ("{x}.logical_and({same})", "step"),
     ("torch.logical_or({x}, {same})", "step"), ("{b} & {mask}", ""), ("{b} | {mask}", ""),
     ("{b} ^ {mask}", ""), ("{i} & {c}", ""), ("{i} | {c}", ""), ("{i} ^ {same}", ""),
-    ("{b} * {y}", ""),
+    ("{b} * {y}", ""), ("({f} * 3).fmod(0.75)", "step"), ("{i}.fmod({c})", ""),
+    ("{x}.logical_xor({same})", "step"), ("{i} << {c}", ""), ("{i} >> {c}", ""), ("{c} << ({i} % 5)", ""),
+    ("interpose.random({c}, {i}) >> 7", ""), ("{f}.lerp({same}.float(), 0.25)", ""),
+    ("{n}.div({c}, rounding_mode='floor')", "step"), ("{n}.add({same}, alpha=2)", ""),
 
     ("{x}[{index}]", ""), ("{x}[{index}]", ""), ("{x}[{index}]", ""), ("{x}[{lists}]", ""),
     ("{x}.transpose({dim}, {dim})", ""), ("{x}.permute({perm})", ""), ("{x}.reshape({shape})", ""),
     ("{x}.flatten()", ""), ("{x}.flatten({dim})", ""), ("{x}.unsqueeze({dim})", ""),
     ("{x}.squeeze()", ""), ("{x}.squeeze({dim})", ""), ("{x}.expand({size})", ""), ("{m}.mT", ""),
     ("{x}.unbind({dim})[-1]", ""), ("{x}.chunk(2, {dim})[0]", ""), ("{x}.split(2, {dim})[-1]", ""),
+
+    ("{x}.view({shape})", ""), ("{m}.diagonal({c}, -2, -1)", ""), ("{m}.diagonal(dim1=-1, dim2=0)", ""),
+    ("{x}.unfold({dim}, 2, {c})", ""),
 
     ("{x}.clone()", ""), ("{b}.to({dtype})", ""), ("{i}.to({dtype})", ""), ("{f}.bool()", "step"),
     ("{f}.clamp(-9, 9).long()", "step"), ("{x}.where({mask}, {y})", ""),
@@ -61,6 +85,15 @@ ROWS = [
     ("{n}.topk({k}, {dim0}, largest=False).values", ""),
     ("{n}.topk({k}, {dim0}).indices", "order ties"),
     ("{n}.topk({k}, {dim0}, largest=False).indices", "order least ties"),
+    ("{n}.cumsum({dim})", ""), ("{f}.tanh().cumprod({dim})", ""), ("({i} % 3).cumprod({dim})", ""),
+    ("{f}.tanh().prod({dim}, keepdim={keep})", ""), ("({i} % 3).prod()", ""), ("{x}.any({dim})", "step"),
+    ("{x}.all()", "step"), ("{x}.count_nonzero({dim})", "step"), ("{f}.std({dim}, unbiased=False)", ""),
+    ("{f}.norm(1, {dim})", ""), ("{n}.sort({dim}).values", ""), ("{n}.median({dim}).values", ""),
+    ("{n}.argsort({dim}, stable=True)", "order whole"),
+    ("{n}.sort(stable=True, dim={dim}, descending=True).indices", "order whole"),
+    ("{n}.scatter({dim}, {alike}, 2)", ""), ("{n}.scatter_add({dim}, {alike}, {same})", ""),
+    ("{x}.index_select(0, interpose.wrap_index({i}.flatten() % {extent}, {extent0}))", ""),
+    ("{x}.index_select(0, interpose.wrap_index(-1 - {i}.flatten() % {extent}, {extent0}))", ""),
     ("{x}.gather({dim}, {alike})", ""), ("{x}.index_select({dim}, {places})", ""),
     ("{n}.gather({dim}, {0}.argmax({dim0}, keepdim=True))", "order"),
     ("{f}.softmax({dim})", ""), ("torch.softmax({f}, dim={dim})", ""), ("{f}.log_softmax({dim})", ""),

@@ -5,24 +5,33 @@ in torch on Hugging Face's GPT-2 (program_oracle.py), and every saved value is c
     programs.py                      2,000 programs from seed 0, on a server of its own
     programs.py --first 7 --count 1  one of them
     programs.py --show 7             prints its code
-    programs.py --shrink 7           prints the least of it that still fails
+    programs.py --shrink 7           prints the least of it that still fails, as code and as a line
+                                     for programs_kept.jsonl: a seed means another program as soon
+                                     as a table has another row
 
 A program is data: prompts, steps, and statements whose text may use the names of earlier ones. When a
 statement runs follows from what it reads, as protocol/plan.h says it (moments below).
 """
 from __future__ import annotations
 
+import argparse
+import collections
+import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import random
 import re
-import types
+import sys
+import tempfile
+import typing
 
 import torch
 import transformers
 
-from program_rows import CHANGES, ROWS
+import interpose
+from program_rows import CHANGES, ROWS, Torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -162,6 +171,25 @@ class Program:
     def n_steps(self):
         return max(1, self.n_new)
 
+    def as_json(self):
+        statements = [{key: value for key, value in dataclasses.asdict(s).items() if value}
+                      for s in self.statements]
+        for row, s in zip(statements, self.statements):
+            if s.place:
+                row["place"] = [s.place[0].path, *s.place[1:]]
+        return {"prompts": self.prompts, "n_new": self.n_new, "statements": statements}
+
+    @classmethod
+    def of_json(cls, document):
+        names = {name.path: name for name in POINTS.names + PARAMETERS.names}
+
+        def statement(row):
+            place = row.pop("place", None)
+            row = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
+            return Statement(**row, place=(names[place[0]], *place[1:]) if place else ())
+        return cls(document["prompts"], document["n_new"],
+                   [statement(row) for row in document["statements"]])
+
     def source(self):
         """The program as a user would write it."""
         opened = f"model.generate(max_new_tokens={self.n_new})" if self.n_new else "model.trace()"
@@ -251,7 +279,8 @@ class Generator:
         self.bases = {}         # root -> the tensor that its hooks are views of
         self.replaced = {}      # (invoke, turn) -> how often
         self.invoke = 0
-        self.reads, self.subject, self.dim, self.k = [], None, None, None
+        self.reads, self.subject = [], None     # of the text that is being made
+        self.dim = self.k = self.places = self.target_root = None
 
     def program(self):
         rng = self.rng
@@ -361,7 +390,7 @@ class Generator:
     # Expressions.
 
     def make(self):
-        if self.rng.randrange(30) == 0:
+        if self.rng.randrange(15) == 0:
             self.parameter()
         text, caution = self.rng.choice(ROWS)
         self.make_row(text, caution)
@@ -388,7 +417,8 @@ class Generator:
         known = {v.name: v.like for v in self.vars if v.name in self.reads}
         try:
             with torch.no_grad():
-                return run(text, {"torch": torch, "model": modules(), **known})
+                return run(text, {"torch": torch, "model": modules(), "interpose": Torch(),
+                                  **known})
         except (RuntimeError, IndexError, TypeError, ValueError, ZeroDivisionError):
             raise Misfit from None
 
@@ -538,7 +568,20 @@ class Generator:
 
     def fill_places(self):
         size = self.subject.like.shape[self.dim]
-        return self.constant(torch.Size([self.rng.randrange(1, 4)]), size) if size else "[]"
+        if not size:
+            raise Misfit
+        self.places = self.constant(torch.Size([self.rng.randrange(1, 4)]), size)
+        return self.places
+
+    def fill_places0(self):
+        return self.places
+
+    def fill_extent(self):
+        if not self.ndim() or not self.subject.like.shape[0]:
+            raise Misfit
+        return self.subject.like.shape[0]
+
+    fill_extent0 = fill_extent
 
     def fill_alike(self):
         shape = [self.rng.randrange(1, size + 1) if size else 0 for size in self.subject.like.shape]
@@ -562,13 +605,12 @@ class Generator:
 
     def change(self):
         target, index = self.target()
-        where = self.moments.roots[target.root]
+        where, self.target_root = self.moments.roots[target.root], target.root
         self.reads, self.subject = [target.name], None
         part = f"{target.name}[{index}]" if index else target.name
         like = self.evaluated(part)
         shape = like.shape
-        # What touches nothing, or one place twice, is refused.
-        if 0 in shape or any(n > 1 and not step for n, step in zip(shape, like.stride())):
+        if 0 in shape or is_overlapping(like):      # refused
             raise Misfit
         latest = where.turn if where.is_live else 1 << 30
 
@@ -594,7 +636,8 @@ class Generator:
         if not fitting:
             raise Misfit
         var = self.rng.choice(fitting)
-        value = self.rng.choice([var.name, f"{var.name} * 0.5", f"{var.name}.tanh()"])
+        kind = self.rng.randrange(1 if var.root == root else 0, 3)
+        value = [var.name, f"{var.name} * 0.5", f"{var.name}.tanh()"][kind]
         self.add(Statement("replace", f"{self.spelled(name, block, step)} = {value}", "", (var.name,),
                            root, place=(name, block, step)))
         key = self.invoke, turn
@@ -642,7 +685,16 @@ class Generator:
             text = (f"{var.name}.mean({list(range(var.like.ndim - 1))})" if self.rng.randrange(2)
                     and var.like.ndim > 1 else f"{var.name}{'[' + '-1, ' * (var.like.ndim - 1)}:]")
         self.reads.append(var.name)
-        return text if self.rng.randrange(3) else f"{text} * {self.fill_s()}"
+        # What torch makes of a target that changes while it is read is nobody's business.
+        shares = var.root == self.target_root
+        return f"{text} * {self.fill_s()}" if shares or self.rng.randrange(3) == 0 else text
+
+
+def is_overlapping(x):
+    """Whether elements share their place."""
+    size = x.untyped_storage().nbytes() // x.element_size()
+    places = torch.arange(size).as_strided(x.shape, x.stride(), x.storage_offset())
+    return len(places.unique()) < x.numel()
 
 
 def is_broadcast(small, large):
@@ -652,18 +704,143 @@ def is_broadcast(small, large):
 
 # Through the client.
 
-def run_client(model, program):
-    """(run, name of a save -> array) of a program on a server."""
-    opened = model.generate(max_new_tokens=program.n_new) if program.n_new else model.trace()
-    names = {"torch": torch, "model": model}
-    statements = iter(program.statements)
-    s = next(statements, None)
-    with opened as run:
-        for invoke, prompts in enumerate(program.prompts):
-            with run.invoke(prompts if len(prompts) > 1 else prompts[0]):
-                while s is not None and s.invoke == invoke:
-                    names["run"] = run
-                    exec(s.code, names)
-                    s = next(statements, None)
-    saved = {s.out: names[s.out].value for s in program.statements if s.kind == "save"}
-    return run, saved
+class Sent:
+    """A program that ran on a server."""
+
+    def __init__(self, model, program):
+        opened = model.generate(max_new_tokens=program.n_new) if program.n_new else model.trace()
+        names = {"torch": torch, "model": model, "interpose": interpose}
+        with opened as run:
+            for invoke, prompts in enumerate(program.prompts):
+                with run.invoke(prompts if len(prompts) > 1 else prompts[0]):
+                    for s in program.statements:
+                        if s.invoke == invoke:
+                            exec(s.code, names)
+        self.request = run._request(run.graph.needed())
+        self.saved = {s.out: names[s.out].value for s in program.statements if s.kind == "save"}
+        self.generated = [[ids.tolist() for ids in prompts] for prompts in run._new_tokens]
+
+    def counts(self):
+        """The rows of the tables that it used: ("op", "add"), ("place", "lm_head.output"), ..."""
+        for node in self.request["nodes"]:
+            yield "op", node["op"]
+            if node["op"] in ("hook", "parameter"):
+                yield node["op"], re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", node["args"][0])
+
+
+class Outcome(typing.NamedTuple):
+    kind: str       # equal, fragile, refused, wrong
+    text: str = ""
+    sent: typing.Optional[Sent] = None
+
+
+class Checker:
+    """A server and torch on the same weights."""
+
+    def __init__(self, host, folder):
+        import program_oracle   # which needs this file
+        self.oracle, self.torch = program_oracle, program_oracle.Oracle(folder)
+        self.model = interpose.LanguageModel(pathlib.Path(folder).name, host, progress=False)
+
+    def check(self, program):
+        try:
+            sent = Sent(self.model, program)
+        except Exception as e:      # nothing that torch can do may be refused, in whatever way
+            return Outcome("refused", f"{type(e).__name__}: {e}")
+        try:
+            if self.why_wrong(sent, program, range(1)):     # the noise may just be small there
+                why = self.why_wrong(sent, program, range(8))
+                if why:
+                    return Outcome("wrong", why, sent)
+        except self.oracle.Fragile as e:
+            return Outcome("fragile", str(e), sent)
+        except self.oracle.Different as e:
+            return Outcome("wrong", str(e), sent)
+        return Outcome("equal", "", sent)
+
+    def why_wrong(self, sent, program, noises):
+        runs = [self.torch.saved(program, sent.generated, noise) for noise in noises]
+        reasons = ((name, self.oracle.wrong(ours, [run[name] for run in runs]))
+                   for name, ours in sent.saved.items())
+        return next((f"{name}: {why}" for name, why in reasons if why), None)
+
+    def shrunk(self, program):
+        """The least program that fails in the same way: statements are taken out while it does."""
+        kind = self.check(program).kind
+        assert kind in ("refused", "wrong"), kind
+
+        def fails(candidate):
+            return candidate is not None and self.check(candidate).kind == kind
+        size = max(1, len(program.statements) // 2)
+        while size:
+            at = 0
+            while at < len(program.statements):
+                candidate = without(program, range(at, at + size))
+                if fails(candidate):
+                    program = candidate
+                else:
+                    at += size
+            size //= 2
+        return program
+
+
+def without(program, dropped):
+    """The program without some statements and what uses them; None where nothing is saved then."""
+    kept, gone = [], set()
+    for i, s in enumerate(program.statements):
+        if i in dropped or gone.intersection(s.names()):
+            gone.add(s.out)
+        else:
+            kept.append(s)
+    if not any(s.kind == "save" for s in kept):
+        return None
+    return dataclasses.replace(program, statements=kept)
+
+
+def program_of(seed):
+    return Generator(seed).program()
+
+
+@contextlib.contextmanager
+def checker():
+    """A checker with a server and a model of its own."""
+    import conftest
+    import oracle
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        oracle.random_gpt2(folder, **SIZES)
+        with conftest.run_server("--model", folder) as server:
+            yield Checker(server.host, folder)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--show", type=int)
+    parser.add_argument("--shrink", type=int)
+    chosen = parser.parse_args()
+    if chosen.show is not None:
+        return print(program_of(chosen.show).source())
+    with checker() as it:
+        if chosen.shrink is not None:
+            program = it.shrunk(program_of(chosen.shrink))
+            return print(program.source(), json.dumps(program.as_json()), it.check(program).text,
+                         sep="\n")
+        outcomes, used, n_values = collections.Counter(), collections.Counter(), 0
+        for seed in range(chosen.first, chosen.first + chosen.count):
+            outcome = it.check(program_of(seed))
+            outcomes[outcome.kind] += 1
+            if outcome.kind in ("refused", "wrong"):
+                print(f"seed {seed} is {outcome.kind}: {outcome.text[:300]}", flush=True)
+            if outcome.kind == "equal":
+                n_values += len(outcome.sent.saved)
+                used.update(outcome.sent.counts())
+    for (table, name), count in sorted(used.items()):
+        print(f"{table:10} {name:45} {count:8}")
+    print(f"{dict(outcomes)}, {n_values} values equal")
+
+
+if __name__ == "__main__":
+    sys.modules["programs"] = sys.modules["__main__"]
+    main()
