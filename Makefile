@@ -6,7 +6,9 @@
 #                 the fuzzers, FUZZ_SECONDS each
 # make bench      Interpose beside its peers, tables and plots in bench/; ONLY=decode,prefill a part
 # make gemm       the products alone beside OpenBLAS, one table between the machine's limits
-# make gpu-check  on a machine with a GPU: every call of the CUDA backend beside the reference
+# make gpu-check  on a machine with a GPU: the CUDA backend beside the reference and beside the CPU, the toolkit's
+#                 sanitizers, and the server with it as far as there are libraries; EMULATE=1 tries it out
+# make gpu-bench  on a machine with a GPU: its times beside its limits, cuBLAS and torch, in bench/gpu.md
 # make install    into PREFIX (/usr/local)
 #
 # Variables: CC, CXX, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL,
@@ -50,8 +52,9 @@ endif
 CXXFLAGS_ALL := $(filter-out -std=c11 -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition, \
                 $(CFLAGS_ALL)) -std=c++20 $(CXXFLAGS)
 LIBS := -lmicrohttpd -ljansson -lmsgpackc -lm -lpthread
+NVCC_HERE := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc))
 ifdef CUDA
-NVCC := $(firstword $(wildcard $(CUDA_HOME:%=%/bin/nvcc)) $(shell command -v nvcc))
+NVCC := $(NVCC_HERE)
 ifeq ($(NVCC),)
 $(error CUDA=1 needs nvcc: put it on PATH, or say where the toolkit is with CUDA_HOME=...)
 endif
@@ -87,11 +90,15 @@ TEST_OBJECTS := $(LIBRARY_OBJECTS) $(filter-out $(BUILD)/obj/server/main.o,$(SER
 
 EMULATOR_OBJECTS := $(EMULATOR:%.cpp=$(BUILD)/obj/%.o)
 # A backend and its reference stand on these alone.
-BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol/ops.c tests/reference.c) \
-                        $(BUILD)/obj/tests/unit/test_backend.o
+BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol/ops.c tests/reference.c)
+# So do whole passes, of a model that is made and not read: what they need of the library is without
+# JSON and msgpack.
+PLAIN_OBJECTS := $(call object,$(filter-out kernels/config.c kernels/safetensors.c kernels/shards.c \
+                 protocol/decode%.c protocol/encode%.c protocol/bpe.c protocol/spec.c,$(filter %.c,$(LIBRARY))) \
+                 tests/made_model.c)
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
-                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_pass_emulated)
+                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_passes_emulated)
 # The whole engine on the emulated device: the server, and random schedules.
 EMULATED_ENGINE := $(if $(EMULATED),$(BUILD)/emulated/interposed $(BUILD)/emulated/tests/schedules_tool)
 EMULATED_ENGINE_OBJECTS := $(call object,$(LIBRARY) server/device_cuda.c $(filter-out \
@@ -101,7 +108,7 @@ TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test check bench gemm gpu-check clean install \
+.PHONY: all programs tests fuzzers demo run test check bench gemm gpu-check gpu-bench clean install \
         packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
@@ -156,15 +163,14 @@ $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/obj/tes
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka
 
-$(BUILD)/tests/test_backend_emulated: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests/tested_cuda.o \
-                                      $(EMULATED_OBJECTS)
+$(BUILD)/tests/test_backend_emulated: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests/unit/test_backend.o \
+                                      $(BUILD)/obj/tests/tested_cuda.o $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm
 
-$(BUILD)/tests/test_pass_emulated: $(BUILD)/obj/tests/unit/pass_emulated.o $(call object,$(LIBRARY)) \
-                                   $(EMULATED_OBJECTS)
+$(BUILD)/tests/test_passes_emulated: $(PLAIN_OBJECTS) $(BUILD)/obj/tests/unit/passes.o $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -ljansson -lmsgpackc -lm -lpthread
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm -lpthread
 
 $(EMULATED_ENGINE): $(EMULATED_ENGINE_OBJECTS)
 	@mkdir -p $(@D)
@@ -177,9 +183,34 @@ $(CUDA_OBJECTS): $(BUILD)/obj/%.o: %.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/gpu/test_backend: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests/tested_cuda.o $(CUDA_OBJECTS)
+# What runs on a machine with a GPU, nvcc and a host compiler: without cmocka. EMULATE=1 tries it out
+# where there is none.
+GPU := $(BUILD)/gpu$(if $(EMULATE),_emulated)
+GPU_OBJECTS := $(if $(EMULATE),$(EMULATED_OBJECTS),$(CUDA_OBJECTS))
+
+$(GPU)/obj/%.o: tests/unit/%.c
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm -lpthread $(CUDA_LIBS)
+	$(CC) $(CFLAGS_ALL) -Itests/bare -MMD -MP -c -o $@ $<
+
+$(GPU)/test_backend: $(BACKEND_TEST_OBJECTS) $(GPU)/obj/test_backend.o $(BUILD)/obj/tests/tested_cuda.o $(GPU_OBJECTS)
+$(GPU)/passes: $(PLAIN_OBJECTS) $(GPU)/obj/passes.o $(GPU_OBJECTS)
+$(GPU)/test_backend $(GPU)/passes:
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread $(CUDA_LIBS)
+
+$(BUILD)/obj/bench/gpu.o: bench/gpu.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
+
+$(GPU)/bench: $(PLAIN_OBJECTS) $(if $(EMULATE),$(BUILD)/obj/emulated/bench/gpu.o,$(BUILD)/obj/bench/gpu.o) $(GPU_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl $(CUDA_LIBS)
+
+$(GPU)/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c server/device_cuda.c \
+                         $(filter-out server/main.c server/device_%cuda.c,$(wildcard server/*.c)) \
+                         $(filter %.c,$(LIBRARY))) $(GPU_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/%_tool: $(BUILD)/obj/tests/%_tool.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
@@ -277,8 +308,13 @@ gemm: .venv/client.done
 	@$(BUILD)/bench/limits 2
 
 gpu-check:
-	@$(MAKE) --no-print-directory --silent -j CUDA=1 $(BUILD)/gpu/test_backend
-	@$(BUILD)/gpu/test_backend
+	@$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/test_backend $(GPU)/passes
+	@EMULATE=$(EMULATE) sh tests/gpu_check.sh $(GPU)
+
+# Where there is no GPU, what is predicted from a data sheet stands beside empty columns.
+gpu-bench:
+	@$(if $(EMULATE)$(NVCC_HERE),$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/bench)
+	@EMULATE=$(EMULATE) $(or $(wildcard .venv/bin/python),$(PYTHON)) bench/gpu.py $(GPU)/bench
 
 install: all
 	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed

@@ -22,7 +22,9 @@
  *              exp(s_j - maximum); their sum in lanes; p_j = e_j / sum; z = the product of p with
  *              the values: chunks are absolute, of keys 0 .. 63, 64 .. 127, ... So matmul, mul,
  *              softmax and matmul over masked scores give the same bits, and so do any chunks of a
- *              prompt
+ *              prompt. (But for a key behind a row's own position whose value is not finite: the
+ *              products multiply it by zero, as torch does. And for the sign of a zero that is what
+ *              is left of a sum of underflows.)
  *   norm       the square root of the sum of squares, in lanes, each square added by fma
  *   logsumexp  the maximum m, taken as 0 where it is infinite; exp(x - m) summed in lanes; the log
  *              of the sum, + m

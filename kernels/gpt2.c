@@ -42,11 +42,12 @@ static void drop_rows(struct walk *w, int site)
     w->n_spans = n;
 }
 
-/* False where the pass ends. */
-static bool visit(struct walk *w, enum point p, void *data)
+/* A point with the rows of `rows`, which are its own or what it is made of. False where the pass
+ * ends. */
+static bool visit(struct walk *w, enum point p, enum point rows, void *data)
 {
     if (is_hooked(w, w->p->wanted, p)) {
-        const struct tensor t = activation(w, p, data);
+        const struct tensor t = activation(w, rows, data);
         w->p->hook(w->p->context, p, w->block, &t);
     }
     if (!w->narrow)
@@ -54,11 +55,12 @@ static bool visit(struct walk *w, enum point p, void *data)
     return w->n_spans > 0;
 }
 
-#define HOOK(point, data)                  \
-    do {                                   \
-        if (!visit(w, PT_##point, (data))) \
-            return false;                  \
+#define HOOK_MADE(point, rows, data)                  \
+    do {                                              \
+        if (!visit(w, PT_##point, PT_##rows, (data))) \
+            return false;                             \
     } while (0)
+#define HOOK(point, data) HOOK_MADE(point, point, data)
 
 static void upload_tokens(const struct walk *w)
 {
@@ -93,11 +95,11 @@ static bool layernorm(struct walk *w, enum point scale, const float *x, const fl
     float *const scales = s->act, *const rows = s->z;
     if (steps)
         w->be->layernorm_scale(w->d, scales, x, w->n_rows, m->width, m->epsilon);
-    if (!visit(w, scale, scales))
+    if (!visit(w, scale, scale, scales))
         return false;
     if (steps)
         w->be->layernorm_normalize(w->d, rows, x, scales, w->n_rows, m->width);
-    if (!visit(w, normalized, rows))
+    if (!visit(w, normalized, normalized, rows))
         return false;
     if (steps)
         w->be->layernorm_gain(w->d, s->normal, rows, weight, bias, w->n_rows, m->width);
@@ -214,10 +216,13 @@ static bool run_attention(struct walk *w, const struct gpt2_block *b)
     HOOK(key, s->qkv + D);
     HOOK(value, s->qkv + 2 * D);
     w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->spans, w->n_spans);
+    HOOK_MADE(scores, qkv, s->qkv);
+    HOOK(pattern, NULL);
     if (may_narrow(w))
         narrow(w);
     w->be->attend(w->d, s->z, m->cache, w->block, s->qkv, w->spans, w->n_spans);
     HOOK(z, s->z);
+    HOOK_MADE(result, z, s->z);
     project(w, PT_attn_out, s->z, b->proj, b->proj_b);
     HOOK(attn_out, s->side);
     add_projected(w, PT_attn_out);
@@ -334,23 +339,21 @@ static int rows_at_once(const struct gpt2 *m, int n_rows)
     return n_rows < most ? n_rows : most;
 }
 
-void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows)
+void gpt2_apply(struct gpt2 *m, const struct module_at *at, float *out, const float *x, int n_rows)
 {
-    const int D = m->shape.width;
+    const struct module *is = at->is;
+    const int64_t n_in = module_in(is, &m->shape), n_out = module_out(is, &m->shape);
+    void *const weight = gpt2_parameter(m, is->weight, at->block);
+    const float *bias =
+        is->bias == PARAMETER_COUNT ? NULL : gpt2_parameter(m, is->bias, at->block);
     for (int done = 0, n; done < n_rows; done += n) {
         n = rows_at_once(m, n_rows - done);
-        m->be->layernorm(m->device, out + (int64_t)done * D, x + (int64_t)done * D, m->lnf_w,
-                         m->lnf_b, n, D, m->shape.epsilon);
-    }
-}
-
-void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows)
-{
-    const int D = m->shape.width, V = m->shape.vocab;
-    for (int done = 0, n; done < n_rows; done += n) {
-        n = rows_at_once(m, n_rows - done);
-        m->be->linear(m->device, out + (int64_t)done * V, x + (int64_t)done * D, m->head, NULL, n,
-                      EPILOGUE_none, NULL);
+        float *to = out + done * n_out;
+        const float *from = x + done * n_in;
+        if (is->is_layernorm)
+            m->be->layernorm(m->device, to, from, weight, bias, n, (int)n_in, m->shape.epsilon);
+        else
+            m->be->linear(m->device, to, from, weight, bias, n, EPILOGUE_none, NULL);
     }
 }
 

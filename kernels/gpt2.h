@@ -5,7 +5,7 @@
  * that names the file and the field.
  */
 #pragma once
-#include "../protocol/parameters.h"
+#include "../protocol/modules.h"
 #include "backend.h"
 
 /* Two passes can be under way: while a large one pauses, shared ones run to their ends. */
@@ -42,8 +42,9 @@ struct gpt2_options {
 
 /* Called at each wanted site in turn with the activation of all rows (of the logits: of the rows
  * asked for); what it writes there, the model goes on with. The tensor is (rows, row length) with
- * point_row_stride between rows and offset 0; points that are gathered come as (rows, 0) with data
- * NULL. `generated` belongs to no pass. */
+ * point_row_stride between rows and offset 0. Points without a live tensor come with what they are
+ * made of, scores with qkv and result with z, the others as (rows, 0) with data NULL. `generated`
+ * belongs to no pass. */
 typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
 
 struct pass {
@@ -92,9 +93,8 @@ void *gpt2_parameter(const struct gpt2 *m, enum parameter p, int block);
 /* The lane's last pass's logits, (n_logits, V), after its hooks. */
 const float *gpt2_logits(const struct gpt2 *m, enum lane lane);
 
-/* The model's own layers on a user's contiguous rows, no hooks: (n, D) -> (n, D) and (n, V). */
-void gpt2_ln_f(struct gpt2 *m, float *out, const float *x, int n_rows);
-void gpt2_lm_head(struct gpt2 *m, float *out, const float *x, int n_rows);
+/* One of the model's own layers on a user's contiguous rows, no hooks. */
+void gpt2_apply(struct gpt2 *m, const struct module_at *at, float *out, const float *x, int n_rows);
 
 /* Only the logits in these panels: (n, D) -> (n, 16 * n_panels); panel p holds ids 16 p to
  * 16 p + 15. */

@@ -331,6 +331,25 @@ SCALAR float scalar_erf(float x)
     return x != x ? x : (float)(0x1.20dd750429b6dp+0 * t * p * wide_exp2(s * (LOG2_E * -0.5)));
 }
 
+/* The nearest number that float16 has, ties to even: infinite from 65520 on. */
+SCALAR float scalar_float16(float x)
+{
+    const float a = fabsf(x);
+    if (!(a < 65520.0f))
+        return x != x ? x : copysignf(INFINITY, x);
+    if (a < 0x1p-14f)
+        return rintf(x * 0x1p24f) * 0x1p-24f;
+    const uint32_t bits = scalar_bits(x);
+    return scalar_from_bits((bits + 0xfffu + (bits >> 13 & 1u)) & ~0x1fffu);
+}
+
+/* The same of bfloat16, whose range is float32's. */
+SCALAR float scalar_bfloat16(float x)
+{
+    const uint32_t bits = scalar_bits(x);
+    return x != x ? x : scalar_from_bits((bits + 0x7fffu + (bits >> 16 & 1u)) & ~0xffffu);
+}
+
 SCALAR float scalar_maximum(float x, float y)
 {
     return x != x ? x : y != y ? y : x > y ? x : y;

@@ -328,6 +328,17 @@ static bool read_index_arg(struct arg *arg, struct tree t, struct decoder *d)
     return true;
 }
 
+/* What a parameter of kind `path` names depends on the op. */
+static bool find_own_path(struct node *node, size_t *used, struct tree_text path,
+                          const struct owner *o, struct decoder *d)
+{
+    if (node->op == OP_apply)
+        return module_find(&node->module, used, path.at, path.length, d->model->n_blocks, d->e);
+    if (node->op == OP_parameter)
+        return find_parameter(&node->parameter, used, path, o, d);
+    return find_hook(&node->hook, used, path, o, d);
+}
+
 static bool read_path_arg(struct node *node, struct tree t, const struct owner *o,
                           struct decoder *d)
 {
@@ -336,11 +347,10 @@ static bool read_path_arg(struct node *node, struct tree t, const struct owner *
         return err_set(d->e, ERR_type, "a path is a text, not %s",
                        tree_kind_name[tree_kind(t)]);
     const struct tree_text path = tree_text(t);
-    if (!(node->op == OP_parameter ? find_parameter(&node->parameter, &used, path, o, d)
-                                   : find_hook(&node->hook, &used, path, o, d)))
+    if (!find_own_path(node, &used, path, o, d))
         return false;
     if (used != path.length)
-        return err_set(d->e, ERR_syntax, "a %s takes a path without an index: \"%.*s\"",
+        return err_set(d->e, ERR_syntax, "%s takes a path without an index: \"%.*s\"",
                        op_info[node->op].name, (int)(used < 100 ? used : 100), path.at);
     return true;
 }

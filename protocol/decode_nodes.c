@@ -134,6 +134,14 @@ static bool read_op(enum op *op, struct tree t, const struct owner *o, struct er
     *op = op_from_name(name.at, name.length);
     if (*op != OP_COUNT)
         return true;
+    for (int i = 0; i < REFUSED_COUNT; i++) {
+        const struct refused_op *r = &refused_ops[i];
+        if (strlen(r->name) != name.length || memcmp(r->name, name.at, name.length) != 0)
+            continue;
+        err_set(e, ERR_unknown, "%s is not offered: the shape of its result depends on values, and "
+                "every shape is known before a run; %s", r->name, r->instead);
+        return err_at(e, o->wire, "%s.op", o->place);
+    }
     err_set(e, ERR_unknown, "there is no op \"%.*s\": did you mean %s?", text_shown(name), name.at,
             op_nearest_name(name.at, name.length));
     return err_at(e, o->wire, "%s.op", o->place);

@@ -2,7 +2,7 @@
  * an argument can only name an earlier node, so that a graph has no cycles by construction. */
 #pragma once
 #include "ops.h"
-#include "parameters.h"
+#include "modules.h"
 
 enum arg_kind {
     ARG_absent, ARG_node, ARG_int, ARG_float, ARG_bool, ARG_ints, ARG_nodes, ARG_index, ARG_dtype
@@ -50,6 +50,7 @@ struct node {
     struct arg args[PARAMS_MAX];    /* in the order of op_info[op].params */
     struct hook hook;
     struct parameter_at parameter;
+    struct module_at module; /* of an OP_apply */
     const struct tensor *constant;  /* of an OP_constant: contiguous, on the host */
 };
 

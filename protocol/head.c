@@ -69,10 +69,11 @@ static bool is_head(const struct choice *c, int root)
         return false;
     if (r->home == HOME_activation)
         return r->point == PT_logits && is_first(c->s, r->turn);
-    return c->s->g->nodes[r->node].op == OP_lm_head;
+    const struct node *n = &c->s->g->nodes[r->node];
+    return n->op == OP_apply && module_is_head(&n->module);
 }
 
-/* The rows of a lm_head op stay together, those of the model's logits are taken apart. */
+/* The rows of an applied head stay together, those of the model's logits are taken apart. */
 static struct group *group_of(struct choice *c, int root, const struct look *l)
 {
     const bool together = c->s->roots[root].home == HOME_slab;

@@ -40,17 +40,16 @@ static double action_cost(const struct planner *s, const struct action *a)
     const struct view *x = &values[a->in[0]].view;
     if (a->op == OP_matmul)
         return n_out * (double)x->shape[x->rank - 1];
-    if (a->op == OP_lm_head)
-        return n_out * s->m->width;
+    if (a->op == OP_apply && !a->module.is->is_layernorm)
+        return n_out * (double)module_in(a->module.is, s->m);
     const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;
     return ELEMENT_COST * (by_result ? n_out : n_in);
 }
 
-/* An action at a turn, behind those of nodes up to `behind`. Returns what it costs. */
-static double push(struct planner *s, int turn, int behind, struct action a)
+double action_push(struct planner *s, int turn, int behind, struct action a)
 {
     struct draft *d = arena_push(s->a, &s->drafts, &s->n_drafts, &s->draft_capacity, sizeof *d);
-    d->key = (int64_t)turn << 32 | behind;
+    d->key = (int64_t)turn << 32 | (behind + 1);
     d->action = a;
     d->action.cost = action_cost(s, &a);
     return d->action.cost;
@@ -60,7 +59,7 @@ static double push(struct planner *s, int turn, int behind, struct action a)
 static void emit_at(struct planner *s, int turn, struct action a)
 {
     if (a.op == OP_save || view_count(&s->p->values[a.out].view) > 0)
-        s->cost += push(s, turn, a.node, a);
+        s->cost += action_push(s, turn, a.node, a);
 }
 
 static void emit(struct planner *s, struct action a)
@@ -374,7 +373,7 @@ static void lower_picks(struct lowering *l)
         from.offset += ids[index.offset + i * step] * from.stride[dim];
         to.offset += i * to.stride[dim];
         from.shape[dim] = to.shape[dim] = 1;
-        s->cost += push(s, s->turns[l->node], l->node,
+        s->cost += action_push(s, s->turns[l->node], l->node,
                         (struct action){.op = OP_parameter,
                                         .node = node,
                                         .out = reshaped(s, l->node, to),
@@ -543,10 +542,10 @@ static void lower_matmul(struct lowering *l)
 }
 
 /* Where the columns of logits that are looked at are few, those are all there is. */
-static struct action layer_of(struct planner *s, enum op op, int node, int out, int x)
+static struct action apply_of(struct planner *s, struct module_at module, int node, int out, int x)
 {
     const struct root *r = root_of(s, out);
-    struct action a = {.op = op, .node = node, .out = out, .in = {x}};
+    struct action a = {.op = OP_apply, .node = node, .out = out, .in = {x}, .module = module};
     if (r->n_panels == 0)
         return a;
     a.panels = r->panels;
@@ -558,33 +557,37 @@ static struct action layer_of(struct planner *s, enum op op, int node, int out, 
     return a;
 }
 
-static void lower_layer(struct lowering *l)
+static void lower_apply(struct lowering *l)
 {
     struct planner *s = l->s;
     int x = operand(l, 0);
     const struct view view = view_at(s, x);
     if (!view_is_contiguous(&view))
         x = copied(s, l->node, x, DT_f32);
-    emit(s, layer_of(s, s->g->nodes[l->node].op, l->node, l->node, x));
+    emit(s, apply_of(s, s->g->nodes[l->node].module, l->node, l->node, x));
 }
 
 /* The rows are copied behind all that changes them, the product comes where the hook is. The pass
  * would have done that work, so it is not counted as the graph's. */
 static void lower_heads(struct planner *s)
 {
+    struct module_at lm_head;
+    size_t used;
+    const bool known = module_find(&lm_head, &used, "lm_head", strlen("lm_head"), 1, s->e);
+    assert(known);
     for (int i = 0; i < s->n_heads; i++) {
         const struct head h = s->heads[i];
         const struct root r = s->roots[h.root];
         const int turn = root_of(s, h.input)->turn, D = s->m->width;
         const struct view rows = view_at(s, h.input);
         const int copy = tensor_add(s, r.node, turn, DT_f32, &rows);
-        push(s, turn, s->g->n_nodes,
+        action_push(s, turn, s->g->n_nodes,
              (struct action){.op = OP_clone, .node = r.node, .out = copy, .in = {h.input}});
         const int64_t width = r.bytes / (int64_t)sizeof(float) / h.n_rows;
         const int x = reshaped(s, copy, view_of(2, (int64_t[]){h.n_rows, D}));
         const struct view product = view_of(2, (int64_t[]){h.n_rows, width});
         const int out = value_add(s, h.root, DT_f32, product);
-        push(s, r.turn, r.node, layer_of(s, OP_lm_head, r.node, out, x));
+        action_push(s, r.turn, r.node, apply_of(s, lm_head, r.node, out, x));
     }
 }
 
@@ -648,7 +651,8 @@ static void lower_save(struct lowering *l)
 
 static void lower_hook(struct lowering *l)
 {
-    emit(l->s, (struct action){.op = OP_hook, .node = l->node, .out = l->node});
+    const enum point p = l->s->g->nodes[l->node].hook.name->point;
+    emit(l->s, (struct action){.op = OP_hook, .node = l->node, .out = l->node, .point = p});
 }
 
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
@@ -679,7 +683,7 @@ static void lower_node(struct lowering *l)
     case OP_topk_values: case OP_topk_indices: lower_topk(l); break;
     case OP_softmax: case OP_log_softmax: case OP_cumsum: case OP_cumprod: lower_along(l); break;
     case OP_matmul: lower_matmul(l); break;
-    case OP_ln_f: case OP_lm_head: lower_layer(l); break;
+    case OP_apply: lower_apply(l); break;
     case OP_hook: lower_hook(l); break;
     case OP_set: lower_set(l); break;
     case OP_save: lower_save(l); break;
@@ -709,6 +713,14 @@ static void sort_drafts(struct planner *s)
     s->drafts = from;
 }
 
+bool cost_check(struct planner *s, int node)
+{
+    return s->cost <= (double)COMPUTE_MAX ||
+           node_refuse(s->e, &s->g->nodes[node], -1, ERR_limit,
+                       "up to here the graph itself asks for %.3g multiply-adds: the limit is %.3g",
+                       s->cost, (double)COMPUTE_MAX);
+}
+
 static bool lower_nodes(struct planner *s, struct parking *k)
 {
     for (int i = 0; i < s->g->n_nodes; i++) {
@@ -717,11 +729,8 @@ static bool lower_nodes(struct planner *s, struct parking *k)
         operands_take(s, &s->g->nodes[i]);
         lower_node(&(struct lowering){s, i, k});
         version_advance(s, i);
-        if (s->cost > (double)COMPUTE_MAX)
-            return node_refuse(s->e, &s->g->nodes[i], -1, ERR_limit,
-                               "up to here the graph itself asks for %.3g multiply-adds: the "
-                               "limit is %.3g",
-                               s->cost, (double)COMPUTE_MAX);
+        if (!cost_check(s, i))
+            return false;
     }
     return true;
 }
@@ -736,7 +745,7 @@ bool lower(struct planner *s)
                         .copy = ints_new(n, 0, s->a),
                         .turn = ints_new(n, -1, s->a)};
     count_parked(s, &k);
-    if (!lower_nodes(s, &k))
+    if (!lower_nodes(s, &k) || !insides_lower(s))
         return false;
     lower_heads(s);
     sort_drafts(s);

@@ -21,6 +21,12 @@ const char *const param_kind_name[PARAM_COUNT] = {
     [PARAM_dtype] = "dtype",   [PARAM_path] = "path",       [PARAM_text] = "text",
 };
 
+const struct refused_op refused_ops[REFUSED_COUNT] = {
+#define REFUSED(id, instead) {#id, instead},
+#include "refused.def"
+#undef REFUSED
+};
+
 enum op op_from_name(const char *name, size_t length)
 {
     int op = 0;

@@ -47,5 +47,17 @@ extern const char *const param_kind_name[PARAM_COUNT];
 /* The op of this name, or OP_COUNT. `length` bytes, no NUL needed. */
 enum op op_from_name(const char *name, size_t length);
 
+/* What of torch no request can have, since its result's shape depends on values (refused.def). */
+struct refused_op {
+    const char *name, *instead;
+};
+enum {
+#define REFUSED(id, instead) REFUSED_##id,
+#include "refused.def"
+#undef REFUSED
+    REFUSED_COUNT
+};
+extern const struct refused_op refused_ops[REFUSED_COUNT];
+
 /* The known name nearest to a mistyped one, for a refusal: never NULL. */
 const char *op_nearest_name(const char *name, size_t length);

@@ -322,6 +322,11 @@ static bool check_hook(struct planner *s, const struct node *n)
     return true;
 }
 
+int hook_find(struct planner *s, int invoke, int turn)
+{
+    return *table_find(&s->hooks, (int64_t)invoke << 32 | turn) - 1;
+}
+
 int hook_root(struct planner *s, int invoke, int turn, int node, enum point point)
 {
     int *root = table_find(&s->hooks, (int64_t)invoke << 32 | turn);
@@ -353,13 +358,15 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
                            s->g->traces[v->trace].n_new_tokens);
     if (!shape_allowed(n, out->dtype, out->view.rank, out->view.shape, s->e))
         return false;
-    int *gathered = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
-    if (!*gathered && point_info[pt].row == ROW_none) {
-        *gathered = 1 + slab_root(s, i, turn, out->dtype, &out->view);
-        s->roots[*gathered - 1].invoke = n->invoke;
-        s->roots[*gathered - 1].point = pt;
-        s->roots[*gathered - 1].readonly = true;
-        s->is_new[i] = true;
+    int *made = table_find(&s->hooks, (int64_t)n->invoke << 32 | turn);
+    if (!*made && point_info[pt].row == ROW_none) {
+        *made = 1 + slab_root(s, i, turn, out->dtype, &out->view);
+        struct root *r = &s->roots[*made - 1];
+        r->invoke = n->invoke;
+        r->point = pt;
+        r->readonly = !point_info[pt].writable;
+        r->is_inside = pt == PT_scores || pt == PT_pattern || pt == PT_result;
+        s->is_new[i] = !r->is_inside;
     }
     s->value_roots[i] = hook_root(s, n->invoke, turn, i, pt);
     s->turns[i] = turn;
@@ -367,19 +374,23 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
 }
 
 /* All names of a parameter are views of one root. */
-static bool infer_parameter(struct planner *s, int i, struct value *out)
+int parameter_root(struct planner *s, enum parameter p, int block, int node)
 {
-    const struct parameter_at *at = &s->g->nodes[i].parameter;
-    const enum parameter parameter = at->name->parameter;
-    const int64_t number = (int64_t)at->block * PARAMETER_COUNT + parameter;
+    const int64_t number = (int64_t)block * PARAMETER_COUNT + p;
     int *root = table_find(&s->parameters, number);
     if (!*root)
         *root = 1 + root_add(s, (struct root){.home = HOME_parameter,
-                                              .node = i,
+                                              .node = node,
                                               .base = (size_t)number,
-                                              .is_packed = parameter_info[parameter].is_packed,
+                                              .is_packed = parameter_info[p].is_packed,
                                               .readonly = true});
-    s->value_roots[i] = *root - 1;
+    return *root - 1;
+}
+
+static bool infer_parameter(struct planner *s, int i, struct value *out)
+{
+    const struct parameter_at *at = &s->g->nodes[i].parameter;
+    s->value_roots[i] = parameter_root(s, at->name->parameter, at->block, i);
     out->dtype = DT_f32;
     out->view = parameter_view(at->name, s->m);
     return shape_allowed(&s->g->nodes[i], out->dtype, out->view.rank, out->view.shape, s->e);
@@ -482,14 +493,14 @@ static bool infer_set(struct planner *s, int i, struct value *out)
         return false;
     struct root *r = root_of(s, s->in[0]);
     struct moment at = operands_known(s);
-    if (r->home == HOME_activation && at.turn > r->turn) {
+    if (is_passing(r) && at.turn > r->turn) {
         char site[MOMENT_TEXT_SIZE], known[MOMENT_TEXT_SIZE];
         return node_refuse(
             s->e, n, 1, ERR_order, "%s has passed when the new value is known, at %s",
             moment_text(site, sizeof site, s, (struct moment){r->turn, r->invoke}),
             moment_text(known, sizeof known, s, at));
     }
-    if (r->home == HOME_slab && r->read_turn > at.turn)
+    if (!is_passing(r) && r->read_turn > at.turn)
         at = (struct moment){r->read_turn, r->read_invoke};
     operands_read(s, at);
     if (at.turn > r->set_turn)
@@ -663,8 +674,7 @@ static bool is_needed(const struct planner *s, int i)
     const struct root *r = &s->roots[s->value_roots[i]];
     if (n->op != OP_set)
         return n->op == OP_save || (s->is_new[i] && r->needed_by);
-    return r->home == HOME_slab ? r->needed_by > i + 1
-                                : r->turn <= s->last_turns[trace_of(s, r->turn)];
+    return is_passing(r) ? r->turn <= s->last_turns[trace_of(s, r->turn)] : r->needed_by > i + 1;
 }
 
 /* As many walks as there are traces: what a later trace needs of an earlier one makes that one's
@@ -732,11 +742,13 @@ static void lower_to(int *from, int64_t position)
 static void find_position(struct planner *s, const struct node *n, int k)
 {
     const struct root *r = root_of(s, s->in[k]);
-    if (r->home != HOME_activation || !is_first(s, r->turn))
+    if ((r->home != HOME_activation && !r->is_inside) || !is_first(s, r->turn))
         return;
     struct plan_invoke *v = &s->p->invokes[r->invoke];
     const struct view *view = &s->p->values[s->in[k]].view;
-    const int64_t from = first_position(view, v->n_tokens, point_row_stride(r->point, s->m));
+    /* What is inside of attention is made of all rows. */
+    const int64_t from =
+        r->is_inside ? 0 : first_position(view, v->n_tokens, point_row_stride(r->point, s->m));
     if (r->point == PT_logits) /* one row at least, for a pass has no empty tensors */
         lower_to(&v->logits_from, from < v->n_tokens ? from : v->n_tokens - 1);
     lower_to(&v->read_from, from);
@@ -794,6 +806,10 @@ struct view root_rows(const struct planner *s, const struct root *r)
     if (r->home == HOME_parameter)
         return parameter_matrix((enum parameter)(r->base % PARAMETER_COUNT), s->m);
     const struct plan_invoke *v = &s->p->invokes[r->invoke];
+    if (r->is_inside) {
+        const int64_t S = v->n_tokens + plan_step(s->p, r->turn / s->n_sites);
+        return view_of(2, (int64_t[]){r->bytes / (int64_t)sizeof(float) / S, S});
+    }
     const bool first = is_first(s, r->turn), part = r->point >= PT_query && r->point <= PT_value;
     const int64_t T = !first                  ? 1
                       : r->point == PT_logits ? v->n_tokens - v->logits_from
@@ -827,7 +843,7 @@ static void make_stops(struct planner *s)
         stop->n_actions++;
         stop->cost += a->cost;
         stop->n_saves += a->op == OP_save;
-        stop->writes |= a->op == OP_set && p->values[a->out].home == HOME_activation;
+        stop->writes |= a->op != OP_save && p->values[a->out].home == HOME_activation;
         stop->gathers |= action_may_fault(a->op);
     }
 }
@@ -1024,9 +1040,10 @@ static void planner_open(struct planner *s)
     }
     s->n_sites = n_sites(s->m->n_blocks);
     s->hooks = table_new(n + s->p->n_invokes, s->a);
-    s->parameters = table_new(n, s->a);
+    s->parameters = table_new(2 * n, s->a); /* those of the graph, and of results */
     for (int i = 0; i < DT_COUNT; i++)
-        s->numbers[i] = table_new(2 * n_numbers, s->a); /* their own dtype and the op's */
+        s->numbers[i] = table_new(2 * n_numbers + 2, s->a); /* their own dtype and the op's; and
+                                                               attention.c's */
     s->in = ARENA_ARRAY(s->a, int, n_in_max);
     s->in_values = ARENA_ARRAY(s->a, const struct value *, n_in_max);
     s->turns = ARENA_ARRAY(s->a, int, n + 1);

@@ -33,11 +33,10 @@ struct value {
  * (the same, into `out`), where, sum .. logsumexp (over the last `n_reduced` dimensions of in[0]),
  * softmax, log_softmax, cumsum, cumprod, topk_indices (over the last dimension), gather (along the
  * last dimension of in[0] with the index in[1]; in[2] is where an index out of range is reported:
- * plan.faults),
- * scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`, which has its
- * other elements already; in[2] as in gather),
- * matmul, ln_f, lm_head (in[0] is contiguous), hook (gathers a point without a live tensor: `hook`
- * of nodes[node]), parameter (unpacks elements of in[0], a packed one), save (in[0] goes to
+ * plan.faults), scatter, scatter_add (in[1] to the places in[0] along the last dimension of `out`,
+ * which has its other elements already; in[2] as in gather), matmul, apply (`module`; in[0] is
+ * contiguous), hook (gathers a point without a live tensor), parameter (unpacks elements of in[0],
+ * a packed one), save (in[0] goes to
  * results). Views, constants and parameters that are arrays need no action: they are only values.
  * A clone of what parks an activation belongs to the node behind which it is as it is. */
 struct action {
@@ -47,8 +46,10 @@ struct action {
     int in[3];    /* values */
     int n_reduced;
     bool largest; /* of topk_indices: else the smallest come first */
+    struct module_at module;
     const int32_t *panels; /* of lm_head: the columns that it computes, in panels of 16, or NULL */
     int n_panels;          /* for all */
+    enum point point; /* of hook: what it gathers, where and when `hook` of nodes[node] says */
     int loop;     /* 1 + the loop that it belongs to, or 0 */
     double cost;  /* multiply-adds, or what takes as long; in a loop of all its rounds */
 };
@@ -58,6 +59,12 @@ enum { PANEL_COLUMNS = 16 };
 
 /* How many of `in` an op's action has: 0 to 3. */
 int action_n_in(enum op op);
+
+/* Whether it is a product of lm_head. */
+static inline bool action_is_head(const struct action *a)
+{
+    return a->op == OP_apply && module_is_head(&a->module);
+}
 
 /* Whether an action may find an index out of range. */
 bool action_may_fault(enum op op);

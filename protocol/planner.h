@@ -6,6 +6,7 @@
  *   head.c       heads    which logits become products of the graph's own, of which columns
  *   plan.c       logits   from which position on anyone reads those that the model computes
  *   lower.c      lower    living nodes to actions; late readers get parked copies
+ *   attention.c  insides  what the pass does not have of attention, as actions
  *   tiles.c      tiles    products that nobody needs whole are made a few rows at a time
  *   lifetimes.c  fold     values whose lives do not meet share bytes of the slab
  */
@@ -30,6 +31,7 @@ struct root { /* one tensor that values are views of, and its history in program
     bool is_tile;             /* as high as a tile of a loop */
     int first_writer;         /* tiles.c: the node of its first action, or -1 */
     bool readonly;
+    bool is_inside; /* of attention: its point has no live tensor, but is made of live rows */
     bool is_packed; /* a parameter that has to be unpacked to be read */
     bool is_set; /* by some node so far, so that a constant may be something else by now */
     int needed_by;   /* 1 + the last node alive that needs it, or 0 */
@@ -83,6 +85,7 @@ struct planner {
     int n_drafts, draft_capacity;
     struct head *heads;
     int n_heads, head_capacity, loop_capacity;
+    int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */
     bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
     double cost; /* of the graph so far */
     int64_t result_bytes;
@@ -120,6 +123,12 @@ static inline struct root *root_of(struct planner *s, int value)
     return &s->roots[s->value_roots[value]];
 }
 
+/* Whether the model goes on with it at its turn: it can be touched then only. */
+static inline bool is_passing(const struct root *r)
+{
+    return r->home == HOME_activation || (r->is_inside && !r->readonly);
+}
+
 /* Whether a moment is in a pass over prompts. */
 static inline bool is_first(const struct planner *s, int turn)
 {
@@ -130,7 +139,7 @@ static inline bool is_first(const struct planner *s, int turn)
 static inline bool is_late(struct planner *s, int node, int value)
 {
     const struct root *r = root_of(s, value);
-    return r->is_packed || (r->home == HOME_activation && s->turns[node] > r->turn);
+    return r->is_packed || (is_passing(r) && s->turns[node] > r->turn);
 }
 
 /* The rows of an activation's root, as a matrix without what lies beside them; of a parameter's the
@@ -140,12 +149,28 @@ struct view root_rows(const struct planner *s, const struct root *r);
 /* The root of all hooks of an invoke's rows at this turn, made by `node` if it is new. */
 int hook_root(struct planner *s, int invoke, int turn, int node, enum point point);
 
+/* The same if there is one, else -1. */
+int hook_find(struct planner *s, int invoke, int turn);
+
 /* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
  * that are looked at. */
 void heads_choose(struct planner *s);
 
 /* Whether a product is worth making in tiles. */
 bool head_is_large(int64_t n_rows, int64_t width);
+
+/* The root of a parameter, made by `node` if it is new. */
+int parameter_root(struct planner *s, enum parameter p, int block, int node);
+
+/* An action at a turn, behind those of nodes up to `behind`, -1: before them all. Returns what it
+ * costs. */
+double action_push(struct planner *s, int turn, int behind, struct action a);
+
+/* False (limit) where the graph's work up to this node is too much. */
+bool cost_check(struct planner *s, int node);
+
+/* The work that makes roots inside of attention, where they are needed. */
+bool insides_lower(struct planner *s);
 
 /* Living nodes to drafts, sorted. */
 bool lower(struct planner *s);

@@ -34,6 +34,8 @@ const char *const point_shape_text[SHAPE_COUNT] = {
     [SHAPE_scale] = "(B, T, 1)",
     [SHAPE_heads] = "(B, H, T, D / H)",
     [SHAPE_heads_last] = "(B, T, H, D / H)",
+    [SHAPE_scores] = "(B, H, T, S)",
+    [SHAPE_results] = "(B, T, H, D)",
     [SHAPE_cache] = "(B, H, S, D / H)",
     [SHAPE_ids] = "(B, T + new)",
 };
@@ -239,6 +241,10 @@ struct view point_view(const struct point_name *name, const struct model_shape *
         return view_of(2, (int64_t[]){B, T + n_new});
     case SHAPE_cache:
         return view_of(4, (int64_t[]){B, H, past + T, d});
+    case SHAPE_scores:
+        return view_of(4, (int64_t[]){B, H, T, past + T});
+    case SHAPE_results:
+        return view_of(4, (int64_t[]){B, T, H, m->width});
     case SHAPE_heads:
         return view_heads(B, T, H, d, row);
     case SHAPE_heads_last:

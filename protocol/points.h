@@ -26,7 +26,7 @@ enum point_row { ROW_none, ROW_1, ROW_D, ROW_3D, ROW_F, ROW_V };
 
 enum point_shape {
     SHAPE_tokens, SHAPE_hidden, SHAPE_fused, SHAPE_wide, SHAPE_logits, SHAPE_scale,
-    SHAPE_heads, SHAPE_heads_last, SHAPE_cache, SHAPE_ids, SHAPE_COUNT
+    SHAPE_heads, SHAPE_heads_last, SHAPE_scores, SHAPE_results, SHAPE_cache, SHAPE_ids, SHAPE_COUNT
 };
 
 struct point_info {

@@ -980,29 +980,23 @@ static bool shape_matmul(struct value *out, bool *is_new, const struct shape_que
     return new_tensor(out, is_new, q, DT_f32, rank, shape, e);
 }
 
-static bool model_layer(struct value *out, bool *is_new, const struct shape_query *q, int64_t n_out,
-                        struct err *e)
+static bool shape_apply(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
 {
-    if (!needs_float(q, 0, e))
-        return false;
+    const struct module_at *at = &q->node->module;
     const struct view *v = &q->in[0]->view;
-    if (v->rank == 0 || v->shape[v->rank - 1] != q->model->width)
+    const int64_t n_in = module_in(at->is, q->model);
+    char path[SITE_TEXT_SIZE];
+    path_text(path, at->is->path, at->block);
+    if (q->in[0]->dtype != DT_f32)
+        return node_refuse(e, q->node, 0, ERR_type,
+                           "%s of %s is not defined: convert it with to(float32)", path,
+                           dtype_name(q->in[0]->dtype));
+    if (v->rank == 0 || v->shape[v->rank - 1] != n_in)
         return node_refuse(e, q->node, 0, ERR_shape,
-                           "%s of %s: the last dimension must be the model's width, %d", op_name(q),
-                           SHAPE_TEXT(v), q->model->width);
+                           "%s of %s: the last dimension must be %lld", path, SHAPE_TEXT(v),
+                           (long long)n_in);
     int64_t shape[RANK_MAX];
     memcpy(shape, v->shape, sizeof shape);
-    shape[v->rank - 1] = n_out;
+    shape[v->rank - 1] = module_out(at->is, q->model);
     return new_tensor(out, is_new, q, DT_f32, v->rank, shape, e);
-}
-
-static bool shape_ln_f(struct value *out, bool *is_new, const struct shape_query *q, struct err *e)
-{
-    return model_layer(out, is_new, q, q->model->width, e);
-}
-
-static bool shape_lm_head(struct value *out, bool *is_new, const struct shape_query *q,
-                          struct err *e)
-{
-    return model_layer(out, is_new, q, q->model->vocab, e);
 }

@@ -143,12 +143,17 @@ static struct writer document(enum reply_media media, struct arena *a)
 struct bytes spec_document(enum reply_media media, struct arena *a)
 {
     struct writer w = document(media, a);
-    write_map(&w, 8);
+    write_map(&w, 10);
     text_field(&w, "version", SPEC_VERSION);
     write_key(&w, "ops");
     write_list(&w, OP_COUNT);
     for (int op = 0; op < OP_COUNT; op++)
         write_op(&w, &op_info[op]);
+    write_end(&w);
+    write_key(&w, "refused");
+    write_map(&w, REFUSED_COUNT);
+    for (int i = 0; i < REFUSED_COUNT; i++)
+        text_field(&w, refused_ops[i].name, refused_ops[i].instead);
     write_end(&w);
     write_key(&w, "points");
     write_list(&w, n_point_names);
@@ -159,6 +164,11 @@ struct bytes spec_document(enum reply_media media, struct arena *a)
     write_list(&w, n_parameter_names);
     for (int i = 0; i < n_parameter_names; i++)
         write_parameter(&w, &parameter_names[i]);
+    write_end(&w);
+    write_key(&w, "modules");
+    write_list(&w, n_modules);
+    for (int i = 0; i < n_modules; i++)
+        write_text(&w, modules[i].path);
     write_end(&w);
     write_key(&w, "errors");
     write_errors(&w);

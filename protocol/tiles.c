@@ -100,8 +100,8 @@ static bool rows_match(const struct tiling *t, int value, int n_dims, bool is_wr
 
 static bool is_row_by_row(const struct tiling *t, const struct action *a)
 {
-    if (a->op == OP_save || a->op == OP_matmul || a->op == OP_hook || a->op == OP_ln_f ||
-        a->op == OP_lm_head || a->op == OP_scatter || a->op == OP_scatter_add ||
+    if (a->op == OP_save || a->op == OP_matmul || a->op == OP_hook || a->op == OP_apply ||
+        a->op == OP_scatter || a->op == OP_scatter_add ||
         root_of(t->s, a->out)->home == HOME_activation)
         return false;
     const int n_dims = count_row_dims(t, a);
@@ -138,7 +138,7 @@ static struct reading reading_of(const struct tiling *t, const struct action *a)
 static bool is_product(const struct tiling *t, const struct action *a)
 {
     const struct view *out = &t->s->p->values[a->out].view;
-    return a->op == OP_lm_head && view_count(out) / out->shape[out->rank - 1] == t->n_rows &&
+    return action_is_head(a) && view_count(out) / out->shape[out->rank - 1] == t->n_rows &&
            head_is_large(t->n_rows, out->shape[out->rank - 1]);
 }
 
@@ -229,8 +229,8 @@ static int tile_value(struct tiling *t, int value, int n_dims, int64_t height)
 
 static void action_tile(struct tiling *t, struct action *a, int64_t height)
 {
-    const int n_dims = a->op == OP_lm_head ? t->s->p->values[a->out].view.rank - 1
-                                           : count_row_dims(t, a);
+    const int n_dims = action_is_head(a) ? t->s->p->values[a->out].view.rank - 1
+                                         : count_row_dims(t, a);
     for (int i = 0; i < count_rowed(a); i++)
         a->in[i] = tile_value(t, a->in[i], n_dims, height);
     a->out = tile_value(t, a->out, n_dims, height);
@@ -308,7 +308,7 @@ bool tiles_make(struct planner *s)
     struct tiling t = {.s = s};
     for (int i = 0; i < s->n_drafts; i++) {
         const struct action *a = &s->drafts[i].action;
-        if (a->op != OP_lm_head || s->drafts[i].loop)
+        if (!action_is_head(a) || s->drafts[i].loop)
             continue;
         const struct view *out = &s->p->values[a->out].view;
         t.width = out->shape[out->rank - 1];

@@ -31,3 +31,16 @@ bool device_choose(const struct backend **be, int *number, const char *name, str
     *be = device_cuda;
     return true;
 }
+
+bool device_open(struct device **d, const struct backend **be, const char *name,
+                 const struct device_options *o, struct err *e)
+{
+    if ((*be)->open(d, o, e))
+        return true;
+    if (strcmp(name, "auto") != 0 || *be == &backend_cpu || e->code != ERR_device)
+        return false;
+    log_line("start", "%s: the CPU takes its place", e->text);
+    *e = (struct err){0};
+    *be = &backend_cpu;
+    return backend_cpu.open(d, o, e);
+}

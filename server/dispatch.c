@@ -42,16 +42,10 @@ static float *rows_at(const struct tensor *t)
     return (float *)t->data + t->view.offset;
 }
 
-/* The model's own layers take packed rows of its width. */
-static int count_rows(const struct place *p, const struct tensor *x)
-{
-    return (int)(view_count(&x->view) / p->model->shape.width);
-}
-
-static void gather_cache(const struct place *p, const struct node *n, const struct tensor *out)
+static void gather_cache(const struct place *p, const struct node *n, int which,
+                         const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
-    const int which = n->hook.name->point == PT_block_values;
     for (int i = 0; i < v->n_sequences; i++) {
         struct tensor one = *out; /* (H, S, dh) */
         one.view = view_of(out->view.rank - 1, out->view.shape + 1);
@@ -89,10 +83,10 @@ static void gather_generated(const struct place *p, const struct node *n, const 
 static void gather(const struct place *p, const struct action *a, const struct tensor *out)
 {
     const struct node *n = &p->job->graph.nodes[a->node];
-    if (n->hook.name->point == PT_generated)
+    if (a->point == PT_generated)
         gather_generated(p, n, out);
     else
-        gather_cache(p, n, out);
+        gather_cache(p, n, a->point == PT_block_values, out);
 }
 
 static void reduce(const struct place *p, const struct action *a, const struct tensor *out,
@@ -124,14 +118,14 @@ static void save(const struct place *p, const struct tensor *out, const struct t
     p->be->download(p->device, to, x);
 }
 
-static void lm_head(const struct place *p, const struct action *a, const struct tensor *out,
-                    const struct tensor *in)
+static void apply(const struct place *p, const struct action *a, const struct tensor *out,
+                  const struct tensor *in)
 {
-    const int n = count_rows(p, in);
+    const int n = (int)(view_count(&in->view) / in->view.shape[in->view.rank - 1]);
     if (a->panels)
         gpt2_lm_head_panels(p->model, rows_at(out), rows_at(in), n, a->panels, a->n_panels);
     else
-        gpt2_lm_head(p->model, rows_at(out), rows_at(in), n);
+        gpt2_apply(p->model, &a->module, rows_at(out), rows_at(in), n);
 }
 
 /* One case for each op of ops.def, so that the compiler names the one that is missing. */
@@ -163,8 +157,7 @@ static void run_op(const struct place *p, const struct action *a, const struct t
     case OP_gather: select_at(p, a, out, in); break;
     case OP_scatter: case OP_scatter_add: scatter(p, a, out, in); break;
     case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
-    case OP_ln_f: gpt2_ln_f(p->model, rows_at(out), rows_at(in), count_rows(p, in)); break;
-    case OP_lm_head: lm_head(p, a, out, in); break;
+    case OP_apply: apply(p, a, out, in); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
     case OP_parameter: p->be->weight_read(p->device, out, in->data, &in->view); break;
@@ -192,7 +185,7 @@ static int cut_dim(const struct action *a, const struct tensor *out)
 {
     const struct view *v = &out->view;
     int n_dims = v->rank, best = -1;
-    const bool rows = a->op == OP_ln_f || a->op == OP_lm_head; /* packed, one behind the other */
+    const bool rows = a->op == OP_apply; /* packed, one behind the other */
     const bool along = a->op == OP_topk_indices || a->op == OP_cumsum || a->op == OP_cumprod ||
                        action_may_fault(a->op);
     if (rows || along || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)

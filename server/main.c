@@ -145,7 +145,7 @@ static bool load_model(struct server *s, struct err *e)
     const struct batch_options batch = {.slab_bytes = (size_t)o->slab_mb << 20,
                                         .jobs_max = (int)o->queue + RUNNING_MAX,
                                         .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
-    return s->be->open(&s->device, &device, e) &&
+    return device_open(&s->device, &s->be, o->device, &device, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
            batch_open(&s->batch, s->model, &batch, &s->arena, e);
 }

@@ -1,7 +1,7 @@
 """What computes values: arithmetic, functions of one number, reductions, orders, dtypes."""
 import numpy as np
 
-from optable import SPECIAL, binary, given, laid, operand, rows, unary
+from optable import INTEGERS, SPECIAL, binary, given, laid, operand, rows, unary
 
 ANY_ZERO = 1e-9     # of 0.0 and -0.0 torch gives either, by how the tensor lies in memory
 
@@ -458,6 +458,11 @@ ORDERS = rows("""
     interpose.topk_indices(x, 2, 0)
 """, APART, oracle="x.topk(2, 0).indices")
 
+# Around the numbers that float16 and bfloat16 round at.
+HALVES = np.float32(np.outer([1, -1.5, 2**-14, 2**-24, 2**-26, 65504, 3e38 / 2**16],
+                             1 + np.array([0, 1, 2, 3, 4, 8, 12, 16, 24, 32]) * 2**-13)).ravel()
+HALVES = np.concatenate([HALVES, np.float32([65519.99, 65520, -65520, 3.4e38])])
+
 DTYPES = rows("""
     x.to(torch.float32)
     x.to(torch.int64)
@@ -467,6 +472,16 @@ DTYPES = rows("""
     x.float()
     x.long()
     x.bool()
+    x.int()
+    x.half()
+    x.double()
+    x.to(torch.float16)
+    x.type(torch.int32)
+    x.to("cpu", torch.float64)
+    x.half().float()
+    x.bfloat16().float()
+    x.int().long()
+    x.double().bool()
     x.type(torch.float32)
     x.cpu()
     x.detach()
@@ -477,8 +492,19 @@ DTYPES = rows("""
     interpose.to(x, "float32")
     x.astype("float32")
 """, unary("fib", special=False), oracle="x.to(torch.float32)") + rows("""
+    x.half()
+    x.half().float()
+    x.bfloat16().float()
+    x.double()
+""", given(x=SPECIAL) + given(x=HALVES)) + rows("""
+    interpose.to_float16(x)
+""", given(x=SPECIAL) + given(x=HALVES), oracle="x.half().float()") + rows("""
+    interpose.to_bfloat16(x)
+""", given(x=SPECIAL) + given(x=HALVES), oracle="x.bfloat16().float()") + rows("""
+    x.bfloat16()
+""", given(x=SPECIAL), oracle="x.bfloat16().float()") + rows("""
     x.int()
-""", unary("fib", special=False), oracle="x.long()") + rows("""
+""", given(x=INTEGERS)) + rows("""
     x.cuda()
 """, FLOATS, oracle="x") + rows("""
     x.type_as(y)

@@ -25,7 +25,10 @@ PLACES = {
     "transformer.h.*.attn.query.output": ("transformer.h.*.attn.c_attn", "out", 0),
     "transformer.h.*.attn.key.output": ("transformer.h.*.attn.c_attn", "out", 1),
     "transformer.h.*.attn.value.output": ("transformer.h.*.attn.c_attn", "out", 2),
+    "transformer.h.*.attn.scores.output": ("transformer.h.*.attn", "scores", None),
+    "transformer.h.*.attn.pattern.output": ("transformer.h.*.attn", "pattern", None),
     "transformer.h.*.attn.z.output": ("transformer.h.*.attn.c_proj", "in", 0),
+    "transformer.h.*.attn.result.output": ("transformer.h.*.attn.c_proj", "in", "result"),
     "transformer.h.*.attn.output[0]": ("transformer.h.*.attn.c_proj", "out", None),
     "transformer.h.*.mid.output": ("transformer.h.*.ln_2", "in", None),
     "transformer.h.*.ln_2.input": ("transformer.h.*.ln_2", "in", None),
@@ -103,10 +106,14 @@ class Oracle:
     def split_heads(self, x):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def view(self, x, side, part):
-        """The heads' view of a clone, through which an edit reaches the clone."""
+    def view(self, module, x, side, part):
+        """The heads' view of a clone, through which an edit reaches the clone; of z's projection by
+        head a tensor of its own."""
         if part is None:
             return x
+        if part == "result":
+            return torch.einsum("bthd,hdm->bthm", x.unflatten(-1, (self.heads, -1)),
+                                module.weight.unflatten(0, (self.heads, -1)))
         return self.split_heads(x.chunk(3, -1)[part] if side == "out" else x)
 
     @contextlib.contextmanager
@@ -119,7 +126,7 @@ class Oracle:
 
         def change(tensor):
             clone = tensor.clone()
-            function(self.view(clone, side, part))
+            function(self.view(module, clone, side, part))
             return clone
 
         if generic.endswith(".mid.output"):

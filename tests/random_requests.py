@@ -22,13 +22,20 @@ HEADS = ["transformer.h.*.attn.query.output", "transformer.h.*.attn.key.output",
 WIDE = ["transformer.h.*.mlp.c_fc.output", "transformer.h.*.mlp.act.output"]
 CACHE = ["transformer.h.*.output[1][0]", "transformer.h.*.output[1][1]"]
 OTHER = ["transformer.h.*.attn.c_attn.output", *CACHE, "lm_head.output"]
-READABLE = HIDDEN + HEADS + WIDE + OTHER + SCALE
-WRITABLE = HIDDEN + HEADS + WIDE + SCALE
+INSIDE = ["transformer.h.*.attn.scores.output", "transformer.h.*.attn.pattern.output"]
+READABLE = HIDDEN + HEADS + WIDE + OTHER + SCALE + INSIDE
+WHOLE = ["transformer.h.*.attn.result.output"]  # its last two dimensions are (H, D)
+WRITABLE = HIDDEN + HEADS + WIDE + SCALE + INSIDE
 EARLY = ["transformer.drop.output", "transformer.h.0.ln_1.output",
          "transformer.h.0.attn.value.output", "transformer.h.0.attn.z.output",
          "transformer.h.1.attn.value.output", "transformer.h.1.ln_2.output"]
 UNARY = ["exp", "tanh", "abs", "neg", "square", "sigmoid", "gelu_new", "relu"]
 REDUCE = ["sum", "mean", "max", "min", "norm"]
+
+
+def has_columns(path):
+    """Whether an index such as [..., 2:7] finds some, however short the prompt is."""
+    return not path.endswith((".scale", ".scores.output", ".pattern.output"))
 
 
 class Builder:
@@ -50,7 +57,7 @@ class Builder:
         self.add("save", what, name=f"s{len(self.nodes)}")
 
     def read(self, invoke, step):
-        x = self.hook(READABLE, invoke, step)
+        x = self.hook(READABLE + WHOLE, invoke, step)
         kind = self.rng.randrange(6)
         if kind == 1:
             x = self.add(self.rng.choice(UNARY), x)
@@ -67,9 +74,10 @@ class Builder:
     def edit(self, invoke, step, wild):
         path = self.path(WRITABLE)
         x = self.add("hook", path, invoke=invoke, step=step)
-        columns = [] if path.endswith(".scale") else ["[..., 3:9]"]
+        columns = ["[..., 3:9]"] if has_columns(path) else ["[..., :1]"]
         target = self.add("getitem", x, self.rng.choice(["[:, -1]", "[:, :1]", "[:]"] + columns))
-        kind = self.rng.randrange(4)
+        # Scores are minus infinity where they are masked: sums and products would be no numbers.
+        kind = self.rng.choice([0, 3] if path.endswith(".scores.output") else [0, 1, 2, 3])
         if wild:
             value = self.add("div", self.rng.choice([1.0, 0.0, -1.0]), 0.0)
         elif kind == 0:
@@ -93,7 +101,7 @@ class Builder:
     def positions(self, length, path):
         """An index of some positions of (..., T, width)."""
         at = self.position(length)
-        columns = [] if path.endswith(".scale") else ["[..., -20:, 2:7]"]
+        columns = ["[..., -20:, 2:7]"] if has_columns(path) else []
         return self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :][..., -3:, :]", "[..., -1, :]",
                                 f"[..., {at}:{at + 5}, :]"] + columns)
 
@@ -124,12 +132,22 @@ class Builder:
         self.save(x)
 
     def read_whole(self, paths, invoke, step):
-        self.save(self.hook(paths, invoke, step))
+        self.save(self.hook(paths + ["transformer.wte.input"] + WHOLE, invoke, step))
 
     def lens(self, invoke, step, length):
         """What the model would say if it ended at some block."""
         x = self.add("getitem", self.hook(HIDDEN[2:3], invoke, step), f"[:, -{min(3, length)}:]")
-        self.save(self.add("argmax", self.add("lm_head", self.add("ln_f", x)), -1))
+        x = self.add("apply", self.add("apply", x, "transformer.ln_f"), "lm_head")
+        self.save(self.add("argmax", x, -1))
+
+    def module(self, invoke, step, length):
+        """A block's MLP over another block's stream, and a parameter beside it."""
+        x = self.add("getitem", self.hook(HIDDEN[2:], invoke, step), f"[:, -{min(3, length)}:]")
+        for name in ("ln_2", "mlp.c_fc", "mlp.c_proj"):
+            x = self.add("apply", x, self.path([f"transformer.h.*.{name}"]))
+        at = self.rng.randrange(self.sizes["width"])
+        row = self.path([f"transformer.h.*.mlp.c_proj.weight[:, {at}][:16]", f"W_U[{at}, :16]"])
+        self.save(self.add("sum", self.add("mul", self.add("getitem", x, "[..., :16]"), row), -1))
 
     def read_late(self, invoke, step, length):
         """An early activation, waiting on the slab for a late one."""
@@ -141,11 +159,13 @@ class Builder:
         """An edit, now and then to what another invoke has: of `others` at the same site, of
         `earlier` ones, which belong to traces before this one, in whatever block."""
         at, path = self.position(length), self.path(WRITABLE)
-        columns = [] if path.endswith(".scale") else [f"[..., {at}:{at + 2}, 1:4]"]
+        columns = [f"[..., {at}:{at + 2}, 1:4]"] if has_columns(path) else []
         index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
                                  f"[..., {at}::7, :]"] + columns)
         target = self.add("getitem", self.add("hook", path, invoke=invoke, step=step), index)
-        kind = self.rng.randrange(4)
+        # Rows of scores and patterns are as long as the prompt; masked scores are minus infinity.
+        inside = path.endswith((".scores.output", ".pattern.output"))
+        kind = self.rng.choice([0, 3] if inside else [0, 1, 2, 3])
         if wild:
             value = self.add("div", self.rng.choice([1.0, 0.0, -1.0]), 0.0)
         elif kind == 0:
@@ -282,10 +302,11 @@ def fill(builder, rng, kind, lengths, counts, traces):
                 rng.choice([
                     lambda: builder.read_part(paths, i, step, length),
                     lambda: builder.read_part(paths, i, step, length),
-                    lambda: builder.read_whole(paths + ["transformer.wte.input"], i, step),
+                    lambda: builder.read_whole(paths, i, step),
                     lambda: builder.lens(i, step, length),
                     lambda: builder.read_late(i, step, length),
-                ][:3 if kind == "early" else 5])()
+                    lambda: builder.module(i, step, length),
+                ][:3 if kind == "early" else 6])()
             if kind == "work":
                 builder.work(i, step)
 

@@ -96,3 +96,58 @@ def test_decoded_equals_prefilled(server, sizes, length, n_new):
         for step in range(1, n_new):
             row = full.take([length + step - 1], axis)
             assert row.tobytes() == stepped[f"{name}.{step}", step].tobytes(), (name, step)
+
+
+# What lies inside of attention: who looks takes the kernel's bits, and so does who sets the same.
+INSIDE = ["scores", "pattern"]
+ROWS = [([3, 1, 4], 0), (list(range(63)), 2), (list(range(64)), 2), (list(range(150)), 3)]
+
+
+def inside_request(prompt, n_new, touched):
+    """What comes behind attention in each step, where `touched` adds nodes to the graph."""
+    nodes = [node for step in range(max(1, n_new)) for block in (0, 2) for node in
+             touched(f"transformer.h.{block}.attn", step)]
+    nodes = [{**node, "args": [{"node": i + a["behind"]} if isinstance(a, dict) else a
+                               for a in node["args"]]} for i, node in enumerate(nodes)]
+    for step in range(max(1, n_new)):
+        for path in ("transformer.h.0.attn.z.output", "transformer.h.2.attn.z.output",
+                     "lm_head.output"):
+            nodes.append({"op": "save", "args": [path], "step": step, "name": f"{path} {step}"})
+    return {"invokes": [{"prompt": [prompt, prompt[::-1]]}, {"prompt": prompt[:2]}],
+            "max_new_tokens": n_new, "nodes": nodes}
+
+
+def looks(point):
+    return lambda attn, step: [{"op": "save", "args": [f"{attn}.{point}.output"], "step": step,
+                                "name": f"{attn} {step}"}]
+
+
+def sets_the_same(point):
+    return lambda attn, step: [
+        {"op": "hook", "args": [f"{attn}.{point}.output"], "step": step},
+        {"op": "mul", "args": [{"behind": -1}, 1.0]},
+        {"op": "set", "args": [{"behind": -2}, {"behind": -1}]}]
+
+
+@pytest.mark.parametrize("prompt, n_new", ROWS, ids=[f"{len(p)}+{n}" for p, n in ROWS])
+@pytest.mark.parametrize("point", [*INSIDE, "result"])
+def test_attention_from_inside_has_the_bits_of_the_kernel(server, prompt, n_new, point):
+    """In two invokes, of which the second is hooked nowhere."""
+    plain, ids = wire.raw(server.host, inside_request(prompt, n_new, lambda attn, step: []))
+    for touched in [looks(point)] + [sets_the_same(point)] * (point in INSIDE):
+        saved, same_ids = wire.raw(server.host, inside_request(prompt, n_new, touched))
+        assert same_ids == ids
+        assert {key: saved[key] for key in plain} == plain
+
+
+def test_a_written_pattern_leaves_the_neighbour_its_bits(server):
+    prompt = list(range(70))
+    plain, _ = wire.raw(server.host, inside_request(prompt, 0, lambda attn, step: []))
+    nodes = [{"op": "set", "args": ["transformer.h.0.attn.pattern.output", 0.0]}]
+    request = inside_request(prompt, 0, lambda attn, step: nodes)
+    request["nodes"] += [{"op": "save", "args": ["lm_head.output"], "invoke": 1, "name": "beside"}]
+    alone = {"prompt": prompt[:2], "save": {"beside": "lm_head.output"}}
+    saved, _ = wire.raw(server.host, request)
+    assert saved["beside", 0] == wire.raw(server.host, alone)[0]["beside", 0]
+    assert saved["lm_head.output 0", 0] != plain["lm_head.output 0", 0]
+    assert not any(saved["transformer.h.0.attn.z.output 0", 0])

@@ -631,7 +631,7 @@ REFUSED = [     # inside `with model.generate(PROMPT, max_new_tokens=3) as trace
      "lm_head.next() inside an iteration: its step is the iteration's, take .step(k) for another"),
     ("with model.trace(IDS): pass", RuntimeError,
      "a run of this model is open already, from {place}: end it first, or write several invokes into "
-     "one run"),
+     "one run, or runs into `with model.session():`"),
     ("with tracer.cond(model.lm_head.output.sum() > 0): tracer.stop()", RuntimeError,
      "tracer.stop() inside tracer.cond is not offered: what a run computes must not depend on its "
      "values; set values inside the condition"),
@@ -717,3 +717,122 @@ def test_a_value_behind_a_failed_run_says_why(model):
                                   + str(refused.value).partition("\n")[0])
     with pytest.raises(RuntimeError, match="this run's block has ended"):
         x + 1
+
+
+# Sessions.
+
+def test_runs_of_a_session_share_values_in_one_request(model, monkeypatch):
+    posted, stream = [], model.client.stream
+    monkeypatch.setattr(model.client, "stream", lambda *a: posted.append(a[1]) or stream(*a))
+    with model.session() as session:
+        with model.trace(PROMPT) as first:
+            h = model.transformer.h[2].output[0]
+            top = model.lm_head.output[0, -1].max()
+        between = h * 0.5 + h.mean() * 0
+        with model.generate(max_new_tokens=2) as second:
+            with second.invoke(IDS):
+                model.transformer.h[0].output[0][:, -1] = between[:, -1]
+                a = model.lm_head.output.save()
+            with second.invoke(PROMPT):
+                rows = interpose.list().save()
+                with second.iter[:]:
+                    rows.append(model.lm_head.output[0, -1].max() - top)
+        with pytest.raises(NoValue, match="it arrives when the `with` block of the session ends"):
+            a.value
+    assert len(posted) == 1 and len(posted[0]["traces"]) == 2
+    with model.trace(PROMPT):
+        h = model.transformer.h[2].output[0].save()
+        top = model.lm_head.output[0, -1].max().save()
+    with model.generate(max_new_tokens=2) as alone:
+        with alone.invoke(IDS):
+            model.transformer.h[0].output[0][:, -1] = h[:, -1] * np.float32(0.5)
+            b = model.lm_head.output.save()
+        with alone.invoke(PROMPT):
+            tops = [model.lm_head.output[0, -1].max().save() for _ in alone.iter[:]]
+    same([a], [b])
+    same(rows, [t - top.value for t in tops])
+    same(second.output, alone.output)
+    same(first.output, [model.tokenizer.encode(PROMPT)])
+    assert session.timing == first.timing and first.request_id == second.request_id
+
+
+def test_a_session_s_conditions_and_stop(model):
+    with model.session() as session:
+        with session.cond(1 > 0):
+            with model.trace(IDS):
+                x = model.transformer.h[0].output[0].save()
+        with session.cond(1 < 0) as no:
+            with model.trace(IDS):
+                y = model.transformer.h[0].output[0].save()
+        with no.else_():
+            with model.trace(IDS):
+                model.transformer.h[0].output[0][:] = x * 2
+                z = model.transformer.h[0].output[0].save()
+        session.stop()
+        with model.trace(IDS):
+            w = model.lm_head.output.save()
+    same([z], [x.value * 2])
+    with pytest.raises(NoValue, match="the condition of its tracer.cond is false"):
+        y.value
+    with pytest.raises(NoValue, match=r"tracer.stop\(\) stands before it"):
+        w.value
+
+
+SESSIONS_REFUSE = [
+    ("session.invoke(IDS)", RuntimeError, "a session's prompts belong to its runs: open one, "
+     "`with model.trace(prompt):`"),
+    ("model.lm_head.output", RuntimeError,
+     "lm_head belongs to a prompt: use it inside `with run.invoke(prompt):`"),
+    ("with model.session(): pass", RuntimeError, "a run of this model is open already, from {place}: end "
+     "it first, or write several invokes into one run, or runs into `with model.session():`"),
+    ("with session.iter([1, 2]): pass", TypeError, "iter takes steps, as iter[1:3]; over anything else "
+     "Python's own loop goes: `for item in ...:`"),
+    ("pass", ValueError, "this session has no run: open one, `with model.trace(prompt):`"),
+    ("with model.trace(): pass", ValueError, "this run has no prompt: open an invoke, `with "
+     "run.invoke(prompt):`, or give the prompt to trace(...)"),
+]
+
+
+@pytest.mark.parametrize("code, kind, sentence", SESSIONS_REFUSE, ids=[r[0] for r in SESSIONS_REFUSE])
+def test_what_a_session_cannot_do(model, code, kind, sentence):
+    session = model.session()
+    with pytest.raises(kind) as refused:
+        with session:
+            exec(code, {"model": model, "session": session, "IDS": IDS})
+    assert str(refused.value) == sentence.replace("{place}", str(session._place))
+
+
+SESSION = """
+with model.session():
+    with model.trace([1, 2]):
+        early = model.transformer.h[0].output[0]
+        x = model.lm_head.output.save()
+    with model.generate([1, 2], max_new_tokens=3):
+        late = model.lm_head.step(2).output
+        {}  #!
+    y = late + 1
+"""
+
+
+@pytest.mark.parametrize("line, code", [
+    ("early[:] = late[:, :, :4]", "shape"), ("early[:] = late[:, :, :1]", "order"),
+    ("model.lm_head.output[:, 99]", "index")])
+def test_a_session_is_refused_at_its_line(model, tmp_path, line, code):
+    script = tmp_path / "notebook.py"
+    script.write_text(SESSION.format(line))
+    names = {"model": model}
+    with pytest.raises(interpose.RequestError) as refused:
+        exec(compile(script.read_text(), str(script), "exec"), names)
+    assert (refused.value.code, refused.value.lineno) == (code, 8)
+    with pytest.raises(NoValue, match="lm_head.output has no value: the run failed: "):
+        names["x"].value
+
+
+def test_a_prompt_of_a_session_is_refused_at_its_line(model, tmp_path):
+    script = tmp_path / "notebook.py"
+    script.write_text("with model.session():\n    with model.trace([1]): model.lm_head.output.save()\n"
+                      "    with model.trace() as t:\n        with t.invoke([2]): pass\n"
+                      "        with t.invoke([10**6]): model.lm_head.output.save()\n")
+    with pytest.raises(interpose.RequestError) as refused:
+        exec(compile(script.read_text(), str(script), "exec"), {"model": model})
+    assert refused.value.lineno == 5, str(refused.value)

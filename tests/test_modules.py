@@ -1,5 +1,6 @@
-"""Parameters as tensors of a graph, beside Hugging Face's, by every name that the server has for them,
-on the demo model and on a small random one whose head is not its embedding."""
+"""Parameters as tensors of a graph, and modules applied to tensors, beside Hugging Face's and beside
+what the model itself computes, on the demo model and on a small random one whose head is not its
+embedding."""
 import pathlib
 
 import numpy as np
@@ -205,7 +206,7 @@ def test_no_more_of_a_parameter_is_unpacked_than_is_looked_at(served, hf):
     ([{"op": "parameter", "args": ["transformer.wte.output"]}], "unknown",
      "transformer.wte.output is a hook point, not a parameter"),
     ([{"op": "parameter", "args": ["W_U[0]"]}], "syntax",
-     'a parameter takes a path without an index: "W_U"'),
+     'parameter takes a path without an index: "W_U"'),
     ([{"op": "parameter", "args": [7]}], "type",
      "a path is a text, not an integer"),
     ([{"op": "getitem", "args": ["W_U", "[{width}]"]}], "index",
@@ -260,3 +261,123 @@ def test_a_rounded_model_shows_what_it_computes_with(folder, start_server, hf):
     assert saved["e", 0].tobytes() == hf.transformer.wte.weight[3].detach().numpy().tobytes()
     key = lens_of(hf, "W_K", 1)[1].detach()
     assert saved["q", 0].tobytes() == key.bfloat16().float().numpy().tobytes()
+
+
+# Modules.
+
+LAYERS = ["transformer.h[1].ln_1", "transformer.h[1].attn.c_attn", "transformer.h[2].attn.c_proj",
+          "transformer.h[0].ln_2", "transformer.h[1].mlp.c_fc", "transformer.h[1].mlp.act",
+          "transformer.h[1].mlp.c_proj", "transformer.h[2].mlp", "transformer.ln_f", "lm_head",
+          "transformer.h[1].attn", "transformer.h[2]", "transformer.wte", "transformer.drop"]
+
+
+def place(root, path):
+    return eval(f"root.{path}", {"root": root})
+
+
+def first(x):
+    return x[0] if isinstance(x, tuple) else x
+
+
+@pytest.mark.parametrize("path", LAYERS)
+def test_a_module_applied_has_the_bits_of_the_model_s_own(model, path):
+    with model.trace([IDS, IDS[::-1]]):
+        module = place(model, path)
+        again = first(module(module.input)).save()
+        own = first(module.output).save()
+    assert again.value.tobytes() == own.value.tobytes()
+
+
+@pytest.mark.parametrize("path", [p for p in LAYERS if p != "transformer.wte"])
+def test_a_module_applied_is_torch_s_on_any_tensor(model, hf, path):
+    width = {"c_proj": 4, "act": 4}.get(path.rpartition(".")[2], 1) * hf.config.n_embd
+    width = hf.config.n_embd if "attn" in path else width
+    x = np.random.default_rng(3).standard_normal((2, 5, width)).astype(np.float32)
+    with torch.no_grad():
+        want = first(place(hf, path)(torch.tensor(x))).numpy()
+    with model.trace(IDS):
+        y = first(place(model, path)(x)).save()
+        part = None
+        if not path.endswith(("attn", "]")):    # layers that see no other row take any shape
+            part = place(model, path)(interpose.tensor(x)[1, ::2]).save()
+    assert y.value.shape == want.shape
+    np.testing.assert_allclose(y.value, want, rtol=1e-4, atol=2e-5 * max(1, np.abs(want).max()))
+    if part is not None:
+        assert part.value.tobytes() == y.value[1, ::2].tobytes()
+
+
+def test_embeddings_take_ids(model, hf):
+    positions = list(range(len(IDS)))
+    with model.trace(IDS):
+        rows = model.transformer.wte(model.lm_head.output.argmax(-1)).save()
+        ids = model.lm_head.output.argmax(-1).save()
+        both = (model.transformer.wte([IDS]) + model.transformer.wpe([positions])).save()
+        own = model.transformer.drop.output.save()
+    assert rows.value.tobytes() == hf.transformer.wte.weight.detach()[ids.value].numpy().tobytes()
+    assert both.value.tobytes() == own.value.tobytes()
+
+
+def test_no_hook_fires_in_a_module_that_is_applied(model):
+    with model.trace(IDS):
+        block = model.transformer.h[1]
+        clean = block.mlp(block.ln_2(block.ln_2.input)).save()
+        block.mlp.act.output[:] = 0.
+        block.ln_2.output[:] = 1.
+        changed = block.mlp.output.save()
+    with model.trace(IDS):
+        own = model.transformer.h[1].mlp.output.save()
+    assert clean.value.tobytes() == own.value.tobytes() != changed.value.tobytes()
+
+
+def test_a_run_of_whole_blocks_is_the_model(model):
+    """The last blocks by hand, on what an earlier one gave, and then the head: a lens that skips."""
+    with model.generate([IDS], max_new_tokens=1):
+        x = model.transformer.h[0].output[0]
+        for block in model.transformer.h[1:]:
+            x = block(x)[0]
+        logits = model.lm_head(model.transformer.ln_f(x)).save()
+        own = model.lm_head.output.save()
+    assert logits.value[:, -1].tobytes() == own.value[:, -1].tobytes()
+
+
+@pytest.mark.parametrize("path, shape, code, message", [
+    ("lm_head", [2, 5], "shape", "lm_head of (2, 5): the last dimension must be {D}"),
+    ("transformer.h.1.mlp.c_proj", [3, 8], "shape",
+     "transformer.h.1.mlp.c_proj of (3, 8): the last dimension must be {F}"),
+    ("transformer.h.-1.ln_1", [], "shape",
+     "transformer.h.{last}.ln_1 of (): the last dimension must be {D}"),
+    ("transformer.h.99.ln_1", [1], "unknown",
+     "transformer.h.99.ln_1 does not exist: this model has blocks 0 to {last}"),
+    ("transformer.h.1.mlp.fc", [1], "unknown",
+     'there is no module "transformer.h.1.mlp.fc" to apply: did you mean transformer.h.*.mlp.c_fc?'),
+    ("lm_head[0]", [1], "syntax", 'apply takes a path without an index: "lm_head"'),
+    ("transformer.ln_f", [90000, "D"], "limit", None),
+])
+def test_what_is_not_applied(served, hf, path, shape, code, message):
+    names = {"D": hf.config.n_embd, "F": 4 * hf.config.n_embd, "last": hf.config.n_layer - 1}
+    shape = [names.get(n, n) for n in shape]
+    nodes = [{"op": "expand", "args": [{"tensor": 1.0}, shape]},
+             {"op": "apply", "args": [{"node": 0}, path]}]
+    nodes += [{"op": "apply", "args": [{"node": i}, path]} for i in range(1, 40 * (code == "limit"))]
+    nodes.append({"op": "save", "args": [{"tensor": 1.0}], "name": "other"})
+    nodes += [{"op": "save", "args": [{"node": i}], "name": f"y{i}"}
+              for i in range(1, 40 * (code == "limit"))]
+    with pytest.raises(wire.Refused) as refused:
+        wire.run(served.host, {"prompt": IDS, "nodes": nodes})
+    assert refused.value.error["code"] == code
+    if message:
+        assert refused.value.error["message"] == message.format(**names)
+
+
+def test_what_the_client_does_not_apply(model):
+    with pytest.raises(ValueError, match=r"transformer.h.0.attn takes \(..., T, "):
+        with model.trace(IDS):
+            model.transformer.h[0].attn(model.transformer.h[0].input[0, 0])
+    with pytest.raises(TypeError, match=r"transformer.h.0\(x\) is a tuple of 1: its tensor is "
+                                        r"transformer.h.0\(x\)\[0\]"):
+        with model.trace(IDS):
+            model.transformer.h[1](model.transformer.h[0](model.transformer.h[0].input))
+    with pytest.raises(interpose.RequestError, match="transformer.h.0.mlp.c_fc of .* the last "
+                                                     "dimension must be"):
+        with model.trace(IDS):
+            model.transformer.h[0].mlp(model.lm_head.output).save()

@@ -105,6 +105,9 @@ def expected(hf, ids, passes):
         for i, layer in enumerate(cache.layers):
             q, k, v = seen["qkv", i].split(hf.config.n_embd, dim=1)
             seen["query", i], seen["key", i], seen["value", i] = q, k, v
+            seen["scores", i] = seen["qkv", i]  # what they are made of
+            seen["pattern", i] = q[:, :0]
+            seen["result", i] = seen["z", i]
             for name in ("ln1", "ln2"):
                 steps_of_layernorm(seen, name, i, hf.config.layer_norm_epsilon)
             seen["block_keys", i] = layer.keys[0].clone()
@@ -124,6 +127,8 @@ def check_activation(site, ours, theirs):
     assert ours.shape == theirs.shape, site
     if site[0] == "tokens":
         return 0.0 if (ours == theirs).all() else np.inf
+    if ours.size == 0:
+        return 0.0
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     if site[0] == "logits":
         return np.abs(ours - theirs).max() / LOGITS_ERROR

@@ -16,7 +16,7 @@ ENGINE = {"batch", "worker", "dispatch"}
 
 # What of protocol/ the kernels may see: tensors and points, nothing of requests.
 KERNELS_SEE = {"base.h", "tensor.h", "ops.h", "ops.def", "points.h", "points.def", "limits.h",
-               "parameters.h", "parameters.def",
+               "parameters.h", "parameters.def", "modules.h", "modules.def",
                "errors.def"}
 
 # An outside header, and the files that alone may name it.

@@ -169,6 +169,27 @@ static inline int tiny_getitem(struct tiny_graph *t, int x, const char *index)
     return tiny_add(t, OP_getitem, (struct arg[PARAMS_MAX]){NODE(x), tiny_index(t, index)});
 }
 
+static inline int tiny_parameter(struct tiny_graph *t, const char *path)
+{
+    const int i = tiny_op(t, parameter, ABSENT);
+    struct parameter_at *p = &t->graph.nodes[i].parameter;
+    size_t used;
+    p->name = parameter_find(&p->block, &used, path, strlen(path));
+    assert(p->name);
+    return i;
+}
+
+/* What a module of this path makes of x. */
+static inline int tiny_apply(struct tiny_graph *t, const char *path, int x)
+{
+    const int i = tiny_op(t, apply, NODE(x));
+    size_t used;
+    const bool known = module_find(&t->graph.nodes[i].module, &used, path, strlen(path),
+                                   t->model.n_blocks, &t->error);
+    assert(known);
+    return i;
+}
+
 static inline int tiny_save(struct tiny_graph *t, int x)
 {
     return tiny_op(t, save, NODE(x));

@@ -543,7 +543,7 @@ static void a_wrong_node_is_refused(void **state)
          "nodes[1].args[0]", 1,
          "transformer.h.12.output[0] does not exist: this model has blocks 0 to 11"},
         {"{\"op\": \"hook\", \"args\": [\"lm_head.output[0]\"]}", ERR_syntax, "nodes[1].args[0]", 1,
-         "a hook takes a path without an index: \"lm_head.output\""},
+         "hook takes a path without an index: \"lm_head.output\""},
         {"{\"op\": \"hook\", \"args\": [{\"node\": 0}]}", ERR_type, "nodes[1].args[0]", 1,
          "a path is a text, not a map"},
         {"{\"op\": \"hook\", \"args\": [\"lm_head.output\"], \"invoke\": 1}", ERR_value,

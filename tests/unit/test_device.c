@@ -52,12 +52,42 @@ static void anything_else_is_refused(void **state)
     assert_string_equal(choose("gpu"), "--device is \"gpu\", and must be auto, cpu or cuda:N");
 }
 
+static bool is_missing(struct device **d, const struct device_options *o, struct err *e)
+{
+    (void)d;
+    return err_set(e, o->number ? ERR_value : ERR_device, "no CUDA device 0: this machine has 0");
+}
+
+static void auto_falls_back_on_the_cpu_and_nothing_else_does(void **state)
+{
+    (void)state;
+    const struct backend missing = {.name = "cuda", .open = is_missing};
+    const struct device_options o = {.threads = 1, .rows_max = 1, .width_max = 1,
+                                     .context_max = 1, .heads_max = 1};
+    struct device_options wrong = o;
+    wrong.number = 1;
+    struct device *d;
+    struct err e = {0};
+    log_open(LOG_quiet);
+    be = &missing;
+    assert_false(device_open(&d, &be, "cuda:0", &o, &e));
+    assert_string_equal(e.text, "no CUDA device 0: this machine has 0");
+    e = (struct err){0};
+    assert_false(device_open(&d, &be, "auto", &wrong, &e));
+    assert_ptr_equal(be, &missing);
+    e = (struct err){0};
+    assert_true(device_open(&d, &be, "auto", &o, &e));
+    assert_ptr_equal(be, &backend_cpu);
+    backend_cpu.close(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_cpu_is_in_every_build),
         cmocka_unit_test(a_gpu_is_chosen_by_its_number_or_refused_by_name),
         cmocka_unit_test(anything_else_is_refused),
+        cmocka_unit_test(auto_falls_back_on_the_cpu_and_nothing_else_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,27 +26,79 @@ static int64_t pick(int64_t n)
     return (int64_t)((seed >> 33) % (uint64_t)n);
 }
 
+/* A parameter as a row-major matrix on the host. */
+static float *parameter_of(struct arena *a, enum parameter p, int block)
+{
+    const struct view v = parameter_matrix(p, &tiny_model);
+    const int64_t n = view_count(&v);
+    float *matrix = ARENA_ARRAY(a, float, n);
+    for (int64_t i = 0; i < n; i++)
+        matrix[i] = (float)((i * 7 + p * 31 + block * 17) % 29 - 14) / 16;
+    return matrix;
+}
+
+static struct weight *packed_new(enum parameter p, int block)
+{
+    const struct view v = parameter_matrix(p, &tiny_model);
+    struct weight *w;
+    struct err e = {0};
+    assert_true(model.be->weight_pack(model.device, &w, parameter_of(&model.arena, p, block),
+                                      LAYOUT_kn, (int)v.shape[0], (int)v.shape[1], &e));
+    return w;
+}
+
+static void *array_new(enum parameter p, int block)
+{
+    const struct view v = parameter_matrix(p, &tiny_model);
+    const size_t size = sizeof(float) * (size_t)view_count(&v);
+    void *array;
+    struct err e = {0};
+    assert_true(model.be->alloc(model.device, &array, size, &e));
+    model.be->upload(model.device, array, parameter_of(&model.arena, p, block), size);
+    return array;
+}
+
+static void make_parameters(void)
+{
+    model.blocks = ARENA_ARRAY(&model.arena, struct gpt2_block, tiny_model.n_blocks);
+#define ONCE(id, memory, rows, columns) model.id = memory##_new(PARAMETER_##id, 0);
+#define EACH(id, memory, rows, columns)          \
+    for (int i = 0; i < tiny_model.n_blocks; i++) \
+        model.blocks[i].id = memory##_new(PARAMETER_##id, i);
+#define NAME(id, path, shape)
+#include "../../protocol/parameters.def"
+#undef ONCE
+#undef EACH
+#undef NAME
+}
+
+static void free_parameters(void)
+{
+    for (int p = 0; p < PARAMETER_COUNT; p++) {
+        const struct view v = parameter_matrix((enum parameter)p, &tiny_model);
+        for (int i = 0; i < (parameter_info[p].each ? tiny_model.n_blocks : 1); i++) {
+            void *there = gpt2_parameter(&model, (enum parameter)p, i);
+            if (parameter_info[p].is_packed)
+                model.be->weight_free(model.device, there);
+            else
+                model.be->release(model.device, there, sizeof(float) * (size_t)view_count(&v));
+        }
+    }
+}
+
 static int set_up(void **state)
 {
     (void)state;
     const struct backend *be = &backend_cpu;
     struct err e = {0};
-    const int D = tiny_model.width, V = tiny_model.vocab;
+    const int D = tiny_model.width;
     model = (struct gpt2){.be = be, .shape = tiny_model, .rows_max = {4, 4}};
     const struct device_options o = {
         1, "auto", "f32", 4, tiny_model.inner, tiny_model.context, 2, 0};
-    void *lnf = NULL;
-    float *head = ARENA_ARRAY(&model.arena, float, D *V);
-    for (int i = 0; i < D * V; i++)
-        head[i] = (float)(i % 7 - 3) / 4;
     assert_true(be->open(&model.device, &o, &e));
-    assert_true(be->alloc(model.device, &lnf, sizeof(float) * 2 * (size_t)D, &e));
-    assert_true(be->weight_pack(model.device, &model.head, head, LAYOUT_nk, D, V, &e));
+    make_parameters();
     assert_true(be->cache_open(model.device, &model.cache, 8, tiny_model.n_blocks,
                                tiny_model.n_heads, D / tiny_model.n_heads, &e));
-    be->upload(model.device, lnf, head, sizeof(float) * 2 * (size_t)D);
-    model.lnf_w = lnf;
-    model.lnf_b = model.lnf_w + D;
     return 0;
 }
 
@@ -54,8 +106,7 @@ static int tear_down(void **state)
 {
     (void)state;
     model.be->cache_close(model.device, model.cache);
-    model.be->weight_free(model.device, model.head);
-    model.be->release(model.device, model.lnf_w, sizeof(float) * 2 * (size_t)tiny_model.width);
+    free_parameters();
     model.be->close(model.device);
     arena_free(&model.arena);
     return 0;
@@ -207,6 +258,12 @@ static struct tensor eager_hook(const struct node *n)
     x.view = point_view(n->hook.name, &tiny_model, v->n_prompts,
                         n->hook.step ? 1 : v->prompts[0].n_tokens, 0, 0);
     return x;
+}
+
+static struct tensor eager_parameter(const struct parameter_at *at)
+{
+    return (struct tensor){parameter_of(&t.arena, at->name->parameter, at->block), DT_f32,
+                           parameter_view(at->name, &tiny_model)};
 }
 
 static struct tensor eager_operand(const struct arg *a)
@@ -484,10 +541,10 @@ static void eager_compute(struct tensor *out, struct tensor *in, int n_in, const
     else if (n->op == OP_clone || n->op == OP_to || kind == OPK_view)
         memcpy(out->data, converted(&in[0], out->dtype).data,
                (size_t)view_count(&out->view) * dtype_size(out->dtype));
-    else if (n->op == OP_ln_f || n->op == OP_lm_head) {
+    else if (n->op == OP_apply) {
         const struct tensor x = converted(&in[0], DT_f32);
-        const int n_rows = (int)(view_count(&x.view) / tiny_model.width);
-        (n->op == OP_ln_f ? gpt2_ln_f : gpt2_lm_head)(&model, out->data, x.data, n_rows);
+        const int n_rows = (int)(view_count(&x.view) / x.view.shape[x.view.rank - 1]);
+        gpt2_apply(&model, &n->module, out->data, x.data, n_rows);
     } else {
         eager_reduce(out, &in[0], n, q);
     }
@@ -550,6 +607,8 @@ static void eager_run(void)
         struct tensor x;
         if (n->op == OP_hook)
             x = eager_hook(n);
+        else if (n->op == OP_parameter)
+            x = eager_parameter(&n->parameter);
         else if (n->op == OP_constant)
             x = converted(n->constant, n->constant->dtype);
         else if (n->op == OP_set)
@@ -753,6 +812,15 @@ static const char *const paths[] = {
     "generator.output",
 };
 
+static const char *const parameters[] = {
+    "transformer.wte.weight", "lm_head.weight", "blocks.0.attn.W_K", "blocks.1.attn.W_O",
+    "transformer.h.1.mlp.c_fc.weight", "blocks.2.attn.b_V", "transformer.ln_f.bias",
+};
+
+static const char *const layers[] = {"transformer.ln_f", "lm_head", "transformer.h.1.ln_1",
+                                     "transformer.h.0.mlp.c_fc", "transformer.h.2.mlp.c_proj",
+                                     "transformer.h.1.attn.c_attn"};
+
 static int random_node(void)
 {
     const int n = t.graph.n_nodes;
@@ -847,7 +915,11 @@ static void add_meeting(int x)
 static void add_random_selection(int x)
 {
     const struct arg dim = random_dim();
-    if (pick(2)) {
+    if (pick(4) == 0) {
+        const int64_t places[3] = {2, 0, pick(4)};
+        const int index = tiny_constant(&t, DT_i64, 1, (int64_t[]){1 + pick(3)}, places);
+        tiny_op(&t, index_select, NODE(x), dim, NODE(index));
+    } else if (pick(2)) {
         const int most = tiny_op(&t, argmax, NODE(x), dim, BOOL(true));
         const int places = tiny_op(&t, add, NODE(most), INT(pick(4) == 0));
         tiny_add(&t, OP_gather, (struct arg[PARAMS_MAX]){NODE(x), dim, NODE(places)});
@@ -907,7 +979,7 @@ static void add_random_op(void)
     case 15: tiny_add(&t, pick(2) ? OP_argmax : OP_argmin, (struct arg[PARAMS_MAX]){NODE(x), random_dim(), BOOL(pick(2))}); break;
     case 16: tiny_add(&t, along[pick(4)], (struct arg[PARAMS_MAX]){NODE(x), random_dim()}); break;
     case 17: tiny_op(&t, matmul, NODE(x), NODE(random_node())); break;
-    case 18: tiny_add(&t, pick(2) ? OP_ln_f : OP_lm_head, (struct arg[PARAMS_MAX]){NODE(x)}); break;
+    case 18: tiny_apply(&t, layers[pick(sizeof layers / sizeof *layers)], x); break;
     case 19: tiny_op(&t, flatten, NODE(x), ABSENT, ABSENT); break;
     case 20: tiny_add(&t, orders[pick(2)], (struct arg[PARAMS_MAX]){NODE(x), INT(pick(5)), random_dim(), BOOL(pick(2))}); break;
     case 30: tiny_op(&t, diagonal, NODE(x), INT(pick(5) - 2), random_dim(), random_dim()); break;
@@ -935,7 +1007,7 @@ static void add_overlapping_set(int x)
 
 static void add_random_node(void)
 {
-    const int kind = (int)pick(14);
+    const int kind = (int)pick(15);
     if (t.graph.n_nodes < 5 || kind == 0) {
         const int invoke = (int)pick(t.graph.n_invokes);
         const int n_new = t.graph.traces[t.graph.invokes[invoke].trace].n_new_tokens;
@@ -950,12 +1022,14 @@ static void add_random_node(void)
         tiny_op(&t, set, NODE(random_node()), random_operand());
     } else if (kind == 5) {
         tiny_save(&t, random_node());
+    } else if (kind == 6) {
+        tiny_parameter(&t, parameters[pick(sizeof parameters / sizeof *parameters)]);
     } else {
         add_random_op();
     }
 }
 
-static int n_refused[ERR_COUNT], n_set, n_parked, n_saved;
+static int n_refused[ERR_COUNT], n_set, n_parked, n_saved, n_unpacked;
 static size_t folded, unfolded;
 
 /* A node that is refused is taken back; every prefix of the graph is planned. */
@@ -987,6 +1061,7 @@ static void count_plan(void)
         n_set += a->op == OP_set;
         n_saved += a->op == OP_save;
         n_gathered += a->op == OP_gather;
+        n_unpacked += a->op == OP_parameter;
         n_scattered += a->op == OP_scatter || a->op == OP_scatter_add;
         n_parked += a->op == OP_clone && (op == OP_hook || op == OP_set);
         if (a->op != OP_save && a->op != OP_set)
@@ -1032,8 +1107,8 @@ static void plans_mean_what_their_programs_mean(void **state)
         current = i;
         one_random_graph(i);
     }
-    print_message("%d gathered, %d scattered, %d faults (%d, %d), ", n_gathered, n_scattered,
-                  n_faults, n_scatter_faults, n_wrap_faults);
+    print_message("%d gathered, %d scattered, %d unpacked, %d faults (%d, %d), ", n_gathered, n_scattered,
+                  n_unpacked, n_faults, n_scatter_faults, n_wrap_faults);
     print_message("%d sets, %d parked, %d saved, slab %zu of %zu bytes, refused: order %d shape %d "
                   "type %d\n",
                   n_set, n_parked, n_saved, folded, unfolded, n_refused[ERR_order],
@@ -1042,6 +1117,7 @@ static void plans_mean_what_their_programs_mean(void **state)
     assert_true(n_refused[ERR_order] > 100);
     assert_true(n_gathered > 300 && n_faults > 30);
     assert_true(n_scattered > 100 && n_scatter_faults > 5 && n_wrap_faults > 5);
+    assert_true(n_unpacked > 150);
     assert_true(folded < unfolded);
 }
 

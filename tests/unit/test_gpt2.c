@@ -266,7 +266,8 @@ static void only_wanted_sites_are_visited(void **state)
 static void check_shape(void *context, enum point p, int block, const struct tensor *x)
 {
     const struct model_shape *m = context;
-    const int64_t stride = point_row_stride(p, m);
+    const enum point made_of = p == PT_scores ? PT_qkv : p == PT_result ? PT_z : p;
+    const int64_t stride = point_row_stride(made_of, m);
     const bool part = p == PT_query || p == PT_key || p == PT_value;
     (void)block;
     assert_int_equal(x->view.rank, 2);
@@ -274,7 +275,7 @@ static void check_shape(void *context, enum point p, int block, const struct ten
     assert_int_equal(x->view.shape[1], part ? m->width : stride);
     assert_int_equal(x->view.stride[0], stride);
     assert_int_equal(x->dtype, point_dtype(p));
-    assert_true((x->data == NULL) == (p == PT_block_keys || p == PT_block_values));
+    assert_true((x->data == NULL) == (point_info[made_of].row == ROW_none));
 }
 
 static void activations_are_rows(void **state)
@@ -570,6 +571,15 @@ static void logits_are_computed_for_the_rows_asked_for(void **state)
     engine_free(&g);
 }
 
+static void apply(const struct engine *g, const char *path, float *out, const float *x, int n)
+{
+    struct module_at at;
+    struct err e = {0};
+    size_t used;
+    assert_true(module_find(&at, &used, path, strlen(path), g->m->shape.n_blocks, &e));
+    gpt2_apply(g->m, &at, out, x, n);
+}
+
 /* On more rows than a pass has. */
 static void the_last_layers_can_be_applied_to_any_rows(void **state)
 {
@@ -582,8 +592,8 @@ static void the_last_layers_can_be_applied_to_any_rows(void **state)
         float *logits = ARENA_ARRAY(&arena, float, n *V);
         for (int k = 0; k < ROWS; k++)
             memcpy(x + (ptrdiff_t)4 * k * D, kept(&t, PT_lnf_in, 0), 4 * (size_t)D * sizeof *x);
-        gpt2_ln_f(g.m, y, x, n);
-        gpt2_lm_head(g.m, logits, y, n);
+        apply(&g, "transformer.ln_f", y, x, n);
+        apply(&g, "lm_head", logits, y, n);
         for (int k = 0; k < ROWS; k++) {
             assert_memory_equal(y + (ptrdiff_t)4 * k * D, kept(&t, PT_lnf_out, 0),
                                 4 * (size_t)D * sizeof *y);

@@ -77,7 +77,7 @@ static int lens_of(int invoke, int block)
 {
     const char *path = arena_format(&t.arena, "transformer.h.%d.output[0]", block);
     const int x = tiny_hook(&t, path, invoke, 0);
-    return tiny_op(&t, lm_head, NODE(tiny_op(&t, ln_f, NODE(x))));
+    return tiny_apply(&t, "lm_head", tiny_apply(&t, "transformer.ln_f", x));
 }
 
 static void keep_whole(int x)
@@ -261,7 +261,7 @@ static void count_loops(const struct plan *p)
     for (int i = 0; i < p->n_loops; i++) {
         int n = 0;
         for (int k = 0; k < p->loops[i].n_actions; k++)
-            n += p->actions[p->loops[i].first + k].op == OP_lm_head;
+            n += action_is_head(&p->actions[p->loops[i].first + k]);
         n_joint += n > 1;
     }
 }

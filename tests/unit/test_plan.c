@@ -474,7 +474,7 @@ static void a_loss_takes_a_tile_of_logits(void **state)
     t.model = gpt2_shape;
     tiny_invoke(&t, 1, 1024);
     tiny_save(&t, loss_of(hook("lm_head.output")));
-    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head "
+    IS("0 transformer.wte.input: clone; 0 transformer.ln_f.output: clone; 0 lm_head.output: apply "
        "gather logsumexp sub mean save");
     assert_int_equal(t.plan.n_logits, 0);
     assert_int_equal(t.plan.n_loops, 1);
@@ -510,7 +510,7 @@ static void a_few_columns_are_a_few_panels(void **state)
     const int a = tiny_getitem(&t, x, "[:, :, 50256]"), b = tiny_getitem(&t, x, "[..., 300:310]");
     tiny_save(&t, a);
     tiny_save(&t, b);
-    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: lm_head save save");
+    IS("0 transformer.ln_f.output: clone; 0 lm_head.output: apply save save");
     const struct action *product = action_at(1, 0);
     assert_int_equal(product->n_panels, 3);
     assert_int_equal(product->panels[0], 18); /* 288 .. 303, 304 .. 319, 50256 */
@@ -561,7 +561,7 @@ static void what_changes_lm_head_input_is_seen(void **state)
     tiny_invoke(&t, 1, 100);
     tiny_save(&t, tiny_op(&t, argmax, NODE(hook("lm_head.output")), INT(-1)));
     tiny_op(&t, set, NODE(hook("lm_head.input")), FLOAT(0));
-    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: lm_head argmax save");
+    IS("0 transformer.ln_f.output: set clone; 0 lm_head.output: apply argmax save");
 }
 
 /* Steps. */
@@ -888,6 +888,124 @@ static void a_long_list_is_planned_in_time(void **state)
     plans_in_time("a list of 200,000");
 }
 
+/* Attention from inside. */
+
+static const char *const scores = "transformer.h.1.attn.scores.output";
+static const char *const pattern = "transformer.h.1.attn.pattern.output";
+
+static void a_pattern_that_is_read_is_made_beside_the_pass(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 4);
+    tiny_save(&t, hook(pattern));
+    IS("0 transformer.h.1.attn.scores.output: hook matmul mul le where; "
+       "0 transformer.h.1.attn.pattern.output: softmax save");
+    assert_string_equal(shape_of(0), "(2, 2, 4, 4)");
+    assert_false(t.plan.stops[0].writes);
+    assert_int_equal(t.plan.traces[0].last_site, site_of(PT_pattern, 1, 3));
+    assert_int_equal(t.plan.invokes[0].read_from, 0);
+    assert_int_equal(t.plan.invokes[0].set_from, 4);
+}
+
+static void scores_that_are_read_need_no_pattern(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_save(&t, hook(scores));
+    IS("0 transformer.h.1.attn.scores.output: hook matmul mul le where save");
+}
+
+static void a_row_that_sees_all_keys_is_not_masked(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    t.graph.traces[0].n_new_tokens = 3;
+    tiny_save(&t, tiny_hook(&t, scores, 0, 2));
+    IS("2 transformer.h.1.attn.scores.output: hook matmul mul save");
+    assert_string_equal(shape_of(0), "(1, 2, 1, 6)");
+}
+
+static void z_is_made_of_what_was_set(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, hook(scores), "[:, 1]")), FLOAT(0));
+    tiny_save(&t, hook("transformer.h.1.attn.z.output"));
+    IS("0 transformer.h.1.attn.scores.output: hook matmul mul le where set; "
+       "0 transformer.h.1.attn.pattern.output: softmax; "
+       "0 transformer.h.1.attn.z.output: hook matmul save");
+    assert_true(t.plan.stops[2].writes);
+    assert_int_equal(t.plan.invokes[0].set_from, 0);
+}
+
+static void z_that_nobody_sees_is_not_made(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int p = hook(pattern);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, p, "[:, 1]")), FLOAT(0));
+    tiny_save(&t, p);
+    IS("0 transformer.h.1.attn.scores.output: hook matmul mul le where; "
+       "0 transformer.h.1.attn.pattern.output: softmax set save");
+}
+
+static void a_late_reader_of_a_pattern_sees_the_sets_before_it(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int p = hook(pattern), s = hook(scores), last = hook("transformer.h.2.attn.z.output");
+    const int sum = tiny_op(&t, add, NODE(p), NODE(s));
+    const int late = tiny_op(&t, add, NODE(tiny_op(&t, sum, NODE(p))),
+                             NODE(tiny_getitem(&t, last, "[0, 0, 0, 0]")));
+    tiny_op(&t, set, NODE(tiny_getitem(&t, p, "[:, 1]")), FLOAT(0));
+    tiny_save(&t, tiny_op(&t, mul, NODE(sum), NODE(late)));
+    IS("0 transformer.h.1.attn.scores.output: hook matmul mul le where clone; "
+       "0 transformer.h.1.attn.pattern.output: softmax add sum set; "
+       "0 transformer.h.1.attn.z.output: hook matmul; "
+       "0 transformer.h.2.attn.z.output: add mul save");
+}
+
+static void a_result_is_each_head_s_part_of_the_projection(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_save(&t, hook("blocks.1.attn.hook_result"));
+    IS("0 transformer.h.1.attn.result.output: parameter matmul save");
+    assert_string_equal(shape_of(0), "(1, 4, 2, 8)");
+    assert_int_equal(t.plan.invokes[0].read_from, 0);
+}
+
+static void a_result_cannot_be_set(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    tiny_op(&t, set, NODE(hook("blocks.1.attn.hook_result")), FLOAT(0));
+    IS("type nodes[1].args[0]: transformer.h.1.attn.result.output can be read, but not set");
+}
+
+static void scores_that_have_become_a_pattern_cannot_be_set(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int s = hook(scores);
+    tiny_op(&t, set, NODE(s), NODE(hook(pattern)));
+    IS("order nodes[2].args[1]: transformer.h.1.attn.scores.output has passed when the new value is "
+       "known, at transformer.h.1.attn.pattern.output");
+}
+
+static void patterns_too_large_for_a_job_are_refused(void **state)
+{
+    (void)state;
+    t.model.context = 1024;
+    t.model.width = t.model.n_heads = 64;
+    for (int i = 0; i < 2; i++)
+        tiny_invoke(&t, 2, 1024);
+    tiny_save(&t, tiny_op(&t, sum, NODE(tiny_op(&t, add, NODE(tiny_hook(&t, pattern, 0, 0)),
+                                                NODE(tiny_hook(&t, pattern, 1, 0))))));
+    IS("limit : the graph keeps values of 1612193920 bytes at the same time: the limit is "
+       "1073741824");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -919,6 +1037,16 @@ int main(void)
         TEST(a_set_that_changes_nothing_is_refused),
         TEST(a_set_of_an_expanded_value_is_refused),
         TEST(a_set_of_what_can_only_be_read_is_refused),
+        TEST(a_pattern_that_is_read_is_made_beside_the_pass),
+        TEST(scores_that_are_read_need_no_pattern),
+        TEST(a_row_that_sees_all_keys_is_not_masked),
+        TEST(z_is_made_of_what_was_set),
+        TEST(z_that_nobody_sees_is_not_made),
+        TEST(a_late_reader_of_a_pattern_sees_the_sets_before_it),
+        TEST(a_result_is_each_head_s_part_of_the_projection),
+        TEST(a_result_cannot_be_set),
+        TEST(scores_that_have_become_a_pattern_cannot_be_set),
+        TEST(patterns_too_large_for_a_job_are_refused),
         TEST(logits_are_computed_where_someone_looks),
         TEST(logits_views_follow_the_rows_that_exist),
         TEST(a_view_that_mixes_positions_gets_all_logits),

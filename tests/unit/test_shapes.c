@@ -436,16 +436,34 @@ static void where_needs_a_mask_of_bool(void **state)
        "shape nodes[2].args[0]: where with a mask of (2, 3) over (4,)");
 }
 
-static void the_models_layers_need_its_width(void **state)
+/* What a module makes of zeros of this dtype and shape. */
+#define APPLIED(answer, dtype, shape, path)      \
+    do {                                         \
+        t.graph.n_nodes = 0;                     \
+        tiny_shape(&t, dtype, UNWRAP shape);     \
+        is(tiny_apply(&t, path, 0), answer);     \
+    } while (0)
+
+static void the_models_layers_need_rows_of_their_width(void **state)
 {
     (void)state;
-    GIVES("float32 (2, 5, 11)", DT_f32, (2, 5, 8), lm_head, ABSENT);
-    GIVES("float32 (8,)", DT_f32, (8), ln_f, ABSENT);
-    GIVES("shape nodes[1].args[0]: lm_head of (8, 7): the last dimension must be the model's "
-          "width, 8",
-          DT_f32, (8, 7), lm_head, ABSENT);
-    GIVES("type nodes[1].args[0]: ln_f of int64 is not defined: convert it with to(float32)",
-          DT_i64, (8), ln_f, ABSENT);
+    APPLIED("float32 (2, 5, 11)", DT_f32, (2, 5, 8), "lm_head");
+    APPLIED("float32 (8,)", DT_f32, (8), "transformer.ln_f");
+    APPLIED("float32 (0, 8)", DT_f32, (0, 8), "transformer.h.0.ln_2");
+    APPLIED("float32 (3, 24)", DT_f32, (3, 8), "transformer.h.2.attn.c_attn");
+    APPLIED("float32 (3, 8)", DT_f32, (3, 8), "transformer.h.-1.attn.c_proj");
+    APPLIED("float32 (3, 16)", DT_f32, (3, 8), "transformer.h.1.mlp.c_fc");
+    APPLIED("float32 (3, 8)", DT_f32, (3, 16), "transformer.h.1.mlp.c_proj");
+    APPLIED("shape nodes[1].args[0]: lm_head of (8, 7): the last dimension must be 8", DT_f32,
+            (8, 7), "lm_head");
+    APPLIED("shape nodes[1].args[0]: transformer.h.2.mlp.c_proj of (3, 8): the last dimension must "
+            "be 16",
+            DT_f32, (3, 8), "transformer.h.-1.mlp.c_proj");
+    APPLIED("shape nodes[1].args[0]: transformer.h.0.ln_1 of (): the last dimension must be 8",
+            DT_f32, (), "transformer.h.0.ln_1");
+    APPLIED("type nodes[1].args[0]: transformer.ln_f of int64 is not defined: convert it with "
+            "to(float32)",
+            DT_i64, (8), "transformer.ln_f");
 }
 
 static void a_tensor_past_the_limit_is_refused(void **state)
@@ -700,7 +718,7 @@ int main(void)
         TEST(reductions_reduce),
         TEST(matmul_takes_vectors_matrices_and_batches),
         TEST(where_needs_a_mask_of_bool),
-        TEST(the_models_layers_need_its_width),
+        TEST(the_models_layers_need_rows_of_their_width),
         TEST(a_tensor_past_the_limit_is_refused),
         TEST(a_shorthand_is_named_as_the_request_names_it),
         TEST(view_arithmetic_is_right),

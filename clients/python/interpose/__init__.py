@@ -16,6 +16,7 @@ from .activations import gelu, leaky_relu, logsigmoid, silu, softplus, vector_no
 from .einsum import einsum
 from .errors import InterposeError, NoValue, RequestError, ServerError
 from .functions import tensor, topk
+from .hooks import act_name, head
 from .iteration import List
 from .losses import cross_entropy_loss
 from .making import (arange, eye, full, full_like, linspace, one_hot, ones, ones_like, rand,
@@ -26,9 +27,10 @@ from .proxy import Proxy
 __version__ = "0.1.0"
 
 __all__ = ["InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError", "ServerError",
-           "arange", "cross_entropy_loss", "einsum", "eye", "full", "full_like", "gelu", "leaky_relu",
-           "linspace", "logsigmoid", "one_hot", "ones", "ones_like", "rand", "rand_like", "randn",
-           "randn_like", "silu", "softplus", "tensor", "topk", "vector_norm", "zeros", "zeros_like",
+           "act_name", "arange", "cross_entropy_loss", "einsum", "eye", "full", "full_like", "gelu",
+           "head", "leaky_relu", "linspace", "logsigmoid", "one_hot", "ones", "ones_like", "rand",
+           "rand_like", "randn", "randn_like", "silu", "softplus", "tensor", "topk", "vector_norm",
+           "zeros", "zeros_like",
            *(name for name in _functions.FUNCTIONS if not hasattr(_builtins, name))]
 
 list = List

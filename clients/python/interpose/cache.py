@@ -6,8 +6,10 @@ import difflib
 
 from .errors import NoValue
 
-# Modules of ours, inside Hugging Face's attention and between its modules: cached if asked for by name.
-_NOT_HUGGING_FACE_S = {"query", "key", "value", "scores", "pattern", "z", "result", "mid", "generator"}
+# Modules of ours, inside Hugging Face's attention and between its modules, and one that its attention
+# does not call: cached if asked for by name.
+_NOT_HUGGING_FACE_S = {"query", "key", "value", "scores", "pattern", "attn_dropout", "z", "result",
+                       "mid", "generator"}
 
 
 class Entry:
@@ -52,13 +54,20 @@ class Cache(collections.abc.Mapping):
         for module in self._modules:
             branch, entries = module._branch, []
             for k in range(run.n_steps):
-                entry = Entry()
+                entry, hidden = Entry(), self._hidden(module._path, k)
                 for name, is_included in self._include.items():
-                    if is_included and name in branch.leaves:
+                    if is_included and name in branch.leaves and name not in hidden:
                         tensors = getattr(module.step(k), name)
                         setattr(entry, "_" + name, getattr(tensors, "_tensor", tensors).save())
                 entries.append(entry)
             self._entries[module._path] = entries[0] if run.n_steps == 1 else entries
+
+    def _hidden(self, path, step):
+        """What of a module cannot be looked at, because one is skipped."""
+        skipped = [each for each, k in self._invoke.skipped if k == step]
+        if any(path.startswith(each + ".") for each in skipped):
+            return {"output", "input"}
+        return {"input"} if path in skipped else ()
 
     def __getitem__(self, path):
         if self._invoke.run.is_open:

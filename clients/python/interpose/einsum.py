@@ -1,4 +1,4 @@
-"""Einstein's summation, written with permute, reshape and matmul."""
+"""Einstein's summation, written with views, reshape and matmul."""
 from __future__ import annotations
 
 import math
@@ -9,8 +9,10 @@ from .proxy import Proxy, apply
 def einsum(equation, *operands):
     """Sums of products over named dimensions, as torch.einsum: einsum("bhtd,hdm->bthm", z, w).
 
-    Takes float32 tensors, at least one of them a proxy, as many as the equation has terms. A
-    dimension's name is one letter and stands once in a term; `...` is not offered. Gives float32.
+    A dimension's name is one letter; one that stands twice in a term means its diagonal. `...` are
+    dimensions that broadcast. Without an arrow the result has the names that stand once, sorted,
+    behind those of `...`. The operands may be one list. Takes tensors of float32 (a product of
+    several terms) or of any numbers (one term), at least one of them a proxy.
     Raises ValueError where equation and operands do not belong together.
 
     >>> with model.trace("Hello"):
@@ -19,25 +21,22 @@ def einsum(equation, *operands):
     >>> y.value.tolist()
     [[5.0, 11.0], [11.0, 25.0]]
     """
-    terms, result = _parse(equation)
-    if len(terms) != len(operands):
-        raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(operands)} "
-                         "tensors are given")
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = operands[0]
+    if not isinstance(equation, str):
+        raise TypeError("einsum takes its equation as a text: einsum('ij,jk->ik', x, y)")
     operands = _proxies(operands)
-    sizes = {}
-    for term, x in zip(terms, operands):
-        if len(term) != x.ndim:
-            raise ValueError(f"einsum: {term!r} names {len(term)} dimensions of a tensor of shape "
-                             f"{x.shape}")
-        for name, size in zip(term, x.shape):
-            if sizes.setdefault(name, size) != size:
-                raise ValueError(f"einsum: {name!r} is {sizes[name]} and {size} long")
-    names, x = terms[0], operands[0]
-    for i in range(1, len(terms)):
-        wanted = set(result).union(*terms[i + 1:])
-        names, x = _product(names, x, terms[i], operands[i], wanted, sizes)
+    terms, result = _parse(equation, [x.ndim for x in operands])
+    parts = [_once(equation, term, x) for term, x in zip(terms, operands)]
+    sizes = _sizes(parts)
+    names, x = parts[0]
+    for i in range(1, len(parts)):
+        wanted = set(result).union(*(name for name, _ in parts[i + 1:]))
+        names, x = _product(names, x, *parts[i], wanted, sizes)
     names, x = _only(names, x, set(result))
-    return _arranged(names, x, result)
+    x = _arranged(names, x, result)
+    shape = [sizes[n] for n in result]
+    return x if list(x.shape) == shape else x.expand(shape)
 
 
 def _proxies(operands):
@@ -48,16 +47,66 @@ def _proxies(operands):
     return [x if isinstance(x, Proxy) else apply(run, "clone", [x]) for x in operands]
 
 
-def _parse(equation):
+def _parse(equation, ranks):
+    """The names of each term's dimensions and of the result's; "0", "1", ... are those of `...`."""
     left, arrow, result = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     for term in [*terms, result]:
-        if not arrow or not all(c.isalpha() for c in term) or len(set(term)) != len(term):
-            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with each "
-                             "letter once in a term")
-    if not set(result) <= set(left):
+        letters = term.replace("...", "", 1)
+        if letters and not letters.isalpha():
+            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with letters and "
+                             "'...' in each term")
+    if len(terms) != len(ranks):
+        raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(ranks)} "
+                         "tensors are given")
+    wide = 0    # dimensions of the longest `...`
+    for term, rank in zip(terms, ranks):
+        more = rank - len(term.replace("...", ""))
+        if more < 0 or more and "..." not in term:
+            raise ValueError(f"einsum: {term!r} names {len(term.replace('...', ''))} dimensions of a "
+                             f"tensor that has {rank}")
+        wide = max(wide, more)
+    if wide > 10:
+        raise ValueError(f"einsum: {wide} dimensions of '...' are too many")
+    every = "".join(map(str, range(wide)))
+    if not arrow:
+        letters = left.replace("...", "").replace(",", "")
+        result = "..." * ("..." in left) + "".join(sorted(c for c in set(letters)
+                                                          if letters.count(c) == 1))
+    named = [term.replace("...", every[wide - rank + len(term.replace("...", "")):])
+             for term, rank in zip(terms, ranks)]
+    result = result.replace("...", every)
+    if len(set(result)) < len(result):
+        raise ValueError(f"einsum: {equation!r} has a name twice behind the arrow")
+    if not set(result) <= set("".join(named)):
         raise ValueError(f"einsum: {equation!r} has a name behind the arrow that is not before it")
-    return terms, result
+    return named, result
+
+
+def _once(equation, names, x):
+    """The names and the tensor with the diagonals of those that stand twice."""
+    for name in dict.fromkeys(names):
+        while names.count(name) > 1:
+            a = names.index(name)
+            b = names.index(name, a + 1)
+            if x.shape[a] != x.shape[b]:
+                raise ValueError(f"einsum: {equation!r}: {name!r} is {x.shape[a]} and {x.shape[b]} "
+                                 "long")
+            x = x.diagonal(0, a, b)
+            names = names[:a] + names[a + 1:b] + names[b + 1:] + name
+    return names, x
+
+
+def _sizes(parts):
+    """The size of each name: that of the terms where it is not 1, which broadcasts."""
+    sizes = {}
+    for names, x in parts:
+        for name, size in zip(names, x.shape):
+            known = sizes.setdefault(name, size)
+            if known != size and 1 not in (known, size):
+                raise ValueError(f"einsum: {name!r} is {known} and {size} long")
+            sizes[name] = size if known == 1 else known
+    return sizes
 
 
 def _only(names, x, wanted):
@@ -67,7 +116,7 @@ def _only(names, x, wanted):
 
 
 def _arranged(names, x, order):
-    return x if names == order else x.permute(*(names.index(name) for name in order))
+    return x if names == order else x.permute([names.index(name) for name in order])
 
 
 def _product(a, x, b, y, wanted, sizes):
@@ -80,9 +129,13 @@ def _product(a, x, b, y, wanted, sizes):
     columns = "".join(n for n in b if n not in a)
 
     def matrices(names, x, first, second):
+        x = _arranged(names, x, shared + first + second)
+        full = [sizes[n] for n in shared + first + second]
+        x = x if list(x.shape) == full else x.expand(full)
         shape = [sizes[n] for n in shared]
         shape += [math.prod(sizes[n] for n in part) for part in (first, second)]
-        return _arranged(names, x, shared + first + second).reshape(shape)
+        return x if list(x.shape) == shape else x.reshape(shape)
 
     product = matrices(a, x, rows, inner) @ matrices(b, y, inner, columns)
-    return shared + rows + columns, product.reshape([sizes[n] for n in shared + rows + columns])
+    shape = [sizes[n] for n in shared + rows + columns]
+    return shared + rows + columns, product.reshape(shape)

@@ -4,13 +4,15 @@ torch's and numpy's own functions on proxies arrive here too, by their names.
 """
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import os
 
-from . import activations, making
+from . import activations, functional, making, products, views     # they give methods, too
+from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
 from .einsum import einsum
-from .proxy import ALIASES, Proxy, apply
+from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape
 from .run import current_run
 from .spec import Op
 
@@ -21,6 +23,8 @@ _MEANING = {
     "log": "the natural logarithm", "log2": "the logarithm to base 2",
     "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
     "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "to_float16": "the nearest number that float16 has, as float32",
+    "to_bfloat16": "the nearest number that bfloat16 has, as float32",
     "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
     "logical_xor": "whether one is non-zero and the other not",
     "bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y, with x's sign",
@@ -70,7 +74,7 @@ _MEANING = {
     "scatter_add": "x with src added at the index along a dimension, in the order of the index",
     "softmax": "exp(x) / sum(exp(x)) over a dimension",
     "log_softmax": "log(softmax(x)) over a dimension", "matmul": "the matrix product x @ y",
-    "ln_f": "the model's last layernorm", "lm_head": "the model's unembedding: logits of x",
+    "apply": "what a module of the model makes of x, by its path: `module(x)` says the same",
 }
 
 _TYPES = {
@@ -97,7 +101,7 @@ _EXAMPLES = {   # where those would not do
     "gather": "(x, -1, x.argmax(-1, keepdim=True))", "index_select": "(x, -1, [2, 0])",
     "sum": "(x, dim=-1)", "mean": "(x, dim=-1)", "norm": "(x, dim=-1)", "max": "(x)",
     "min": "(x)", "argmax": "(x, dim=-1)", "argmin": "(x, dim=-1)",
-    "ln_f": "(model.transformer.h[0].output[0])", "lm_head": "(model.transformer.ln_f.output)",
+    "apply": "(model.transformer.h[0].output[0], 'transformer.ln_f')",
     "bitwise_and": "(x > 0, x < 2)", "bitwise_or": "(x > 0, x < 2)",
     "bitwise_left_shift": "(x.long(), 2)", "bitwise_right_shift": "(x.long(), 1)",
     "random": "(0, x.long())", "bitwise_xor": "(x > 0, x < 2)", "bitwise_not": "(x > 0)",
@@ -117,18 +121,41 @@ def function_of(op):
         for p in op.params])
     arguments = _EXAMPLES.get(op.name) or "({})".format(
         ", ".join(_ARGUMENTS[p.kind] for p in op.params if not p.optional))
-    function.__doc__ = f"""{_MEANING.get(op.name, op.name)}
+    function.__doc__ = _doc(
+        op.name, arguments, f"""{_MEANING.get(op.name, op.name)}
 
         {_TYPES.get(op.types, "Takes every dtype that torch's function takes.")}
         Shapes follow torch's rules: operands broadcast, dimensions count from either end.
-        Raises RequestError, when the block ends, where shapes or dtypes do not fit.
+        Raises RequestError, when the block ends, where shapes or dtypes do not fit.""")
+    return function
+
+
+def _doc(name, arguments, text):
+    return f"""{text}
 
         >>> with model.trace("Hello"):
         ...     x = interpose.tensor([[1.0, 2.0, 0.5], [-1.0, 0.25, 3.0]])
-        ...     y = interpose.{op.name}{arguments}.save()
+        ...     y = interpose.{name}{arguments}
+        ...     y = (y[0] if isinstance(y, tuple) else y).save()
         >>> type(y.value).__name__
         'ndarray'
         """
+
+
+def function_of_composed(name, made, arguments):
+    """The function of what is made of ops: of a method, or of a run and tensors."""
+    def function(*args, **kwargs):
+        return _call(name, args, kwargs)
+
+    parameters = list(inspect.signature(made).parameters.values())
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = "interpose"
+    function.__signature__ = inspect.Signature(parameters[1:] if name in OF_RUN else parameters)
+    function.__doc__ = _doc(name, f"({arguments})", f"""{inspect.getdoc(made)}
+
+        Means what torch's function of the same name means; any of its tensors may be the proxy.
+        Raises ValueError or IndexError where shapes or places do not fit, RequestError where only
+        the server finds that.""")
     return function
 
 
@@ -140,6 +167,7 @@ def table():
 
 FUNCTIONS = {op.name: function_of(op) for op in table()
              if op.kind != "effect" and op.name != "getitem"}
+FUNCTIONS.update((name, function_of_composed(name, *row)) for name, row in COMPOSED.items())
 
 
 def tensor(data, dtype=None):
@@ -196,6 +224,12 @@ def _call(name, args, kwargs):
     """An op, or a method of the same name, whose first argument need not be a proxy."""
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     run = proxy._run if proxy is not None else current_run()
+    if name in OF_RUN:
+        return OF_RUN[name](run, *args, **kwargs)
+    return _call_method(run, name, args, kwargs)
+
+
+def _call_method(run, name, args, kwargs):
     if not hasattr(Proxy, name) or name == "where":
         return apply(run, name, args, kwargs)
     if not args:    # x=... or input=...
@@ -205,6 +239,9 @@ def _call(name, args, kwargs):
         args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
     x = getattr(args[0], "_as_tensor", lambda: args[0])()
     x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
+    if "axis" in kwargs and name in COMPOSED:   # numpy's
+        takes = inspect.signature(COMPOSED[name][0]).parameters
+        kwargs["dims" if "dims" in takes else "dim"] = kwargs.pop("axis")
     return getattr(x, name)(*args[1:], **kwargs)
 
 
@@ -225,9 +262,15 @@ def call_by_name(name, args, kwargs):
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
         return _call(op, args, kwargs)
-    if proxy is not None and not name.startswith("_") and callable(getattr(Proxy, name, None)):
-        return _call(name, args, kwargs)
-    raise TypeError(f"{name} is not offered on proxies: save the tensor and use it on its .value, "
-                    "or write it with the ops of interpose")
+    if proxy is not None and not op.startswith("_") and callable(getattr(Proxy, op, None)):
+        return _call_method(proxy._run, op, args, kwargs)
+    if op in OF_RUN:
+        return _call(op, args, kwargs)
+    if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
+        raise TypeError(no_shape(proxy._run, name.lstrip("_")))
+    near = difflib.get_close_matches(name, [*FUNCTIONS, *_OTHERS, *ALIASES], 3)
+    raise TypeError(f"{name} is not offered on proxies: "
+                    + (f"did you mean {' or '.join(near)}? Else " if near else "")
+                    + "save the tensor and use it on its .value, or write it with the ops of interpose")
 
 

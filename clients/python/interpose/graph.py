@@ -13,7 +13,7 @@ class Node:
 
     __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
                  "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
-                 "missing")
+                 "missing", "skips")
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None):
         self.op, self.args, self.kwargs = op, args, kwargs or {}
@@ -26,6 +26,7 @@ class Node:
         self.saves = []             # the save nodes of this one
         self.value = None           # of a save, once it has arrived
         self.condition = None       # of a save: the save of whether it counts (see condition.py)
+        self.skips = False          # of a set: whether it stands for a module that is left out
         self.missing = None         # of a save that is not sent: why, as half a sentence
         self.place = user_place()
 
@@ -169,11 +170,38 @@ class Graph:
         return kept[::-1]
 
 
+def _content(constant):
+    return constant["dtype"], tuple(constant["shape"]), constant["tensor"]
+
+
+def _flat(args):
+    for arg in args:
+        if isinstance(arg, list) and not isinstance(arg, Index):
+            yield from arg
+        else:
+            yield arg
+
+
+def with_constants(nodes):
+    """The nodes behind one for each array that several of their arguments hold: it travels, and is
+    stored, once."""
+    times = {}
+    for node in nodes:
+        for arg in _flat([*node.args, *node.kwargs.values()]):
+            if isinstance(arg, dict) and node.op != "constant":
+                times.setdefault(_content(arg), []).append(arg)
+    shared = [Node("constant", args[:1], optional=True) for args in times.values() if len(args) > 1]
+    return shared + nodes
+
+
 def wire(nodes):
     """`nodes` of the request."""
     index = {node: i for i, node in enumerate(nodes)}
+    shared = {_content(node.args[0]): i for i, node in enumerate(nodes) if node.op == "constant"}
 
     def form(arg):
+        if isinstance(arg, dict) and _content(arg) in shared:
+            return {"node": shared[_content(arg)]}
         if isinstance(arg, Node):
             return {"node": index[arg]}
         if isinstance(arg, list) and not isinstance(arg, Index):
@@ -182,7 +210,8 @@ def wire(nodes):
 
     rows = []
     for node in nodes:
-        row = {"op": node.op, "args": [form(a) for a in node.args]}
+        args = node.args if node.op == "constant" else [form(a) for a in node.args]
+        row = {"op": node.op, "args": args}
         if node.kwargs:
             row["kwargs"] = {name: form(a) for name, a in node.kwargs.items()}
         if node.invoke is not None:

@@ -23,6 +23,10 @@ class Iterations:
     def __getitem__(self, key):
         return Iteration(self._run, self._path, key)
 
+    def __call__(self, *collection):
+        raise TypeError("iter takes steps, as iter[1:3]; over anything else Python's own loop goes: "
+                        "`for item in ...:`")
+
 
 class Iteration:
     """Some steps of a run, for the hooks of one module and those below it ("" is the model)."""
@@ -151,7 +155,7 @@ class List(builtins.list):
         if not hasattr(item, "_moved"):
             super().append(item)
             return
-        run, recording = item._run, item._run.recording
+        run, recording = item._run, item._run.writer.recording
         n_proxies = len(recording.proxies) if recording else 0
         item = item._kept()
         self.take(run, item)

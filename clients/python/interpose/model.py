@@ -9,9 +9,12 @@ from . import run as runs
 from .client import Client
 from .edit import Edit
 from .errors import RequestError, ServerError
+from .hooks import Hooks
 from .iteration import Iteration, Iterations
+from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
-from .proxy import Proxy, apply, operand
+from .proxy import Proxy, operand
+from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
 from .values import whole
@@ -22,9 +25,12 @@ class Spec:
 
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
+        self.refused = document.get("refused", {})
+        self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.modules = set(document["modules"])     # that can be applied, by path with a *
 
 
 class Module:
@@ -166,16 +172,50 @@ class Module:
                                "`with run.invoke(prompt):`")
         return invoke
 
+    def skip(self, replacement):
+        """The module is left out: its output is `replacement`, a tensor or a tuple like its output,
+        and nothing inside it can be looked at in this step.
+
+        Raises RequestError, when the block ends, for a module that cannot be skipped (those that can
+        are blocks, attn, mlp and layernorms) and for looking inside.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     before = model.transformer.h[0].output
+        ...     model.transformer.h[1].skip(before)
+        ...     after = model.transformer.h[1].output[0].save()
+        ...     before = before[0].save()
+        >>> bool((after == before.value).all())
+        True
+        """
+        place = self._tensors("output") if "output" in self._branch.leaves else None
+        if place is None:
+            raise self._unknown("output")
+        if isinstance(place, tuple):
+            place = place[0]
+            replacement = replacement[0] if isinstance(replacement, tuple) else replacement
+        run = place._run
+        run.skip(self._path, place._node, operand(run, replacement))
+
     # The rest.
 
     def __call__(self, x):
-        """What the module makes of a tensor: for the modules that the server has as ops."""
-        run, name = runs.current_run(self._model), self._path.rpartition(".")[2]
-        op = run.spec.ops.get(name)
-        if op is None or op.kind != "call" or len(op.params) != 1:
-            raise TypeError(f"{self._path} cannot be called: the modules that can are lm_head and "
-                            "transformer.ln_f")
-        return apply(run, name, [x])
+        """What the module makes of a tensor, with the model's own numbers; no hook sees it.
+
+        Layernorms, c_attn, c_proj, c_fc, act, mlp and lm_head take (..., width) of what they are
+        given in the model and give a tensor; wte and wpe take ids. attn and a block take
+        (..., T, D), the rows of a whole sequence from position 0 on, and give a tuple of one
+        tensor, as their `.output` is.
+
+        Raises TypeError for a module that computes nothing; RequestError, when the block ends, for
+        another width or dtype.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     hidden = model.transformer.h[2].output[0][:, -1]
+        ...     logits = model.lm_head(model.transformer.ln_f(hidden)).save()
+        >>> logits.value.shape == (1, model.config.vocab)
+        True
+        """
+        return applied(self, x)
 
     def __repr__(self):
         return "\n".join(_drawn(self._path or "model", self._branch, self._model, 0))
@@ -275,6 +315,19 @@ class LanguageModel:
     def server_name(self):
         """What the server calls the model."""
         return self.config.name
+
+    @property
+    def hooks(self):
+        """The hook points by Hugging Face's and TransformerLens's names, to be read and set.
+
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     pattern = model.hooks["blocks.3.attn.hook_pattern"].save()
+        ...     model.hooks["z", 4][:, :, 1] = 0.0
+        ...     resid = model.hooks["resid_post", -1].save()
+        >>> pattern.value.shape == (1, model.config.n_heads, 10, 10)
+        True
+        """
+        return Hooks(self, Module(self, "", self.spec.tree))
 
     def _known(self):
         if self._spec is None:
@@ -415,6 +468,23 @@ class LanguageModel:
         """
         self._refuse("edit", unsupported, "a prompt and inplace")
         return Edit(self, self if inplace else copy.copy(self), prompt)
+
+    def session(self, *, progress=None, **unsupported):
+        """Several runs as one request: they run one behind the other when the session's block ends,
+        and a run can use values of those before it, which stay on the server.
+
+        >>> with model.session():
+        ...     with model.trace("The Eiffel Tower is in the city of"):
+        ...         hidden = model.transformer.h[1].output[0]
+        ...     with model.trace("The Colosseum is in the city of"):
+        ...         model.transformer.h[1].output[0][:, -1] = hidden[:, -1]
+        ...         changed = model.transformer.h[1].output[0].save()
+        ...     hidden = hidden.save()
+        >>> bool((changed[:, -1] == hidden[:, -1]).all())
+        True
+        """
+        self._refuse("session", unsupported, "progress")
+        return Session(self, self._progress(progress))
 
     def clear_edits(self):
         """Takes back all edits of this model."""

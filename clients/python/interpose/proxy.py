@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 import difflib
-import numbers
 
 import numpy as np
 
+from . import converted
+from .converted import Converted
 from .errors import NoValue
 from .finished import Value
-from .graph import Index
 from .numeric import Numeric
 from .spec import bind
-from .values import as_array, constant, dtype_name, is_array_like, whole
+from .values import constant, dtype_name, dtype_text, is_array_like, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
@@ -21,8 +21,9 @@ ALIASES = {
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
     "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
-    "concatenate": "cat", "concat": "cat", "hstack": None,
-    "linalg_norm": "norm", "ravel": "flatten", "broadcast_to": "expand", "copy": "clone",
+    "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
+    "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
+    "linalg_diagonal": "diagonal",
 }
 
 
@@ -38,8 +39,9 @@ class Proxy(Numeric):
 
     def __init__(self, run, node, save=None):
         self._run, self._node, self._save = run, node, save
-        if run.recording is not None:
-            run.recording.proxies.append(self)
+        recording = run.writer.recording
+        if recording is not None:
+            recording.proxies.append(self)
 
     # What is known before the run.
 
@@ -201,21 +203,23 @@ class Proxy(Numeric):
     # Reading and changing parts.
 
     def __getitem__(self, key):
-        index = index_of(key)
+        from . import indexing
+        index = indexing.basic_of(key)
         if index is None:
-            return _pick(self, key)
+            return indexing.pick(self, key)
         return apply(self._run, "getitem", [self, index])
 
     def __setitem__(self, key, value):
-        index = index_of(key)
+        from . import indexing
+        index = indexing.basic_of(key)
         if index is None:
-            _put(self, key, value)
+            indexing.put(self, key, value)
         elif not self._was_changed_by(index, value):
             self[key]._assign(value)
 
     def _was_changed_by(self, index, value):
         """Whether this is the second half of `x[...] += v`: Python has set x[...] to itself."""
-        if not isinstance(value, Proxy) or value._run is not self._run:
+        if not isinstance(value, Proxy) or value._run.graph is not self._run.graph:
             return False
         node = value._node
         return (node.op == "getitem" and node.args[0] is self._run.graph.used(self._node)
@@ -250,9 +254,14 @@ class Proxy(Numeric):
         op = ops.get(ALIASES.get(name, name))
         if op is not None and op.kind != "effect":
             return Method(self, op.name)
+        if name in ("unsqueeze_", "squeeze_", "transpose_", "swapaxes_", "swapdims_", "t_"):
+            raise AttributeError(f"{name}() would give x itself another shape: write x = "
+                                 f"x.{name[:-1]}(...)")
         if name.endswith("_") and hasattr(self, name[:-1]):
             change = getattr(self, name[:-1])
             return lambda *args, **kwargs: self._assign(change(*args, **kwargs))
+        if name in self._run.spec.refused:
+            raise AttributeError(no_shape(self._run, name))
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
                              + (f": did you mean {', '.join(near)}?" if near else ""))
@@ -351,7 +360,11 @@ class Proxy(Numeric):
                 dtype = arg.dtype
             elif not _is_device(arg):
                 dtype = arg
-        return self if dtype is None else apply(self._run, "to", [self, dtype])
+        if dtype is None:
+            return self
+        name = dtype_text(dtype)
+        return (Converted.of(self, name) if name in converted.NAMES
+                else apply(self._run, "to", [self, name]))
 
     type = to
     astype = to
@@ -369,8 +382,21 @@ class Proxy(Numeric):
         return apply(self._run, "to", [self, "int64"])
 
     def int(self):
-        """As int64, the only integer that a server has."""
-        return apply(self._run, "to", [self, "int64"])
+        """As int32, to be saved: a server computes in int64, which is long(). What int32 does not
+        hold wraps."""
+        return Converted.of(self, "int32")
+
+    def half(self):
+        """As float16, to be saved."""
+        return Converted.of(self, "float16")
+
+    def bfloat16(self):
+        """As bfloat16, to be saved: `.torch()` has that dtype, `.value` is float32."""
+        return Converted.of(self, "bfloat16")
+
+    def double(self):
+        """As float64, to be saved: the numbers are those of float32, or of int64."""
+        return Converted.of(self, "float64")
 
     def bool(self):
         """As bool."""
@@ -413,10 +439,11 @@ class Proxy(Numeric):
                             "of two in the middle")
         if name in ("var", "std"):
             kwargs = {**kwargs, "correction": kwargs.get("ddof", 0), "ddof": None}
-        if name == "norm":
-            name = "linalg_norm"
-        result = call_by_name({"max": "amax", "min": "amin"}.get(name, name), args, kwargs)
-        return result.values if name == "sort" else result      # numpy's have no indices
+        theirs = {"max": "amax", "min": "amin",     # numpy's have no indices, or mean other things
+                  "norm": "linalg_norm", "repeat": "repeat_interleave", "split": "tensor_split",
+                  "array_split": "tensor_split"}
+        result = call_by_name(theirs.get(name, name), args, kwargs)
+        return result.values if name == "sort" else result
 
     # Python's operators.
 
@@ -567,6 +594,9 @@ def apply(run, name, args, kwargs=None, optional=False):
         if kwargs.get(ignored) is None or ignored == "_stacklevel":
             kwargs.pop(ignored, None)
     given = {p: _convert(run, op, p, v) for p, v in bind(op, args, kwargs).items()}
+    first = given.get(op.params[0].name)
+    if isinstance(first, dict) and (op.kind == "view" or name == "to"):     # nobody else's constant
+        given[op.params[0].name] = run.add("clone", [first])
     in_order = []
     for param in op.params:
         if param.name not in given:
@@ -600,13 +630,47 @@ def operand(run, value):
     if isinstance(value, Finished) and value._run is not run:
         value = value.value
     if isinstance(value, Proxy):
-        if value._run is not run:
+        if value._run.graph is not run.graph:
             raise ValueError(f"{value._label()} is of another run: save it there and use its "
                              ".value here")
         return value._node
     if not is_array_like(value):
         raise TypeError(f"a tensor, an array or a number is needed here, not {value!r:.80}")
     return constant(value)
+
+
+# What is made of ops, by name, with the arguments of its example, in which x is (2, 3).
+COMPOSED, OF_RUN = {}, {}
+
+
+def method(arguments):
+    """Makes a function of a tensor a method of proxies, and torch's function of its name."""
+    def give(made):
+        COMPOSED[made.__name__] = made, arguments
+        setattr(Proxy, made.__name__, made)
+        return made
+    return give
+
+
+def function(arguments):
+    """Makes a function of a run and of tensors, of which any may be the proxy, torch's of its name."""
+    def give(made):
+        COMPOSED[made.__name__] = made, arguments
+        OF_RUN[made.__name__] = made
+        return made
+    return give
+
+
+def proxy_of(run, value):
+    """The proxy that stands for a tensor, an array or a number."""
+    value = getattr(value, "_as_tensor", lambda: value)()
+    return value if isinstance(value, Proxy) else apply(run, "clone", [value])
+
+
+def no_shape(run, name):
+    """Why there is nothing of this name, from the server's table."""
+    return (f"{name} is not offered: the shape of its result depends on values, and every shape is "
+            f"known before a run; {run.spec.refused[name]}")
 
 
 def as_proxy(x):
@@ -634,102 +698,3 @@ def _is_device(arg):
             or isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "mps"))
 
 
-# Indices.
-
-def _is_mask(item):
-    return isinstance(item, Proxy) or getattr(getattr(item, "dtype", None), "kind", "") == "b" or (
-        str(getattr(item, "dtype", "")) == "torch.bool")
-
-
-def index_of(key):
-    """x[key] as the wire has it; None where the key holds a list or a tensor (see _pick, _put)."""
-    index = Index()
-    for item in (key or (Ellipsis,)) if isinstance(key, tuple) else (key,):
-        if item is None:
-            index.append(None)
-        elif item is Ellipsis:
-            index.append("...")
-        elif isinstance(item, slice):
-            index.append({"slice": [b if b is None else whole(b, "a slice's bound")
-                                    for b in (item.start, item.stop, item.step)]})
-        elif _is_several(item):
-            return None
-        else:
-            index.append(whole(item, "an index"))
-    return index
-
-
-def _is_several(item):
-    return isinstance(item, (list, range, Proxy)) or bool(getattr(item, "ndim", 0))
-
-
-def _picked(key):
-    """A key with lists of integers side by side: what stands before them, the indices that they
-    choose together, what comes behind."""
-    key = key if isinstance(key, tuple) else (key,)
-    at = [i for i, item in enumerate(key) if _is_several(item)]
-    lists = [key[i] for i in at]
-    for item in lists:
-        if _is_mask(item) or isinstance(item, list) and any(
-                isinstance(i, (bool, Proxy)) for i in item):
-            raise IndexError("an index must be known before the run: take where(mask, x, y) for a "
-                             "mask or a computed index; x[mask] = number works")
-    lists = [as_array(item) for item in lists]
-    if at[-1] - at[0] >= len(at) or any(item.shape != lists[0].shape for item in lists) or (
-            lists[0].ndim != 1 or not lists[0].size):
-        raise IndexError("lists of integers in an index must stand side by side and have one "
-                         "length, 1 or more: " + " and ".join(str(item.tolist()) for item in lists))
-    chosen = list(zip(*([whole(i, "an index") for i in item.tolist()] for item in lists)))
-    return key[:at[0]], chosen, key[at[-1] + 1:]
-
-
-def _kept(items):
-    return sum(item is None or isinstance(item, slice) for item in items)
-
-
-# A chosen element keeps its dimension: x[:, (i, None)] and not x[:, i:i + 1], which would be empty,
-# and not refused, where i is out of range.
-
-def _pick(x, key):
-    """x[:, [1, 5, 7]], x[0, [0, 1], [5, 7]]: the chosen elements, one behind the other."""
-    before, chosen, after = _picked(key)
-    dim = -1 - _kept(after) if Ellipsis in before else _kept(before)
-    if len(chosen[0]) == 1 and min(chosen)[0] >= 0:     # one list, of places that are known
-        whole_dim = x[(*before, slice(None), *after)] if before or after else x
-        return apply(x._run, "index_select", [whole_dim, dim, [i for i, in chosen]])
-    return apply(x._run, "cat", [[x[(*before, *i, None, *after)] for i in chosen], dim])
-
-
-def _put(x, key, value):
-    """x[:, [1, 5, 7]] = v, element by element; x[mask] = number."""
-    if not isinstance(key, (tuple, list)) and _is_mask(key):
-        return _put_where(x, key, value)
-    before, chosen, after = _picked(key)
-    value = getattr(value, "_as_tensor", lambda: value)()
-    if not isinstance(value, (Proxy, numbers.Real)):
-        value = as_array(value)
-    shared, from_end = not getattr(value, "ndim", 0), 0
-    if not shared:      # does the value have the chosen dimension?
-        named = sum(not (i is None or i is Ellipsis) for i in before + after) + len(chosen[0])
-        from_end = 1 + _kept(after) + (x.ndim - named if Ellipsis not in before else 0)
-        shared = value.ndim < from_end or value.shape[-from_end] == 1
-    if not shared and value.shape[-from_end] != len(chosen):
-        raise IndexError(f"{value.shape[-from_end]} values for {len(chosen)} indices")
-    for n, i in enumerate(chosen):
-        part = value if shared else value[(Ellipsis, n, None) + (slice(None),) * (from_end - 1)]
-        x[(*before, *i, None, *after)] = part
-    return None
-
-
-def _put_where(x, mask, value):
-    value = getattr(value, "_as_tensor", lambda: value)()
-    if not isinstance(value, numbers.Real) and getattr(value, "ndim", 1):
-        raise IndexError("x[mask] takes one number: for a tensor use where(mask, y, x)")
-    mask = mask if isinstance(mask, Proxy) else as_array(mask)
-    if mask.dtype.kind != "b":
-        raise IndexError("an index must be known before the run: take where(mask, x, y) for a mask "
-                         "or a computed index; x[mask] = number works")
-    if mask.ndim != x.ndim:     # a mask of the first dimensions
-        mask = mask.reshape(tuple(mask.shape) + (1,) * (x.ndim - mask.ndim))
-    x._assign(apply(x._run, "where", [mask, value, x]))
-    return None

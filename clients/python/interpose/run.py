@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextvars
+import re
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Run:
         self.saved, self.lists = [], []     # proxies and lists that get values
         self.request_id = self.timing = None
         self.outer = None
+        self.session = None         # that the run belongs to
         self._progress = progress
         self._implicit = None if prompt is None else Invoke(self, prompt)
         self._state, self._failure = "new", None
@@ -64,6 +66,7 @@ class Run:
         return max(1, self.max_new_tokens)
 
     can_plan = True     # whether shapes are known while it is written
+    takes_runs = False  # whether runs can be written inside it
 
     @property
     def is_open(self):
@@ -88,6 +91,10 @@ class Run:
 
     def _open(self):
         """What stands at the front of the block."""
+        if self.session is not None:
+            self.graph = self.session.graph
+            self.session.runs.append(self)
+            self.conditions = self.session.conditions[-1:]
         if self._implicit is not None:
             self._implicit.__enter__()
 
@@ -111,8 +118,15 @@ class Run:
         if not self.invokes:
             raise ValueError("this run has no prompt: open an invoke, "
                              "`with run.invoke(prompt):`, or give the prompt to trace(...)")
+        if self.session is not None:
+            self._state = "waiting"
+            return
         self._send()
         self._state = "done"
+        self.settle()
+
+    def settle(self):
+        """The values have come: they take the place of proxies and of the items of lists."""
         for proxy in self.saved:
             proxy._settle()
         for each in self.lists:
@@ -125,9 +139,17 @@ class Run:
         run = self.outer
         while run is not None:
             if run.model.client is self.model.client:
-                raise RuntimeError(f"a run of this model is open already, from {run._place}: end it "
-                                   "first, or write several invokes into one run")
+                if not run.takes_runs or self.takes_runs:
+                    raise RuntimeError(
+                        f"a run of this model is open already, from {run._place}: end it first, or "
+                        "write several invokes into one run, or runs into `with model.session():`")
+                self.session = run
+                return
             run = run.outer
+
+    def follow(self, session):
+        """What has become of a session has become of its runs."""
+        self._state, self._failure = session._state, session._failure
 
     def invoke(self, prompt, *, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
@@ -277,6 +299,11 @@ class Run:
             return self.log(*args)
         return (List if function is list else function)(*args, **kwargs)
 
+    def count(self, invoke):
+        """Takes an invoke; returns its number, counted through all runs of a session."""
+        self.invokes.append(invoke)
+        return len(self.invokes) - 1 if self.session is None else self.session.count(invoke)
+
     # What belongs to the run as a whole.
 
     @property
@@ -305,6 +332,7 @@ class Run:
             "open": "it arrives when the `with` block of the run ends",
             "abandoned": "an exception ended the block, so nothing was run",
             "failed": f"the run failed: {self._failure}",
+            "waiting": "it arrives when the `with` block of the session ends",
             "scanned": "it was scanned, not run: its shape and dtype are known",
             "done": "the generation ended before its step",
         }[self._state]
@@ -313,6 +341,8 @@ class Run:
 
     def add(self, op, args, kwargs=None, **facts):
         """Adds a node, while the run is open; inside a condition, with what it makes of it."""
+        if self.writer is not self:
+            return self.writer.add(op, args, kwargs, **facts)
         self._check_open()
         if self.is_muted:
             return self._mute(op, args, kwargs, facts)
@@ -352,6 +382,21 @@ class Run:
             return
         self.write_replace(hook, self._choice(hook, value) if self.chooses else value)
 
+    def skip(self, module, hook, value):
+        """`module.skip(value)`: inside a condition only its output can be chosen."""
+        self._check_open()
+        if self.is_muted or self.chooses:
+            self.replace(hook, value)
+            return
+        self.write_replace(hook, value, skips=True)
+        self.open_invoke.skipped.add((module, hook.step))
+
+    @property
+    def writer(self):
+        """Who writes what is made of the run's values: the run, or later that of its session which
+        is open."""
+        return self if self.session is None or self.is_open else self.session.open_run()
+
     @property
     def condition(self):
         """Whether what is written here counts: True, False, or a proxy that will tell."""
@@ -366,7 +411,8 @@ class Run:
     def is_muted(self):
         """Whether nothing that is written here counts."""
         return self.condition is False or self._is_stopped or (
-            self.open_invoke is not None and self.open_invoke.is_stopped)
+            self.open_invoke is not None and self.open_invoke.is_stopped) or (
+            self.session is not None and self.session._is_stopped)
 
     def _mute(self, op, args, kwargs, facts):
         if op not in ("set", "save"):
@@ -398,13 +444,12 @@ class Run:
         """The node of a hook point at a step."""
         return self.graph.hook(path, self.open_invoke.index, step)
 
-    def write_replace(self, hook, value):
-        """Gives a module another tensor."""
-        recording, self.recording = self.recording, None
+    def write_replace(self, hook, value, skips=False):
+        """Gives a module another tensor, or stands for the module as a whole."""
         node = self.graph.replace(hook, value)
-        self.recording = recording
-        if recording is not None:
-            recording.take("replace", node, hook, value)
+        node.skips = skips
+        if self.recording is not None:
+            self.recording.take("replace", node, hook, value, skips)
         return node
 
     # Steps.
@@ -468,7 +513,10 @@ class Run:
 
     def _plan(self):
         """Gives all nodes so far their shapes and dtypes."""
-        nodes = list(self.graph.nodes)
+        if self.session is not None:
+            self.session._plan()
+            return
+        nodes = graphs.with_constants(self.graph.nodes)
         try:
             plan = self.model.client.ask("/v1/plan", self._request(nodes))
         except RequestError as e:
@@ -480,23 +528,24 @@ class Run:
             each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
 
     def _request(self, nodes):
-        return {
-            "model": self.model.server_name,
-            "invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
-            "max_new_tokens": self._wanted_tokens(nodes),
-            "sampling": self.sampling,
-            "nodes": graphs.wire(nodes),
-        }
+        return {"model": self.model.server_name, **self.trace_of(nodes),
+                "nodes": graphs.wire(nodes)}
+
+    def trace_of(self, nodes):
+        """The request's prompts, and how they go on."""
+        return {"invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
+                "max_new_tokens": self._wanted_tokens(nodes), "sampling": self.sampling}
 
     def _wanted_tokens(self, nodes):
         """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
         if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
             return self.max_new_tokens
-        last = max((node.step or 0 for node in nodes), default=0)
+        ours = {invoke.index for invoke in self.invokes}
+        last = max((node.step or 0 for node in nodes if node.invoke in ours), default=0)
         return min(self.max_new_tokens, last + bool(last))
 
     def _send(self):
-        nodes = self.graph.needed()
+        nodes = graphs.with_constants(self.graph.needed())
         n_saves = sum(node.op == "save" for node in nodes)
         n_arrived = 0
         try:
@@ -540,12 +589,16 @@ class Run:
         place = None
         if type(error.node) is int and 0 <= error.node < len(nodes):
             place = nodes[error.node].place
-        elif (error.path or "").startswith("invokes["):
-            i = error.path[len("invokes["):].partition("]")[0]
-            if i.isdigit() and int(i) < len(self.invokes):
-                place = self.invokes[int(i)].place
+        place = place or self._place_of(error.path)
         raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
                               place or self._place), place or self._place)
+
+
+    def _place_of(self, path):
+        """The line of the invoke that a path of the request names."""
+        invoke = re.match(r"invokes\[(\d+)\]", path or "")
+        return self.invokes[int(invoke[1])].place if (
+            invoke and int(invoke[1]) < len(self.invokes)) else None
 
 
 class Scan(Run):
@@ -564,6 +617,7 @@ class Invoke:
         self.prompt = prompt_of(prompt)
         self.index = None
         self.steps = {}     # module path -> how often .next() has moved it on
+        self.skipped = set()        # (module path, step) of module.skip()
         self.caches = []            # what tracer.cache() gave
         self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
         self.place = user_place()
@@ -578,8 +632,7 @@ class Invoke:
                                "the iteration or the condition inside it")
         if self.index is not None:
             raise RuntimeError("an invoke can be entered once")
-        self.index = len(self.run.invokes)
-        self.run.invokes.append(self)
+        self.index = self.run.count(self)
         self.run.open_invoke = self
         for recording in self.run.model._edits:
             recording.replay(self.run)

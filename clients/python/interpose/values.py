@@ -54,15 +54,21 @@ def is_array_like(data):
             or (hasattr(data, "detach") and hasattr(data, "cpu")))
 
 
-def dtype_name(dtype):
-    """The wire's name of a dtype given as a text, or as numpy's, torch's or Python's own."""
+def dtype_text(dtype):
+    """The name of a dtype given as a text, or as numpy's, torch's or Python's own."""
     if isinstance(dtype, str) or str(dtype).startswith("torch."):
         name = str(dtype).rpartition(".")[2]
     elif dtype is int or dtype is float:
         name = {int: "int64", float: "float32"}[dtype]
     else:
         name = np.dtype(dtype).name
-    name = {"float": "float32", "long": "int64"}.get(name, name)
+    return {"float": "float32", "long": "int64", "half": "float16", "double": "float64",
+            "int": "int32"}.get(name, name)
+
+
+def dtype_name(dtype):
+    """The wire's name of a dtype, which is one that a server computes in."""
+    name = dtype_text(dtype)
     if name not in DTYPES:
         raise TypeError(f"{name} is not offered: a server's tensors are float32, int64 or bool")
     return name

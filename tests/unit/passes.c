@@ -1,14 +1,19 @@
-/* Whole passes of tiny models on the CPU and on the emulated CUDA device, side by side: prompts in
+/* Whole passes on the CPU and on a CUDA device, emulated or real, side by side: prompts in
  * random chunks and single tokens, sequences that share passes by chance and some that leave them
  * early, large passes that let a shared one through, every activation read and a few changed on the
- * way. Whatever the one shows, the other shows to the bit. */
+ * way. Whatever the one shows, the other shows to the bit, and so do all machines: some logits are
+ * also compared with a hash of what they were when this was written.
+ *
+ *     passes [large]      with a model of GPT-2 small's sizes too
+ */
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-#include "../tiny_gpt2.h"
+#include "../../kernels/gpt2.h"
+#include "../made_model.h"
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
@@ -285,8 +290,8 @@ static void passes_have_the_same_bits_on_both(void **state)
     (void)state;
     for (int model = 0; model < COUNT(shapes); model++) {
         const struct model_shape *m = &shapes[model];
-        char folder[] = "/tmp/pass_emulated.XXXXXX";
-        tiny_model(folder, m, 3 + (uint64_t)model);
+        char folder[MADE_TEXT_SIZE];
+        made_model(folder, m, 3 + (uint64_t)model);
         for (int i = 0; i < COUNT(sides); i++)
             side_open(&sides[i], backends[i], folder, m);
         struct sequence all[SEQUENCES];
@@ -305,8 +310,94 @@ static void passes_have_the_same_bits_on_both(void **state)
         }
         for (int i = 0; i < COUNT(sides); i++)
             side_close(&sides[i]);
-        tiny_remove(folder);
     }
+}
+
+/* Logits of a prompt in two chunks, then of greedy steps: their bytes' hash (FNV-1a). */
+static const struct golden {
+    struct model_shape shape;
+    uint64_t hash;
+    bool is_large;
+} goldens[] = {
+    {{3, 3, 51, 77, 257, 103, 1e-5f}, UINT64_C(0x7e9f8415efc846d0), false},
+    {{2, 4, 64, 256, 101, 200, 1e-5f}, UINT64_C(0x128411304b1d1822), false},
+    {{12, 12, 768, 3072, 50257, 1024, 1e-5f}, UINT64_C(0xdcfd45e9e09b2150), true},
+};
+enum { GOLDEN_TOKENS = 44, GOLDEN_STEPS = 4, GOLDEN_CHUNK = 17 };
+
+static bool has_large;
+
+static void no_hook(void *context, enum point p, int block, const struct tensor *x)
+{
+    (void)context, (void)p, (void)block, (void)x;
+}
+
+static int32_t greatest(const float *x, int n)
+{
+    int at = 0;
+    for (int i = 1; i < n; i++)
+        at = x[i] > x[at] ? i : at;
+    return at;
+}
+
+/* Appends `n` tokens of a sequence to the hash, and the one that the last of them calls for. */
+static uint64_t hash_on(struct side *s, uint64_t hash, int32_t *tokens, int past, int n)
+{
+    static const int32_t pages[] = {3, 1};
+    const int V = s->m->shape.vocab, last_site = n_sites(s->m->shape.n_blocks) - 1;
+    int32_t positions[GOLDEN_TOKENS], rows[GOLDEN_TOKENS];
+    const uint64_t none[64] = {0};
+    for (int i = 0; i < n; i++) {
+        positions[i] = past + i;
+        rows[i] = i;
+    }
+    const struct span span = {0, n, past, pages};
+    const struct pass p = {.n_rows = n, .n_spans = 1, .n_logits = n, .tokens = tokens + past,
+                           .positions = positions, .spans = &span, .last_sites = &last_site,
+                           .logits_rows = rows, .wanted = none, .written = none, .hook = no_hook};
+    must(gpt2_run(s->m, &p, &error));
+    const int64_t shape[] = {n, V};
+    const struct tensor logits = {(float *)(uintptr_t)gpt2_logits(s->m, p.lane), DT_f32,
+                                  view_of(2, shape)};
+    float *seen = ARENA_ARRAY(&arena, float, (size_t)n * (size_t)V);
+    s->be->download(s->d, seen, &logits);
+    must(s->be->fence(s->d, &error));
+    for (size_t i = 0; i < sizeof *seen * (size_t)n * (size_t)V; i++)
+        hash = (hash ^ ((const unsigned char *)seen)[i]) * UINT64_C(0x100000001b3);
+    tokens[past + n] = greatest(seen + (size_t)(n - 1) * (size_t)V, V);
+    return hash;
+}
+
+static uint64_t hash_of(struct side *s)
+{
+    int32_t tokens[GOLDEN_TOKENS + GOLDEN_STEPS + 1];
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (int i = 0; i < GOLDEN_TOKENS; i++)
+        tokens[i] = i * 7919 % s->m->shape.vocab;
+    hash = hash_on(s, hash, tokens, 0, GOLDEN_CHUNK);
+    for (int i = GOLDEN_CHUNK; i < GOLDEN_TOKENS; i++)
+        tokens[i] = i * 7919 % s->m->shape.vocab;
+    hash = hash_on(s, hash, tokens, GOLDEN_CHUNK, GOLDEN_TOKENS - GOLDEN_CHUNK);
+    for (int i = GOLDEN_TOKENS; i < GOLDEN_TOKENS + GOLDEN_STEPS; i++)
+        hash = hash_on(s, hash, tokens, i, 1);
+    arena_free(&arena);
+    return hash;
+}
+
+static void logits_are_what_they_always_were(void **state)
+{
+    (void)state;
+    for (int g = 0; g < COUNT(goldens); g++)
+        for (int i = 0; i < COUNT(sides) && (has_large || !goldens[g].is_large); i++) {
+            char folder[MADE_TEXT_SIZE];
+            side_open(&sides[i], backends[i], made_model(folder, &goldens[g].shape, 1),
+                      &goldens[g].shape);
+            const uint64_t hash = hash_of(&sides[i]);
+            side_close(&sides[i]);
+            if (hash != goldens[g].hash)
+                fail_msg("%s on %s: 0x%016llx", folder, backends[i]->name,
+                         (unsigned long long)hash);
+        }
 }
 
 static void a_device_that_is_not_there_is_refused(void **state)
@@ -314,16 +405,19 @@ static void a_device_that_is_not_there_is_refused(void **state)
     (void)state;
     struct device *d;
     struct err e = {0};
-    const struct device_options o = {.rows_max = 1, .context_max = 1, .number = 1};
+    const struct device_options o = {.rows_max = 1, .context_max = 1, .number = 999};
     assert_false(backend_cuda.open(&d, &o, &e));
     assert_int_equal(e.code, ERR_device);
-    assert_string_equal(e.text, "no CUDA device 1: this machine has 1");
+    const char *const says = "no CUDA device 999: this machine has ";
+    assert_memory_equal(e.text, says, strlen(says));
 }
 
-int main(void)
+int main(int n_arguments, char **arguments)
 {
+    has_large = n_arguments > 1 && strcmp(arguments[1], "large") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_is_not_there_is_refused),
+        cmocka_unit_test(logits_are_what_they_always_were),
         cmocka_unit_test(passes_have_the_same_bits_on_both),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,281 @@
+/* Times of the CUDA backend without HTTP, for bench/gpu.py to put into a table: `gpu [tiny]`. Lines:
+ *
+ *   device TEXT
+ *   limit read_gb N           read from memory, GB/s
+ *   limit fma_gflop N         multiply-adds from registers, GFLOP/s
+ *   gemm NAME M OURS [CUBLAS [TF32]]    milliseconds; cuBLAS where its library is found
+ *   decode N MS               a step of N sequences
+ *   prefill N MS              a prompt of N tokens with all logits
+ *
+ * The model is made (tests/made_model.h) with GPT-2 small's sizes; `tiny` is for a dry run on the
+ * emulated device. Medians.
+ */
+#include "../kernels/cuda/device.h"
+
+#include <dlfcn.h>
+#include <initializer_list>
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+#include "../kernels/gpt2.h"
+#include "../tests/made_model.h"
+}
+
+enum { ROUNDS = 9, ROWS = 1024, PAGES_EACH = 16, PAST = 20, CHAINS = 8, NOT_TURNED = 0 };
+
+static const struct backend *const be = &backend_cuda;
+static struct device *device;
+static struct err error;
+
+static void must(bool went_well)
+{
+    if (went_well)
+        return;
+    fprintf(stderr, "%s\n", error.text);
+    exit(1);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *static_cast<const double *>(a), y = *static_cast<const double *>(b);
+    return (x > y) - (x < y);
+}
+
+/* Median seconds of `run`, of which `calls` are queued before one fence. */
+template <class F> static double time_of(int calls, F run)
+{
+    double seconds[ROUNDS];
+    for (int i = -2; i < ROUNDS; i++) {
+        const double start = seconds_now();
+        for (int c = 0; c < calls; c++)
+            run();
+        must(be->fence(device, &error));
+        if (i >= 0)
+            seconds[i] = (seconds_now() - start) / calls;
+    }
+    qsort(seconds, ROUNDS, sizeof *seconds, compare);
+    return seconds[ROUNDS / 2];
+}
+
+static float *floats(size_t count)
+{
+    void *p;
+    must(be->alloc(device, &p, sizeof(float) * count, &error));
+    return static_cast<float *>(p);
+}
+
+/* Limits. */
+
+__global__ void read_kernel(float *out, const float4 *x, int64_t count)
+{
+    float sum = 0;
+    const int64_t step = (int64_t)gridDim.x * BLOCK;
+    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < count; i += step) {
+        const float4 four = x[i];
+        sum += (four.x + four.y) + (four.z + four.w);
+    }
+    out[blockIdx.x * BLOCK + threadIdx.x] = sum;
+}
+
+__global__ void fma_kernel(float *out, int rounds)
+{
+    float chain[CHAINS];
+    for (int c = 0; c < CHAINS; c++)
+        chain[c] = (float)(threadIdx.x + (unsigned)c);
+    for (int i = 0; i < rounds; i++)
+        for (int c = 0; c < CHAINS; c++)
+            chain[c] = fmaf(chain[c], 0.9999f, 1e-6f);
+    float sum = 0;
+    for (int c = 0; c < CHAINS; c++)
+        sum += chain[c];
+    out[blockIdx.x * BLOCK + threadIdx.x] = sum;
+}
+
+static void say_limits(bool tiny)
+{
+    const unsigned grid = tiny ? 2 : 4096;
+    const int64_t count = tiny ? 4096 : (int64_t)1 << 28; /* floats: larger than any cache */
+    const int rounds = tiny ? 4 : 4096;
+    float *out = floats((size_t)grid * BLOCK), *x = floats((size_t)count);
+    const double read = time_of(tiny ? 1 : 4, [&] {
+        LAUNCH(read_kernel, grid, BLOCK, 0, device->stream, out,
+               reinterpret_cast<const float4 *>(x), count / 4);
+        CHECK_LAUNCH(device);
+    });
+    const double fma = time_of(tiny ? 1 : 4, [&] {
+        LAUNCH(fma_kernel, grid, BLOCK, 0, device->stream, out, rounds);
+        CHECK_LAUNCH(device);
+    });
+    printf("limit read_gb %.3f\n", 4e-9 * (double)count / read);
+    printf("limit fma_gflop %.3f\n", 2e-9 * (double)CHAINS * grid * BLOCK * (double)rounds / fma);
+    be->release(device, x, 0);
+    be->release(device, out, 0);
+}
+
+/* Products beside cuBLAS, whose library is looked for at run time. */
+static struct {
+    void *handle;
+    int (*create)(void **handle);
+    int (*set_stream)(void *handle, cudaStream_t stream);
+    int (*set_math)(void *handle, int mode);
+    int (*gemm)(void *handle, int ta, int tb, int m, int n, int k, const float *alpha,
+                const float *a, int lda, const float *b, int ldb, const float *beta, float *c,
+                int ldc);
+} blas;
+enum { MATH_DEFAULT = 0, MATH_TF32 = 3 };
+
+template <class F> static void find(F &to, void *library, const char *name)
+{
+    to = reinterpret_cast<F>(dlsym(library, name));
+}
+
+static void blas_open(void)
+{
+    static const char *const names[] = {"libcublas.so", "libcublas.so.13", "libcublas.so.12"};
+    void *library = NULL;
+    for (const char *name : names)
+        library = library ? library : dlopen(name, RTLD_NOW);
+    if (!library)
+        return;
+    find(blas.create, library, "cublasCreate_v2");
+    find(blas.set_stream, library, "cublasSetStream_v2");
+    find(blas.set_math, library, "cublasSetMathMode");
+    find(blas.gemm, library, "cublasSgemm_v2");
+    if (!blas.create || !blas.set_stream || !blas.set_math || !blas.gemm
+        || blas.create(&blas.handle) != 0 || blas.set_stream(blas.handle, device->stream) != 0)
+        blas.handle = NULL;
+}
+
+struct product {
+    const char *name;
+    int K, columns;
+};
+
+/* Row-major x (M, K) @ w (K, columns) is column-major w^T x^T. */
+static double blas_time(const struct product *p, int M, float *out, const float *x, const float *w,
+                        int mode)
+{
+    const float one = 1, zero = 0;
+    blas.set_math(blas.handle, mode);
+    return time_of(20, [&] {
+        blas.gemm(blas.handle, NOT_TURNED, NOT_TURNED, p->columns, M, p->K, &one, w, p->columns, x, p->K, &zero, out,
+                  p->columns);
+    });
+}
+
+static void say_product(const struct product *p, int M)
+{
+    const size_t size = (size_t)p->K * (size_t)p->columns;
+    float *matrix = static_cast<float *>(calloc(size, sizeof(float)));
+    float *x = floats((size_t)M * (size_t)p->K), *out = floats((size_t)M * (size_t)p->columns);
+    struct weight *w;
+    must(be->weight_pack(device, &w, matrix, LAYOUT_kn, p->K, p->columns, &error));
+    const double ours = time_of(20, [&] {
+        be->linear(device, out, x, w, NULL, M, EPILOGUE_none, NULL);
+    });
+    printf("gemm %s %d %.5f", p->name, M, 1e3 * ours);
+    if (blas.handle) {
+        float *plain = floats(size);
+        printf(" %.5f", 1e3 * blas_time(p, M, out, x, plain, MATH_DEFAULT));
+        printf(" %.5f", 1e3 * blas_time(p, M, out, x, plain, MATH_TF32));
+        be->release(device, plain, 0);
+    }
+    printf("\n");
+    be->weight_free(device, w);
+    be->release(device, out, 0);
+    be->release(device, x, 0);
+    free(matrix);
+}
+
+/* Passes. */
+
+static void no_hook(void *context, enum point p, int block, const struct tensor *x)
+{
+    (void)context, (void)p, (void)block, (void)x;
+}
+
+static struct rows {
+    int32_t tokens[ROWS], positions[ROWS], wanted[ROWS], pages[ROWS][PAGES_EACH];
+    struct span spans[ROWS];
+    int last_sites[ROWS];
+    uint64_t none[64];
+} rows;
+
+/* A pass of `n` rows in so many equal sequences, all with logits, behind `past` positions. */
+static struct pass pass_of(const struct gpt2 *m, int n, int n_sequences, int past)
+{
+    const int each = n / n_sequences;
+    for (int i = 0; i < n; i++) {
+        rows.tokens[i] = i % m->shape.vocab;
+        rows.positions[i] = past + i % each;
+        rows.wanted[i] = i;
+    }
+    for (int i = 0; i < n_sequences; i++) {
+        rows.spans[i] = {i * each, each, past, rows.pages[i]};
+        rows.last_sites[i] = n_sites(m->shape.n_blocks) - 1;
+        for (int p = 0; p < PAGES_EACH; p++)
+            rows.pages[i][p] = (n_sequences > 1 ? i : p) % m->n_pages;
+    }
+    struct pass p = {};
+    p.n_rows = n, p.n_spans = n_sequences, p.n_logits = n;
+    p.tokens = rows.tokens, p.positions = rows.positions, p.spans = rows.spans;
+    p.last_sites = rows.last_sites, p.logits_rows = rows.wanted;
+    p.wanted = rows.none, p.written = rows.none, p.hook = no_hook;
+    return p;
+}
+
+static double time_of_pass(struct gpt2 *m, const struct pass &p)
+{
+    return time_of(1, [&] { must(gpt2_run(m, &p, &error)); });
+}
+
+/* Behind the first PAST positions, which must be there. */
+static double decode_time(struct gpt2 *m, int n)
+{
+    for (int past = 0; past < PAST; past++) {
+        const struct pass p = pass_of(m, n, n, past);
+        must(gpt2_run(m, &p, &error));
+    }
+    return time_of_pass(m, pass_of(m, n, n, PAST));
+}
+
+static void say_passes(const struct model_shape *shape, bool tiny)
+{
+    char text[MADE_TEXT_SIZE];
+    struct gpt2 *m;
+    struct gpt2_options o = {};
+    o.rows_max = tiny ? 32 : ROWS;
+    o.cache_tokens = 256 * 64;
+    must(gpt2_load(&m, be, device, made_model(text, shape, 1), &o, &error));
+    for (int n : {1, 8, 32, 128})
+        if (n <= o.rows_max)
+            printf("decode %d %.5f\n", n, 1e3 * decode_time(m, n));
+    for (int n : {16, 128, 512, 1024})
+        if (n <= o.rows_max)
+            printf("prefill %d %.5f\n", n, 1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
+    gpt2_free(m);
+}
+
+int main(int n_arguments, char **arguments)
+{
+    const bool tiny = n_arguments > 1 && strcmp(arguments[1], "tiny") == 0;
+    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f}
+                                          : model_shape{12, 12, 768, 3072, 50257, 1024, 1e-5f};
+    const int D = shape.width, F = shape.inner;
+    const struct product products[] = {{"qkv", D, 3 * D}, {"proj", D, D}, {"fc", D, F},
+                                       {"mlp_proj", F, D}, {"lm_head", D, shape.vocab}};
+    struct device_options o = {};
+    o.rows_max = ROWS, o.width_max = F, o.context_max = shape.context, o.heads_max = shape.n_heads;
+    must(be->open(&device, &o, &error));
+    printf("device %s\n", be->describe(device));
+    say_limits(tiny);
+    blas_open();
+    for (const struct product &p : products)
+        for (int M : {1, 8, 64, 512})
+            if (!tiny || M <= 8)
+                say_product(&p, M);
+    say_passes(&shape, tiny);
+    be->close(device);
+    return 0;
+}

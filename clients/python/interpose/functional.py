@@ -1,0 +1,217 @@
+"""torch.nn.functional on proxies: normalizations, similarities and losses, made of ops."""
+from __future__ import annotations
+
+import numpy as np
+
+from .proxy import Proxy, apply, function, method, proxy_of
+from .values import as_array, whole
+
+
+def _normalized(x, shape):
+    shape = [whole(n, "a size") for n in (shape if isinstance(shape, (list, tuple)) else [shape])]
+    if not shape or tuple(shape) != x.shape[-len(shape):]:
+        raise ValueError(f"the last dimensions of {x.shape} are not normalized_shape, {tuple(shape)}")
+    return list(range(-len(shape), 0))
+
+
+def _scaled(x, weight, bias):
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+@function("x, 3")
+def layer_norm(run, input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """(x - mean) / sqrt(variance + eps) over the last dimensions, then * weight + bias."""
+    x = proxy_of(run, input)
+    dims = _normalized(x, normalized_shape)
+    x = x - x.mean(dim=dims, keepdim=True)
+    return _scaled(x * (x.square().mean(dim=dims, keepdim=True) + eps).rsqrt(), weight, bias)
+
+
+@function("x, 3")
+def rms_norm(run, input, normalized_shape, weight=None, eps=None):
+    """x / sqrt(mean(x * x) + eps) over the last dimensions, then * weight."""
+    x = proxy_of(run, input)
+    eps = float(np.finfo(np.float32).eps) if eps is None else eps
+    mean = x.square().mean(dim=_normalized(x, normalized_shape), keepdim=True)
+    return _scaled(x * (mean + eps).rsqrt(), weight, None)
+
+
+@function("x, dim=-1")
+def normalize(run, input, p=2.0, dim=1, eps=1e-12):
+    """x divided by its norm over a dimension, or by eps where that is smaller."""
+    x = proxy_of(run, input)
+    return x / x.norm(p, dim, keepdim=True).clamp(min=eps)
+
+
+@function("x, x[0], dim=-1")
+def cosine_similarity(run, x1, x2, dim=1, eps=1e-8):
+    """The product of two tensors over a dimension, each divided by its norm (or eps) there."""
+    x, y = proxy_of(run, x1), proxy_of(run, x2)
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    x, y = x.expand(shape), y.expand(shape)
+    norms = [t.norm(2, dim, keepdim=True).clamp(min=eps) for t in (x, y)]
+    return ((x / norms[0]) * (y / norms[1])).sum(dim)
+
+
+@function("[0, 2], [[1.0], [2.0], [3.0]]")
+def embedding(run, input, weight, padding_idx=None, max_norm=None, norm_type=2.0,
+              scale_grad_by_freq=False, sparse=False):
+    """The rows of a matrix that the integers of `input` name."""
+    index, weight = proxy_of(run, input), proxy_of(run, weight)
+    if max_norm is not None or weight.ndim != 2:
+        raise ValueError(f"embedding takes a matrix, and no max_norm: not {weight.shape}")
+    rows = apply(run, "index_select", [weight, 0, index.reshape(-1)])
+    return rows.unflatten(0, index.shape) if index.ndim != 1 else rows
+
+
+# Losses.
+
+def _reduced(loss, reduction):
+    if reduction == "none":
+        return loss
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is 'none', 'mean' or 'sum', not {reduction!r}")
+    return loss.mean() if reduction == "mean" else loss.sum()
+
+
+def _pair(run, x, y):
+    """Both, of one shape."""
+    x, y = proxy_of(run, x), proxy_of(run, y)
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    return x.expand(shape), y.expand(shape)
+
+
+@function("x, x + 1")
+def mse_loss(run, input, target, reduction="mean"):
+    """The squares of differences: their mean, their sum, or all of them ("none")."""
+    x, y = _pair(run, input, target)
+    return _reduced((x - y).square(), reduction)
+
+
+@function("x, x + 1")
+def l1_loss(run, input, target, reduction="mean"):
+    """The sizes of differences: their mean, their sum, or all of them ("none")."""
+    x, y = _pair(run, input, target)
+    return _reduced((x - y).abs(), reduction)
+
+
+@function("x, x.softmax(-1)")
+def kl_div(run, input, target, reduction="mean", log_target=False):
+    """target * (log(target) - input), where input is a logarithm, and so is target with log_target.
+
+    `reduction` "batchmean" divides the sum by the size of the first dimension.
+    """
+    x, y = _pair(run, input, target)
+    if log_target:
+        loss = y.exp() * (y - x)
+    else:   # 0 log 0 is 0
+        loss = apply(run, "where", [y == 0, 0.0, y * y.log()]) - y * x
+    if reduction == "batchmean":
+        return loss.sum() / (loss.shape[0] if loss.ndim else 1)
+    return _reduced(loss, reduction)
+
+
+class _Targets:
+    """Class indices beside a tensor of classes: (C) and (), or (N, C, ...) and (N, ...)."""
+
+    def __init__(self, x, target, ignore_index):
+        self.dim = 0 if x.ndim == 1 else 1
+        if tuple(target.shape) != x.shape[:self.dim] + x.shape[self.dim + 1:]:
+            raise ValueError(f"classes of {x.shape} need targets of "
+                             f"{x.shape[:self.dim] + x.shape[self.dim + 1:]}, or probabilities of "
+                             f"{x.shape}: not {tuple(target.shape)}")
+        self.kept = None    # of each target: whether it counts; None where all do
+        if isinstance(target, Proxy):
+            self.kept = target != ignore_index
+            target = apply(x._run, "where", [self.kept, target, 0])
+        elif (target == ignore_index).any():
+            self.kept = target != ignore_index
+            target = np.where(self.kept, target, 0)
+        self.index = target
+
+    def of(self, x):
+        """The elements of x at the targets."""
+        index = (self.index.unsqueeze(self.dim) if isinstance(self.index, Proxy)
+                 else np.expand_dims(self.index, self.dim))
+        return apply(x._run, "gather", [x, self.dim, index]).squeeze(self.dim)
+
+    def only(self, x):
+        """x where the targets count, else 0."""
+        return x if self.kept is None else apply(x._run, "where", [self.kept, x, 0.0])
+
+    def mean(self, x, weights):
+        """The sum over the weights (all 1 where None) of the targets that count."""
+        if weights is None and self.kept is None:
+            return x.mean()
+        if weights is None:
+            return x.sum() / proxy_of(x._run, self.kept).sum()
+        return x.sum() / weights.sum()
+
+
+def _target_of(target):
+    target = getattr(target, "_as_tensor", lambda: target)()
+    return target if isinstance(target, Proxy) else as_array(target)
+
+
+def _weight_of(run, weight, t):
+    """Of each target: the weight of its class."""
+    if weight is None:
+        return None
+    picked = apply(run, "index_select", [weight, 0, t.index.reshape(-1)])
+    return t.only(picked.reshape(t.index.shape))
+
+
+def _negative(x, t, weights, reduction):
+    """-x at the targets."""
+    loss = t.only(-t.of(x))
+    loss = loss if weights is None else loss * weights
+    return t.mean(loss, weights) if reduction == "mean" else _reduced(loss, reduction)
+
+
+@method("x, [0, 2]")
+def nll_loss(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
+             reduction="mean"):
+    """-x at the target of each row: x holds logarithms of probabilities, (N, C, ...) or (C)."""
+    t = _Targets(x, _target_of(target), ignore_index)
+    return _negative(x, t, _weight_of(x._run, weight, t), reduction)
+
+
+@method("x, [0, 2]")
+def cross_entropy(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
+                  reduction="mean", label_smoothing=0.0):
+    """log(sum(exp(x))) - x at the target, over the classes of (N, C, ...) or (C): targets are
+    indices of classes, (N, ...), or probabilities in x's shape."""
+    target = _target_of(target)
+    if target.dtype.kind == "f":
+        return _of_probabilities(x, proxy_of(x._run, target), weight, reduction, label_smoothing)
+    t = _Targets(x, target, ignore_index)
+    weights = _weight_of(x._run, weight, t)
+    if weight is None and not label_smoothing:      # the logits need not be whole anywhere
+        loss = t.only(x.logsumexp(t.dim) - t.of(x))
+        return t.mean(loss, None) if reduction == "mean" else _reduced(loss, reduction)
+    logs = x.log_softmax(t.dim)
+    loss = _negative(logs, t, weights, reduction)
+    if not label_smoothing:
+        return loss
+    each = t.only(-(logs if weight is None else logs * _by_class(x, weight)).sum(t.dim))
+    smooth = t.mean(each, weights) if reduction == "mean" else _reduced(each, reduction)
+    return loss * (1 - label_smoothing) + smooth * (label_smoothing / x.shape[t.dim])
+
+
+def _by_class(x, weight):
+    weight = proxy_of(x._run, weight)
+    return weight.reshape([-1, *[1] * max(x.ndim - 2, 0)])
+
+
+def _of_probabilities(x, target, weight, reduction, smoothing):
+    dim = 0 if x.ndim == 1 else 1
+    if target.shape != x.shape:
+        raise ValueError(f"probabilities of {target.shape} for classes of {x.shape}")
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / x.shape[dim]
+    logs = x.log_softmax(dim) * target
+    loss = -(logs if weight is None else logs * _by_class(x, weight)).sum(dim)
+    if reduction == "mean":
+        return loss.sum() / max(int(np.prod(loss.shape)), 1)
+    return _reduced(loss, reduction)

@@ -1,0 +1,81 @@
+"""A module of the model applied to a tensor: one op of the server, or what its parts make of it.
+
+What is composed here has the bits of the model's own module, because the server promises that its
+fused layers have those of their parts.
+"""
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from . import run as runs
+from .nested import Outputs
+from .proxy import Proxy, apply
+from .values import as_array
+
+
+def applied(module, x):
+    """What `module(x)` is: a proxy, or a tuple of one where the module returns a tuple."""
+    run = runs.current_run(module._model)
+    path = module._path
+    generic = re.sub(r"\.\d+(?=\.|$)", ".*", path)
+    if generic in run.spec.modules:
+        return apply(run, "apply", [x, path])
+    parts = _PARTS.get(generic)
+    if parts is None:
+        raise TypeError(f"{path or 'the model'} cannot be applied: the modules that can are "
+                        + ", ".join(sorted({*run.spec.modules, *_PARTS})))
+    return parts(module, _tensor(run, x))
+
+
+def _tensor(run, x):
+    x = getattr(x, "_as_tensor", lambda: x)()
+    return x if isinstance(x, Proxy) else apply(run, "clone", [x])
+
+
+def _mlp(mlp, x):
+    return mlp.c_proj(mlp.act(mlp.c_fc(x)))
+
+
+def _act(act, x):
+    return apply(x._run, "gelu_new", [x])
+
+
+def _dropout(drop, x):
+    return x    # the model does not train
+
+
+def _attention(attn, x):
+    """Causal, over the rows of x alone: (..., T, D)."""
+    config = attn._model.config
+    shape, heads = x.shape, config.n_heads
+    if len(shape) < 2:
+        raise ValueError(f"{attn._path} takes (..., T, {config.width}), the rows of a sequence, not "
+                         f"{shape}")
+    width = config.width // heads
+    q, k, v = (part.reshape((*shape[:-1], heads, width)).transpose(-2, -3)
+               for part in attn.c_attn(x).split(config.width, -1))
+    scale = np.float32(1) / np.sqrt(np.float32(width))
+    causal = as_array(np.tril(np.ones((shape[-2], shape[-2]), bool)))
+    scores = apply(x._run, "where", [causal, q @ k.mT * float(scale), -np.inf])
+    mixed = (scores.softmax(-1) @ v).transpose(-2, -3).reshape(shape)
+    return Outputs([attn.c_proj(mixed)], f"{attn._path}(x)", None)
+
+
+def _block(block, x):
+    middle = x + block.attn(block.ln_1(x))[0]
+    return Outputs([middle + block.mlp(block.ln_2(middle))], f"{block._path}(x)", None)
+
+
+def _embedding(module, ids):
+    """Rows of the table, by ids of any shape."""
+    rows = apply(ids._run, "index_select", [module.weight, 0, ids.reshape(-1)])
+    return rows.reshape((*ids.shape, module._model.config.width))
+
+
+_PARTS = {
+    "transformer.wte": _embedding, "transformer.wpe": _embedding, "transformer.drop": _dropout,
+    "transformer.h.*": _block, "transformer.h.*.attn": _attention, "transformer.h.*.mlp": _mlp,
+    "transformer.h.*.mlp.act": _act,
+}
