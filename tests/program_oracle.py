@@ -138,6 +138,11 @@ class Oracle(oracle.Oracle):
                 self.inside[place] = [
                     lambda x, p=point, b=block: run.at(x, p, b) if self.running else x]
 
+    def result(self, block, z):
+        """Each head's part of the attention's output, without the bias."""
+        module = self.model.get_submodule(f"transformer.h.{block}.attn.c_proj")
+        return self.view(module, z, "in", "result")
+
     def hidden(self, scores):
         """Padding attends to what is in front of it, and nothing else to padding."""
         hidden = super().hidden(scores)
@@ -154,6 +159,14 @@ class Oracle(oracle.Oracle):
                 modeling_gpt2, "eager_attention_forward", self.attention):
             run.all()
         return run.saves
+
+
+# What a place shows that is not the module's own tensor.
+READ_ONLY = {
+    "block_keys": lambda run, block, x: run.cache.layers[block].keys,
+    "block_values": lambda run, block, x: run.cache.layers[block].values,
+    "result": lambda run, block, x: run.owner.result(block, x),
+}
 
 
 class Run:
@@ -180,14 +193,15 @@ class Run:
         return due, parked
 
     def place_rows(self):
-        """Each invoke's rows of the batch on each track, and the padding in front of them."""
-        self.n_tokens = max(len(prompts[0]) for prompts in self.program.prompts)
-        self.rows, self.pads, first = [], [], 0
-        for prompts in self.program.prompts:
-            self.rows.append(slice(first, first + len(prompts)))
-            self.pads.append(self.n_tokens - len(prompts[0]))
-            first += len(prompts)
-        self.n_rows = first
+        """Each invoke's rows of the batch, and of all rows the padding in front of their tokens, in the
+        batch and as the invoke sees them."""
+        lengths = [[len(prompt) for prompt in prompts] for prompts in self.program.prompts]
+        self.n_tokens = max(map(max, lengths))
+        self.rows, self.pads, self.n_rows = [], [], 0
+        for own in lengths:
+            self.rows.append(range(self.n_rows, self.n_rows + len(own)))
+            self.pads.append([(self.n_tokens - n, max(own) - n) for n in own])
+            self.n_rows += len(own)
 
     def all(self):
         self.actions(-1)
@@ -224,7 +238,9 @@ class Run:
         turn = POINTS.turn("generated", 0, self.program.n_steps - 1)
         if turn in self.due:
             for i, prompts in enumerate(self.program.prompts):
-                ids = torch.tensor([p + new for p, new in zip(prompts, self.generated[i])])
+                pads = [[0] * own_pad for _, own_pad in self.pads[i]]
+                ids = torch.tensor([pad + p + new for pad, p, new in
+                                    zip(pads, prompts, self.generated[i])])
                 self.live[i, turn] = [ids, ids]
             self.actions(turn)
 
@@ -247,35 +263,47 @@ class Run:
 
     def changed(self, x, point, block, turn):
         residual = self.owner.residual.get(block)
-        if point in ("block_keys", "block_values"):
-            layer = self.cache.layers[block]
-            self.cut(layer.keys if point == "block_keys" else layer.values, turn, 2)
+        if point in READ_ONLY:
+            self.cut(READ_ONLY[point](self, block, x), turn, point)
             self.actions(turn)
             return x
         base = x + residual if point == "mid" else x.clone()
         if point != "scores" and not base.isfinite().all():
             raise Fragile("torch lets NaN of later positions through its mask")
-        self.cut(base, turn, 1)
+        self.cut(base, turn, point)
         self.actions(turn)
-        self.put(base, turn)
+        self.put(base, turn, point)
         self.wobble(base)       # what a layernorm makes of constant rows is all noise
         return base - residual if point == "mid" else base
 
-    def part(self, x, invoke, track, dim):
-        rows = self.rows[invoke]
-        x = x[rows.start + track * self.n_rows:rows.stop + track * self.n_rows]
-        pad = self.pads[invoke] if x.shape[dim] > 1 or self.n_tokens == 1 else 0
-        return x.narrow(dim, pad, x.shape[dim] - pad)
+    def tokens_of(self, x, sequence, point, pad):
+        """The rows of one sequence, without its padding."""
+        pad_now = pad if self.step == 0 else 0
+        if point in ("scores", "pattern"):
+            return x[sequence, :, pad_now:, pad:]
+        if point in ("block_keys", "block_values"):
+            return x[sequence, :, pad:]
+        return x[sequence, pad_now:]
 
-    def cut(self, x, turn, dim):
-        for invoke in range(len(self.rows)):
-            self.live[invoke, turn] = [self.part(x, invoke, track, dim).clone(
-                memory_format=torch.contiguous_format) for track in TRACKS]
-
-    def put(self, x, turn):
-        for invoke in range(len(self.rows)):
+    def cut(self, x, turn, point):
+        """Each invoke's own tensors, without what lies in front of its longest prompt."""
+        for invoke, rows in enumerate(self.rows):
+            beside = min(batch - own for batch, own in self.pads[invoke])
             for track in TRACKS:
-                self.part(x, invoke, track, 1)[...] = self.live[invoke, turn][track]
+                chosen = x[rows.start + track * self.n_rows:rows.stop + track * self.n_rows]
+                base = x.new_zeros(self.tokens_of(chosen, slice(None), point, beside).shape)
+                for i, (pad, own_pad) in enumerate(self.pads[invoke]):
+                    self.tokens_of(base, i, point, own_pad)[...] = self.tokens_of(
+                        chosen, i, point, pad)
+                self.live.setdefault((invoke, turn), [None, None])[track] = base
+
+    def put(self, x, turn, point):
+        for invoke, rows in enumerate(self.rows):
+            for track in TRACKS:
+                base = self.live[invoke, turn][track]
+                for i, (pad, own_pad) in enumerate(self.pads[invoke]):
+                    self.tokens_of(x, rows.start + i + track * self.n_rows, point, pad)[...] = (
+                        self.tokens_of(base, i, point, own_pad))
 
     # Statements.
 

@@ -1,9 +1,10 @@
 """What a random program may compute: one row an expression, the same source text for the client and
 for torch. A word in braces is filled in by programs.py:
 
-    x n f i b w m   a tensor: any, number (no bool), float32, int64, bool, float32 of the model's
-                    width, float32 of two dimensions or more. A row's first is its subject, which
-                    {0} repeats, and the words below are about it
+    x n f i b m     a tensor: any, number (no bool), float32, int64, bool, float32 of two dimensions
+                    or more. A row's first is its subject, which {0} repeats, and the words below are
+                    about it
+    w wide block    float32 of the model's width, of its MLPs'; one of its blocks
     y same mask     what broadcasts with it (a number, a tensor, a constant); a tensor of its shape;
                     a bool that broadcasts with it
     dim dims perm   one of its dimensions (again: dim0); several; all, in another order
@@ -100,7 +101,14 @@ ROWS = [
     ("{m} @ {0}.transpose(-1, -2)", ""), ("{m}.mT.matmul({0})", ""), ("{f} @ {column}", ""),
     ("torch.einsum({equation}, {0}, {0})", ""),
     ("model.transformer.ln_f({w})", ""), ("model.lm_head({w})", ""),
-    ("model.lm_head(model.transformer.ln_f({w}))", ""),
+    ("model.lm_head(model.transformer.ln_f({w}))", ""), ("{block}.ln_1({w})", ""),
+    ("{block}.attn.c_attn({w})", ""), ("{block}.attn.c_proj({w})", ""), ("{block}.ln_2({w})", ""),
+    ("{block}.mlp.c_fc({w})", ""), ("{block}.mlp.c_proj({wide})", ""), ("{block}.mlp({w})", ""),
+    ("{m}.tril()", ""), ("{m}.triu({c})", ""), ("{x}.flip({dim})", ""), ("{x}.roll({c}, {dim})", ""),
+    ("{x}.movedim({dim}, 0)", ""), ("{x}[{i} % {extent}].clone()", ""), ("{x}.repeat(2, 1, 1, 1)", ""),
+    ("{n}.index_add({dim}, {places}, {0}.index_select({dim0}, {places0}))", ""),
+    ("(({i} % 9) / 8).half().float()", ""), ("(({i} % 9) / 8).bfloat16().float()", ""),
+    ("{x}.repeat_interleave(2, {dim})", ""),
     ("torch.zeros_like({x}) + {y}", ""), ("torch.ones_like({n}) * {y}", ""),
 ]
 

@@ -115,6 +115,10 @@ def base_shape(name, n_sequences, n_tokens, past, n_new):
         return (n_sequences, past + n_tokens + n_new)
     if name.shape == "cache":
         return (n_sequences, N_HEADS, past + n_tokens, WIDTH // N_HEADS)
+    if name.shape == "scores":
+        return (n_sequences, N_HEADS, n_tokens, past + n_tokens)
+    if name.shape == "results":
+        return (n_sequences, n_tokens, N_HEADS, WIDTH)
     return (n_sequences, n_tokens, ROW_WIDTHS[POINTS.rows[name.point]])
 
 
@@ -163,7 +167,7 @@ class Statement:
 
 @dataclasses.dataclass
 class Program:
-    prompts: list           # of each invoke its prompts, lists of token ids of one length
+    prompts: list           # of each invoke its prompts, lists of token ids
     n_new: int              # 0: trace, else tokens to generate
     statements: list
 
@@ -287,7 +291,7 @@ class Generator:
         n_invokes = rng.choice([1, 1, 2, 2, 3])
         n_new = rng.choice([0, 0, 0, 1, 2, 3, 4])
         prompts = [self.prompts() for _ in range(n_invokes)]
-        self.lengths, self.n_new = [(len(p), len(p[0])) for p in prompts], n_new
+        self.lengths, self.n_new = [(len(p), max(map(len, p))) for p in prompts], n_new
         for self.invoke in range(n_invokes):
             self.body()
         return Program(prompts, n_new, self.statements)
@@ -295,8 +299,8 @@ class Generator:
     def prompts(self):
         rng = self.rng
         length = rng.choice([1, 2, 3, 5, 6, 8, 11] + [rng.randrange(12, 80)] * (rng.randrange(8) == 0))
-        count = rng.choice([1, 1, 1, 2, 3])
-        return [[rng.randrange(SIZES["vocab_size"]) for _ in range(length)] for _ in range(count)]
+        lengths = [length] * rng.choice([1, 1, 1, 2, 3])
+        return [[rng.randrange(SIZES["vocab_size"]) for _ in range(n)] for n in lengths]
 
     def body(self):
         """An invoke's statements: places mostly in the order of the pass, with work at each."""
@@ -450,6 +454,13 @@ class Generator:
 
     def fill_w(self):
         return self.taken(lambda x: x.dtype == torch.float32 and x.ndim and x.shape[-1] == WIDTH).name
+
+    def fill_wide(self):
+        return self.taken(lambda x: x.dtype == torch.float32 and x.ndim
+                          and x.shape[-1] == 4 * WIDTH).name
+
+    def fill_block(self):
+        return f"model.transformer.h[{self.rng.randrange(POINTS.n_blocks)}]"
 
     def fill_m(self):
         return self.taken(lambda x: x.dtype == torch.float32 and x.ndim > 1).name
@@ -724,8 +735,8 @@ class Sent:
         """The rows of the tables that it used: ("op", "add"), ("place", "lm_head.output"), ..."""
         for node in self.request["nodes"]:
             yield "op", node["op"]
-            if node["op"] in ("hook", "parameter"):
-                yield node["op"], re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", node["args"][0])
+            if node["op"] in ("hook", "parameter", "apply"):
+                yield node["op"], re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", node["args"][-1])
 
 
 class Outcome(typing.NamedTuple):

@@ -71,6 +71,7 @@ def test_every_op_and_place_is_reached(checker, outcomes):
     wanted = {("op", row["name"]) for row in spec["ops"]}
     wanted |= {("hook", row["path"]) for row in spec["points"]}
     wanted |= {("parameter", row["path"]) for row in spec["parameters"]}
+    wanted |= {("apply", path) for path in spec["modules"]}
     assert wanted - used - UNREACHED.keys() == set(), "add rows to tests/program_rows.py"
     assert used & UNREACHED.keys() == set()
 
