@@ -80,6 +80,18 @@ static void write_generated(struct writer *w, const struct reply_facts *f)
     write_end(w);
 }
 
+static void write_lengths(struct writer *w, const struct graph *g)
+{
+    write_list(w, g->n_invokes);
+    for (int i = 0; i < g->n_invokes; i++) {
+        write_list(w, g->invokes[i].n_prompts);
+        for (int j = 0; j < g->invokes[i].n_prompts; j++)
+            write_int(w, g->invokes[i].prompts[j].n_tokens);
+        write_end(w);
+    }
+    write_end(w);
+}
+
 /* What each set changes: a mistyped index that touches nothing, or everything, is seen here. */
 static void write_touched(struct writer *w, const struct graph *g, const struct plan *p)
 {
@@ -95,7 +107,7 @@ static void write_touched(struct writer *w, const struct graph *g, const struct 
         write_key(w, "place");
         write_text(w, node->place);
         write_key(w, "elements");
-        write_int(w, view_count(&p->values[node->args[0].node].view));
+        write_int(w, p->touched[i]);
         write_end(w);
     }
     write_end(w);
@@ -103,7 +115,7 @@ static void write_touched(struct writer *w, const struct graph *g, const struct 
 
 static void write_head(struct writer *w, const struct reply_facts *f)
 {
-    write_map(w, 8);
+    write_map(w, 9);
     write_key(w, "type");
     write_text(w, "head");
     write_key(w, "request_id");
@@ -114,6 +126,8 @@ static void write_head(struct writer *w, const struct reply_facts *f)
     write_text(w, f->numerics);
     write_key(w, "tokens");
     write_tokens(w, f->graph);
+    write_key(w, "lengths");
+    write_lengths(w, f->graph);
     write_key(w, "steps");
     write_int(w, f->plan->n_passes);
     write_key(w, "touched");
@@ -534,7 +548,7 @@ struct bytes encode_plan(const struct graph *g, const struct plan *p, const stru
                          enum reply_media media, struct arena *a)
 {
     struct writer w = writer_grows(form_of(media), a);
-    write_map(&w, 8);
+    write_map(&w, 9);
     write_key(&w, "nodes");
     write_plan_nodes(&w, g, p, m->n_blocks, a);
     write_key(&w, "saves");
@@ -545,6 +559,8 @@ struct bytes encode_plan(const struct graph *g, const struct plan *p, const stru
     write_int(&w, p->n_passes);
     write_key(&w, "tokens");
     write_tokens(&w, g);
+    write_key(&w, "lengths");
+    write_lengths(&w, g);
     write_key(&w, "slab_bytes");
     write_int(&w, (int64_t)p->slab_bytes);
     write_key(&w, "result_bytes");

@@ -194,6 +194,7 @@ static int input_of(struct planner *s, const struct group *g)
     const int turn = logits.turn / s->n_sites * s->n_sites + site_of(PT_lnf_out, 0, s->m->n_blocks);
     const int64_t D = s->m->width;
     const int root = hook_root(s, logits.invoke, turn, logits.node, PT_lnf_out);
+    s->roots[root].needed_by = s->g->n_nodes;
     struct view v = g->rows;
     v.offset *= D;
     for (int i = 0; i < v.rank; i++)

@@ -642,6 +642,8 @@ static void lower_set(struct lowering *l)
                             .node = l->node,
                             .out = target,
                             .in = {broadcast(s, value, to.rank, to.shape)}});
+    if (is_padded(s, root_of(s, target)))
+        padding_clear(s, s->value_roots[target], l->node);
 }
 
 static void lower_save(struct lowering *l)
@@ -651,7 +653,10 @@ static void lower_save(struct lowering *l)
 
 static void lower_hook(struct lowering *l)
 {
-    const enum point p = l->s->g->nodes[l->node].hook.name->point;
+    const struct node *n = &l->s->g->nodes[l->node];
+    const enum point p = n->hook.name->point;
+    if (l->s->p->invokes[n->invoke].is_ragged)
+        padding_clear_gathered(l->s, l->node, p == PT_generated ? 1 : 2);
     emit(l->s, (struct action){.op = OP_hook, .node = l->node, .out = l->node, .point = p});
 }
 
@@ -745,9 +750,11 @@ bool lower(struct planner *s)
                         .copy = ints_new(n, 0, s->a),
                         .turn = ints_new(n, -1, s->a)};
     count_parked(s, &k);
+    padding_open(s);
     if (!lower_nodes(s, &k) || !insides_lower(s))
         return false;
     lower_heads(s);
+    padding_close(s);
     sort_drafts(s);
     return true;
 }

@@ -159,7 +159,7 @@ static bool check_prompts(const struct planner *s, int invoke)
         err_set(s->e, ERR_value, "an invoke needs at least one prompt");
         return err_at(s->e, -1, "%s.prompt", v->place);
     }
-    const int T = v->prompts[0].n_tokens, n_new = s->g->traces[v->trace].n_new_tokens;
+    const int n_new = s->g->traces[v->trace].n_new_tokens;
     for (int i = 0; i < v->n_prompts; i++) {
         const int n = v->prompts[i].n_tokens;
         if (n < 1)
@@ -168,11 +168,6 @@ static bool check_prompts(const struct planner *s, int invoke)
             err_set(s->e, ERR_context,
                     "%d tokens and %d new ones are %d: this model's context is %d", n, n_new,
                     n + n_new, s->m->context);
-        else if (n != T)
-            err_set(s->e, ERR_shape,
-                    "the prompts of one invoke must have the same number of tokens: %d and %d; "
-                    "give each its own invoke",
-                    T, n);
         else if (check_tokens(s, invoke, i))
             continue;
         if (v->n_prompts > 1)
@@ -206,20 +201,39 @@ static bool check_sampling(const struct planner *s, const struct trace *t)
     return true;
 }
 
-static bool check_counts(const struct planner *s, const struct trace *t, int64_t n_sequences,
-                         int64_t n_rows)
+static bool check_counts(const struct planner *s, const struct trace *t, int n_sequences,
+                         int n_rows)
 {
     if (n_sequences > SEQUENCES_MAX) {
-        err_set(s->e, ERR_limit, "%lld prompts in one request: the limit is %d",
-                (long long)n_sequences, SEQUENCES_MAX);
+        err_set(s->e, ERR_limit, "%d prompts in one request: the limit is %d",
+                n_sequences, SEQUENCES_MAX);
         return err_at(s->e, -1, "%sinvokes", t->place);
     }
     if (n_rows > ROWS_MAX) {
-        err_set(s->e, ERR_limit, "the prompts have %lld tokens together: the limit is %d",
-                (long long)n_rows, ROWS_MAX);
+        err_set(s->e, ERR_limit, "the prompts have %d tokens together: the limit is %d",
+                n_rows, ROWS_MAX);
         return err_at(s->e, -1, "%sinvokes", t->place);
     }
     return true;
+}
+
+/* Gives the sequences of an invoke their rows and pages; returns how many rows. */
+static int place_sequences(struct planner *s, int invoke, int n_steps)
+{
+    struct plan_invoke *v = &s->p->invokes[invoke];
+    int n_rows = 0;
+    v->sequences = ARENA_ARRAY(s->a, struct plan_sequence, (size_t)v->n_sequences);
+    for (int i = 0; i < v->n_sequences; i++) {
+        const int n = s->g->invokes[invoke].prompts[i].n_tokens;
+        const int n_pages = (n + n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        v->sequences[i] = (struct plan_sequence){
+            .n_tokens = n, .row = n_rows, .page_first = s->p->n_pages, .n_pages = n_pages};
+        v->is_ragged |= n != v->sequences[0].n_tokens;
+        v->n_tokens = n > v->n_tokens ? n : v->n_tokens;
+        s->p->n_pages += n_pages;
+        n_rows += n;
+    }
+    return n_rows;
 }
 
 /* Checks an invoke's prompts and gives it its rows, sequences and pages. */
@@ -232,21 +246,17 @@ static bool place_invoke(struct planner *s, int i, int *n_sequences)
     v->trace = s->g->invokes[i].trace;
     struct plan_trace *t = &p->traces[v->trace];
     v->n_sequences = s->g->invokes[i].n_prompts;
-    v->n_tokens = s->g->invokes[i].prompts[0].n_tokens;
     v->row_first = t->n_rows;
     v->sequence_first = t->n_sequences;
     v->generated_first = p->n_generated;
-    v->page_first = p->n_pages;
-    v->n_pages = (v->n_tokens + t->n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    const int n_rows = place_sequences(s, i, t->n_steps);
     v->logits_from = t->samples ? v->n_tokens - 1 : v->n_tokens;
     *n_sequences += v->n_sequences;
-    const int64_t n_rows = t->n_rows + (int64_t)v->n_sequences * v->n_tokens;
-    if (!check_counts(s, &s->g->traces[v->trace], *n_sequences, n_rows))
+    t->n_rows += n_rows;
+    if (!check_counts(s, &s->g->traces[v->trace], *n_sequences, t->n_rows))
         return false;
-    t->n_rows = (int)n_rows;
     t->n_sequences += v->n_sequences;
     p->n_generated += v->n_sequences * s->g->traces[v->trace].n_new_tokens;
-    p->n_pages += v->n_sequences * v->n_pages;
     return true;
 }
 
@@ -305,6 +315,11 @@ static bool refuse_at(struct planner *s, const struct node *n, const char *field
                        : err_at(s->e, n->wire, "%s.%s", n->place, field);
 }
 
+static bool is_inside(enum point p)
+{
+    return p == PT_scores || p == PT_pattern || p == PT_result;
+}
+
 static bool check_hook(struct planner *s, const struct node *n)
 {
     if (n->invoke < 0 || n->invoke >= s->p->n_invokes) {
@@ -319,6 +334,13 @@ static bool check_hook(struct planner *s, const struct node *n)
                 n_steps == 1 ? "" : "es", n_steps - 1);
         return refuse_at(s, n, "step");
     }
+    char site[SITE_TEXT_SIZE];
+    if (is_inside(n->hook.name->point) && s->p->invokes[n->invoke].is_ragged)
+        return node_refuse(
+            s->e, n, 0, ERR_shape,
+            "%s of prompts of unequal length is not supported: give each its own invoke",
+            site_text(site, site_of(n->hook.name->point, n->hook.block, s->m->n_blocks),
+                      s->m->n_blocks));
     return true;
 }
 
@@ -365,7 +387,7 @@ static bool infer_hook(struct planner *s, int i, struct value *out)
         r->invoke = n->invoke;
         r->point = pt;
         r->readonly = !point_info[pt].writable;
-        r->is_inside = pt == PT_scores || pt == PT_pattern || pt == PT_result;
+        r->is_inside = is_inside(pt);
         s->is_new[i] = !r->is_inside;
     }
     s->value_roots[i] = hook_root(s, n->invoke, turn, i, pt);
@@ -492,6 +514,12 @@ static bool infer_set(struct planner *s, int i, struct value *out)
     if (!check_target(s, n))
         return false;
     struct root *r = root_of(s, s->in[0]);
+    const struct view *to = &s->p->values[s->in[0]].view;
+    s->p->touched[i] = is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
+    if (s->p->touched[i] == 0)
+        return node_refuse(s->e, n, 0, ERR_shape,
+                           "set of %s, which is padding alone: the prompts there are shorter",
+                           SHAPE_TEXT(to));
     struct moment at = operands_known(s);
     if (is_passing(r) && at.turn > r->turn) {
         char site[MOMENT_TEXT_SIZE], known[MOMENT_TEXT_SIZE];
@@ -782,7 +810,13 @@ static void settle_logits(struct planner *s)
         struct plan_invoke *v = &p->invokes[i];
         struct plan_trace *t = &p->traces[v->trace];
         v->logits_first = t->n_logits;
-        t->n_logits += v->n_sequences * (v->n_tokens - v->logits_from);
+        for (int k = 0; k < v->n_sequences; k++) {
+            struct plan_sequence *q = &v->sequences[k];
+            const int most = v->n_tokens - v->logits_from;
+            q->logits_row = t->n_logits - v->logits_first;
+            q->n_logits = q->n_tokens < most ? q->n_tokens : most;
+            t->n_logits += q->n_logits;
+        }
     }
     for (int i = 0; i < s->g->n_nodes; i++) {
         if (!is_first_logits(s, i) || view_count(&p->values[i].view) == 0)
@@ -1007,9 +1041,12 @@ static double pass_cost(const struct planner *s, int pass)
     const int step = plan_step(s->p, pass);
     double cost = 0;
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
-        const double B = s->p->invokes[i].n_sequences, T = s->p->invokes[i].n_tokens;
-        const double rows = step == 0 ? T : 1, keys = step == 0 ? T * (T + 1) / 2 : T + step;
-        cost += B * blocks * (rows * row + 2 * D * keys);
+        const struct plan_invoke *v = &s->p->invokes[i];
+        for (int k = 0; k < v->n_sequences; k++) {
+            const double T = v->sequences[k].n_tokens, rows = step == 0 ? T : 1;
+            const double keys = step == 0 ? T * (T + 1) / 2 : T + step;
+            cost += blocks * (rows * row + 2 * D * keys);
+        }
     }
     return cost + p->n_logits * head;
 }
@@ -1047,6 +1084,7 @@ static void planner_open(struct planner *s)
     s->in = ARENA_ARRAY(s->a, int, n_in_max);
     s->in_values = ARENA_ARRAY(s->a, const struct value *, n_in_max);
     s->turns = ARENA_ARRAY(s->a, int, n + 1);
+    s->p->touched = ARENA_ARRAY(s->a, int64_t, n + 1);
     s->last_turns = ARENA_ARRAY(s->a, int, (size_t)s->g->n_traces);
     s->is_new = ARENA_ARRAY(s->a, bool, n + 1);
     s->is_alive = ARENA_ARRAY(s->a, bool, n + 1);

@@ -96,20 +96,27 @@ struct save {
     size_t offset, bytes; /* into the job's results, a multiple of 64 */
 };
 
+struct plan_sequence {
+    int n_tokens;
+    int row;                  /* its first row in step 0, from its invoke's, and */
+    int n_logits, logits_row; /* how many rows of logits it has there, and the first of them */
+    int page_first, n_pages;  /* of the job's pages: they follow one another */
+};
+
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
     int trace;
-    int n_sequences, n_tokens;
+    int n_sequences, n_tokens; /* tokens of its longest sequence */
+    bool is_ragged;            /* some are shorter: padding.c */
+    struct plan_sequence *sequences;
     int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
                              later steps have one row a sequence: sequence_first */
     int sequence_first;   /* its first sequence among its trace's */
     int generated_first;  /* its first new token among the job's; each sequence's follow another */
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
-                             each sequence; n_tokens: for none */
+                             each sequence, as far as it has so many; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
-    int page_first;       /* the first page of its first sequence among the job's pages */
     int read_from;        /* step 0: no action touches a row of an earlier position, and */
     int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
-    int n_pages;          /* of each of its sequences: they follow one another */
 };
 
 struct plan_trace {
@@ -138,6 +145,7 @@ struct plan {
     struct stop *stops;        /* sorted by pass, then site */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
+    int64_t *touched;          /* of each node: how many elements it sets, without padding */
     int n_traces, n_passes;
     struct plan_trace *traces;
     struct plan_pass *passes;  /* of all traces, in their order */

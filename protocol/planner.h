@@ -6,6 +6,7 @@
  *   head.c       heads    which logits become products of the graph's own, of which columns
  *   plan.c       logits   from which position on anyone reads those that the model computes
  *   lower.c      lower    living nodes to actions; late readers get parked copies
+ *   padding.c             prompts of unequal length: what their hooks see instead of the rows
  *   attention.c  insides  what the pass does not have of attention, as actions
  *   tiles.c      tiles    products that nobody needs whole are made a few rows at a time
  *   lifetimes.c  fold     values whose lives do not meet share bytes of the slab
@@ -30,6 +31,7 @@ struct root { /* one tensor that values are views of, and its history in program
     bool is_apart;            /* the model's logits, as a product of their own */
     bool is_tile;             /* as high as a tile of a loop */
     int first_writer;         /* tiles.c: the node of its first action, or -1 */
+    int live;                 /* of a padded one: the root of the rows themselves, or 0 */
     bool readonly;
     bool is_inside; /* of attention: its point has no live tensor, but is made of live rows */
     bool is_packed; /* a parameter that has to be unpacked to be read */
@@ -148,6 +150,15 @@ struct view root_rows(const struct planner *s, const struct root *r);
 
 /* The root of all hooks of an invoke's rows at this turn, made by `node` if it is new. */
 int hook_root(struct planner *s, int invoke, int turn, int node, enum point point);
+
+/* Whether a root is an activation whose sequences differ in length: then all views of it are of a
+ * padded copy. The calls below are for such roots. */
+bool is_padded(const struct planner *s, const struct root *r);
+int64_t padding_count_outside(const struct planner *s, const struct root *r, const struct view *v);
+void padding_open(struct planner *s);                       /* before nodes are lowered */
+void padding_clear(struct planner *s, int root, int node);  /* behind a node that changed it */
+void padding_clear_gathered(struct planner *s, int node, int dim); /* of a hook with its own root */
+void padding_close(struct planner *s);                      /* behind all nodes */
 
 /* The same if there is one, else -1. */
 int hook_find(struct planner *s, int invoke, int turn);

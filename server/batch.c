@@ -201,8 +201,9 @@ static int take_pages(struct batch *b, struct job *j, int most)
     int n_held = 0, n_taken = 0;
     for (int i = 0; i < p->n_invokes; i++) {
         const struct plan_invoke *v = &p->invokes[i];
-        const int n = v->n_sequences * v->n_pages;
-        int32_t *const pages = j->pages + v->page_first;
+        const struct plan_sequence *last = &v->sequences[v->n_sequences - 1];
+        const int first = v->sequences[0].page_first, n = last->page_first + last->n_pages - first;
+        int32_t *const pages = j->pages + first;
         const int n_shared = pages_share(b->pages, pages, j->graph.invokes[i].prompts[0].tokens,
                                          shareable_pages(b, j, i), count_cached_blocks(b, j, i));
         n_held += n_shared;

@@ -46,12 +46,16 @@ static void gather_cache(const struct place *p, const struct node *n, int which,
                          const struct tensor *out)
 {
     const struct plan_invoke *v = &p->job->plan.invokes[n->invoke];
+    const struct view *all = &out->view; /* (B, H, S, dh) */
     for (int i = 0; i < v->n_sequences; i++) {
-        struct tensor one = *out; /* (H, S, dh) */
-        one.view = view_of(out->view.rank - 1, out->view.shape + 1);
-        one.view.offset = out->view.offset + i * out->view.stride[0];
-        p->be->cache_read(p->device, &one, p->model->cache, n->hook.block, which,
-                          p->job->pages + v->page_first + i * v->n_pages, (int)out->view.shape[2]);
+        const int64_t padding = v->n_tokens - v->sequences[i].n_tokens, S = all->shape[2] - padding;
+        const struct view one = {
+            .rank = 3,
+            .shape = {all->shape[1], S, all->shape[3]},
+            .stride = {all->stride[1], all->stride[2], all->stride[3]},
+            .offset = all->offset + i * all->stride[0] + padding * all->stride[2]};
+        p->be->cache_read(p->device, &(struct tensor){out->data, out->dtype, one}, p->model->cache,
+                          n->hook.block, which, job_pages(p->job, n->invoke, i), (int)S);
     }
 }
 
@@ -74,6 +78,7 @@ static void gather_generated(const struct place *p, const struct node *n, const 
     int64_t *to = (int64_t *)out->data + out->view.offset; /* (B, T + new) */
     for (int i = 0; i < v->n_sequences; i++) {
         const struct prompt *prompt = &p->job->graph.invokes[n->invoke].prompts[i];
+        to += v->n_tokens - prompt->n_tokens;
         to = upload_ids(p, to, prompt->tokens, prompt->n_tokens);
         if (n_new > 0)
             to = upload_ids(p, to, job_generated(p->job, n->invoke, i), n_new);

@@ -81,8 +81,7 @@ void job_free(struct job *j);
 /* The cache's pages of one sequence of an invoke. */
 static inline const int32_t *job_pages(const struct job *j, int invoke, int sequence)
 {
-    const struct plan_invoke *i = &j->plan.invokes[invoke];
-    return j->pages + i->page_first + sequence * i->n_pages;
+    return j->pages + j->plan.invokes[invoke].sequences[sequence].page_first;
 }
 
 /* The trace whose pass comes next, or runs, and which step of it that is. */

@@ -142,11 +142,10 @@ static void prompts_add(struct round *r, struct job *j, int invoke)
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
         const struct prompt *prompt = &j->graph.invokes[invoke].prompts[k];
-        assert(prompt->n_tokens == v->n_tokens);
-        const struct span s = {.n_rows = v->n_tokens - from,
+        const struct span s = {.n_rows = prompt->n_tokens - from,
                                .past = from,
                                .pages = job_pages(j, invoke, k)};
-        span_add(r, j, s, prompt->tokens + from, v->n_tokens - v->logits_from);
+        span_add(r, j, s, prompt->tokens + from, v->sequences[k].n_logits);
     }
 }
 
@@ -158,7 +157,7 @@ static void tokens_add(struct round *r, struct job *j, int invoke)
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
         const struct span s = {.n_rows = 1,
-                               .past = v->n_tokens + job_step(j) - 1,
+                               .past = v->sequences[k].n_tokens + job_step(j) - 1,
                                .pages = job_pages(j, invoke, k)};
         span_add(r, j, s, job_generated(j, invoke, k) + job_step(j) - 1, 1);
     }
@@ -264,9 +263,8 @@ static void on_pause(void *context, int n_rows)
 /* The row of a sequence's last position among the pass's logits. */
 static int last_logits_row(const struct job *j, int invoke, int sequence)
 {
-    const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const int each = job_step(j) > 0 ? 1 : v->n_tokens - v->logits_from;
-    return j->logits_of[invoke] + (sequence + 1) * each - 1;
+    const struct plan_sequence *q = &j->plan.invokes[invoke].sequences[sequence];
+    return j->logits_of[invoke] + (job_step(j) > 0 ? sequence : q->logits_row + q->n_logits - 1);
 }
 
 static bool sample_row(struct round *r, int32_t *token, const struct job *j, int row, int sequence,

@@ -48,6 +48,8 @@ VIEWS = rows("""
     interpose.unsqueeze(x, -1)
     x[None].squeeze(0)
     x[None].squeeze()
+    x[None, :, None].squeeze((0, 2))
+    torch.squeeze(x[None], (0, -1))
     interpose.squeeze(x)
     x[0].expand(2, 4)
     x.expand_as(x)
@@ -154,6 +156,11 @@ INDEXED = rows("""
     x[[0, 1], None, [0, 2]]
     x[..., [0, 2], [1, 1]]
     x[range(2), [0, 1], 2]
+    x[range(2), i]
+    x[:, [1, 2], i]
+    x[0, [0, 1, 2], [3, -1, 0]]
+    x[None, :, np.arange(3), torch.tensor([3, 0, 2])]
+    x[[1], j[1:]]
     x[:, np.array([], dtype=int)]
     x[i]
     x[:, i]
@@ -194,6 +201,8 @@ INDEXED = rows("""
     x[x] | an index must be of integers or booleans: clone(tensor(2, 3, 4)) is float32
     x[[0, 1], [0, 1, 2]] | the indices cannot be broadcast together: (2,), (3,)
     x[[i[0], i[1]]] | a list in an index must be of numbers: join proxies with torch.stack or interpose.stack
+    x[[0, 1], j + 3] | wrap_index: the index 5, which the graph computed, is out of range for a dimension of size 3
+    x[[1, 2], [0, 1]] | index 2 is out of range for dimension 0 of size 2
     x[:, j + 2] | wrap_index: the index 4, which the graph computed, is out of range for a dimension of size 3
     x[..., i, ...] | an index can hold only one "..."
     F.embedding(i, x) | embedding takes a matrix, and no max_norm: not (2, 3, 4)
@@ -372,6 +381,7 @@ ARRANGED = rows("""
     x.select(0, 3) | index 3 is out of range for dimension 0 of size 3
     x.repeat(2) | repeat(2,) of (3, 4): each dimension needs a number, 0 or more; new ones come first
     x.roll((1, 2), 0) | roll: 2 shifts for 1 dimensions
+    x.flip() | flip needs the dimensions that it turns around
     x.flip(0, 0) | a dimension is named twice: [0, 0]
     x.tile(-1) | repeat(1, -1) of (3, 4): each dimension needs a number, 0 or more; new ones come first
     x[0].tril() | a triangle is of two dimensions: clone(tensor(3, 4))[0] has 1

@@ -41,6 +41,7 @@ def has_columns(path):
 class Builder:
     def __init__(self, rng, sizes):
         self.rng, self.sizes, self.nodes = rng, sizes, []
+        self.without = []  # paths that an invoke cannot have
 
     def add(self, op, *args, **fields):
         self.nodes.append({"op": op, "args": list(args), **fields})
@@ -48,6 +49,7 @@ class Builder:
 
     def path(self, paths):
         block = self.rng.randrange(self.sizes["n_blocks"])
+        paths = [path for path in paths if path not in self.without]
         return self.rng.choice(paths).replace("*", str(block))
 
     def hook(self, paths, invoke, step):
@@ -112,7 +114,7 @@ class Builder:
 
     def read_part(self, paths, invoke, step, length):
         x = self.look(paths, invoke, step, length)
-        kind = self.rng.randrange(9)
+        kind = self.rng.randrange(11)
         if kind == 1:
             x = self.add(self.rng.choice(UNARY), x)
         elif kind == 2:
@@ -129,6 +131,11 @@ class Builder:
             self.add("set", self.add("getitem", x, "[..., :2]"), 1.5)
         elif kind == 8:
             x = self.add("transpose", x, 0, -1)
+        elif kind == 9:
+            op = self.rng.choice(["scatter", "scatter_add"])
+            x = self.add(op, x, -1, self.add("argmax", x, -1, True), 1.5)
+        elif kind == 10:
+            x = self.add("diagonal", x, 0, -2, -1)
         self.save(x)
 
     def read_whole(self, paths, invoke, step):
@@ -324,6 +331,9 @@ def random_job(seed, sizes):
         length = prompt_length(rng, kind, sizes["context"] - n_new)
         many = rng.choice([2, 3, 8]) if kind == "many" else 1
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
+        if rng.randrange(2):  # of unequal length, all but the first
+            prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
+            builder.without = INSIDE + WHOLE if many > 1 else builder.without
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
     fields, counts, traces = deal(rng, invokes, n_new)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 import textwrap
@@ -1212,18 +1213,33 @@ def test_every_public_name_is_documented():
                 assert member.__doc__, (thing, name)
 
 
+README = [      # what a block of the README prints or holds, by a text that the block alone has
+    ("ablated", "ablated.value.shape == normal.value.shape"),
+    ("cross_entropy_loss(model.lm_head", "loss.value.shape == () and best.indices.shape == (3,)"),
+    ("rearrange", "norms.value.shape == (1, model.config.n_heads)"),
+    ("tracer.iter[1:]", "len(best) == 4 and float(late) == float(third)"),
+    ("large.else_()", "logits.ndim == 1 and not seen._has_come()"),
+    ("donor", "len(patched.output[0]) == len(model.tokenizer.encode('The Colosseum is in the city of')) + 2"),
+    ("as edited", "len(run.output) == 1"),
+    ("tracer.cache", "not cache['transformer.h.0.mlp'].output.any()"),
+    ("positions", "norms.shape == (1, 10) and not never._has_come()"),
+    ("model.scan", "queries.shape[1] == model.config.n_heads"),
+    ("invoke():", "best.shape == (2,)"),
+]
+
+
 def test_the_readme_runs(server, name):
-    text = (pathlib.Path(__file__).parent.parent / "clients/python/README.md").read_text()
-    blocks = text.split("```python\n")[1:]
-    assert len(blocks) == 3
-    code = "".join(block.partition("```")[0] for block in blocks)
-    assert 'LanguageModel("demo")' in code
-    code = code.replace('"demo"', f"{name!r}, host={server.host!r}")
+    """Block by block, in one module."""
+    path = pathlib.Path(__file__).parent.parent / "clients/python/README.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
+    assert 'LanguageModel("demo")' in blocks[0]
+    blocks[0] = blocks[0].replace('"demo"', f"{name!r}, host={server.host!r}")
     facts = {}
-    exec(code, facts)
-    assert facts["ablated"].value.shape == facts["normal"].value.shape
-    assert facts["norms"].value.shape == (1, facts["model"].config.n_heads)
-    assert facts["loss"].value.shape == () and facts["best"].indices.value.shape == (3,)
+    for block in blocks:
+        exec(compile(block, str(path), "exec"), facts)
+        for mark, fact in README:
+            assert mark not in block or eval(fact, facts), fact
+    assert all(any(mark in block for block in blocks) for mark, _ in README)
 
 
 def test_torch_is_not_needed(server, name):

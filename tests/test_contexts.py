@@ -469,8 +469,8 @@ def test_what_a_cache_leaves_out(model):
     assert blocks["transformer.h.0"].input is None and blocks["transformer.h.0"].inputs is None
     entry = inputs["transformer.h.0.mlp"]
     assert entry.output is None and entry.input.shape == entry.inputs[0][0].shape
-    with pytest.raises(IndexError, match="transformer.h.12 is not in the cache"):
-        blocks.transformer.h[12]
+    with pytest.raises(IndexError, match="transformer.h.99 does not exist: this model has blocks 0 to"):
+        blocks.transformer.h[99]
     with pytest.raises(AttributeError, match="transformer.h.0.mlp is not in the cache"):
         blocks.transformer.h[0].mlp
     with pytest.raises(KeyError, match="transformer is no list of blocks"):
@@ -836,3 +836,90 @@ def test_a_prompt_of_a_session_is_refused_at_its_line(model, tmp_path):
     with pytest.raises(interpose.RequestError) as refused:
         exec(compile(script.read_text(), str(script), "exec"), {"model": model})
     assert refused.value.lineno == 5, str(refused.value)
+
+
+# All prompts of a run.
+
+def test_all_prompts_are_one_left_padded_batch(model):
+    """Read, set in part, replaced, at each step, between invokes; beside the same written by hand."""
+    prompts, n = [PROMPT, IDS, [[1, 2, 3], [4, 5, 6]]], 10
+
+    def by_hand(change):
+        with model.generate(max_new_tokens=2) as run:
+            kept = []
+            for prompt in prompts:
+                with run.invoke(prompt):
+                    change(model)
+                    kept.append((model.transformer.h[1].mlp.output.save(),
+                                 model.transformer.h[1].attn.query.step(1).output.save(),
+                                 model.lm_head.output.save()))
+        return kept
+
+    def change(model):
+        mlp = model.transformer.h[1].mlp
+        old = mlp.output
+        mlp.output = old * 2
+        mlp.output[:, -1, 3] = 7
+        mlp.output[:, -2:] += old[:, -2:]
+
+    with model.generate(max_new_tokens=2) as run:
+        with run.invoke(prompts[0]):
+            before = model.transformer.h[1].mlp.output.save()
+        with run.invoke():
+            change(model)
+            mlp = model.transformer.h[1].mlp.output.save()
+            query = model.transformer.h[1].attn.query.step(1).output.save()
+            logits = model.lm_head.output[:, -1].save()
+        with run.invoke(prompts[1]):
+            behind = model.transformer.h[1].mlp.output.save()
+        with run.invoke(prompts[2]):
+            pass
+    kept = by_hand(change)
+    rows = [row for each, _, _ in kept for row in each.value]
+    assert mlp.shape == (4, n, model.config.width) and query.shape[:3] == (4, model.config.n_heads, 1)
+    for padded, row in zip(mlp.value, rows):
+        assert not padded[:n - len(row)].any()
+        same([padded[n - len(row):]], [row])
+    same([query], [np.concatenate([q.value for _, q, _ in kept])])
+    same([logits], [np.concatenate([each.value[:, -1] for _, _, each in kept])])
+    same([before], [by_hand(lambda _: None)[0][0]])
+    same([behind], [kept[1][0]])
+
+
+def test_lists_iterations_and_conditions_of_all_prompts(model):
+    with model.generate(max_new_tokens=3) as run:
+        with run.invoke():
+            ids, loud = interpose.list().save(), interpose.list().save()
+            with run.iter[:]:
+                ids.append(model.lm_head.output[:, -1].argmax(-1))
+                with run.cond(ids[-1][0] >= 0):
+                    loud.append(model.lm_head.output[:, -1].max())
+            last = [model.lm_head.output[:, -1].argmax(-1).save() for _ in run.iter[1:]]
+            with pytest.raises(RuntimeError) as refused:
+                model.lm_head.output.shape
+            x = model.transformer.h[0].output[0]
+            x.save()
+        for prompt in (PROMPT, IDS):
+            with run.invoke(prompt):
+                pass
+    assert str(refused.value) == ("the shape of lm_head.output is of all prompts of the run, and more may "
+                                  "come: it is not known inside `with run.invoke():`")
+    assert len(loud) == 3 and x.shape[:2] == (2, 10)
+    new = np.array([tokens[-3:] for tokens in run.output])
+    same(ids, new.T)
+    same(last, new.T[1:])
+    with pytest.raises(ValueError, match="this run has no prompt: open an invoke"):
+        with model.trace() as run:
+            with run.invoke():
+                model.lm_head.output.save()
+
+
+def test_a_bad_set_of_all_prompts_is_refused_at_its_line(model, tmp_path):
+    script = tmp_path / "notebook.py"
+    script.write_text("with model.trace() as t:\n    with t.invoke():\n"
+                      "        model.transformer.h[0].output[0][:, 99] = 0\n"
+                      "    with t.invoke([1]): model.lm_head.output.save()\n"
+                      "    with t.invoke([1, 2]): model.lm_head.output.save()\n")
+    with pytest.raises(interpose.RequestError) as refused:
+        exec(compile(script.read_text(), str(script), "exec"), {"model": model})
+    assert (refused.value.code, refused.value.lineno) == ("index", 3)

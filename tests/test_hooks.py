@@ -175,3 +175,17 @@ def test_a_head_that_does_not_exist(model):
             model.hooks["pattern", 1][:, 99] = 0.0
     assert e.value.code == "index"
     assert "99 is out of range" in e.value.message
+
+
+def test_a_pattern_that_the_server_has_no_memory_for(start_server):
+    """Scores and pattern of eight heads and 200 tokens, a float each, while one is made of the other."""
+    with start_server("--slab-mb", "1") as small:
+        model = LanguageModel("demo", host=small.host, progress=False)
+        with pytest.raises(RequestError) as e:
+            with model.trace(list(range(200))):
+                model.hooks["pattern", 1].save()
+        assert e.value.message == ("the graph's values take 2766976 bytes at once, and this server has "
+                                   "1048576 (--slab-mb)")
+        with model.trace(list(range(60))):
+            pattern = model.hooks["pattern", 1].save()
+        assert pattern.value.shape == (1, 8, 60, 60)

@@ -2,6 +2,7 @@
 against Hugging Face's GPT-2 run prompt by prompt, and against the same prompts as requests of their
 own, bit for bit."""
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -104,3 +105,119 @@ def test_a_reply_counts_the_passes_of_all_traces(server):
     head = wire.frames_of(server.host, {"traces": [
         {"prompt": B, "max_new_tokens": 3}, {"prompt": A}]})[0]
     assert head["steps"] == 4 and head["tokens"] == [[B], [A]]
+
+
+# Prompts of unequal length.
+
+PROMPTS = [B, A, A[2:4]]
+LONGEST = max(map(len, PROMPTS))
+
+
+def own_part(path, x, i):
+    """A prompt's own positions of a padded (B, T, ...) or (B, H, T, dh), and whether the rest is 0."""
+    axis = 2 if ".attn." in path and x.ndim == 4 or ".output[1]" in path else 1
+    padding, own = np.split(x[i:i + 1], [x.shape[axis] - len(PROMPTS[i])], axis)
+    return own, not padding.any()
+
+
+INSIDE = [path for path in oracle.PLACES if re.search(r"\.(scores|pattern|result)\.", path)]
+
+
+@pytest.mark.parametrize("generic", [*sorted(oracle.PLACES.keys() - INSIDE), "transformer.wte.input"])
+def test_a_padded_view_has_each_prompt_s_bits_at_its_right_end(server, hf, generic):
+    path = generic.replace("*", "2")
+    saved, _ = wire.run(server.host, {"prompt": PROMPTS, "save": {"x": path}})
+    x = saved["x", 0]
+    assert x.shape[0] == 3
+    for i, prompt in enumerate(PROMPTS):
+        alone, _ = wire.run(server.host, {"prompt": prompt, "save": {"x": path}})
+        own, rest_is_zero = own_part(path, x, i)
+        assert rest_is_zero and own.tobytes() == alone["x", 0].tobytes(), (path, i)
+        if generic in oracle.PLACES:
+            near(own, hf.run(prompt, [path])[path])
+
+
+EDITS = {  # of x, in place; and on the wire
+    "[:, -1]": (lambda x: x[:, -1].mul_(-2.0), {"op": "mul", "args": ["target", -2.0]}),
+    "[:, -2:, 3:9]": (lambda x: x[:, -2:, 3:9].add_(0.5), {"op": "add", "args": ["target", 0.5]}),
+    "[..., ::2]": (lambda x: x[..., ::2].tanh_(), {"op": "tanh", "args": ["target"]}),
+    "[:]": (lambda x: x.add_(1.0), {"op": "add", "args": ["target", 1.0]}),
+}
+
+
+@pytest.mark.parametrize("index", EDITS)
+@pytest.mark.parametrize("generic", ["transformer.wte.output", "transformer.h.*.attn.c_attn.output",
+                                     "transformer.h.*.mid.output", "transformer.h.*.mlp.act.output",
+                                     "transformer.h.*.output[0]", "transformer.ln_f.output"])
+def test_an_edit_of_a_padded_view_changes_each_prompt_as_it_would_alone(server, hf, generic, index):
+    path = generic.replace("*", "3")
+    edit, value = EDITS[index]
+    nodes = [hook(path, 0, "x"), {"op": "getitem", "args": ["x", index], "name": "target"},
+             {**value, "name": "value"}, put("target", "value"), save("x", "changed"),
+             save("lm_head.output", "logits")]
+    saved, _ = wire.run(server.host, {"prompt": PROMPTS, "nodes": nodes})
+    for i, prompt in enumerate(PROMPTS):
+        alone, _ = wire.run(server.host, {"prompt": prompt, "nodes": nodes})
+        for name in ("changed", "logits"):
+            own, rest_is_zero = own_part("", saved[name, 0], i)
+            assert rest_is_zero and own.tobytes() == alone[name, 0].tobytes(), (name, i)
+        theirs = hf.run(prompt, ["lm_head.output"], [(path, edit)])["lm_head.output"]
+        near(alone["logits", 0], theirs)
+
+
+def test_prompts_of_unequal_length_generate_what_each_generates_alone(server):
+    looks = [(out(1), 0), (out(1), 2), ("lm_head.output", 0), ("lm_head.output", 3),
+             ("transformer.h.2.output[1][0]", 0), ("transformer.h.2.output[1][1]", 3)]
+    nodes = [hook("transformer.h.0.attn.value.output", 0, "v", 1), put("v[:, 3]", 0.25),
+             *[save(path, f"{path} {step}", 0, step) for path, step in looks],
+             save("generator.output", "ids", 0, 3)]
+    request = {"max_new_tokens": 4, "nodes": nodes}
+    frames = wire.frames_of(server.host, {"prompt": PROMPTS, **request})
+    assert frames[0]["lengths"] == [[len(p) for p in PROMPTS]]
+    saved, end = wire.run(server.host, {"prompt": PROMPTS, **request})
+    for i, prompt in enumerate(PROMPTS):
+        alone, its_end = wire.run(server.host, {"prompt": prompt, **request})
+        assert end["generated"][0][i] == its_end["generated"][0][0]
+        padding = LONGEST - len(prompt)
+        for (name, step), theirs in alone.items():
+            ours = saved[name, step][i:i + 1]
+            axis = next((k for k in range(ours.ndim) if ours.shape[k] != theirs.shape[k]), None)
+            if axis is not None:
+                zeros, ours = np.split(ours, [padding], axis)
+                assert not zeros.any()
+            assert ours.tobytes() == theirs.tobytes(), (name, step, i)
+
+
+def test_a_late_reader_of_a_padded_view_sees_what_was_there(server):
+    nodes = [hook(out(1), 0, "x"),
+             {"op": "add", "args": ["x[:, -1]", out(4) + "[:, -1]"], "name": "sum"},
+             put("x[:, -1]", 0.0), save("sum", "before"), save("x", "changed")]
+    saved, _ = wire.run(server.host, {"prompt": PROMPTS, "nodes": nodes})
+    for i, prompt in enumerate(PROMPTS):
+        alone, _ = wire.run(server.host, {"prompt": prompt, "nodes": nodes})
+        assert saved["before", 0][i].tobytes() == alone["before", 0][0].tobytes()
+        assert not saved["changed", 0][i, -1].any()
+
+
+def test_a_loss_over_padded_prompts_is_made_a_few_rows_at_a_time(server):
+    """Logits that exist nowhere whole: the product's rows are those of the padded view."""
+    prompts = [[(7 * k + i) % 4096 for k in range(n)] for i, n in enumerate((90, 41, 77))]
+    nodes = [{"op": "log_softmax", "args": ["lm_head.output", -1], "name": "logp"},
+             {"op": "argmax", "args": ["logp", -1], "name": "top"},
+             {"op": "max", "args": ["logp", -1], "name": "best"},
+             save("top", "ids"), save("best", "values")]
+    saved, _ = wire.run(server.host, {"prompt": prompts, "nodes": nodes})
+    for i, prompt in enumerate(prompts):
+        alone, _ = wire.run(server.host, {"prompt": prompt, "nodes": nodes})
+        for name in ("ids", "values"):
+            own = saved[name, 0][i, 90 - len(prompt):]
+            assert own.tobytes() == alone[name, 0][0].tobytes(), (name, i)
+
+
+def test_what_a_set_of_a_padded_view_touches_is_counted_without_padding(server):
+    head = wire.frames_of(server.host, {"prompt": PROMPTS, "set": {
+        out(0): 0.0, out(1) + "[:, :3, :5]": 0.0, out(2) + "[1:]": 0.0,
+        "transformer.h.1.attn.query.output[:, 2, :4]": 0.0},
+        "save": {"x": "lm_head.output[:, -1]"}})[0]
+    assert [row["elements"] for row in head["touched"]] == [
+        12 * 256, (1 + 3) * 5, 8 * 256, (2 + 4) * 32]

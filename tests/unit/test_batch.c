@@ -344,36 +344,47 @@ static void an_engine_that_is_told_to_hurry_fails_what_is_left(void **state)
 }
 
 /* Its neighbour has the bits that it has alone, and what was saved before is kept. */
-static void an_index_that_turns_out_wrong_fails_its_job_alone(void **state)
+static void must_fail_alone(const char *indexing, int n_saved, const char *text)
 {
-    (void)state;
     const char *request = "{\"prompt\": [1, 2, 60], \"max_new_tokens\": 2, \"nodes\": ["
         "{\"op\": \"save\", \"args\": [\"transformer.wte.output\"], \"name\": \"early\"},"
         "{\"op\": \"add\", \"args\": [\"transformer.wte.input\", %d]},"
         "{\"op\": \"unsqueeze\", \"args\": [{\"node\": 1}, -1]},"
-        "{\"op\": \"gather\", \"args\": [\"lm_head.output\", -1, {\"node\": 2}]},"
-        "{\"op\": \"save\", \"args\": [{\"node\": 3}], \"name\": \"x\"}]}";
-    struct job *alone = job_of(arena_format(&arena, request, 0));
+        "{%s}, {\"op\": \"save\", \"args\": [{\"node\": 3}], \"name\": \"x\"}]}";
+    struct job *alone = job_of(arena_format(&arena, request, 0, indexing));
     batch_add(batch, alone);
     run_to_the_end();
-    struct job *ill = job_of(arena_format(&arena, request, 1));
-    struct job *well = job_of(arena_format(&arena, request, 0));
+    struct job *ill = job_of(arena_format(&arena, request, 1, indexing));
+    struct job *well = job_of(arena_format(&arena, request, 0, indexing));
     batch_add(batch, ill);
     batch_add(batch, well);
     run_to_the_end();
     int n_ready;
     assert_int_equal(job_wait(ill, &n_ready, 9, 0), JOB_failed);
-    assert_int_equal(n_ready, 1);
+    assert_int_equal(n_ready, n_saved);
     assert_int_equal(ill->err.code, ERR_index);
     assert_int_equal(ill->err.node, 3);
     assert_string_equal(ill->err.where, "nodes[3]");
-    assert_string_equal(ill->err.text, "gather: the index 61, which the graph computed, is out of "
-                                       "range for dimension 2 of size 61");
+    assert_string_equal(ill->err.text, text);
     assert_int_equal(state_of(well), JOB_done);
     assert_memory_equal(well->results, alone->results, well->plan.result_bytes);
     job_free(alone);
     job_free(ill);
     job_free(well);
+}
+
+static void an_index_that_turns_out_wrong_fails_its_job_alone(void **state)
+{
+    (void)state;
+#define IS_OUT(what) what ": the index 61, which the graph computed, is out of range for "
+    must_fail_alone("\"op\": \"gather\", \"args\": [\"lm_head.output\", -1, {\"node\": 2}]", 1,
+                    IS_OUT("gather") "dimension 2 of size 61");
+    must_fail_alone("\"op\": \"scatter_add\", "
+                    "\"args\": [\"lm_head.output\", 2, {\"node\": 2}, 1.5]", 1,
+                    IS_OUT("scatter_add") "dimension 2 of size 61");
+    must_fail_alone("\"op\": \"wrap_index\", \"args\": [{\"node\": 2}, 61]", 0,
+                    IS_OUT("wrap_index") "a dimension of size 61");
+#undef IS_OUT
 }
 
 static const char *const requests[] = {

@@ -203,6 +203,31 @@ static int first_pass(int trace)
     return n;
 }
 
+static int64_t longest(const struct invoke *v)
+{
+    int n = 0;
+    for (int i = 0; i < v->n_prompts; i++)
+        n = v->prompts[i].n_tokens > n ? v->prompts[i].n_tokens : n;
+    return n;
+}
+
+/* Whether a row of (B * T) is left of a shorter prompt. */
+static bool is_padding(const struct invoke *v, int64_t row)
+{
+    const int64_t T = longest(v);
+    return row % T < T - v->prompts[row / T].n_tokens;
+}
+
+/* What is written to padding is dropped. */
+static void clear_padding(struct eager_root *r)
+{
+    const struct invoke *v = &t.graph.invokes[r->invoke];
+    const int64_t n_rows = r->rows.view.shape[0], W = r->rows.view.shape[1];
+    for (int64_t row = 0; n_rows == v->n_prompts * longest(v) && row < n_rows; row++)
+        for (int64_t k = 0; is_padding(v, row) && k < W; k++)
+            memset(element(&r->rows, row * W + k), 0, dtype_size(r->rows.dtype));
+}
+
 static struct eager_root *eager_root(int invoke, int site, int pass)
 {
     for (int i = 0; i < eager.n_roots; i++) {
@@ -217,7 +242,7 @@ static struct eager_root *eager_root(int invoke, int site, int pass)
     site_split(&p, &block, site, tiny_model.n_blocks);
     const struct invoke *v = &t.graph.invokes[invoke];
     const bool first = pass == first_pass(v->trace);
-    const int64_t n_rows = v->n_prompts * (first ? v->prompts[0].n_tokens : 1);
+    const int64_t n_rows = v->n_prompts * (first ? longest(v) : 1);
     const int64_t stride = point_row_stride(p, &tiny_model);
     *r = (struct eager_root){.invoke = invoke, .site = site, .pass = pass};
     r->rows = tensor_new(point_dtype(p), 2, (int64_t[]){n_rows, stride});
@@ -226,6 +251,8 @@ static struct eager_root *eager_root(int invoke, int site, int pass)
         for (int64_t k = 0; k < width_of(p); k++)
             cell(element(&r->rows, row * width_of(p) + k), r->rows.dtype, site, pass, invoke, row,
                  k);
+    if (first)
+        clear_padding(r);
     return r;
 }
 
@@ -234,7 +261,7 @@ static int32_t generated[64];
 static struct tensor eager_generated(int invoke)
 {
     const struct invoke *v = &t.graph.invokes[invoke];
-    const int n_old = v->prompts[0].n_tokens, n_new = t.graph.traces[v->trace].n_new_tokens;
+    const int n_old = (int)longest(v), n_new = t.graph.traces[v->trace].n_new_tokens;
     const int32_t *new = generated;
     for (int i = 0; i < invoke; i++)
         new += t.graph.invokes[i].n_prompts *
@@ -243,7 +270,8 @@ static struct tensor eager_generated(int invoke)
     for (int i = 0; i < v->n_prompts; i++)
         for (int k = 0; k < n_old + n_new; k++)
             *(int64_t *)element(&x, i * (n_old + n_new) + k) =
-                k < n_old ? v->prompts[i].tokens[k]
+                k < n_old - v->prompts[i].n_tokens ? 0
+                : k < n_old ? v->prompts[i].tokens[k - n_old + v->prompts[i].n_tokens]
                           : new[i * n_new + k - n_old];
     return x;
 }
@@ -256,7 +284,7 @@ static struct tensor eager_hook(const struct node *n)
     const int site = site_of(n->hook.name->point, n->hook.block, tiny_model.n_blocks);
     struct tensor x = eager_root(n->invoke, site, first_pass(v->trace) + n->hook.step)->rows;
     x.view = point_view(n->hook.name, &tiny_model, v->n_prompts,
-                        n->hook.step ? 1 : v->prompts[0].n_tokens, 0, 0);
+                        n->hook.step ? 1 : longest(v), 0, 0);
     return x;
 }
 
@@ -594,8 +622,10 @@ static struct tensor eager_set(const struct node *n)
         changes |= memcmp(element(&target, i), element(&value, i), dtype_size(target.dtype)) != 0;
         memcpy(element(&target, i), element(&value, i), dtype_size(target.dtype));
     }
-    for (int i = 0; i < eager.n_roots; i++)
+    for (int i = 0; i < eager.n_roots; i++) {
         eager.roots[i].changed |= changes && eager.roots[i].rows.data == target.data;
+        clear_padding(&eager.roots[i]);
+    }
     return target;
 }
 
@@ -629,11 +659,12 @@ static int64_t row_of(const struct plan_invoke *v, int step, bool logits, int64_
 {
     if (step)
         return v->sequence_first + row;
-    if (!logits)
-        return v->row_first + row;
-    const int64_t kept = v->n_tokens - v->logits_from, at = row % v->n_tokens;
-    return at < v->logits_from ? -1
-                               : v->logits_first + row / v->n_tokens * kept + at - v->logits_from;
+    const struct plan_sequence *q = &v->sequences[row / v->n_tokens];
+    const int64_t left = v->n_tokens - row % v->n_tokens; /* to the end of its sequence */
+    if (left > (logits ? q->n_logits : q->n_tokens))
+        return -1;
+    return logits ? v->logits_first + q->logits_row + q->n_logits - left
+                  : v->row_first + q->row + q->n_tokens - left;
 }
 
 /* Fills our rows from what the model would have, or compares them with what Python would have. */
@@ -1072,6 +1103,14 @@ static void count_plan(void)
     }
 }
 
+static void random_invoke(void)
+{
+    const int T = 1 + (int)pick(4);
+    const struct invoke *v = &t.graph.invokes[tiny_invoke(&t, 1 + (int)pick(2), T)];
+    for (int i = 0; i < v->n_prompts && pick(2); i++)
+        v->prompts[i].n_tokens = 1 + (int)pick(T);
+}
+
 static void one_random_graph(uint64_t number)
 {
     seed = number;
@@ -1083,7 +1122,7 @@ static void one_random_graph(uint64_t number)
             tiny_trace(&t, (int)pick(3));
         const int n_invokes = 1 + (int)pick(n_traces > 1 ? 2 : 3);
         for (int i = 0; i < n_invokes; i++)
-            tiny_invoke(&t, 1 + (int)pick(2), 1 + (int)pick(4));
+            random_invoke();
     }
     for (int i = 0; i < 64; i++)
         generated[i] = (int32_t)pick(11);

@@ -52,6 +52,7 @@ static struct plan_trace plan_trace = {.n_invokes = 2, .n_steps = 2, .samples = 
 static struct plan_pass plan_passes[2];
 static struct plan plan = {.n_values = COUNT(nodes),
                            .n_saves = COUNT(saves),
+                           .touched = (int64_t[]){0, 4, 0, 0},
                            .n_invokes = 2,
                            .n_traces = 1,
                            .n_passes = 2,
@@ -123,7 +124,7 @@ static struct bytes whole_reply(enum reply_media media, size_t piece)
 
 #define HEAD                                                                                      \
     "{\"type\": \"head\", \"request_id\": \"r1\", \"model\": \"demo\", \"numerics\": \"exact\", " \
-    "\"tokens\": [[[464, 412], [412, 7]], [[7]]], \"steps\": 2, "                                 \
+    "\"tokens\": [[[464, 412], [412, 7]], [[7]]], \"lengths\": [[2, 2], [1]], \"steps\": 2, "       \
     "\"touched\": [{\"place\": \"nodes[1]\", \"elements\": 4}], \"default_step\": 0}"
 #define FIRST                                                                        \
     "{\"type\": \"tensor\", \"name\": \"x\\u000a\\\"y\", \"node\": 2, \"step\": 1, " \
@@ -185,7 +186,7 @@ static void msgpack_carries_the_bytes_themselves(void **state)
     assert_memory_equal(at, results, 16);
     assert_int_equal((unsigned char)at[16], 0xc0); /* the heartbeat */
     assert_int_equal((unsigned char)at[17], 0x87);
-    assert_memory_equal(found.at, "\x88\xa4type\xa4head\xaarequest_id\xa2r1", 25);
+    assert_memory_equal(found.at, "\x89\xa4type\xa4head\xaarequest_id\xa2r1", 25);
 }
 
 static void pieces_of_any_size_give_the_same_bytes(void **state)
@@ -295,7 +296,8 @@ static void a_plan_names_what_the_request_has(void **state)
         "\"saves\": [{\"name\": \"x\\u000a\\\"y\", \"shape\": [2, 2], \"dtype\": \"float32\", "
         "\"step\": 1}, {\"name\": \"z\", \"shape\": [], \"dtype\": \"int64\", \"step\": 0}], "
         "\"touched\": [{\"place\": \"nodes[1]\", \"elements\": 4}], \"steps\": 2, "
-        "\"tokens\": [[[464, 412], [412, 7]], [[7]]], \"slab_bytes\": 128, "
+        "\"tokens\": [[[464, 412], [412, 7]], [[7]]], \"lengths\": [[2, 2], [1]], "
+        "\"slab_bytes\": 128, "
         "\"result_bytes\": 128, \"cost\": 1.5e+09}\n";
     check_bytes(found, expected, sizeof expected - 1);
 }

@@ -622,11 +622,41 @@ static void rows_sequences_and_pages_are_dealt_out(void **state)
     assert_int_equal(t.plan.traces[0].n_sequences, 5);
     assert_int_equal(v[1].row_first, 122);
     assert_int_equal(v[1].sequence_first, 2);
-    assert_int_equal(v[0].n_pages, 1); /* 64 positions: the last token is not run */
-    assert_int_equal(v[1].n_pages, 2);
-    assert_int_equal(v[1].page_first, 2);
+    assert_int_equal(v[0].sequences[1].n_pages, 1); /* 64 positions: the last token is not run */
+    assert_int_equal(v[1].sequences[0].n_pages, 2);
+    assert_int_equal(v[1].sequences[0].page_first, 2);
     assert_int_equal(t.plan.n_pages, 8);
     assert_int_equal(v[1].logits_first, 2);
+}
+
+static void prompts_of_unequal_length_have_their_own_rows(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 3, 5);
+    t.graph.invokes[0].prompts[1].n_tokens = 2;
+    const int x = tiny_hook(&t, "transformer.h.0.output[0]", 0, 0);
+    tiny_save(&t, tiny_getitem(&t, tiny_hook(&t, "lm_head.output", 0, 0), "[:, -3:]"));
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[1:, :3]")), FLOAT(0));
+    /* A copy of each prompt's rows, zeros before the second, and back behind the set. */
+    IS("0 transformer.h.0.output[0]: clone clone clone clone set clone set set set; 0 "
+       "lm_head.output: clone clone clone clone save");
+    assert_string_equal(shape_of(x), "(3, 5, 8)");
+    assert_int_equal(t.plan.touched[t.graph.n_nodes - 1], 3 * 8);
+    assert_int_equal(t.plan.n_rows, 12);
+    assert_int_equal(t.plan.n_logits, 3 + 2 + 3);
+    assert_int_equal(t.plan.invokes[0].sequences[2].row, 7);
+    assert_int_equal(t.plan.invokes[0].sequences[2].logits_row, 5);
+}
+
+static void a_set_of_padding_alone_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 5);
+    t.graph.invokes[0].prompts[1].n_tokens = 2;
+    const int x = tiny_hook(&t, "transformer.h.0.output[0]", 0, 0);
+    tiny_op(&t, set, NODE(tiny_getitem(&t, x, "[1, :3]")), FLOAT(0));
+    IS("shape nodes[2].args[0]: set of (3, 8), which is padding alone: the prompts there are "
+       "shorter");
 }
 
 static void prompts_that_cannot_run_are_refused(void **state)
@@ -638,11 +668,6 @@ static void prompts_that_cannot_run_are_refused(void **state)
     t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 1, 0);
     IS("value invokes[0].prompt: a prompt needs at least one token: this one has none");
-    t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
-    tiny_invoke(&t, 2, 5);
-    t.graph.invokes[0].prompts[1].n_tokens = 3;
-    IS("shape invokes[0].prompt[1]: the prompts of one invoke must have the same number of "
-       "tokens: 5 and 3; give each its own invoke");
     t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 1, 30);
     t.graph.traces[0].n_new_tokens = 3;
@@ -1059,6 +1084,8 @@ int main(void)
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(prompts_of_unequal_length_have_their_own_rows),
+        TEST(a_set_of_padding_alone_is_refused),
         TEST(prompts_that_cannot_run_are_refused),
         TEST(tokens_that_do_not_exist_are_refused),
         TEST(too_many_prompts_are_refused),

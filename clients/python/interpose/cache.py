@@ -72,10 +72,22 @@ class Cache(collections.abc.Mapping):
     def __getitem__(self, path):
         if self._invoke.run.is_open:
             raise NoValue(f"the cache has no values: {self._invoke.run.why_no_value()}")
-        return self._entries[_plain(path)]
+        return self._entries[self._plain(path)]
 
     def __contains__(self, path):
-        return _plain(path) in self._entries
+        return self._plain(path) in self._entries
+
+    def _plain(self, path):
+        """A module's path without nnsight's "model." and without names of LanguageModel(rename=...)."""
+        if path in self._entries or not isinstance(path, str):
+            return path
+        try:
+            module = self._invoke.run.model
+            for name in path.removeprefix("model.").split("."):
+                module = module[int(name)] if name.isdigit() else getattr(module, name)
+            return module._path
+        except (AttributeError, IndexError, TypeError):
+            return path
 
     def __iter__(self):
         return iter(self._entries)
@@ -86,27 +98,24 @@ class Cache(collections.abc.Mapping):
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        return self if name == "model" else getattr(CachedModule(self, ""), name)
+        root = CachedModule(self, self._invoke.run.model._root())
+        return root if name == "model" else getattr(root, name)
 
     def __repr__(self):
         return f"<a cache of {len(self)} modules>"
 
 
-def _plain(path):
-    return path[len("model."):] if isinstance(path, str) and path.startswith("model.") else path
-
-
 class CachedModule:
     """A place in a cache's tree of modules: `cache.transformer.h[0]`."""
 
-    def __init__(self, cache, path):
-        self._cache, self._path = cache, path
+    def __init__(self, cache, module):
+        self._cache, self._module = cache, module
 
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
         if name in ("output", "input", "inputs"):
-            entry = self._cache[self._path]
+            entry = self._cache[self._module._path]
             return [getattr(e, name) for e in entry] if isinstance(entry, list) else (
                 getattr(entry, name))
         return self._below(name, AttributeError)
@@ -114,27 +123,34 @@ class CachedModule:
     def __getitem__(self, key):
         if isinstance(key, str):
             return self._below(key, KeyError)
-        children = {path.removeprefix(self._path + ".").partition(".")[0]
-                    for path in self._cache if path.startswith(self._path + ".")}
-        if not any(child.isdigit() for child in children):
-            raise KeyError(f"{self._path} is no list of blocks")
-        return self._below(str(key), IndexError)
+        if not self._module._branch.is_list:
+            raise KeyError(f"{self._module._path} is no list of blocks")
+        return CachedModule(self._cache, self._module[key])._found(IndexError)
 
-    def _below(self, name, error):
-        path = f"{self._path}.{name}" if self._path else name
+    def _below(self, names, error):
+        module = self._module
+        for name in names.split("."):
+            branch = module._branch
+            if name in branch.leaves:
+                raise error(f"{module._path}.{name} is not in the cache: output and inputs are")
+            module = module[int(name)] if name.isdigit() and branch.is_list else getattr(module, name)
+        return CachedModule(self._cache, module)._found(error)
+
+    def _found(self, error):
+        path = self._module._path
         if not any(each == path or each.startswith(path + ".") for each in self._cache):
             raise error(f"{path} is not in the cache")
-        return CachedModule(self._cache, path)
+        return self
 
 
 def chosen(model, modules):
     """The modules that a cache is of, given as modules or by name; all of Hugging Face's if None."""
-    known = {module._path: module for module in model._modules()}
+    known = {module._path: module for module in model._root()._modules()}
     if modules is None:
         return [m for path, m in known.items() if not _NOT_HUGGING_FACE_S & set(path.split("."))]
     found = []
     for each in modules:
-        path = _plain(each if isinstance(each, str) else each._path)
+        path = each.removeprefix("model.") if isinstance(each, str) else each._path
         if path not in known:
             near = difflib.get_close_matches(path, known, 3)
             raise ValueError(f"{path} is no module with an output: did you mean "

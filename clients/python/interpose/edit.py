@@ -14,8 +14,9 @@ class Edit(Run):
 
     def __init__(self, model, edited, prompt=None):
         super().__init__(model, 0, None, False)
-        self._edited, self.can_plan = edited, prompt is not None
+        self._edited = edited
         self._inside = Invoke(self, [0] if prompt is None else prompt)
+        self._inside.can_plan = prompt is not None
 
     def __enter__(self):
         super().__enter__()

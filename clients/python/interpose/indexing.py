@@ -174,9 +174,31 @@ def _moved(n, source, count, target):
     return order[:target] + moved + order[target:]
 
 
+def _one_of_each(x, key):
+    """x[..., arange(a, b), index]: an element of each slice, by a gather, for which what lies between
+    need not exist; or None."""
+    chosen = _chosen(x, key)
+    dims, indices = chosen.dims, chosen.indices
+    if len(dims) != 2 or dims[1] != dims[0] + 1 or any(i.ndim != 1 for i in indices) or (
+            isinstance(indices[0], Proxy) or indices[0].shape != tuple(indices[1].shape)):
+        return None
+    first = int(indices[0][0]) if indices[0].size else -1
+    if first < 0 or (indices[0] != np.arange(first, first + indices[0].size)).any():
+        return None
+    view = _view(x, chosen.basic)
+    d, n = dims[0], indices[0].size
+    _places(view, d, indices[0])
+    index = proxy_of(x._run, _places(view, d + 1, indices[1]))
+    shape = [*view.shape[:d], n, 1, *view.shape[d + 2:]]
+    index = index.reshape([1] * d + [n] + [1] * (len(shape) - d - 1)).expand(shape)
+    rows = view[(slice(None),) * d + (slice(first, first + n),)]
+    return apply(x._run, "gather", [rows, d + 1, index]).squeeze(d + 1)
+
+
 def pick(x, key):
     """x[key]: a new tensor, as in torch."""
     quick = _pick_known(x, key)
+    quick = _one_of_each(x, key) if quick is None else quick
     if quick is not None:
         return quick
     lines = _lines(x, key)

@@ -58,6 +58,11 @@ class Iteration:
             return builtins.list(steps)
         return [run.checked_step(whole(k, "a step")) for k in self._key]
 
+    @property
+    def is_recorded(self):
+        """Whether its block is written once for several steps."""
+        return self._recording is not None
+
     # for step in tracer.iter[...]
 
     def __iter__(self):
@@ -99,8 +104,9 @@ class Iteration:
         if recording is None:
             return
         run.end_record(recording)
-        if run.n_steps is None:     # an edit: the run that it is written into knows its steps
+        if run.recording is not None:       # it is written as often when that is
             run.recording.take("iterate", None, self, recording)
+            run.recording.proxies += recording.proxies
         elif not run.is_muted:      # its steps behind tracer.stop() are never reached
             made = {}
             for k in self._rest:

@@ -28,6 +28,7 @@ class Spec:
         self.refused = document.get("refused", {})
         self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
+            Point(runs.STREAMER, "(B,)", False),
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
         self.modules = set(document["modules"])     # that can be applied, by path with a *
@@ -53,9 +54,24 @@ class Module:
             return self._tensors(name)
         if name == "inputs" and "input" in branch.leaves:
             return self._tensors("input")
+        return self._renamed(name)
+
+    def _renamed(self, name):
+        """The module below this one that LanguageModel(rename=...) calls so."""
+        for old, new in self._model._renamed.items():
+            module = self
+            for part in old.strip(".").split(".") if new == name else ():
+                if module is not None and part not in module._branch.children and not (
+                        module._branch.is_list and part.isdigit()):
+                    module = None
+                if module is not None:
+                    module = module[int(part)] if module._branch.is_list else getattr(module, part)
+            if module is not None and module is not self:
+                return module
         raise self._unknown(name)
 
     def __setattr__(self, name, value):
+        name = "input" if name == "inputs" else name
         if name not in self._branch.leaves:
             raise self._unknown(name)
         leaf = self._branch.leaves[name]
@@ -92,6 +108,15 @@ class Module:
             return _outputs(run, path, leaf, self._step)
         tensor = Proxy(run, run.hook(path, self._step))
         return Inputs(tensor, _replace) if name == "input" else tensor
+
+    def _modules(self):
+        """All modules below this one that have an input or an output, in the order of the tree."""
+        for name in self._branch.children:
+            child = getattr(self, name)
+            for module in child if child._branch.is_list else [child]:
+                if {"input", "output"} & set(module._branch.leaves):
+                    yield module
+                yield from module._modules()
 
     def _join(self, name):
         return f"{self._path}.{name}" if self._path else name
@@ -228,6 +253,8 @@ class Modules(Module):
 
     def __getitem__(self, i):
         n = len(self)
+        if isinstance(i, str):
+            return getattr(self, i)
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(n))]
         i = whole(i, "a block's number")
@@ -285,7 +312,8 @@ class LanguageModel:
     no such model. A model can be shared by threads.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
-    print(model) shows them all. `device_map` and `dispatch`, which nnsight takes, change nothing.
+    print(model) shows them all. `rename` gives some of them further names, by the name of a module or a
+    path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`, which nnsight takes, change nothing.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
     ...     hidden = model.transformer.h[-1].output[0].save()
@@ -293,11 +321,12 @@ class LanguageModel:
     True
     """
 
-    def __init__(self, name, host=None, *, user=None, progress=True, device_map=None,
+    def __init__(self, name, host=None, *, user=None, progress=True, rename=None, device_map=None,
                  dispatch=None):
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None
+        self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
 
     @property
@@ -343,7 +372,7 @@ class LanguageModel:
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(Module(self, "", self.spec.tree), name)
+        return getattr(self._root(), name)
 
     def __setattr__(self, name, value):
         spec = self.__dict__.get("_spec")   # None before there can be a run
@@ -360,15 +389,9 @@ class LanguageModel:
             line for name, branch in self.spec.tree.children.items()
             for line in _drawn(name, branch, self, 0))
 
-    def _modules(self, below=None):
-        """All modules that have an input or an output, in the order of the tree."""
-        below = Module(self, "", self.spec.tree) if below is None else below
-        for name in below._branch.children:
-            child = getattr(below, name)
-            for module in child if child._branch.is_list else [child]:
-                if {"input", "output"} & set(module._branch.leaves):
-                    yield module
-                yield from self._modules(module)
+    def _root(self):
+        """The module that all others are below."""
+        return Module(self, "", self.spec.tree)
 
     def _paths_below(self, path, branch):
         """The paths of all modules below one."""

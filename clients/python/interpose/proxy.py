@@ -129,7 +129,11 @@ class Proxy(Numeric):
 
     def _move(self, made):
         """This name stands for what a recording has written again."""
-        self._node, self._save = made.get(self._node, self._node), made.get(self._save, self._save)
+        save = made.get(self._save, self._save)
+        self._node = made.get(self._node, self._node)
+        if save is not self._save:
+            self._node.saves.append(save)
+            self._save = save
 
     def _has_come(self):
         try:

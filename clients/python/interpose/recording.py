@@ -20,6 +20,15 @@ class Recording:
     def take(self, verb, given, *what):
         self.events.append((verb, given, what))
 
+    def forget_items(self):
+        """Takes out of lists what the recorded part put there: it will again where it is written."""
+        for verb, _, what in self.events:
+            if verb == "append":
+                target, item = what
+                target[:] = [each for each in target if each is not item]
+            elif verb == "iterate":
+                what[1].forget_items()
+
     def replay(self, run, step=None, made=None):
         """Writes everything once more, at another step of the hooks that move with the iteration.
 

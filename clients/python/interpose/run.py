@@ -16,9 +16,13 @@ from .cache import Cache, chosen
 from .client import request_error
 from .condition import Condition
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
+from .everyone import Everyone
 from .iteration import Iteration, Iterations, List
 from .progress import Progress
 from .values import array_of, as_array, id_lists, whole
+
+# A token as it is generated: of `generator.output`, the one that its step makes.
+STREAMER = "generator.streamer.output"
 
 _current = contextvars.ContextVar("interpose_run", default=None)
 
@@ -47,6 +51,7 @@ class Run:
         self.open_invoke = None
         self.iteration = None       # the `tracer.iter[...]` that is open
         self.recording = None       # where what is written is recorded too
+        self.everyone = []          # what `invoke()` without a prompt wrote
         self.conditions = []        # of the open `tracer.cond`: True, False or a proxy, of all so far
         self.saved, self.lists = [], []     # proxies and lists that get values
         self.request_id = self.timing = None
@@ -65,8 +70,12 @@ class Run:
         """Passes through the model: one, or one for each new token."""
         return max(1, self.max_new_tokens)
 
-    can_plan = True     # whether shapes are known while it is written
     takes_runs = False  # whether runs can be written inside it
+
+    @property
+    def can_plan(self):
+        """Whether shapes are known here, while the run is written."""
+        return self.open_invoke is None or self.open_invoke.can_plan
 
     @property
     def is_open(self):
@@ -102,6 +111,8 @@ class Run:
         try:
             if kind is None and self.open_invoke is not None:
                 self.open_invoke.__exit__(None, None, None)
+            for each in self.everyone if kind is None and self.invokes else ():
+                each.write()
         finally:
             self._state, self.open_invoke = "failed" if kind is None else "abandoned", None
             _current.set(self.outer)
@@ -151,12 +162,14 @@ class Run:
         """What has become of a session has become of its runs."""
         self._state, self._failure = session._state, session._failure
 
-    def invoke(self, prompt, *, scan=None, **unsupported):
+    def invoke(self, prompt=None, *, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
 
         `prompt` is a text, a list of texts, token ids as a list or a 1-D array, several rows of
         ids of one length as a list of lists or a 2-D array, or {"input_ids": ...} of these.
-        All invokes of a run go through the model together. `scan` is nnsight's, and changes nothing.
+        All invokes of a run go through the model together. Without a prompt, hooks see the prompts of
+        all invokes of the run as one batch, left-padded where their lengths differ. `scan` is
+        nnsight's, and changes nothing.
 
         Raises TypeError for anything else.
 
@@ -172,7 +185,26 @@ class Run:
         if self._implicit is not None:
             raise RuntimeError("this run has its prompt from trace(prompt) or generate(prompt): "
                                "leave it out there to use invoke(prompt)")
-        return Invoke(self, prompt)
+        return Everyone(self) if prompt is None else Invoke(self, prompt)
+
+    def enter_invoke(self, invoke):
+        """Hooks are of this invoke from here on."""
+        self._check_open()
+        if self.open_invoke is not None:
+            raise RuntimeError("another invoke of this run is open: end it first")
+        if self.iteration is not None or self.chooses:
+            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, and "
+                               "the iteration or the condition inside it")
+        self.open_invoke = invoke
+
+    def leave_invoke(self, kind):
+        """Ends what is open inside the invoke, and the invoke."""
+        if kind is None:
+            if self.iteration is not None:      # of a module.all() without `with`
+                self.iteration.end()
+            for cache in self.open_invoke.caches:
+                cache.write()
+        self.iteration = self.open_invoke = None
 
     def next(self, increment=1):
         """Moves all modules on to the next generation step, for the rest of the invoke."""
@@ -363,7 +395,7 @@ class Run:
         at = self.step_of(module) if step is None else step
         node = self.write_hook(path, at)
         if self.recording is not None:
-            moves = step is None and self._moves(module)
+            moves = step is None and self._moves(module) and self.iteration.is_recorded
             self.recording.take("hook", node, path, None if moves else at)
         return node
 
@@ -435,6 +467,8 @@ class Run:
         condition = facts.pop("condition", None)
         node = self.graph.add(op, args, kwargs, **facts)
         node.condition = condition
+        if op == "set" and self.open_invoke is not None:
+            self.open_invoke.spread(args[0])
         if self.recording is not None:
             facts["condition"] = condition
             self.recording.take("add", node, op, args, kwargs or {}, facts)
@@ -442,11 +476,15 @@ class Run:
 
     def write_hook(self, path, step):
         """The node of a hook point at a step."""
-        return self.graph.hook(path, self.open_invoke.index, step)
+        if path == STREAMER:
+            ids = self.write_hook("generator.output", self.n_steps - 1)
+            return self.graph.add("getitem", [ids, graphs.Index([
+                {"slice": [None, None, None]}, step - self.n_steps])], is_view=True)
+        return self.open_invoke.hook(path, step)
 
     def write_replace(self, hook, value, skips=False):
         """Gives a module another tensor, or stands for the module as a whole."""
-        node = self.graph.replace(hook, value)
+        node = self.open_invoke.replace(hook, value)
         node.skips = skips
         if self.recording is not None:
             self.recording.take("replace", node, hook, value, skips)
@@ -508,6 +546,9 @@ class Run:
     def planned(self, node):
         """The node with its shape and dtype, as the server plans the request so far."""
         if node.shape is None:
+            if not self.can_plan:
+                raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, and "
+                                   "more may come: it is not known inside `with run.invoke():`")
             self._plan()
         return node
 
@@ -612,6 +653,8 @@ class Scan(Run):
 class Invoke:
     """One prompt of a run, as a context: hooks inside it see this prompt's rows."""
 
+    can_plan = True
+
     def __init__(self, run, prompt):
         self.run = run
         self.prompt = prompt_of(prompt)
@@ -624,27 +667,29 @@ class Invoke:
         self._tokens = None
 
     def __enter__(self):
-        self.run._check_open()
-        if self.run.open_invoke is not None:
-            raise RuntimeError("another invoke of this run is open: end it first")
-        if self.run.iteration is not None or self.run.chooses:
-            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, and "
-                               "the iteration or the condition inside it")
         if self.index is not None:
             raise RuntimeError("an invoke can be entered once")
+        self.run.enter_invoke(self)
         self.index = self.run.count(self)
-        self.run.open_invoke = self
         for recording in self.run.model._edits:
             recording.replay(self.run)
         return self
 
     def __exit__(self, kind, exception, traceback):
-        if kind is None:
-            if self.run.iteration is not None:      # of a module.all() without `with`
-                self.run.iteration.end()
-            for cache in self.caches:
-                cache.write()
-        self.run.iteration = self.run.open_invoke = None
+        self.run.leave_invoke(kind)
+
+    # Where the graph's hooks of this invoke are; everyone.py has those of all.
+
+    def hook(self, path, step):
+        """The node of a place."""
+        return self.run.graph.hook(path, self.index, step)
+
+    def replace(self, hook, value):
+        """Another tensor in the place; the old one stays that of its names."""
+        return self.run.graph.replace(hook, value)
+
+    def spread(self, target):
+        """Nothing: a set of its places is one of the model's."""
 
     def next(self, increment=1):
         """Moves all modules on to the next generation step, for the rest of the invoke."""

@@ -176,10 +176,12 @@ def repeat_interleave(x, repeats, dim=None, output_size=None):
 @method("x, 1")
 def flip(x, *dims):
     """Dimensions in reverse: a copy, as torch's."""
+    if not dims:
+        raise TypeError("flip needs the dimensions that it turns around")
     for dim in dims_of(x, dims[0] if len(dims) == 1 else dims):
         if x.ndim:
             x = apply(x._run, "index_select", [x, dim, np.arange(x.shape[dim])[::-1]])
-    return x if dims and x.ndim else x.clone()
+    return x if _listed(dims) and x.ndim else x.clone()
 
 
 @method("x")
