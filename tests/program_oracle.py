@@ -27,8 +27,8 @@ JUMP = 10               # how many distances of the tracks an operand keeps from
 FLOOR = 2e-6            # of a tensor's greatest number, beside the distance of the tracks
 TRACKS = (0, 1)
 
-# What oracle.PLACES has no module for: path -> (module, side) where it is known. The residual stream
-# between attention and MLP has none either: it is made what it should be by the attention's output.
+# What oracle.PLACES has no module for: path -> (module, side) where it is known. The residual
+# stream between attention and MLP has none either: the attention's output makes it what it is.
 ELSEWHERE = {
     "transformer.wte.input": ("transformer.wte", "in"),
     "transformer.h.*.output[1][0]": ("transformer.h.*", "out"),
@@ -150,8 +150,8 @@ class Oracle(oracle.Oracle):
         return hidden | is_pad & ~is_pad[..., -scores.shape[-2]:].transpose(-1, -2)
 
     def saved(self, program, generated, noise=0):
-        """Name of a save -> its value on both tracks. `generated`: of each invoke, of each prompt the
-        new ids, which are checked to be the greedy ones. `noise`: which of many."""
+        """Name of a save -> its value on both tracks. `generated`: of each invoke, of each prompt
+        the new ids, which are checked to be the greedy ones. `noise`: which of many."""
         self.track.at = 7919 * noise
         run = Run(self, program, generated)
         self.look_inside(run)
@@ -193,8 +193,8 @@ class Run:
         return due, parked
 
     def place_rows(self):
-        """Each invoke's rows of the batch, and of all rows the padding in front of their tokens, in the
-        batch and as the invoke sees them."""
+        """Each invoke's rows of the batch, and of all rows the padding in front of their tokens, in
+        the batch and as the invoke sees them."""
         lengths = [[len(prompt) for prompt in prompts] for prompts in self.program.prompts]
         self.n_tokens = max(map(max, lengths))
         self.rows, self.pads, self.n_rows = [], [], 0
@@ -209,8 +209,8 @@ class Run:
                             for prompts in self.program.prompts for p in prompts] * 2)
         mask = torch.tensor([[0] * (self.n_tokens - len(p)) + [1] * len(p)
                              for prompts in self.program.prompts for p in prompts] * 2)
-        self.is_pad = mask == 0
-        self.is_pad = torch.cat([self.is_pad, self.is_pad.new_zeros(len(mask), self.program.n_steps)], 1)
+        later = mask.new_ones(len(mask), self.program.n_steps)
+        self.is_pad = torch.cat([mask, later], 1) == 0
         self.cache = transformers.DynamicCache()
         for self.step in range(self.program.n_steps):
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
@@ -404,8 +404,8 @@ class Run:
 
 
 def wrong(ours, saved):
-    """Why a saved value is not right, or None. `saved`: both tracks, of one or several runs. Fragile
-    where the tracks disagree."""
+    """Why a saved value is not right, or None. `saved`: both tracks, of one or several runs.
+    Fragile where the tracks disagree."""
     a = saved[0][0]
     if ours.shape != tuple(a.shape):
         return f"shape {ours.shape}, torch has {tuple(a.shape)}"

@@ -1,6 +1,6 @@
-"""Random programs by seed: hooks at every point and step, views, arithmetic, edits, several invokes, as
-lines of client code that mean the same in torch. Each runs through the Python client on a server and
-in torch on Hugging Face's GPT-2 (program_oracle.py), and every saved value is compared.
+"""Random programs by seed: hooks at every point and step, views, arithmetic, edits, several
+invokes, as lines of client code that mean the same in torch. Each runs through the Python client
+on a server and in torch on Hugging Face's GPT-2 (program_oracle.py); every saved value is compared.
 
     programs.py                      2,000 programs from seed 0, on a server of its own
     programs.py --first 7 --count 1  one of them
@@ -9,8 +9,8 @@ in torch on Hugging Face's GPT-2 (program_oracle.py), and every saved value is c
                                      for programs_kept.jsonl: a seed means another program as soon
                                      as a table has another row
 
-A program is data: prompts, steps, and statements whose text may use the names of earlier ones. When a
-statement runs follows from what it reads, as protocol/plan.h says it (moments below).
+A program is data: prompts, steps, and statements whose text may use the names of earlier ones. When
+a statement runs follows from what it reads, as protocol/plan.h says it (Moments).
 """
 from __future__ import annotations
 
@@ -227,13 +227,14 @@ class Moments:
         return max([self.roots[self.root_of[name]].set_turn for name in names], default=-1)
 
     def add(self, s):
-        if s.kind == "hook":
+        if s.kind in ("hook", "replace"):
             name, block, step = s.place
             turn = POINTS.turn(name.point, block, step)
             self.roots.setdefault(s.root, Root(turn, True))
+        if s.kind == "hook":
+            pass
         elif s.kind in ("change", "replace"):
-            root = self.roots.setdefault(s.root, Root(POINTS.turn(s.place[0].point, *s.place[1:]), True)
-                                         ) if s.kind == "replace" else self.roots[s.root]
+            root = self.roots[s.root]
             turn = max(self.known(s.reads), root.set_turn)
             if not root.is_live:
                 turn = max(turn, root.read_turn)
@@ -298,7 +299,7 @@ class Generator:
 
     def prompts(self):
         rng = self.rng
-        length = rng.choice([1, 2, 3, 5, 6, 8, 11] + [rng.randrange(12, 80)] * (rng.randrange(8) == 0))
+        length = rng.choice([1, 2, 3, 5, 6, 8, 11] if rng.randrange(50) else range(12, 80))
         lengths = [length] * rng.choice([1, 1, 1, 2, 3])
         return [[rng.randrange(SIZES["vocab_size"]) for _ in range(n)] for n in lengths]
 
@@ -405,12 +406,11 @@ class Generator:
         if like.numel() > ELEMENTS_MAX or like.ndim > RANK_MAX:
             raise Misfit
         shared = next((v for v in self.vars if v.name in self.reads and v.like.numel()
-                       and v.like.untyped_storage().data_ptr() == like.untyped_storage().data_ptr()),
-                      None)
+                       and address(v.like) == address(like)), None)
         var = self.define(like, shared.root, shared.path) if shared else self.define(like)
         about = (caution, self.subject.name, self.dim, self.k) if caution else ()
-        self.add(Statement("make", f"{var.name} = {text}", var.name, tuple(dict.fromkeys(self.reads)),
-                           var.root, caution=about))
+        self.add(Statement("make", f"{var.name} = {text}", var.name,
+                           tuple(dict.fromkeys(self.reads)), var.root, caution=about))
 
     def filled(self, text):
         self.reads, self.subject, self.dim, self.k = [], None, None, None
@@ -453,7 +453,8 @@ class Generator:
         return self.taken(lambda x: x.dtype == torch.bool).name
 
     def fill_w(self):
-        return self.taken(lambda x: x.dtype == torch.float32 and x.ndim and x.shape[-1] == WIDTH).name
+        return self.taken(lambda x: x.dtype == torch.float32 and x.ndim
+                          and x.shape[-1] == WIDTH).name
 
     def fill_wide(self):
         return self.taken(lambda x: x.dtype == torch.float32 and x.ndim
@@ -557,7 +558,8 @@ class Generator:
         at = self.rng.randrange(self.ndim())
         if not shape[at]:
             raise Misfit
-        chosen = [self.rng.randrange(-shape[at], shape[at]) for _ in range(self.rng.randrange(1, 4))]
+        count = self.rng.randrange(1, 4)
+        chosen = [self.rng.randrange(-shape[at], shape[at]) for _ in range(count)]
         return ", ".join([":"] * at + [str(chosen)])
 
     def fill_shape(self):
@@ -603,8 +605,8 @@ class Generator:
         size = self.subject.like.shape[-1] if self.ndim() else 0
         if not 0 < size <= 40:
             raise Misfit
-        return self.constant(torch.Size([size, self.rng.choice([1, 1, 2])][:self.rng.randrange(1, 3)])
-                             if size <= 20 else torch.Size([size]))
+        columns = [self.rng.randrange(1, 3)] * (size <= 20 and self.rng.randrange(2))
+        return self.constant(torch.Size([size, *columns]))
 
     def fill_equation(self):
         self.reads, self.subject = [], None
@@ -649,8 +651,8 @@ class Generator:
         var = self.rng.choice(fitting)
         kind = self.rng.randrange(1 if var.root == root else 0, 3)
         value = [var.name, f"{var.name} * 0.5", f"{var.name}.tanh()"][kind]
-        self.add(Statement("replace", f"{self.spelled(name, block, step)} = {value}", "", (var.name,),
-                           root, place=(name, block, step)))
+        self.add(Statement("replace", f"{self.spelled(name, block, step)} = {value}", "",
+                           (var.name,), root, place=(name, block, step)))
         key = self.invoke, turn
         self.replaced[key] = self.replaced.get(key, 0) + 1
         self.vars = [v for v in self.vars if v.root != root or v.path == name.at(block)]
@@ -699,6 +701,11 @@ class Generator:
         # What torch makes of a target that changes while it is read is nobody's business.
         shares = var.root == self.target_root
         return f"{text} * {self.fill_s()}" if shares or self.rng.randrange(3) == 0 else text
+
+
+def address(x):
+    """The same for what shares memory."""
+    return x.untyped_storage().data_ptr()
 
 
 def is_overlapping(x):
