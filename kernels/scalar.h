@@ -288,7 +288,7 @@ SCALAR float scalar_expm1(float x)
         return x != x ? x : (float)(wide_exp2(x * LOG2_E) - 1);
     double p = 1; /* (exp(x) - 1) / x, of which so small an x loses nothing */
     for (int k = 12; k > 1; k--)
-        p = 1 + p * x * (1.0 / k);
+        p = 1 + p * (x * (1.0 / k));
     return (float)(x * p);
 }
 
@@ -323,12 +323,13 @@ SCALAR float scalar_log1p(float x)
  * 3.93 on. */
 SCALAR float scalar_erf(float x)
 {
-    const float low = -4.0f > x ? -4.0f : x; /* a NaN stays */
-    const double t = 4.0f < low ? 4.0f : low, s = 2 * t * t;
+    if (x != x)
+        return x;
+    const double t = x < -4 ? -4 : x > 4 ? 4 : x, s = 2 * t * t;
     double p = 1;
-    for (int k = 50; k > 0; k--)
-        p = 1 + p * s * (1.0 / (2 * k + 1));
-    return x != x ? x : (float)(0x1.20dd750429b6dp+0 * t * p * wide_exp2(s * (LOG2_E * -0.5)));
+    for (int k = 14 + (int)(s * 1.25); k > 0; k--)
+        p = 1 + p * (s * (1.0 / (2 * k + 1)));
+    return (float)(0x1.20dd750429b6dp+0 * t * p * wide_exp2(s * (LOG2_E * -0.5)));
 }
 
 /* The nearest number that float16 has, ties to even: infinite from 65520 on. */

@@ -237,6 +237,9 @@ def _call_method(run, name, args, kwargs):
         if not names:
             raise TypeError(f"{name}() needs a tensor")
         args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
+    if "y" in kwargs:   # the table's name of torch's `other`
+        kwargs = {**kwargs, "other": kwargs["y"]}
+        del kwargs["y"]
     x = getattr(args[0], "_as_tensor", lambda: args[0])()
     x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
     if "axis" in kwargs and name in COMPOSED:   # numpy's

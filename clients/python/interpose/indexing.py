@@ -233,6 +233,11 @@ def put(x, key, value):
     value = getattr(value, "_as_tensor", lambda: value)()
     if not isinstance(value, (Proxy, numbers.Real)):
         value = as_array(value)
+    for item in key if isinstance(key, tuple) else (key,):
+        known = _array_of(item) if _is_several(item) else None
+        if isinstance(known, np.ndarray) and not (known.any() if known.dtype.kind == "b"
+                                                  else known.size):
+            raise IndexError("the index of this set chooses no element: nothing would be changed")
     if _put_where(x, key, value) or _put_singly(x, key, value):
         return
     lines, changed = _scattered(x, key, value, "scatter")
