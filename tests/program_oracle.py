@@ -33,6 +33,7 @@ ELSEWHERE = {
     "transformer.wte.input": ("transformer.wte", "in"),
     "transformer.h.*.output[1][0]": ("transformer.h.*", "out"),
     "transformer.h.*.output[1][1]": ("transformer.h.*", "out"),
+    "generator.streamer.output": ("", None),
     "generator.output": ("", None),
 }
 MID = ("transformer.h.*.attn.c_proj", "out")
@@ -222,27 +223,28 @@ class Run:
                 ids = self.sampled(out.logits[:, -1])
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         if self.program.n_new:
-            self.at_end()
+            padded = [[[0] * pad + prompt + new for (_, pad), prompt, new in zip(*rows)]
+                      for rows in zip(self.pads, self.program.prompts, self.generated)]
+            self.at_ids("generated", self.step, [torch.tensor(rows) for rows in padded])
 
     def sampled(self, logits):
         """The server's ids, which must be as likely as any."""
-        new = torch.tensor([ids[self.step] for prompts in self.generated for ids in prompts])
+        own = [torch.tensor([ids[self.step] for ids in prompts]) for prompts in self.generated]
+        new = torch.cat(own)
         a, b = logits[:self.n_rows], logits[self.n_rows:]
         if not a.isnan().any():
             short = float((a.amax(-1) - a.gather(-1, new[:, None])[:, 0]).amax())
             if short > 4 * distance(a, b) + 1e-5:
                 raise Different(f"step {self.step} is not greedy")
+        self.at_ids("next", self.step, own)
         return torch.cat([new, new])[:, None]
 
-    def at_end(self):
-        turn = POINTS.turn("generated", 0, self.program.n_steps - 1)
-        if turn in self.due:
-            for i, prompts in enumerate(self.program.prompts):
-                pads = [[0] * own_pad for _, own_pad in self.pads[i]]
-                ids = torch.tensor([pad + p + new for pad, p, new in
-                                    zip(pads, prompts, self.generated[i])])
-                self.live[i, turn] = [ids, ids]
-            self.actions(turn)
+    def at_ids(self, point, step, own):
+        """A place that shows each invoke's generated ids."""
+        turn = POINTS.turn(point, 0, step)
+        for i, ids in enumerate(own):
+            self.live[i, turn] = [ids, ids]
+        self.actions(turn)
 
     # At a place of the model.
 

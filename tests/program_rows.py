@@ -123,7 +123,7 @@ ROWS = rows("", """
     {b}.to({dtype})
     {i}.to({dtype})
     {x}.where({mask}, {y})
-    {x}.masked_fill({mask}, 1)
+    {n}.masked_fill({mask}, 1)
     torch.cat([{x}, {same}], {dim})
     torch.cat([{x}, {0}[..., :2]], -1)
     torch.stack([{x}, {same}, {0}], {dim})

@@ -37,7 +37,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Odd sizes: nothing is a multiple of a vector's width.
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 36, "vocab_size": 131, "n_positions": 96,
-         "bos_token_id": 0, "eos_token_id": 0}
+         "bos_token_id": None, "eos_token_id": None}     # no token ends a generation
 ELEMENTS_MAX, RANK_MAX = 3000, 6
 READ_ONLY = "a parameter"
 
@@ -109,6 +109,8 @@ PARTS = {"query": 0, "key": 1, "value": 2}
 
 def base_shape(name, n_sequences, n_tokens, past, n_new):
     """The tensor that a place's names are views of, for one invoke."""
+    if name.shape == "next":
+        return (n_sequences,)
     if name.shape == "tokens":
         return (n_sequences, n_tokens)
     if name.shape == "ids":
@@ -311,7 +313,7 @@ class Generator:
             name = rng.choice(POINTS.names)
             block = rng.randrange(POINTS.n_blocks) if "*" in name.path else 0
             step = n_steps - 1 if name.shape == "ids" else rng.randrange(n_steps)
-            if name.shape != "ids" or self.n_new:
+            if name.shape not in ("ids", "next") or self.n_new:
                 places.append((name, block, step))
         if rng.randrange(4):
             places.sort(key=lambda p: POINTS.turn(p[0].point, *p[1:]))
@@ -363,7 +365,7 @@ class Generator:
             shape = base_shape(name, n_sequences, n_tokens if of_prompt else 1,
                                0 if of_prompt else n_tokens + step - 1, self.n_new)
             self.bases[root] = torch.zeros(
-                shape, dtype=torch.int64 if len(shape) == 2 else torch.float32)
+                shape, dtype=torch.int64 if len(shape) < 3 else torch.float32)
         var = self.define(named_view(self.bases[root], name), root, name.at(block))
         self.add(Statement("hook", f"{var.name} = {self.spelled(name, block, step)}", var.name, (),
                            root, place=(name, block, step)))

@@ -62,7 +62,7 @@ def test_programs_are_what_torch_computes(outcomes):
     kinds = collections.Counter(o.kind for o in outcomes.values())
     print(dict(kinds))
     assert kinds["equal"] >= N_PROGRAMS
-    assert kinds["fragile"] <= len(outcomes) / 5
+    assert kinds["fragile"] <= len(outcomes) / 4
 
 
 def test_every_op_and_place_is_reached(checker, outcomes):

@@ -28,7 +28,6 @@ class Spec:
         self.refused = document.get("refused", {})
         self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
-            Point(runs.STREAMER, "(B,)", False),
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
         self.modules = set(document["modules"])     # that can be applied, by path with a *

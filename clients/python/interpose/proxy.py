@@ -309,11 +309,8 @@ class Proxy(Numeric):
         return apply(self._run, "where", [condition, self, other])
 
     def masked_fill(self, mask, value):
-        """`value` where the mask holds, else this; of the same dtype as this."""
-        chosen = apply(self._run, "where", [mask, value, self])
-        if isinstance(value, (bool, float)):    # neither changes what it is beside, or is refused
-            return chosen
-        return self.clone().copy_(chosen)
+        """`value` where the mask holds, else this, promoted as by where."""
+        return apply(self._run, "where", [mask, value, self])
 
     def reshape(self, *shape, **named):
         """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""

@@ -21,8 +21,6 @@ from .iteration import Iteration, Iterations, List
 from .progress import Progress
 from .values import array_of, as_array, id_lists, whole
 
-# A token as it is generated: of `generator.output`, the one that its step makes.
-STREAMER = "generator.streamer.output"
 
 _current = contextvars.ContextVar("interpose_run", default=None)
 
@@ -483,10 +481,6 @@ class Run:
 
     def write_hook(self, path, step):
         """The node of a hook point at a step."""
-        if path == STREAMER:
-            ids = self.write_hook("generator.output", self.n_steps - 1)
-            return self.graph.add("getitem", [ids, graphs.Index([
-                {"slice": [None, None, None]}, step - self.n_steps])], is_view=True)
         return self.open_invoke.hook(path, step)
 
     def write_replace(self, hook, value, skips=False):
