@@ -11,6 +11,7 @@ from .edit import Edit
 from .errors import RequestError, ServerError
 from .hooks import Hooks
 from .iteration import Iteration, Iterations
+from .lens import Lens
 from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, operand
@@ -307,7 +308,7 @@ def _shapes(points):
     return f"({', '.join(_shapes(p) for p in points)}{',' * (len(points) == 1)})"
 
 
-class LanguageModel:
+class LanguageModel(Lens):
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
@@ -319,6 +320,8 @@ class LanguageModel:
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module or a
     path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`, which nnsight takes, change nothing.
+    `numerics="transformer_lens"`: run_with_cache and run_with_hooks speak of TransformerLens's
+    processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
     ...     hidden = model.transformer.h[-1].output[0].save()
@@ -326,8 +329,9 @@ class LanguageModel:
     True
     """
 
-    def __init__(self, name, host=None, *, user=None, progress=True, rename=None, device_map=None,
-                 dispatch=None):
+    def __init__(self, name, host=None, *, user=None, progress=True, rename=None, numerics="hf",
+                 device_map=None, dispatch=None):
+        self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None

@@ -9,6 +9,7 @@ from . import converted
 from .converted import Converted
 from .errors import NoValue
 from .finished import Value
+from .graph import MAY_COPY
 from .numeric import IN_PLACE, Numeric
 from .spec import bind
 from .values import constant, dtype_name, dtype_text, is_array_like, whole
@@ -19,7 +20,8 @@ ALIASES = {
     "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
     "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow",
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
-    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
+    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc", "arcsin": "asin",
+    "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
@@ -635,7 +637,8 @@ def apply(run, name, args, kwargs=None, optional=False):
         if param.name not in given:
             break
         in_order.append(given.pop(param.name))
-    node = run.add(op.name, in_order, given, optional=optional, is_view=op.kind == "view")
+    is_view = op.kind == "view" or op.name in MAY_COPY
+    node = run.add(op.name, in_order, given, optional=optional, is_view=is_view)
     return Proxy(run, node)
 
 
