@@ -519,8 +519,8 @@ static bool check_target(struct planner *s, const struct node *n)
                            SHAPE_TEXT(to));
     if (view_shares(to))
         return node_refuse(s->e, n, 0, ERR_shape,
-                           "set of %s, an expanded tensor in which elements share their place: "
-                           "clone it first",
+                           "set of %s, in which elements share their place, as expand and unfold "
+                           "make it: clone it first",
                            SHAPE_TEXT(to));
     struct view wide, value = view_without_ones(from, to->rank);
     if (!view_expand(&wide, &value, to->rank, to->shape))
