@@ -334,13 +334,6 @@ static bool check_hook(struct planner *s, const struct node *n)
                 n_steps == 1 ? "" : "es", n_steps - 1);
         return refuse_at(s, n, "step");
     }
-    char site[SITE_TEXT_SIZE];
-    if (is_inside(n->hook.name->point) && s->p->invokes[n->invoke].is_ragged)
-        return node_refuse(
-            s->e, n, 0, ERR_shape,
-            "%s of prompts of unequal length is not supported: give each its own invoke",
-            site_text(site, site_of(n->hook.name->point, n->hook.block, s->m->n_blocks),
-                      s->m->n_blocks));
     return true;
 }
 
@@ -508,6 +501,14 @@ static bool check_target(struct planner *s, const struct node *n)
     return true;
 }
 
+/* The elements that are no padding. */
+static int64_t count_touched(struct planner *s, const struct root *r, const struct view *to)
+{
+    if (r->is_inside && s->p->invokes[r->invoke].is_ragged)
+        return inside_count_outside(s, r, to);
+    return is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
+}
+
 static bool infer_set(struct planner *s, int i, struct value *out)
 {
     const struct node *n = &s->g->nodes[i];
@@ -515,7 +516,7 @@ static bool infer_set(struct planner *s, int i, struct value *out)
         return false;
     struct root *r = root_of(s, s->in[0]);
     const struct view *to = &s->p->values[s->in[0]].view;
-    s->p->touched[i] = is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
+    s->p->touched[i] = count_touched(s, r, to);
     if (s->p->touched[i] == 0)
         return node_refuse(s->e, n, 0, ERR_shape,
                            "set of %s, which is padding alone: the prompts there are shorter",
