@@ -34,7 +34,7 @@ static bool set_next_frame(struct stream *s)
         int n_ready;
         enum job_state state = job_wait(s->job, &n_ready, s->n_sent, LOOK_SECONDS);
         if (n_ready > s->n_sent) {
-            encoder_tensor(s->encoder, s->n_sent++);
+            encoder_save(s->encoder, s->n_sent++);
             return true;
         }
         if (job_state_is_final(state)) {

@@ -185,6 +185,7 @@ static bool make_job(struct job **out, const struct call *c, struct err *e)
     const struct http_request *r = c->request;
     struct job *j = job_new(r->id, r->arena);
     j->turn.user = r->user;
+    j->bpe = c->service->bpe;
     *out = j;
     return decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&
@@ -203,6 +204,8 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
                               .graph = &j->graph,
                               .plan = &j->plan,
                               .results = j->results,
+                              .absent = j->absent,
+                              .outcomes = j->outcomes,
                               .generated = j->generated};
     return f;
 }

@@ -116,7 +116,9 @@ BITS = rows("""
     3 ^ x
 """, unary("ibf"))
 
-WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5))
+# The least integer by -1 ends torch's process, and any by 0 is refused by it.
+_SOME = INTEGERS[(INTEGERS != 0) & (INTEGERS != -2**63)]
+WHOLE = binary(("in", "fn", "nf"), special=False, numbers=(2, -3, 0.5)) + given(x=_SOME[:, None], y=_SOME)
 # Where a quotient has more than 24 bits torch's remainders are NaN or not, by the layout.
 NEAR = SPECIAL[(abs(SPECIAL) < 1e3) & (abs(SPECIAL) > 1e-3) | ~(abs(SPECIAL) < np.inf) | (SPECIAL == 0)]
 
@@ -219,6 +221,13 @@ SMOOTH = rows("""
     x.log10()
     x.log1p()
     x.tan()
+    x.asin()
+    x.acos()
+    x.atan()
+    torch.arctan(x)
+    interpose.asin(x)
+    interpose.acos(x)
+    interpose.atan(x)
     x.erf()
     torch.log1p(x)
     interpose.exp2(x)
@@ -248,6 +257,9 @@ SMOOTH = rows("""
     interpose.cos(x)
 """, ANY, 1e-6, 1e-38) + rows("""
     F.gelu(x, approximate="tanh")
+    x.logit()
+    x.logit(eps=0.1)
+    torch.logit(x, 0.25)
     F.silu(x)
     interpose.silu(x)
     F.softplus(x)
@@ -308,6 +320,10 @@ CHOICES = rows("""
     torch.where(x, 1, 2)
 """, given(x=operand("f", (3,))), refused="where needs a mask of bool: this is float32")
 
+# Rows with a NaN, with infinities of one sign and of both.
+WRONG = given(x=np.float32([[1, np.nan, 2], [np.inf, 1, 2], [-np.inf, np.inf, 0], [-np.inf, 0, 1],
+                            [3, 2, 1], [-np.inf] * 3]))
+
 SUMS = rows("""
     x.sum()
     x.sum(-1)
@@ -330,7 +346,7 @@ SUMS = rows("""
     x.all(dim=-1, keepdim=True)
     torch.all(x)
     x.mean(dtype=torch.float32)
-""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 1e-6, 1e-4) + rows("""
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + WRONG, 1e-6, 1e-4) + rows("""
     x.mean()
     x.mean(-1)
     x.mean(dim=(0, -1), keepdim=True)
@@ -352,7 +368,7 @@ SUMS = rows("""
     x.logsumexp((0, 1), keepdim=True)
     torch.logsumexp(x, 0)
     interpose.logsumexp(x, 0)
-""", FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+""", FLOATS_MANY + given(x=operand("f", (0,))) + WRONG, 2e-6, 2e-6)
 
 SCANS = rows("""
     x.cumsum(-1)
@@ -370,7 +386,73 @@ SCANS = rows("""
     x.prod(dim=0, keepdim=True)
     torch.prod(x, 0)
     interpose.prod(x)
-""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))), 2e-6)
+""", MANY + given(x=operand("f", (0,))) + given(x=operand("i", (2, 0, 3))) + WRONG, 2e-6)
+
+# Of equal elements torch gives any: these are all different. Nor are they expanded: torch's median
+# of such a tensor is what it finds in memory.
+APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
+    {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
+
+# What torch's users expect beside the list.
+EXTRAS = rows("""
+    x.atan2(y)
+    torch.atan2(x, y)
+    interpose.atan2(x, y)
+""", binary(numbers=()), 1e-6) + rows("""
+    x.round(decimals=2)
+    x.round(decimals=-1)
+    torch.round(x, decimals=1)
+""", unary("f", special=False), 1e-6) + rows("""
+    interpose.add(x, y=y)
+""", given(x=operand("f", (3, 4)), y=operand("f", (4,))), oracle="x + y") + rows("""
+    interpose.sub(x=x, y=y)
+""", given(x=operand("f", (3, 4)), y=operand("f", (4,))), oracle="x - y") + rows("""
+    x.addcmul(y, y)
+    x.addcmul(y, y, value=-2)
+    x.addcdiv(y, y + 9)
+    torch.addcmul(x, y, y, value=0.5)
+""", binary(("ff",), special=False, numbers=()), 1e-6, 1e-6) + rows("""
+    x.addcmul_(y, y, value=0.5); x
+    x[:2].addcdiv_(y[1:], y[:2]); x
+""", given(x=operand("f", (3, 4)), y=operand("p", (3, 4))), 1e-6, 1e-6) + rows("""
+    x.heaviside(y)
+    torch.heaviside(x, y)
+    x.isclose(y)
+    torch.isclose(x, y, equal_nan=True)
+    torch.isclose(x, y, rtol=0.5, atol=1)
+    torch.allclose(x, y, rtol=0.5, atol=9)
+    x.allclose(y)
+    torch.equal(x, y)
+    x.equal(x + 0)
+""", binary(("ff",), numbers=())) + rows("""
+    x.data
+    x.requires_grad
+    x.is_floating_point()
+    torch.zeros(3, 4, device=x.device) + x.float()
+    x.to("cpu", torch.float32, non_blocking=True, copy=True)
+    x.diff()
+    x.diff(dim=0)
+    x.diff(n=2, dim=-1)
+    torch.diff(x, dim=0)
+    x.new_zeros(2, 3)
+    x.new_ones((3,), dtype=torch.int64)
+    x.new_full((2, 2), 1)
+    x.new_zeros(4).add_(1)
+""", [{"x": x} for kind in "fi" for x in laid(kind)] + given(x=operand("f", (2, 3, 4)))) + rows("""
+    x.kthvalue(1)
+    x.kthvalue(3, 0)
+    x.kthvalue(2, dim=-1, keepdim=True)
+    torch.kthvalue(x, 1, 0)
+    x.kthvalue(9)
+""", APART) + rows("""
+    x.quantile(0.5)
+    x.quantile(0.3, -1)
+    x.quantile(1.0, dim=0, keepdim=True)
+    x.quantile(0.8, keepdim=True)
+    torch.quantile(x, 0.25, dim=0)
+""", APART + given(x=WRONG[0]["x"].data[:2]) + given(x=operand("i", (3,))), 1e-6, 1e-6) + rows("""
+    x.quantile(1.5)
+""", given(x=operand("f", (3,))), refused="quantile: q is from 0 to 1: it is 1.5")
 
 SPREADS = rows("""
     x.var()
@@ -386,7 +468,7 @@ SPREADS = rows("""
     x.std(-1, True)
     torch.std(x, 0)
     torch.std_mean(x)
-""", FLOATS_MANY + given(x=operand("f", (0,))) + given(x=operand("i", (3,))), 2e-6, 2e-6) + rows("""
+""", FLOATS_MANY + given(x=operand("f", (0,))) + given(x=operand("i", (3,))) + WRONG, 2e-6, 2e-6) + rows("""
     interpose.vector_norm(x, 3, -1)
 """, FLOATS_MANY, 2e-6, 2e-6, oracle="torch.linalg.vector_norm(x, 3, -1)") + rows("""
     x.var_mean(-1)
@@ -423,10 +505,6 @@ EXTREMES = rows("""
     x.min(y)
 """, binary(("ff", "fi", "ii"), numbers=()))
 
-# Of equal elements torch gives any: these are all different.
-APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
-    {"x": operand("f", shape)} for shape in ((), (2, 3, 4), (1,), (40, 70))]
-
 ORDERS = rows("""
     x.sort()
     x.sort(0)
@@ -448,6 +526,12 @@ ORDERS = rows("""
     interpose.topk(x, 2)
     x.topk(9)
 """, APART + given(x=SPECIAL[2:]) + given(x=operand("f", (0,))) + given(x=operand("f", (3, 0)))) + rows("""
+    x.sort(-1).values
+    x.topk(2).values
+""", WRONG + MANY) + rows("""
+    x.median(-1).values
+    x.median(0).values
+""", WRONG + APART) + rows("""
     x.sort(dim=-1, stable=True)
     x.sort(dim=0, descending=True, stable=True)
     torch.sort(x, dim=0, stable=True)
@@ -606,6 +690,46 @@ IN_PLACE = rows("""
     x >>= y; x
 """, given(x=operand("i", (3, 4)), y=operand("n", (3, 4), "y")))
 
+# Every in-place form: of a float, an integer and a bool tensor, laid in other ways, and of a view.
+_TRIED = given(x=operand("p", (3, 4))) + given(x=laid("f")[2]) + given(x=operand("i", (3, 4))) + given(
+    x=operand("b", (3, 4)))
+_TRIED_TWO = [over for over in binary(("fp", "fn", "if", "in", "bb", "bi"), special=False)
+              if getattr(over["x"].data, "shape", ()) in ((3, 4), (2, 3))]
+
+IN_PLACE_METHODS = rows("\n".join(f"x[1:].{name}_(); x" for name in """
+    abs absolute asin acos atan arcsin arccos arctan bitwise_not ceil cos erf exp exp2 expm1 fix floor frac log log10 log1p log2 logical_not
+    nan_to_num neg negative reciprocal relu round rsqrt sigmoid sign sin sqrt square tan tanh trunc
+    """.split()), _TRIED, 1e-6, 1e-38) + rows("\n".join(f"x.{name}_(y); x" for name in """
+    add bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor div divide eq
+    floor_divide fmod ge greater greater_equal gt le less less_equal logical_and logical_or
+    logical_xor lt mul multiply ne not_equal remainder true_divide clamp_min clamp_max
+    """.split()), _TRIED_TWO, ANY_ZERO, lenient="a bool counts as 0 or 1, and a 0 may be computed") + rows("""
+    x.sub_(y); x
+    x.atan2_(y); x
+    x.arctan2_(y); x
+    x.subtract_(y); x
+    x.lerp_(y, 0.25); x
+    x.pow_(2); x
+    x.add_(y, alpha=2); x
+    x.div_(y, rounding_mode="floor"); x
+    x.clip_(-1, 1); x
+    x.clamp_(0.5, 1.5); x
+    x.cumsum_(0); x
+    x.tril_(); x
+    x.triu_(1); x
+    x.cumprod_(-1); x
+    x.masked_fill_(x > 1, 0.5); x
+    x.masked_fill_(x > 1, 2); x
+    x.transpose(0, 1).cumsum_(0); x
+""", given(x=operand("f", (3, 4)), y=operand("p", (3, 4), "y")) + given(
+    x=operand("i", (3, 4)), y=operand("n", (3, 4), "y")) + given(
+    x=operand("i", (3, 4)), y=operand("f", (3, 4), "y")), 1e-6, 1e-6) + rows("""
+    x += 0.5; x
+    x.add_(0.5); x
+    x.exp_(); x
+    x[0] *= y; x
+""", given(x=operand("i", (3,)), y=operand("f", ())),
+    refused="an in-place op gives float32, which cannot be put into int64")
 SOFTMAXES = rows("""
     x.softmax(-1)
     x.softmax(dim=0)
@@ -615,7 +739,7 @@ SOFTMAXES = rows("""
     x.log_softmax(-1)
     F.log_softmax(x, dim=0)
     interpose.log_softmax(x, 0)
-""", FLOATS_MANY + given(x=operand("f", (0,))), 2e-6, 2e-6)
+""", FLOATS_MANY + given(x=operand("f", (0,))) + WRONG, 2e-6, 2e-6)
 
 REFUSED = rows("""
     x.sum(5)
@@ -639,4 +763,4 @@ REFUSED = rows("""
 """, given(x=operand("i", (3,))), refused="fmod of int64 by 0")
 
 ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CLAMPED + CHOICES
-        + SUMS + SCANS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + SOFTMAXES + REFUSED)
+        + SUMS + SCANS + EXTRAS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + IN_PLACE_METHODS + SOFTMAXES + REFUSED)

@@ -89,12 +89,12 @@ POSTED = [   # the body of a `with model.trace(IDS):`, and the nodes that it mak
     ("model.transformer.h[1].mlp.output = 0.5",
      [("hook", "transformer.h.1.mlp.output"), ("set", 0, 0.5)]),
     ("model.transformer.h[1].mlp.output += 1",
-     [("hook", "transformer.h.1.mlp.output"), ("add", 0, 1), ("set", 0, 1)]),
+     [("hook", "transformer.h.1.mlp.output"), ("add", 0, 1), ("set", 0, 1, True)]),
     ("model.transformer.h[1].output[0] += 1",
-     [("hook", "transformer.h.1.output[0]"), ("add", 0, 1), ("set", 0, 1)]),
+     [("hook", "transformer.h.1.output[0]"), ("add", 0, 1), ("set", 0, 1, True)]),
     ("model.transformer.h[1].output[0][:] *= 2",
      [("hook", "transformer.h.1.output[0]"), ("getitem", 0, [EVERY]), ("mul", 1, 2),
-      ("set", 1, 2)]),
+      ("set", 1, 2, True)]),
     ("model.transformer.h[1].output[0] = 3",
      [("hook", "transformer.h.1.output[0]"), ("set", 0, 3)]),
     ("model.transformer.h[1].output = (model.transformer.h[1].mlp.output, )"
@@ -169,7 +169,9 @@ def test_invokes_and_steps_are_posted(model, posted):
     hooks = [n for n in posted[0]["nodes"] if n["op"] == "hook"]
     assert [(n["invoke"], n["step"]) for n in hooks] == [
         (0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0)]
-    assert posted[0]["sampling"] == {"temperature": 0.5, "top_k": 5, "top_p": 0.9, "seed": 7}
+    assert posted[0]["sampling"] == {
+        "temperature": 0.5, "top_k": 5, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.0,
+        "seed": 7, "n": 1}
     assert posted[0]["invokes"] == [{"prompt": "Hello"}, {"prompt": ["Hello", "Hello"]}]
 
 
@@ -351,6 +353,8 @@ np.exp(x); np.add(x, a); np.sum(x, axis=-1); np.mean(x, axis=(0, 1), keepdims=Tr
 np.concatenate([x, a], axis=1); np.stack([x, a]); np.where(x > 0, x, a); np.transpose(x); np.transpose(x, (1, 0, 2)); np.reshape(x, (4, 6))
 np.matmul(x, m); np.argmax(x, axis=-1); np.expand_dims(x, 0); np.swapaxes(x, 0, 1); np.sqrt(np.square(x)); np.clip(x, 0, 1); np.negative(x)
 np.linalg.norm(x); np.linalg.norm(x, axis=-1); np.squeeze(x[:1], axis=0); np.float32(2) * x; x * np.float32(2); np.isnan(x); np.tanh(x)
+np.var(x); np.std(x, axis=-1); np.std(x, axis=0, ddof=1); np.sort(x, axis=0); np.any(x > 1, axis=0); np.all(x < 9); np.cumsum(x, axis=1); np.prod(x, axis=-1)
+np.fmod(x, a); np.trunc(x); np.isfinite(x); np.nan_to_num(x); np.logical_xor(x > 0, a > 0); np.left_shift(x.argmax(-1), 2); np.divide(1, x); np.log1p(np.abs(x))
 """.replace("\n", ";").split(";")
 MIXED = [e.strip() for e in MIXED if e.strip()]
 
@@ -846,6 +850,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("np.unique(model.lm_head.output)", TypeError,
      "unique is not offered: the shape of its result depends on values, and every shape is known "
      "before a run; save the tensor and use numpy.unique on its value"),
+    ("model.lm_head.output.sum_()", AttributeError, "a proxy has no 'sum_': did you mean {near}?"),
     ("np.median(model.lm_head.output)", TypeError,
      "numpy.median is not offered on proxies: torch.median gives the lower of two in the middle"),
     ("model.lm_head.output.halve().x", AttributeError, "a proxy has no 'halve': did you mean {near}?"),
@@ -911,9 +916,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
     ("model.trace(IDS, labels=False)", TypeError,
      "trace() has no parameter 'labels': it takes a prompt and progress"),
-    ("model.generate(IDS, do_sample=True)", TypeError,
-     "generate() has no parameter 'do_sample': it takes max_new_tokens, temperature, top_k, top_p, "
-     "seed and progress"),
+    ("model.generate(IDS, num_beams=2)", TypeError,
+     "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
+     "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
+     "num_return_sequences and progress"),
+    ("model.generate(IDS, stop=[2.5])", TypeError, "a stop token must be an integer: it is 2.5"),
 ]
 
 
@@ -1216,6 +1223,7 @@ def test_every_public_name_is_documented():
 README = [      # what a block of the README prints or holds, by a text that the block alone has
     ("ablated", "ablated.value.shape == normal.value.shape"),
     ("cross_entropy_loss(model.lm_head", "loss.value.shape == () and best.indices.shape == (3,)"),
+    ("h.half()", "short.dtype == np.float16 and order.shape == (5,)"),
     ("rearrange", "norms.value.shape == (1, model.config.n_heads)"),
     ("tracer.iter[1:]", "len(best) == 4 and float(late) == float(third)"),
     ("large.else_()", "logits.ndim == 1 and not seen._has_come()"),
@@ -1225,6 +1233,7 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("positions", "norms.shape == (1, 10) and not never._has_come()"),
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
+    ("streamer", "logprob.value.shape == (3, 1) and len(run.finish_reasons) == 3"),
 ]
 
 
@@ -1234,7 +1243,7 @@ def test_the_readme_runs(server, name):
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
     assert 'LanguageModel("demo")' in blocks[0]
     blocks[0] = blocks[0].replace('"demo"', f"{name!r}, host={server.host!r}")
-    facts = {}
+    facts = {"np": np}
     for block in blocks:
         exec(compile(block, str(path), "exec"), facts)
         for mark, fact in README:

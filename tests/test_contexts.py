@@ -1,6 +1,7 @@
 """The client's contexts: steps, conditions, stopping and what a saved proxy is behind its run; and how
 each thing that cannot work is refused."""
 import json
+import re
 import traceback
 
 import numpy as np
@@ -923,3 +924,105 @@ def test_a_bad_set_of_all_prompts_is_refused_at_its_line(model, tmp_path):
     with pytest.raises(interpose.RequestError) as refused:
         exec(compile(script.read_text(), str(script), "exec"), {"model": model})
     assert (refused.value.code, refused.value.lineno) == ("index", 3)
+
+
+# Everything that is refused, word for word and at its line; {w}, {h}, {v}, {last} are the model's sizes.
+
+EVERY_REFUSAL = [
+    # Too late.
+    ("late = model.transformer.h[2].output[0]; model.transformer.h[1].output[0][:] = late",
+     "transformer.h.1.output[0] of step 0 has passed when the new value is known, at "
+     "transformer.h.2.output[0] of step 0 (order)"),
+    ("model.transformer.h[0].mlp.output = model.lm_head.output[..., :{w}] * 0",
+     "transformer.h.0.mlp.output of step 0 has passed when the new value is known, at lm_head.output of "
+     "step 0 (order)"),
+    # Values that Python would need.
+    ("if model.lm_head.output.sum() > 0: pass",
+     "`if` (and `and`, `or`, `not`, bool()) needs a value now, and nothing has run yet: save "
+     "gt(sum(lm_head.output), 0) and use its .value behind the block"),
+    ("while not model.lm_head.output.any(): pass",
+     "`if` (and `and`, `or`, `not`, bool()) needs a value now, and nothing has run yet: save "
+     "{any} and use its .value behind the block"),
+    ("for x in model.lm_head.output.sum(): pass",
+     "sum(lm_head.output) has no dimensions, and so no length"),
+    ("range(model.lm_head.output[0, -1].argmax())",
+     "an index needs a value now, and nothing has run yet: save argmax(lm_head.output[0, -1]) and use "
+     "its .value behind the block"),
+    # Another run's values.
+    ("model.lm_head.output + other",
+     "transformer.wte.output is of another run: save it there and use its .value here"),
+    # Shapes and dtypes.
+    ("model.transformer.h[0].mlp.output = np.zeros((3, 3))", "set of (1, 10, {w}) to (3, 3) (shape)"),
+    ("model.lm_head.output + np.ones(3)", "add of (1, 10, {v}) and (3,) (shape)"),
+    ("model.lm_head.output @ np.ones((3, 3))", None),
+    ("model.lm_head.output & 1", "bitwise_and of float32 is not defined: it takes int64 and bool (type)"),
+    ("model.transformer.wte.input[:] = 1", "transformer.wte.input can be read, but not set (type)"),
+    ("model.transformer.h[0].output[1][0][:] = 0",
+     "transformer.h.0.output[1][0] can be read, but not set (type)"),
+    # Blocks, heads, positions, steps.
+    ("model.transformer.h[99].output", "transformer.h.99 does not exist: this model has blocks 0 to {last}"),
+    ("model.transformer.h[0].attn.value.output[:, {h}] = 0",
+     "index {h} is out of range for dimension 1 of size {h} (index)"),
+    ("model.transformer.h[0].mlp.output[:, 10] = 0",
+     "index 10 is out of range for dimension 1 of size 10 (index)"),
+    ("model.lm_head.step(3).output",
+     "step 3 does not exist: this run has steps 0 to 2 (max_new_tokens=3)"),
+    ("tracer.next(3)", "the model has no next step: this run has steps 0 to 2 (max_new_tokens=3)"),
+    # Sets of nothing.
+    ("model.transformer.h[0].mlp.output[:, 3:3] = 0",
+     "set of (1, 0, {w}), which has no elements to change (shape)"),
+    ("model.transformer.h[0].mlp.output[:, []] = 0",
+     "the index of this set chooses no element: nothing would be changed"),
+    ("model.transformer.h[0].mlp.output[np.zeros((1, 10, {w}), bool)] = 0",
+     "the index of this set chooses no element: nothing would be changed"),
+    # What does not exist.
+    ("model.lm_head.output.softmx(-1)", "a proxy has no 'softmx': did you mean softmax, log_softmax, sort?"),
+    ("model.transformer.h[0].mpl", "transformer.h.0 has no 'mpl': did you mean mlp?"),
+    ("model.transformer.h.first", "transformer.h has no 'first': it is a list of {blocks} blocks"),
+    ("model.transformer.h[0].attn.source", "transformer.h.0.attn.source is not offered: no Python runs in "
+     "the model; print(model) shows what can be looked at"),
+    ("model.lm_head.output.sum().backward()", "backward is not offered: a server computes no gradients"),
+    ("model.lm_head.output.unique()", "unique is not offered: the shape of its result depends on values, "
+     "and every shape is known before a run; save the tensor and use numpy.unique on its value"),
+    # Too much of something, with the estimate.
+    ("model.lm_head.output.expand(400000, -1, -1).clone()", None),
+    ("[model.lm_head.output[:, :, :4].expand(200000, -1, -1).clone().save() for _ in range(9)]", None),
+    ("x = model.lm_head.output[0]; y = x.mT @ x; [(y @ y).sum().save() for _ in range(40)]", None),
+    # Runs inside runs.
+    ("with model.trace(IDS): pass", "a run of this model is open already, from {place}: end it first, or "
+     "write several invokes into one run, or runs into `with model.session():`"),
+]
+LIMITS = {  # what the sentences above without a text begin and end with
+    "expand(400000": ("expand makes a float32 tensor of shape (400000, 10, ", "the limit is 1073741824 (limit)"),
+    "expand(200000": ("with this one the saves take ", "the limit is 268435456 (limit)"),
+    "y @ y": ("up to here the graph itself asks for ", " multiply-adds: the limit is 2.15e+11 (limit)"),
+    "np.ones((3, 3))": ("matmul of (1, 10, ", "(shape)"),
+}
+
+
+@pytest.mark.parametrize("code, sentence", EVERY_REFUSAL, ids=[r[0] for r in EVERY_REFUSAL])
+def test_refusals_word_for_word_and_at_their_line(model, tmp_path, code, sentence):
+    c = model.config
+    sizes = {"w": c.width, "h": c.n_heads, "v": c.vocab, "last": c.n_blocks - 1, "blocks": c.n_blocks,
+             "any": "{any}"}
+    fill = lambda text, **more: re.sub(     # noqa: E731
+        r"\{(\w+)\}", lambda m: str({**sizes, **more}.get(m[1], m[0])), text)
+    with model.trace(IDS):
+        other = model.transformer.wte.output
+    script = tmp_path / "notebook.py"
+    script.write_text("import numpy as np\nrun = model.generate(PROMPT, max_new_tokens=3)\n"
+                      f"with run as tracer:\n    y = 1\n    {fill(code)}\n    y = 2\n")
+    names = {"model": model, "IDS": IDS, "PROMPT": PROMPT, "other": other}
+    with pytest.raises(Exception) as refused:
+        exec(compile(script.read_text(), str(script), "exec"), names)
+    e = refused.value
+    text = str(e).partition("\n")[0]
+    if sentence is None:
+        begin, end = next(ends for mark, ends in LIMITS.items() if mark in code)
+        assert text.startswith(begin) and text.endswith(end), text
+    elif "{any}" in sentence:
+        assert text.startswith(sentence.partition("{any}")[0])
+    else:
+        assert text == fill(sentence, place=names["run"]._place)
+    lines = [entry.lineno + 1 for entry in refused.traceback if str(entry.path) == str(script)]
+    assert getattr(e, "lineno", lines[-1]) == 5

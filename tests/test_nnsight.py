@@ -463,7 +463,7 @@ def test_invokes_of_all_prompts(model):
     with model.trace() as tracer:
         with tracer.invoke(TOWER):
             out1 = model.lm_head.output[:, -1].save()
-        with tracer.invoke([TOWER, TOWER]):
+        with tracer.invoke([SQUARE, TOWER]):
             out2 = model.lm_head.output[:, -1].save()
         with tracer.invoke():
             out3 = model.lm_head.output[:, -1].save()

@@ -14,6 +14,8 @@ import torch
 import interpose
 from interpose import LanguageModel, Proxy, RequestError
 from interpose.converted import Converted
+from interpose.numeric import IN_PLACE
+import optable
 from optable import difference, evaluate, flat, names_of
 
 TABLES = [importlib.import_module(path.stem)
@@ -26,6 +28,8 @@ NO_VALUES = {"save", "value", "torch", "numpy", "item", "tolist", "shape", "dtyp
              "size", "numel"}
 # What torch does not have: compared with the model's own and with the loss of values elsewhere.
 NO_TORCH = {"apply", "cross_entropy_loss"}
+# Modules of functions that speak of no tensor: of names, of positions.
+NO_TENSORS = {"interpose.hooks"}
 # Python's own ways to a proxy that are no operators, and one that only an array can take.
 NO_OPERATORS = {"rmatmul", "array", "array_function", "array_ufunc", "torch_function", "bool", "float", "int",
                 "index", "iter", "hash", "repr", "dir", "reduce_ex", "getattr", "init", "doc",
@@ -111,6 +115,45 @@ def test_row(model, row):
             refuse(model, row, operands, row.refused or expected)
 
 
+IN_HOOKS = """
+h += 1
+h[:, 1:] *= 2
+h[..., ::2].add_(3)
+h.transpose(1, 2)[:, 3].zero_()
+h[:, -1].fill_(0.5)
+h.clamp_(-1, 1)
+h[0].copy_(h[0] * 2)
+h[:, [0, 2]] -= 1
+h[h > 0] = 0
+h.view(-1)[5:9] /= 2
+h[:, 0].sub_(h[:, 1], alpha=2)
+h[:, 1:] **= 2
+h[:, 1].neg_().abs_()
+h.masked_fill_(h < 0, 7)
+h //= 0.5
+h %= 0.75
+h[None].squeeze(0)[:, 2].relu_()
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("program", IN_HOOKS)
+def test_in_place_on_an_activation(model, program):
+    """The model's own tensor changes as torch's would, and the model goes on with it."""
+    with model.trace([5, 6, 7, 8]):
+        was = model.transformer.h[1].output[0].save()
+        after = model.transformer.h[2].output[0].save()
+    h = torch.tensor(was.value)
+    exec(program, {"h": h})
+    with model.trace([5, 6, 7, 8]):
+        exec(program, {"h": model.transformer.h[1].output[0]})
+        now = model.transformer.h[1].output[0].save()
+        seen = model.transformer.h[2].input.save()
+        then = model.transformer.h[2].output[0].save()
+    assert not difference(now.value, h.numpy(), optable.EXACT), program
+    assert seen.value.tobytes() == now.value.tobytes()
+    assert then.value.tobytes() != after.value.tobytes()
+
+
 def test_every_op_has_a_row(model):
     ops = {op.name for op in model.spec.ops.values() if op.kind != "effect"}
     assert sorted(ops - {"getitem"} - NO_TORCH - NAMES) == []
@@ -121,6 +164,17 @@ def test_every_method_has_a_row():
     assert sorted(methods - NO_VALUES - NAMES) == []
 
 
+def test_every_method_of_torch_that_works_in_place_has_a_row(model):
+    with model.trace([1]):
+        x = interpose.tensor([1.0])
+        offered = {name for name in dir(torch.Tensor) if name.endswith("_") and name[0] != "_"
+                   and hasattr(x, name)}
+        x.save()
+    assert sorted(offered - NAMES) == []
+    assert {"exp_", "add_", "masked_fill_"} <= offered
+    assert sorted(name for name in IN_PLACE if not hasattr(torch.Tensor, name + "_")) == []
+
+
 def test_every_operator_has_a_row():
     operators = {name for kind in Proxy.__mro__[:-1] for name in vars(kind)
                  if name.startswith("__") and callable(vars(kind)[name])}
@@ -128,6 +182,6 @@ def test_every_operator_has_a_row():
 
 
 def test_every_function_has_a_row():
-    functions = {name for name in interpose.__all__
-                 if callable(getattr(interpose, name)) and name == name.lower()}
+    functions = {name for name in interpose.__all__ if name == name.lower()
+                 and getattr(getattr(interpose, name), "__module__", "") not in NO_TENSORS}
     assert sorted(functions - NO_TORCH - NAMES) == []

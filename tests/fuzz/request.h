@@ -8,7 +8,7 @@
 #include "../../protocol/encode.h"
 #include "../../protocol/plan.h"
 
-static const struct model_shape shape = {2, 2, 8, 32, 50257, 1024, 1e-5f};
+static const struct model_shape shape = {2, 2, 8, 32, 50257, 1024, 1e-5f, 1, {50256}};
 
 static void check_refusal(const struct err *e, int n_wire_max)
 {

@@ -286,6 +286,37 @@ static void logsumexp_gives_floats_of_what_is_left(void **state)
           DT_f32, (2, 12, 5), logsumexp, INT(3));
 }
 
+static void scans_and_products_count_bools(void **state)
+{
+    (void)state;
+    GIVES("float32 (2, 12, 5)", DT_f32, (2, 12, 5), cumsum, INT(1));
+    GIVES("int64 (2, 0)", DT_bool, (2, 0), cumprod, INT(-1));
+    GIVES("int64 (2,)", DT_bool, (2, 12), prod, INT(-1));
+    GIVES("float32 (1, 1)", DT_f32, (2, 0), prod, ABSENT, BOOL(true));
+    GIVES("index nodes[1].args[1]: cumsum: dimension 2 is out of range for (2, 5), whose "
+          "dimensions are -2 to 1",
+          DT_f32, (2, 5), cumsum, INT(2));
+}
+
+static void whole_numbers_are_shifted_and_divided_as_torch_does(void **state)
+{
+    (void)state;
+    GIVES("int64 (3,)", DT_i64, (3), bitwise_left_shift, INT(2));
+    GIVES("int64 (3,)", DT_bool, (3), bitwise_right_shift, INT(1));
+    GIVES("int64 (3,)", DT_i64, (3), random, INT(-1));
+    GIVES("type nodes[1].args[0]: bitwise_left_shift of float32 is not defined: it takes int64",
+          DT_f32, (3), bitwise_left_shift, INT(2));
+    GIVES("type nodes[1].args[0]: bitwise_left_shift of bool is not defined: convert it with "
+          "to(int64), or use the logical_ and bitwise_ ops",
+          DT_bool, (3), bitwise_left_shift, BOOL(true));
+    GIVES("value nodes[1].args[1]: pow of int64 to -2: a negative power of an integer is none, "
+          "convert it with to(float32)",
+          DT_i64, (3), pow, INT(-2));
+    GIVES("float32 (3,)", DT_f32, (3), pow, INT(-2));
+    GIVES("value nodes[1].args[1]: fmod of int64 by 0", DT_i64, (3), fmod, INT(0));
+    GIVES("float32 (3,)", DT_i64, (3), div, INT(0));
+}
+
 static void topk_shortens_a_dimension(void **state)
 {
     (void)state;
@@ -712,6 +743,8 @@ int main(void)
         TEST(expand_repeats_only_ones),
         TEST(lists_are_joined),
         TEST(logsumexp_gives_floats_of_what_is_left),
+        TEST(scans_and_products_count_bools),
+        TEST(whole_numbers_are_shifted_and_divided_as_torch_does),
         TEST(topk_shortens_a_dimension),
         TEST(gather_has_the_shape_of_its_index),
         TEST(a_constant_index_out_of_range_is_refused),

@@ -22,7 +22,10 @@ _MEANING = {
     "exp2": "2 to the power x", "expm1": "exp(x) - 1, exact for small x",
     "log": "the natural logarithm", "log2": "the logarithm to base 2",
     "log10": "the logarithm to base 10", "log1p": "log(1 + x), exact for small x",
-    "tan": "the tangent", "erf": "the error function", "trunc": "rounded towards zero",
+    "tan": "the tangent", "asin": "the angle whose sine x is",
+    "acos": "the angle whose cosine x is", "atan": "the angle whose tangent x is",
+    "atan2": "the angle of the point (y, x): x over y, its quadrant by their signs",
+    "erf": "the error function", "trunc": "rounded towards zero",
     "to_float16": "the nearest number that float16 has, as float32",
     "to_bfloat16": "the nearest number that bfloat16 has, as float32",
     "isfinite": "whether x is neither infinite nor NaN", "fmod": "x % y, with x's sign",
@@ -237,6 +240,9 @@ def _call_method(run, name, args, kwargs):
         if not names:
             raise TypeError(f"{name}() needs a tensor")
         args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
+    if "y" in kwargs:   # the table's name of torch's `other`
+        kwargs = {**kwargs, "other": kwargs["y"]}
+        del kwargs["y"]
     x = getattr(args[0], "_as_tensor", lambda: args[0])()
     x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
     if "axis" in kwargs and name in COMPOSED:   # numpy's

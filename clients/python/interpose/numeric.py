@@ -11,6 +11,18 @@ import numpy as np
 from .values import whole
 
 
+# The methods that torch has with a "_" behind their names too, for x to become what they give.
+IN_PLACE = frozenset("""
+    abs absolute add addcdiv addcmul asin acos atan atan2 arcsin arccos arctan arctan2
+    bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
+    bitwise_xor ceil clamp clamp_max clamp_min clip cos cumprod cumsum div divide eq erf exp exp2
+    expm1 fix floor floor_divide fmod frac ge greater greater_equal gt le lerp less less_equal log
+    log10 log1p log2 logical_and logical_not logical_or logical_xor lt mul multiply
+    nan_to_num ne neg negative not_equal pow reciprocal relu remainder round rsqrt scatter
+    scatter_add index_add index_copy index_fill index_put tril triu sigmoid sign sin sqrt square sub subtract
+    tan tanh true_divide trunc""".split())
+
+
 class Extremes(NamedTuple):
     """What x.max(dim), x.sort() and their like give, named as torch names it."""
     values: "Proxy"
@@ -27,6 +39,11 @@ def spelled(method):
         kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(k, k): v for k, v in kwargs.items()}
         return method(self, *args, **kwargs)
     return also
+
+
+def _size(given):
+    """(2, 3) and ((2, 3),) as (2, 3)."""
+    return given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
 
 
 def dims_of(x, dim):
@@ -122,6 +139,72 @@ class Numeric:
         x = self._op("where", self.isnan(), 0.0 if nan is None else float(nan), self)
         x = self._op("where", self == math.inf, most if posinf is None else float(posinf), x)
         return self._op("where", self == -math.inf, -most if neginf is None else float(neginf), x)
+
+    def logit(self, eps=None):
+        """log(x / (1 - x)), with eps of x held between eps and 1 - eps."""
+        x = self if eps is None else self.clamp(eps, 1 - eps)
+        return (x / (1 - x)).log()
+
+    def addcmul(self, tensor1, tensor2, value=1):
+        """self + value * tensor1 * tensor2."""
+        return self + self._op("mul", tensor1, tensor2) * value
+
+    def addcdiv(self, tensor1, tensor2, value=1):
+        """self + value * tensor1 / tensor2."""
+        return self + self._op("div", tensor1, tensor2) * value
+
+    def heaviside(self, values):
+        """0 below zero, 1 above it, and `values` at it."""
+        return self._op("where", self == 0, values, self > 0)
+
+    def isclose(self, other, rtol=1e-05, atol=1e-08, equal_nan=False):
+        """Whether |self - other| <= atol + rtol * |other|, or both are the same infinity, or, with
+        equal_nan, both are NaN."""
+        other = self._op("clone", other)
+        near = ((self - other).abs() <= other.abs() * rtol + atol) & other.isfinite()
+        same = near | (self == other)
+        return same | (self.isnan() & other.isnan()) if equal_nan else same
+
+    def allclose(self, other, rtol=1e-05, atol=1e-08, equal_nan=False):
+        """Whether all elements are close, as isclose says: one bool."""
+        return self.isclose(other, rtol, atol, equal_nan).all()
+
+    def equal(self, other):
+        """Whether shape and all elements are equal: one bool. Element by element it is x == y."""
+        other = self._op("clone", other)
+        if tuple(self.shape) != tuple(other.shape):
+            return self._op("clone", False)
+        return (self == other).all()
+
+    def round(self, decimals=0):
+        """Rounded to this many digits behind the point (or, negative, before it), halves to even."""
+        if decimals == 0:
+            return self._op("round", self)
+        if self.dtype.kind != "f":
+            raise TypeError(f"round of {self.dtype} to digits is not defined: it takes float32")
+        scale = 10.0 ** abs(whole(decimals, "decimals"))
+        return (self * scale).round() / scale if decimals > 0 else (self / scale).round() * scale
+
+    def diff(self, n=1, dim=-1):
+        """The differences of neighbours in a dimension, n times over."""
+        x, at = self, dims_of(self, dim)[0]
+        before = (slice(None),) * at
+        for _ in range(whole(n, "n")):
+            x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
+        return x
+
+    def new_zeros(self, *size, dtype=None):
+        """Zeros of another size, of this dtype if no other is given."""
+        return self.new_full(_size(size), 0, dtype)
+
+    def new_ones(self, *size, dtype=None):
+        """Ones of another size, of this dtype if no other is given."""
+        return self.new_full(_size(size), 1, dtype)
+
+    def new_full(self, size, fill_value, dtype=None):
+        """One number in another size, of this dtype if no other is given."""
+        from .making import full
+        return full(size, fill_value, self.dtype if dtype is None else dtype)
 
     # Reductions.
 
@@ -247,6 +330,41 @@ class Numeric:
         return self.sort(dim, descending, stable).indices
 
     @spelled
+    def kthvalue(self, k, dim=-1, keepdim=False):
+        """The k-th least element of a dimension, counted from 1: the pair (values, indices)."""
+        x, at = self if self.shape else self[None], dims_of(self, dim)[0]
+        k = whole(k, "k")
+        place = self._op("topk_indices", x, k, at, False)[(slice(None),) * at + (slice(k - 1, k),)]
+        return self._chosen(x, at, place, keepdim)
+
+    @spelled
+    def quantile(self, q, dim=None, keepdim=False):
+        """The number below which the part q of the elements lies, 0 <= q <= 1, between two elements
+        in proportion; NaN where there is one. Takes one number q."""
+        if dim is None:
+            shape = (1,) * self.ndim if keepdim else ()
+            return self.flatten().quantile(q, 0).reshape(shape)
+        if not 0 <= q <= 1:
+            raise ValueError(f"quantile: q is from 0 to 1: it is {q}")
+        x, at = self if self.shape else self[None], dims_of(self, dim)[0]
+        if self.dtype.kind != "f":
+            raise TypeError(f"quantile of {self.dtype} is not defined: it takes float32")
+        place = q * (x.shape[at] - 1)
+        before = (slice(None),) * at
+        order = x._op("topk_values", x, math.ceil(place) + 1, at, False)
+        low, high = (order[(*before, slice(i, i + 1))] for i in (int(place), math.ceil(place)))
+        value = low.lerp(high, place - int(place))
+        wrong = x.isnan().any(at, keepdim=True)
+        value = self._op("where", wrong, math.nan, value)
+        return value if keepdim and self.shape else value.squeeze(at)
+
+    def _chosen(self, x, at, place, keepdim):
+        values = self._op("gather", x, at, place)
+        if keepdim and self.shape:
+            return Extremes(values, place)
+        return Extremes(values.squeeze(at), place.squeeze(at))
+
+    @spelled
     def median(self, dim=None, keepdim=False):
         """The median, of an even number the lower one, NaN where there is one; with dim, the pair
         (values, indices)."""
@@ -264,7 +382,4 @@ class Numeric:
         if self.dtype.kind == "f":
             wrong = x.isnan().any(at, keepdim=True)
             place = self._op("where", wrong, x.argmax(at, keepdim=True), place)
-        values = self._op("gather", x, at, place)
-        if keepdim and self.shape:
-            return Extremes(values, place)
-        return Extremes(values.squeeze(at), place.squeeze(at))
+        return self._chosen(x, at, place, keepdim)

@@ -9,7 +9,7 @@ from . import converted
 from .converted import Converted
 from .errors import NoValue
 from .finished import Value
-from .numeric import Numeric
+from .numeric import IN_PLACE, Numeric
 from .spec import bind
 from .values import constant, dtype_name, dtype_text, is_array_like, whole
 
@@ -17,9 +17,10 @@ from .values import constant, dtype_name, dtype_text, is_array_like, whole
 ALIASES = {
     "multiply": "mul", "negative": "neg",
     "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
-    "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow", "float_power": "pow",
+    "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow",
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
-    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
+    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc", "arcsin": "asin",
+    "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
@@ -59,6 +60,25 @@ class Proxy(Numeric):
     def ndim(self):
         """The number of dimensions."""
         return len(self.shape)
+
+    @property
+    def device(self):
+        """Where torch's tensors that go along with this one live: on the CPU."""
+        return "cpu"
+
+    @property
+    def data(self):
+        """Itself: there are no gradients."""
+        return self
+
+    @property
+    def requires_grad(self):
+        """False: there are no gradients."""
+        return False
+
+    def is_floating_point(self):
+        """Whether the dtype is float32."""
+        return self.dtype.kind == "f"
 
     def dim(self):
         """The number of dimensions, as torch spells it."""
@@ -233,9 +253,18 @@ class Proxy(Numeric):
         self._run.add("set", [self._node, operand(self._run, value)])
         return self
 
+    def _change(self, value):
+        """As _assign, of what an in-place op gives: it must fit the dtype as it is."""
+        self._run.add("set", [self._node, operand(self._run, value), True])
+        return self
+
     def copy_(self, value):
         """Sets every element, as x[...] = value."""
         return self._assign(value)
+
+    def masked_fill_(self, mask, value):
+        """Sets the elements where the mask holds."""
+        return self._assign(self.masked_fill(mask, value))
 
     def fill_(self, value):
         """Sets every element to one number."""
@@ -261,11 +290,13 @@ class Proxy(Numeric):
         if name in ("unsqueeze_", "squeeze_", "transpose_", "swapaxes_", "swapdims_", "t_"):
             raise AttributeError(f"{name}() would give x itself another shape: write x = "
                                  f"x.{name[:-1]}(...)")
-        if name.endswith("_") and hasattr(self, name[:-1]):
+        if name.endswith("_") and name[:-1] in IN_PLACE:
             change = getattr(self, name[:-1])
-            return lambda *args, **kwargs: self._assign(change(*args, **kwargs))
+            return lambda *args, **kwargs: self._change(change(*args, **kwargs))
         if name in self._run.spec.refused:
             raise AttributeError(no_shape(self._run, name))
+        if name in ("grad", "backward", "requires_grad", "requires_grad_", "retain_grad"):
+            raise AttributeError(f"{name} is not offered: a server computes no gradients")
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
                              + (f": did you mean {', '.join(near)}?" if near else ""))
@@ -279,7 +310,7 @@ class Proxy(Numeric):
         return apply(self._run, "where", [condition, self, other])
 
     def masked_fill(self, mask, value):
-        """`value` where the mask holds, else this."""
+        """`value` where the mask holds, else this, promoted as by where."""
         return apply(self._run, "where", [mask, value, self])
 
     def reshape(self, *shape, **named):
@@ -352,10 +383,12 @@ class Proxy(Numeric):
         """The last two dimensions transposed."""
         return self.transpose(-2, -1)
 
-    def to(self, *args, dtype=None, device=None, **unsupported):
+    def to(self, *args, dtype=None, device=None, non_blocking=False, copy=False, **unsupported):
         """As another dtype; a device is the server's business, and ignored."""
         if unsupported:
             raise TypeError(f"to() has no parameter {next(iter(unsupported))!r}")
+        if copy:
+            return self.clone().to(*args, dtype=dtype)
         for arg in args:
             if isinstance(arg, Proxy):
                 dtype = arg.dtype
@@ -424,6 +457,8 @@ class Proxy(Numeric):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         from .functions import call_by_name
+        if func.__name__ == "equal":    # numpy's is element by element
+            return as_proxy(args[0]).equal(*args[1:])
         return call_by_name(func.__name__, args, kwargs or {})
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
@@ -461,9 +496,7 @@ class Proxy(Numeric):
         return apply(self._run, "bitwise_not", [self])
 
     def __round__(self, digits=None):
-        if digits:
-            raise TypeError("round() to a number of digits is not offered: scale by a power of ten")
-        return apply(self._run, "round", [self])
+        return self.round(digits or 0)
 
     def __matmul__(self, other):
         return apply(self._run, "matmul", [self, other])
@@ -502,7 +535,7 @@ def _give_operators():
         return lambda self, other: apply(self._run, op, [other, self])
 
     def in_place(op):
-        return lambda self, other: self._assign(apply(self._run, op, [self, other]))
+        return lambda self, other: self._change(apply(self._run, op, [self, other]))
 
     for name, op in _OPERATORS.items():
         setattr(Proxy, f"__{name}__", forward(op))

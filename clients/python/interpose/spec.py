@@ -18,7 +18,7 @@ class Param(NamedTuple):
 class Op(NamedTuple):
     name: str
     kind: str               # unary, binary, view, call, effect
-    types: Optional[str]    # of unary and binary: same, number, real, bits, compare
+    types: Optional[str]    # of unary and binary: same, number, real, bits, whole, compare
     params: List[Param]
 
     @classmethod
