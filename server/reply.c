@@ -76,13 +76,18 @@ static void wait_until_final(struct job *j)
         continue;
 }
 
+void reply_let_go(struct job *j, struct queue *q)
+{
+    job_cancel(j);
+    if (!queue_remove(q, j))
+        wait_until_final(j);
+    job_free(j);
+}
+
 static void done(void *context)
 {
     struct stream *s = context;
-    job_cancel(s->job);
-    if (!queue_remove(s->queue, s->job))
-        wait_until_final(s->job);
-    job_free(s->job);
+    reply_let_go(s->job, s->queue);
 }
 
 bool reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,

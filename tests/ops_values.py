@@ -642,6 +642,11 @@ MADE = rows("""
     torch.rand_like(x) < 0
     torch.rand_like(x) < 1
     torch.randn_like(x) > 7
+    x.normal_(1.5, 0); x
+    x[1:].uniform_(2, 2); x
+    x.T[0].normal_() > 7
+    (x > 0).float().bernoulli()
+    torch.bernoulli((x > 0).float())
 """, given(x=operand("f", (3, 4)))) + rows("""
     interpose.rand(2, 3, seed=5)
 """, given(x=0), oracle="""

@@ -8,6 +8,10 @@ from __future__ import annotations
 from .errors import user_place
 
 
+# Ops that give a view or a copy, as the shape and dtype of their tensor have it.
+MAY_COPY = {"reshape", "flatten", "to"}
+
+
 class Node:
     """One row of the request's `nodes`."""
 
@@ -144,7 +148,7 @@ class Graph:
     def _freeze(self, node, before):
         """What `node`, a hook or a view of one, was before the set `before`."""
         if node.frozen is None:
-            if node.base is None:
+            if node.base is None or node.op in MAY_COPY:
                 frozen = Node("clone", [node])
             else:
                 base = self._freeze(node.base, before)

@@ -206,6 +206,23 @@ class Numeric:
         from .making import full
         return full(size, fill_value, self.dtype if dtype is None else dtype)
 
+    # Chance, by the seeds of interpose.rand.
+
+    def normal_(self, mean=0.0, std=1.0, *, seed=None):
+        """Sets every element to a normal number of this mean and standard deviation."""
+        from .making import randn_like
+        return self.copy_(randn_like(self, seed) * std + mean)
+
+    def uniform_(self, low=0.0, high=1.0, *, seed=None):
+        """Sets every element to a uniform number of low <= x < high."""
+        from .making import rand_like
+        return self.copy_(rand_like(self, seed) * (high - low) + low)
+
+    def bernoulli(self, *, seed=None):
+        """1 with the probability that an element says, else 0."""
+        from .making import rand_like
+        return (rand_like(self, seed) < self).float()
+
     # Reductions.
 
     @spelled
