@@ -1147,7 +1147,7 @@ static bool make_order(struct planner *s, bool *again)
     if (!place_traces(s))
         return false;
     planner_open(s);
-    if (!infer(s))
+    if (!infer(s) || !skips_check(s))
         return false;
     mark(s);
     heads_choose(s);

@@ -257,3 +257,34 @@ def test_what_a_set_of_a_padded_view_touches_is_counted_without_padding(server):
         "save": {"x": "lm_head.output[:, -1]"}})[0]
     assert [row["elements"] for row in head["touched"]] == [
         12 * 256, (1 + 3) * 5, 8 * 256, (2 + 4) * 32]
+
+
+# Modules that are left out.
+
+@pytest.mark.parametrize("path", [out(2), "transformer.h.2.attn.output[0]",
+                                  "transformer.h.2.mlp.output", "transformer.h.2.ln_2.output",
+                                  "transformer.ln_f.output"])
+def test_a_module_that_is_left_out_gives_its_replacement(server, hf, path):
+    nodes = [hook(out(1), 0, "x"), {"op": "mul", "args": ["x", 0.5], "name": "value"},
+             hook(path, 0, "y"), {"op": "set", "args": ["y", "value"], "kwargs": {"skip": True}},
+             save("lm_head.output", "logits")]
+    saved, _ = wire.run(server.host, {"prompt": A, "nodes": nodes})
+    value = 0.5 * hf.run(A, [out(1)])[out(1)]
+    theirs = hf.run(A, ["lm_head.output"], [(path, lambda x: x.copy_(value))])["lm_head.output"]
+    near(saved["logits", 0], theirs)
+
+
+def test_what_comes_before_and_behind_a_module_that_is_left_out_is_there(server):
+    around = [out(1), "transformer.h.2.input", out(3), "transformer.h.2.mlp.act.output"]
+    nodes = [save(path, f"s{i}", 0, int(i == 3)) for i, path in enumerate(around)]
+    nodes += [{"op": "set", "args": [out(2), 0.0], "kwargs": {"skip": True}}]
+    saved, _ = wire.run(server.host, {"prompt": A, "max_new_tokens": 2, "nodes": nodes})
+    assert saved["s3", 1].shape == (1, 1, 1024)     # another step
+
+
+def test_a_text_begins_with_the_tokenizer_s_sign(server):
+    def tokens(**invoke):
+        return wire.frames_of(server.host, {"invokes": [invoke]})[0]["tokens"][0]
+    texts = ["The Eiffel", "Tower"]
+    assert tokens(prompt=texts, add_bos=True) == [[0, *ids] for ids in tokens(prompt=texts)]
+    assert tokens(prompt=texts[0], add_bos=False) == tokens(prompt=texts[0])

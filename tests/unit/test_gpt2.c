@@ -444,7 +444,7 @@ static void threads_and_instruction_sets_change_no_bit(void **state)
             for (int threads = 1; threads <= 3; threads++) {
                 struct device *d;
                 struct err e = {0};
-                const struct device_options o = {1, sets[k], "f32", 1, 1, 1, 1, 0};
+                const struct device_options o = {1, sets[k], "f32", 1, 1, 1, 1, 0, NULL};
                 if (!backend_cpu.open(&d, &o, &e)) {
                     print_message("not on this machine: %s\n", e.text);
                     break;
