@@ -317,13 +317,6 @@ static bool check_hook(struct planner *s, const struct node *n)
         return n->wire < 0 ? err_at(s->e, -1, "%s", n->place)
                            : err_at(s->e, n->wire, "%s.args[0]", n->place);
     }
-    char site[SITE_TEXT_SIZE];
-    if (is_inside(n->hook.name->point) && s->p->invokes[n->invoke].is_ragged)
-        return node_refuse(
-            s->e, n, 0, ERR_shape,
-            "%s of prompts of unequal length is not supported: give each its own invoke",
-            site_text(site, site_of(n->hook.name->point, n->hook.block, s->m->n_blocks),
-                      s->m->n_blocks));
     return true;
 }
 
@@ -529,6 +522,14 @@ static bool check_target(struct planner *s, const struct node *n)
     return check_in_place(s, n);
 }
 
+/* The elements that are no padding. */
+static int64_t count_touched(struct planner *s, const struct root *r, const struct view *to)
+{
+    if (r->is_inside && s->p->invokes[r->invoke].is_ragged)
+        return inside_count_outside(s, r, to);
+    return is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
+}
+
 static bool infer_set(struct planner *s, int i, struct value *out)
 {
     const struct node *n = &s->g->nodes[i];
@@ -536,7 +537,7 @@ static bool infer_set(struct planner *s, int i, struct value *out)
         return false;
     struct root *r = root_of(s, s->in[0]);
     const struct view *to = &s->p->values[s->in[0]].view;
-    s->p->touched[i] = is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
+    s->p->touched[i] = count_touched(s, r, to);
     if (s->p->touched[i] == 0)
         return node_refuse(s->e, n, 0, ERR_shape,
                            "set of %s, which is padding alone: the prompts there are shorter",
@@ -1146,7 +1147,7 @@ static bool make_order(struct planner *s, bool *again)
     if (!place_traces(s))
         return false;
     planner_open(s);
-    if (!infer(s))
+    if (!infer(s) || !skips_check(s))
         return false;
     mark(s);
     heads_choose(s);
