@@ -839,6 +839,20 @@ def test_a_prompt_of_a_session_is_refused_at_its_line(model, tmp_path):
     assert refused.value.lineno == 5, str(refused.value)
 
 
+def test_positions_of_prompts_of_unequal_length(model):
+    texts = ["The Eiffel Tower is in the city of", "The Tower"]
+    with model.trace() as tracer:
+        with tracer.invoke(texts) as invoker:
+            ids = model.transformer.wte.input.save()
+            places = [invoker.positions("Tower", prompt=k) for k in (0, 1)]
+            ends = [invoker.positions(-1, prompt=k) for k in (0, 1)]
+            firsts = [invoker.positions(slice(0, 1), prompt=k) for k in (0, 1)]
+    tower = [model.tokenizer.decode(row[where]) for row, where in zip(ids.value, places)]
+    assert tower[0] == tower[1] and "Tower" in tower[0]
+    n = ids.shape[1]
+    assert ends == [[n - 1]] * 2 and firsts == [[0], [n - len(invoker.tokens[1])]]
+
+
 # All prompts of a run.
 
 def test_all_prompts_are_one_left_padded_batch(model):
