@@ -94,7 +94,7 @@ BACKEND_TEST_OBJECTS := $(call object,protocol/base.c protocol/tensor.c protocol
 # So do whole passes, of a model that is made and not read: what they need of the library is without
 # JSON and msgpack.
 PLAIN_OBJECTS := $(call object,$(filter-out kernels/config.c kernels/safetensors.c kernels/shards.c \
-                 protocol/decode%.c protocol/encode%.c protocol/bpe.c protocol/spec.c,$(filter %.c,$(LIBRARY))) \
+                 protocol/decode%.c protocol/encode%.c protocol/bpe.c protocol/ending.c protocol/spec.c,$(filter %.c,$(LIBRARY))) \
                  tests/made_model.c)
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \

@@ -12,6 +12,7 @@ enum {
     INNER_MAX = 1 << 18,      /* 6,400 */
     CONTEXT_MAX = 1 << 20,    /* 1,024 */
     VOCABULARY_MAX = 1 << 22, /* 50,257 */
+    EOS_DEFAULT = 50256,      /* HF's own, where a config says nothing */
 };
 
 struct source {
@@ -61,6 +62,27 @@ static bool read_epsilon(float *epsilon, const struct source *s, struct err *e)
         return true;
     return err_set(e, ERR_file, "%s: layer_norm_epsilon is %g, it must be above 0 and at most 1",
                    s->file, json_number_value(n));
+}
+
+/* An id, a list of ids, or null. One that the vocabulary lacks never comes. */
+static bool read_eos(struct model_shape *m, const struct source *s, struct err *e)
+{
+    const json_t *eos = json_object_get(s->root, "eos_token_id");
+    const bool is_list = json_is_array(eos);
+    const size_t count = is_list ? json_array_size(eos) : !json_is_null(eos);
+    if (count > EOS_MAX)
+        return err_set(e, ERR_file, "%s: eos_token_id has %zu tokens, it may have %d", s->file,
+                       count, EOS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *id = is_list ? json_array_get(eos, i) : eos;
+        if (id && !json_is_integer(id))
+            return err_set(e, ERR_file, "%s: eos_token_id must be a token id or a list of them",
+                           s->file);
+        const long long value = id ? json_integer_value(id) : EOS_DEFAULT;
+        if (value >= 0 && value < m->vocab)
+            m->eos[m->n_eos++] = (int32_t)value;
+    }
+    return true;
 }
 
 static bool check_text(const struct source *s, const char *key, const char *expected, struct err *e)
@@ -145,7 +167,7 @@ bool config_parse(struct config *c, const char *text, size_t size, const char *f
         return false;
     const struct source s = {root, file};
     const bool ok = check_text(&s, "model_type", "gpt2", e) && read_sizes(&c->shape, &s, e) &&
-                    read_epsilon(&c->shape.epsilon, &s, e) &&
+                    read_epsilon(&c->shape.epsilon, &s, e) && read_eos(&c->shape, &s, e) &&
                     check_text(&s, "activation_function", "gelu_new", e) && check_flags(&s, e) &&
                     check_empty(&s, e) && read_flag(&c->tied, &s, "tie_word_embeddings", e);
     json_decref(root);

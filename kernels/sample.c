@@ -110,17 +110,48 @@ static int take_top_p(struct ranking *r, int n_allowed, double top_p, double sum
     return kept;
 }
 
-static int32_t draw_ranked(const struct ranking *r, int kept, const float *weight, double u)
+/* What top-k and top-p leave: their number. They stand at the end of the ranking's ids. */
+static int take_kept(struct ranking *r, const struct sampler *s, double sum, const float *weight)
 {
-    double sum = 0, passed = 0;
-    for (int i = 0; i < kept; i++)
-        sum += weight[ranking_at(r, i)];
-    for (int i = 0; i < kept; i++) {
-        passed += weight[ranking_at(r, i)];
-        if (passed > u * sum)
-            return ranking_at(r, i);
+    int kept = r->n;
+    if (s->top_k > 0 && s->top_k < r->n) {
+        kept = take_top_k(r, s->top_k);
+        sum = 0;
+        for (int i = 0; i < kept; i++)
+            sum += weight[ranking_at(r, i)];
     }
-    return ranking_at(r, 0);
+    return s->top_p < 1 ? take_top_p(r, kept, s->top_p, sum, weight) : kept;
+}
+
+static bool is_choosy(const struct sampler *s, int n)
+{
+    return (s->top_k > 0 && s->top_k < n) || s->top_p < 1;
+}
+
+double sample_weights(float *weight, const float *logits, int n, const struct sampler *s,
+                      int32_t *order)
+{
+    const int32_t best = argmax(logits, n);
+    assert(best >= 0 && s->temperature > 0);
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        const double shifted = ((double)logits[i] - logits[best]) / s->temperature;
+        weight[i] = shifted == shifted ? scalar_exp((float)shifted) : 0.0f;
+        sum += weight[i];
+    }
+    if (is_choosy(s, n)) {
+        struct ranking r;
+        ranking_init(&r, logits, n, order);
+        const int kept = take_kept(&r, s, sum, weight);
+        for (int i = 0; i < n - kept; i++)
+            weight[order[i]] = 0;
+    }
+    sum = 0;
+    for (int i = 0; i < n; i++) {
+        weight[i] = weight[i] < s->min_p ? 0 : weight[i]; /* the likeliest has 1 */
+        sum += weight[i];
+    }
+    return sum;
 }
 
 static int32_t draw(const float *weight, int n, double sum, double u, int32_t fallback)
@@ -135,31 +166,32 @@ static int32_t draw(const float *weight, int n, double sum, double u, int32_t fa
 }
 
 int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32_t sequence,
-                     uint32_t step, float *scratch, int32_t *order)
+                     uint32_t step, float *weight, int32_t *order)
 {
     const int32_t best = argmax(logits, n);
     if (best < 0 || !(s->temperature > 0) || logits[best] == INFINITY)
         return best < 0 || !any_finite(logits, n) ? 0 : best;
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        const double shifted = ((double)logits[i] - logits[best]) / s->temperature;
-        scratch[i] = shifted == shifted ? scalar_exp((float)shifted) : 0.0f;
-        sum += scratch[i];
-    }
-    const double u = uniform(s->seed, sequence, step);
-    const bool few = s->top_k > 0 && s->top_k < n;
-    if (!few && !(s->top_p < 1))
-        return draw(scratch, n, sum, u, best);
-    struct ranking r;
-    ranking_init(&r, logits, n, order);
-    int kept = n;
-    if (few) {
-        kept = take_top_k(&r, s->top_k);
-        sum = 0;
-        for (int i = 0; i < kept; i++)
-            sum += scratch[ranking_at(&r, i)];
-    }
-    if (s->top_p < 1)
-        kept = take_top_p(&r, kept, s->top_p, sum, scratch);
-    return draw_ranked(&r, kept, scratch, u);
+    const double sum = sample_weights(weight, logits, n, s, order);
+    return draw(weight, n, sum, uniform(s->seed, sequence, step), best);
+}
+
+/* Twice over the tokens, so that one that stands there twice is penalized once. */
+void sample_penalize(float *logits, double penalty, const struct token_ids *seen, int n_lists,
+                     float *scratch)
+{
+    const float by = (float)penalty;
+    for (int k = 0; k < n_lists; k++)
+        for (int i = 0; i < seen[k].count; i++) {
+            const int32_t id = seen[k].at[i];
+            scratch[id] = logits[id] < 0 ? logits[id] * by : logits[id] / by;
+        }
+    for (int k = 0; k < n_lists; k++)
+        for (int i = 0; i < seen[k].count; i++)
+            logits[seen[k].at[i]] = scratch[seen[k].at[i]];
+}
+
+void sample_forbid(float *logits, struct token_ids ids)
+{
+    for (int i = 0; i < ids.count; i++)
+        logits[ids.at[i]] = -INFINITY;
 }

@@ -220,6 +220,46 @@ SCALAR float scalar_tan(float x)
     return (float)(scalar_wave(r, quadrant) / scalar_wave(r, quadrant + 1u));
 }
 
+/* atan of a number that is not negative; infinity is one. Each step halves the angle. */
+SCALAR double wide_atan(double x)
+{
+    double t = x < 1e300 ? x : 1e150;
+    for (int i = 0; i < 3; i++)
+        t = t / (1 + sqrt(1 + t * t));
+    const double s = t * t;
+    double p = 1.0 / 27;
+    for (int k = 25; k > 0; k -= 2)
+        p = 1.0 / k - s * p;
+    return 8 * t * p;
+}
+
+/* The angle of the point (x, y). */
+SCALAR double wide_atan2(double y, double x)
+{
+    if (y != y || x != x)
+        return y + x;
+    const double a = fabs(y), b = fabs(x);
+    const double slope = a == b ? (a == 0 ? 0.0 : 1.0) : a / b;
+    const double angle = wide_atan(slope);
+    return copysign(copysign(1.0, x) < 0 ? 0x1.921fb54442d18p+1 - angle : angle, y);
+}
+
+SCALAR float scalar_atan2(float y, float x)
+{
+    return (float)wide_atan2(y, x);
+}
+
+/* Outside -1 .. 1 the root is NaN. */
+SCALAR float scalar_asin(float x)
+{
+    return (float)wide_atan2(x, sqrt((1.0 - x) * (1.0 + x)));
+}
+
+SCALAR float scalar_acos(float x)
+{
+    return (float)wide_atan2(sqrt((1.0 - x) * (1.0 + x)), x);
+}
+
 #define LN_2   0x1.62e42fefa39efp-1
 #define LOG2_E 0x1.71547652b82fep+0
 

@@ -29,7 +29,7 @@ static bool read_text(struct prompt *p, struct tree t, struct arena *a, struct e
     return text.length ? true : err_set(e, ERR_value, "a prompt is empty");
 }
 
-static bool read_sequence(struct prompt *p, struct tree t, struct decoder *d)
+bool decode_sequence(struct prompt *p, struct tree t, struct decoder *d)
 {
     const enum tree_kind kind = tree_kind(t);
     if (kind == TREE_text)
@@ -40,24 +40,46 @@ static bool read_sequence(struct prompt *p, struct tree t, struct decoder *d)
                    tree_kind_name[kind]);
 }
 
+bool decode_count(const struct trace *t, int n_prompts, const char *place, struct decoder *d)
+{
+    const int copies = trace_copies(t);
+    d->n_sequences += n_prompts * copies;
+    if (d->n_sequences <= SEQUENCES_MAX)
+        return true;
+    if (copies == 1)
+        err_set(d->e, ERR_limit, "a request has at most %d prompts", SEQUENCES_MAX);
+    else
+        err_set(d->e, ERR_limit, "a request has at most %d prompts, and each counts n times, %d",
+                SEQUENCES_MAX, copies);
+    return err_at(d->e, -1, "%s", place);
+}
+
+void decode_copies(struct invoke *invoke, struct decoder *d)
+{
+    const int copies = trace_copies(&d->graph->traces[invoke->trace]), n = invoke->n_prompts;
+    struct prompt *prompts = ARENA_ARRAY(d->arena, struct prompt, (size_t)(n * copies));
+    for (int i = 0; i < n * copies; i++)
+        prompts[i] = invoke->prompts[i / copies];
+    invoke->n_prompts = n * copies;
+    invoke->prompts = prompts;
+}
+
 /* A text, a list of ids, or a list of either. */
 static bool read_prompt(struct invoke *invoke, struct tree t, const char *place, struct decoder *d)
 {
     const bool one =
         tree_kind(t) == TREE_text || tree_count(t) == 0 || tree_kind(tree_item(t, 0)) == TREE_int;
     invoke->n_prompts = one ? 1 : tree_count(t);
-    d->n_sequences += invoke->n_prompts;
-    if (d->n_sequences > SEQUENCES_MAX) {
-        err_set(d->e, ERR_limit, "a request has at most %d prompts", SEQUENCES_MAX);
-        return err_at(d->e, -1, "%s", place);
-    }
+    if (!decode_count(&d->graph->traces[invoke->trace], invoke->n_prompts, place, d))
+        return false;
     invoke->prompts = ARENA_ARRAY(d->arena, struct prompt, (size_t)invoke->n_prompts);
-    if (one)
-        return read_sequence(invoke->prompts, t, d) ? true : err_at(d->e, -1, "%s", place);
-    for (int i = 0; i < invoke->n_prompts; i++) {
-        if (!read_sequence(&invoke->prompts[i], tree_item(t, i), d))
+    if (one && !decode_sequence(invoke->prompts, t, d))
+        return err_at(d->e, -1, "%s", place);
+    for (int i = 0; i < invoke->n_prompts && !one; i++) {
+        if (!decode_sequence(&invoke->prompts[i], tree_item(t, i), d))
             return err_at(d->e, -1, "%s[%d]", place, i);
     }
+    decode_copies(invoke, d);
     return true;
 }
 
@@ -97,46 +119,10 @@ static bool read_invokes(struct trace *t, struct tree invokes, struct tree promp
     return true;
 }
 
-static bool read_sampling(struct sampling *s, struct tree map, const char *place, struct err *e)
-{
-    enum { TEMPERATURE, TOP_K, TOP_P, SEED, COUNT };
-    static const struct field fields[COUNT] = {
-        [TEMPERATURE] = {"temperature", KIND_number, false},
-        [TOP_K] = {"top_k", KIND_int, false},
-        [TOP_P] = {"top_p", KIND_number, false},
-        [SEED] = {"seed", KIND_int, false},
-    };
-    struct tree v[COUNT];
-    int64_t top_k = 0, seed = 0;
-    *s = (struct sampling){.top_p = 1.0};
-    if (!map.at)
-        return true;
-    if (!decode_fields(v, map, fields, COUNT, place, -1, e))
-        return false;
-    if (v[TEMPERATURE].at)
-        s->temperature = tree_real(v[TEMPERATURE]);
-    if (!(s->temperature >= 0.0 && s->temperature <= 1e6)) {
-        err_set(e, ERR_value, "temperature is 0 to 1e6, not %g", s->temperature);
-        return err_at(e, -1, "%s.temperature", place);
-    }
-    if (v[TOP_P].at)
-        s->top_p = tree_real(v[TOP_P]);
-    if (!(s->top_p > 0.0 && s->top_p <= 1.0)) {
-        err_set(e, ERR_value, "top_p is more than 0 and at most 1, not %g", s->top_p);
-        return err_at(e, -1, "%s.top_p", place);
-    }
-    if (v[TOP_K].at && !decode_int(&top_k, v[TOP_K], "top_k", 0, INT32_MAX, e))
-        return err_at(e, -1, "%s.top_k", place);
-    if (v[SEED].at && !decode_int(&seed, v[SEED], "seed", 0, INT64_MAX, e))
-        return err_at(e, -1, "%s.seed", place);
-    s->top_k = (int)top_k;
-    s->seed = (uint64_t)seed;
-    return true;
-}
-
 /* A trace's fields come first: a request of one trace has them as its own. */
 enum {
-    TRACE_PROMPT, TRACE_INVOKES, TRACE_NEW_TOKENS, TRACE_SAMPLING, TRACE_FIELDS,
+    TRACE_PROMPT, TRACE_INVOKES, TRACE_NEW_TOKENS, TRACE_LEAST, TRACE_SAMPLING, TRACE_STOP,
+    TRACE_EOS, TRACE_FIELDS,
     REQUEST_MODEL = TRACE_FIELDS, REQUEST_TRACES, REQUEST_NODES, REQUEST_SAVE, REQUEST_SET,
     REQUEST_FIELDS
 };
@@ -145,7 +131,10 @@ static const struct field request_fields[REQUEST_FIELDS] = {
     [TRACE_PROMPT] = {"prompt", KIND_text | KIND_list, false},
     [TRACE_INVOKES] = {"invokes", KIND_list, false},
     [TRACE_NEW_TOKENS] = {"max_new_tokens", KIND_int, false},
+    [TRACE_LEAST] = {"min_new_tokens", KIND_int, false},
     [TRACE_SAMPLING] = {"sampling", KIND_map, false},
+    [TRACE_STOP] = {"stop", KIND_text | KIND_int | KIND_list, false},
+    [TRACE_EOS] = {"eos_token_id", KIND_int | KIND_list, false},
     [REQUEST_MODEL] = {"model", KIND_text, false},
     [REQUEST_TRACES] = {"traces", KIND_list, false},
     [REQUEST_NODES] = {"nodes", KIND_list, false},
@@ -153,25 +142,14 @@ static const struct field request_fields[REQUEST_FIELDS] = {
     [REQUEST_SET] = {"set", KIND_map, false},
 };
 
-static bool read_new_tokens(struct trace *trace, struct tree t, struct err *e)
-{
-    int64_t count = 0;
-    if (t.at && tree_int(t) > NEW_TOKENS_MAX)
-        err_set(e, ERR_limit, "max_new_tokens is at most %d, not %lld", NEW_TOKENS_MAX,
-                (long long)tree_int(t));
-    else if (!t.at || decode_int(&count, t, "max_new_tokens", 0, NEW_TOKENS_MAX, e)) {
-        trace->n_new_tokens = (int)count;
-        return true;
-    }
-    return err_at(e, -1, "%smax_new_tokens", trace->place);
-}
-
 static bool read_trace(struct trace *t, const struct tree *v, struct decoder *d)
 {
-    return read_invokes(t, v[TRACE_INVOKES], v[TRACE_PROMPT], d) &&
-           read_new_tokens(t, v[TRACE_NEW_TOKENS], d->e) &&
-           read_sampling(&t->sampling, v[TRACE_SAMPLING],
-                         arena_format(d->arena, "%ssampling", t->place), d->e);
+    t->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n = 1};
+    return decode_sampling(t, v[TRACE_SAMPLING], d) &&
+           read_invokes(t, v[TRACE_INVOKES], v[TRACE_PROMPT], d) &&
+           decode_new_tokens(t, v[TRACE_NEW_TOKENS], v[TRACE_LEAST], "max_new_tokens",
+                             "min_new_tokens", d->e) &&
+           decode_ending(t, v[TRACE_STOP], v[TRACE_EOS], d);
 }
 
 /* The request's own fields, or a list of maps of the same. */

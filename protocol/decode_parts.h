@@ -72,6 +72,32 @@ bool decode_expression(struct arg *arg, struct tree_text text, const struct owne
 enum { SIGNATURE_SIZE = 160 };
 const char *decode_signature(char *buffer, enum op op);
 
+/* How tokens are chosen and where a generation ends: decode_options.c. */
+
+enum { SAMPLING_FIELDS = 7 };
+
+/* The fields of struct sampling, for a table of fields, and their values in its order; `place`
+ * stands before a field's name in an error. What is left out stays as it is. */
+struct field decode_sampling_field(int i);
+bool decode_sampling_values(struct sampling *s, const struct tree *values, const char *place,
+                            struct err *e);
+bool decode_sampling(struct trace *t, struct tree map, struct decoder *d);
+
+/* `stop` is a text, a token id or a list of them, `eos` an id or a list. */
+bool decode_ending(struct trace *t, struct tree stop, struct tree eos, struct decoder *d);
+
+/* The most new tokens, and the least. */
+bool decode_new_tokens(struct trace *t, struct tree most, struct tree least, const char *most_name,
+                       const char *least_name, struct err *e);
+
+/* One prompt: a text or a list of token ids. */
+bool decode_sequence(struct prompt *p, struct tree t, struct decoder *d);
+
+/* Counts prompts, each as often as the request wants continuations of it; and puts each so often
+ * into its invoke. */
+bool decode_count(const struct trace *t, int n_prompts, const char *place, struct decoder *d);
+void decode_copies(struct invoke *invoke, struct decoder *d);
+
 /* Arguments that are more than a value. */
 
 /* A `{"tensor": data, "dtype": ..., "shape": ...}` in the arena: contiguous, aligned to 64 bytes.

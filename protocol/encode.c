@@ -63,21 +63,47 @@ static void write_tokens(struct writer *w, const struct graph *g)
     write_end(w);
 }
 
-static void write_generated(struct writer *w, const struct reply_facts *f)
+int reply_count_new(const struct writer *w, const struct reply_facts *f, int invoke, int sequence)
+{
+    const struct plan_invoke *v = &f->plan->invokes[invoke];
+    if (!f->generated)
+        return 0;
+    return w->at && f->outcomes ? f->outcomes[v->outcome_first + sequence].n_new
+                                : f->graph->traces[v->trace].n_new_tokens;
+}
+
+const int32_t *reply_new_ids(const struct reply_facts *f, int invoke, int sequence)
+{
+    const struct plan_invoke *v = &f->plan->invokes[invoke];
+    const int n_new = f->graph->traces[v->trace].n_new_tokens;
+    return f->generated ? f->generated + v->generated_first + sequence * n_new : NULL;
+}
+
+typedef void each_fn(struct writer *w, const struct reply_facts *f, int invoke, int sequence);
+
+/* A value for each prompt of each invoke. */
+static void write_each(struct writer *w, const struct reply_facts *f, each_fn *write)
 {
     const struct graph *g = f->graph;
-    const int32_t *ids = f->generated;
     write_list(w, g->n_invokes);
     for (int i = 0; i < g->n_invokes; i++) {
-        const int n = ids ? g->traces[g->invokes[i].trace].n_new_tokens : 0;
         write_list(w, g->invokes[i].n_prompts);
-        for (int j = 0; j < g->invokes[i].n_prompts; j++) {
-            write_ids(w, ids, n);
-            ids = n ? ids + n : ids;
-        }
+        for (int j = 0; j < g->invokes[i].n_prompts; j++)
+            write(w, f, i, j);
         write_end(w);
     }
     write_end(w);
+}
+
+static void write_generated(struct writer *w, const struct reply_facts *f, int invoke, int sequence)
+{
+    write_ids(w, reply_new_ids(f, invoke, sequence), reply_count_new(w, f, invoke, sequence));
+}
+
+static void write_finish(struct writer *w, const struct reply_facts *f, int invoke, int sequence)
+{
+    const int outcome = f->plan->invokes[invoke].outcome_first + sequence;
+    write_text(w, f->outcomes && f->outcomes[outcome].stopped ? "stop" : "length");
 }
 
 static void write_lengths(struct writer *w, const struct graph *g)
@@ -174,6 +200,20 @@ static void write_tensor(struct writer *w, const struct reply_facts *f, const st
         write_bin_header(w, s->bytes);
 }
 
+static void write_absent(struct writer *w, const struct reply_facts *f, const struct save *s)
+{
+    write_map(w, 4);
+    write_key(w, "type");
+    write_text(w, "absent");
+    write_key(w, "name");
+    write_text(w, s->name);
+    write_key(w, "node");
+    write_wire(w, f->graph->nodes[s->node].wire);
+    write_key(w, "step");
+    write_int(w, s->step);
+    write_end(w);
+}
+
 /* Digits behind that mean nothing. */
 static double microseconds(double seconds)
 {
@@ -183,13 +223,15 @@ static double microseconds(double seconds)
 static void write_done(struct writer *w, const struct reply_facts *f, double queue_seconds,
                        double run_seconds)
 {
-    write_map(w, 4);
+    write_map(w, 5);
     write_key(w, "type");
     write_text(w, "end");
     write_key(w, "status");
     write_text(w, "done");
     write_key(w, "generated");
-    write_generated(w, f);
+    write_each(w, f, write_generated);
+    write_key(w, "finish");
+    write_each(w, f, write_finish);
     write_key(w, "timing");
     write_map(w, 2);
     write_key(w, "queue");
@@ -306,9 +348,23 @@ static void begin_data(struct encoder *c)
         c->item_size = (size_t)snprintf(c->item, sizeof c->item, "[]");
 }
 
-void encoder_tensor(struct encoder *c, int save)
+static void set_absent(struct encoder *c, const struct save *s)
+{
+    struct writer w = frame_begin(c);
+    if (c->media == REPLY_text)
+        text_absent(&w, s);
+    else
+        write_absent(&w, &c->facts, s);
+    frame_end(c, &w, c->media == REPLY_ndjson ? "\n" : "");
+}
+
+void encoder_save(struct encoder *c, int save)
 {
     assert(save < c->facts.plan->n_saves);
+    if (c->facts.absent && c->facts.absent[save]) {
+        set_absent(c, &c->facts.plan->saves[save]);
+        return;
+    }
     struct writer w = frame_begin(c);
     c->save = &c->facts.plan->saves[save];
     c->data = c->facts.results + c->save->offset;

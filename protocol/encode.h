@@ -14,7 +14,9 @@ struct reply_facts { /* what the frames say besides the tensors; borrowed */
     const struct graph *graph;
     const struct plan *plan;
     const char *results;        /* of the saves */
-    const int32_t *generated;   /* plan.n_generated, or NULL */
+    const bool *absent;         /* of the saves: those that did not come */
+    const int32_t *generated;   /* plan.n_generated, or NULL, and */
+    const struct outcome *outcomes; /* [plan.n_sequences] how many came of each: known at the end */
     const struct bpe *bpe;      /* for people to read the ids, or NULL */
 };
 
@@ -25,7 +27,7 @@ struct encoder *encoder_open(enum reply_media media, const struct reply_facts *f
 
 /* Sets the next frame; the one before has been pulled to its end. */
 void encoder_head(struct encoder *c);
-void encoder_tensor(struct encoder *c, int save); /* an index into plan.saves */
+void encoder_save(struct encoder *c, int save); /* an index into plan.saves: a tensor, or absent */
 void encoder_end(struct encoder *c, double queue_seconds, double run_seconds);
 void encoder_error(struct encoder *c, const struct err *e);
 void encoder_heartbeat(struct encoder *c);

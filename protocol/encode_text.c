@@ -166,17 +166,23 @@ void text_tensor(struct writer *w, const struct save *s, const char *data)
     write_format(w, "\n\n");
 }
 
+void text_absent(struct writer *w, const struct save *s)
+{
+    put_safe(w, s->name);
+    write_format(w, ": step %d did not come, its generation had ended\n\n", s->step);
+}
+
 void text_end(struct writer *w, const struct reply_facts *f, double queue_seconds,
               double run_seconds)
 {
     const struct graph *g = f->graph;
-    const int32_t *ids = f->generated;
-    for (int i = 0; i < g->n_invokes && ids; i++) {
-        const int n = g->traces[g->invokes[i].trace].n_new_tokens;
-        for (int j = 0; j < g->invokes[i].n_prompts; j++, ids += n) {
-            write_format(w, "invoke %d, prompt %d, %d new token%s:", i, j, n, n == 1 ? "" : "s");
-            put_ids(w, ids, n);
-            put_excerpt(w, f->bpe, ids, n);
+    for (int i = 0; i < g->n_invokes && f->generated; i++) {
+        for (int j = 0; j < g->invokes[i].n_prompts; j++) {
+            const int n_new = reply_count_new(w, f, i, j);
+            write_format(w, "invoke %d, prompt %d, %d new token%s:", i, j, n_new,
+                         n_new == 1 ? "" : "s");
+            put_ids(w, reply_new_ids(f, i, j), n_new);
+            put_excerpt(w, f->bpe, reply_new_ids(f, i, j), n_new);
         }
     }
     write_format(w, "done: %.3f s in the queue, %.3f s running\n", queue_seconds, run_seconds);

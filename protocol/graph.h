@@ -69,10 +69,31 @@ struct invoke {
 };
 
 struct sampling {
-    double temperature; /* 0: greedy */
-    int top_k;          /* 0: all */
-    double top_p;       /* 1: all */
-    uint64_t seed;
+    double temperature;        /* 0: greedy */
+    double top_p;              /* 1: all */
+    double min_p;              /* 0: all */
+    double repetition_penalty; /* 1: none */
+    int64_t top_k;             /* 0: all */
+    int64_t seed;
+    int64_t n; /* how often each prompt stands in its invoke: 0 is 1 */
+};
+
+struct stop_text { /* not empty, at most STOP_TEXT_BYTES_MAX */
+    const char *at;
+    size_t size;
+};
+
+struct ending { /* what ends a sequence before its last step */
+    int n_min; /* so many new tokens come in any case, none of them of `ids` */
+    int n_ids, n_texts;
+    const int32_t *ids;
+    const struct stop_text *texts; /* in what is generated, wherever its tokens are cut */
+    int32_t pad;                   /* what stands behind the end of a sequence */
+};
+
+struct outcome { /* of one sequence: what was generated */
+    int n_new;
+    bool stopped; /* by its `ending` */
 };
 
 struct trace { /* invokes that go through the model together, behind those of earlier traces */
@@ -80,7 +101,19 @@ struct trace { /* invokes that go through the model together, behind those of ea
     int invoke_first, n_invokes;
     int n_new_tokens;
     struct sampling sampling;
+    struct ending ending;
 };
+
+static inline bool trace_may_end_early(const struct trace *t)
+{
+    return t->n_new_tokens > 1 && t->ending.n_ids + t->ending.n_texts > 0;
+}
+
+/* Each prompt stands so often in its invoke, one behind the other. */
+static inline int trace_copies(const struct trace *t)
+{
+    return t->sampling.n > 0 ? (int)t->sampling.n : 1;
+}
 
 struct graph {
     const char *model; /* as the request names it, or NULL */

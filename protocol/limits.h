@@ -29,6 +29,10 @@ enum {
 
     /* The work. */
     NEW_TOKENS_MAX = 1024,         /* GPT-2's whole context */
+    STOP_IDS_MAX = 256,            /* each is looked for behind every token */
+    STOP_TEXTS_MAX = 16,           /* OpenAI takes 4 */
+    STOP_TEXT_BYTES_MAX = 256,     /* so much of a stream may be held back for it */
+    TOP_LOGPROBS_MAX = 20,         /* OpenAI takes 5 */
     ROWS_MAX = 4096,               /* tokens of a request's prompts together: they share one pass */
     ROWS_DEFAULT = 2048,           /* rows of a large pass, the option --rows: scratch is sized by
                                       it */
@@ -60,6 +64,9 @@ enum {
     TOKENIZER_BYTES_MAX = 64 << 20, /* GPT-2's tokenizer.json has 1.4 MB */
     SAFETENSORS_HEADER_MAX = 100 << 20, /* the format's own limit */
 };
+
+#define TEMPERATURE_MAX 1e6 /* where every token is as likely as any other */
+#define PENALTY_MAX 1e3 /* where what was said is never said again */
 
 #define VALUE_BYTES_MAX (INT64_C(1) << 30)   /* one tensor of the graph */
 #define RESULT_BYTES_MAX (INT64_C(256) << 20) /* all saves of a request; GPT-2's logits for 1,024

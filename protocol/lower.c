@@ -655,7 +655,7 @@ static void lower_hook(struct lowering *l)
 {
     const struct node *n = &l->s->g->nodes[l->node];
     const enum point p = n->hook.name->point;
-    if (l->s->p->invokes[n->invoke].is_ragged)
+    if (l->s->p->invokes[n->invoke].is_ragged && p != PT_next)
         padding_clear_gathered(l->s, l->node, p == PT_generated ? 1 : 2);
     emit(l->s, (struct action){.op = OP_hook, .node = l->node, .out = l->node, .point = p});
 }

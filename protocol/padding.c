@@ -137,7 +137,7 @@ void padding_close(struct planner *s)
 {
     for (int i = 0; i < s->n_roots; i++) {
         if (s->roots[i].live && s->roots[i].version != s->roots[i].node)
-            copy_rows(s, i, OP_set, s->g->n_nodes, s->roots[i].version);
+            copy_rows(s, i, OP_set, s->g->n_nodes, s->roots[i].node);
     }
     for (int i = 0; i < s->n_roots; i++)
         s->roots[i].home = s->roots[i].live ? HOME_slab : s->roots[i].home;

@@ -140,13 +140,14 @@ static bool check_tokens(const struct planner *s, int invoke, int prompt)
 {
     const struct invoke *v = &s->g->invokes[invoke];
     const struct prompt *q = &v->prompts[prompt];
+    const int copies = trace_copies(&s->g->traces[v->trace]);
     for (int i = 0; i < q->n_tokens; i++) {
         if (q->tokens[i] >= 0 && q->tokens[i] < s->m->vocab)
             continue;
         err_set(s->e, ERR_index, "token %d does not exist: this model has tokens 0 to %d",
                 q->tokens[i], s->m->vocab - 1);
-        if (v->n_prompts > 1)
-            return err_at(s->e, -1, "%s.prompt[%d][%d]", v->place, prompt, i);
+        if (v->n_prompts > copies)
+            return err_at(s->e, -1, "%s.prompt[%d][%d]", v->place, prompt / copies, i);
         return err_at(s->e, -1, "%s.prompt[%d]", v->place, i);
     }
     return true;
@@ -160,6 +161,7 @@ static bool check_prompts(const struct planner *s, int invoke)
         return err_at(s->e, -1, "%s.prompt", v->place);
     }
     const int n_new = s->g->traces[v->trace].n_new_tokens;
+    const int copies = trace_copies(&s->g->traces[v->trace]);
     for (int i = 0; i < v->n_prompts; i++) {
         const int n = v->prompts[i].n_tokens;
         if (n < 1)
@@ -170,33 +172,9 @@ static bool check_prompts(const struct planner *s, int invoke)
                     n + n_new, s->m->context);
         else if (check_tokens(s, invoke, i))
             continue;
-        if (v->n_prompts > 1)
-            return err_at(s->e, -1, "%s.prompt[%d]", v->place, i);
+        if (v->n_prompts > copies)
+            return err_at(s->e, -1, "%s.prompt[%d]", v->place, i / copies);
         return err_at(s->e, -1, "%s.prompt", v->place);
-    }
-    return true;
-}
-
-static bool check_sampling(const struct planner *s, const struct trace *t)
-{
-    const struct sampling *o = &t->sampling;
-    if (t->n_new_tokens < 0 || t->n_new_tokens > NEW_TOKENS_MAX) {
-        err_set(s->e, ERR_value, "max_new_tokens must be from 0 to %d: it is %d", NEW_TOKENS_MAX,
-                t->n_new_tokens);
-        return err_at(s->e, -1, "%smax_new_tokens", t->place);
-    }
-    if (!(o->temperature >= 0) || isinf(o->temperature)) {
-        err_set(s->e, ERR_value, "temperature must be 0 or more, and finite: it is %g",
-                o->temperature);
-        return err_at(s->e, -1, "%ssampling.temperature", t->place);
-    }
-    if (o->top_k < 0) {
-        err_set(s->e, ERR_value, "top_k must be 0 (all) or more: it is %d", o->top_k);
-        return err_at(s->e, -1, "%ssampling.top_k", t->place);
-    }
-    if (!(o->top_p > 0 && o->top_p <= 1)) {
-        err_set(s->e, ERR_value, "top_p must be above 0 and at most 1: it is %g", o->top_p);
-        return err_at(s->e, -1, "%ssampling.top_p", t->place);
     }
     return true;
 }
@@ -237,7 +215,7 @@ static int place_sequences(struct planner *s, int invoke, int n_steps)
 }
 
 /* Checks an invoke's prompts and gives it its rows, sequences and pages. */
-static bool place_invoke(struct planner *s, int i, int *n_sequences)
+static bool place_invoke(struct planner *s, int i)
 {
     struct plan *p = s->p;
     if (!check_prompts(s, i))
@@ -248,24 +226,24 @@ static bool place_invoke(struct planner *s, int i, int *n_sequences)
     v->n_sequences = s->g->invokes[i].n_prompts;
     v->row_first = t->n_rows;
     v->sequence_first = t->n_sequences;
+    v->outcome_first = p->n_sequences;
     v->generated_first = p->n_generated;
     const int n_rows = place_sequences(s, i, t->n_steps);
     v->logits_from = t->samples ? v->n_tokens - 1 : v->n_tokens;
-    *n_sequences += v->n_sequences;
+    p->n_sequences += v->n_sequences;
     t->n_rows += n_rows;
-    if (!check_counts(s, &s->g->traces[v->trace], *n_sequences, t->n_rows))
+    if (!check_counts(s, &s->g->traces[v->trace], p->n_sequences, t->n_rows))
         return false;
     t->n_sequences += v->n_sequences;
     p->n_generated += v->n_sequences * s->g->traces[v->trace].n_new_tokens;
     return true;
 }
 
-static bool place_trace(struct planner *s, int i, int *n_sequences)
+static bool place_trace(struct planner *s, int i)
 {
     const struct trace *g = &s->g->traces[i];
     struct plan_trace *t = &s->p->traces[i];
-    if (!check_sampling(s, g))
-        return false;
+    assert(g->n_new_tokens >= 0 && g->n_new_tokens <= NEW_TOKENS_MAX);
     if (g->n_invokes < 1) {
         err_set(s->e, ERR_value, "a request needs at least one prompt");
         return err_at(s->e, -1, "%sinvokes", g->place);
@@ -277,7 +255,7 @@ static bool place_trace(struct planner *s, int i, int *n_sequences)
     t->pass_first = s->p->n_passes;
     s->p->n_passes += t->n_steps;
     for (int k = 0; k < g->n_invokes; k++) {
-        if (!place_invoke(s, g->invoke_first + k, n_sequences))
+        if (!place_invoke(s, g->invoke_first + k))
             return false;
     }
     return true;
@@ -286,13 +264,12 @@ static bool place_trace(struct planner *s, int i, int *n_sequences)
 static bool place_traces(struct planner *s)
 {
     struct plan *p = s->p;
-    int n_sequences = 0;
     p->n_traces = s->g->n_traces;
     p->n_invokes = s->g->n_invokes;
     p->traces = ARENA_ARRAY(s->a, struct plan_trace, (size_t)p->n_traces);
     p->invokes = ARENA_ARRAY(s->a, struct plan_invoke, (size_t)p->n_invokes);
     for (int i = 0; i < p->n_traces; i++) {
-        if (!place_trace(s, i, &n_sequences))
+        if (!place_trace(s, i))
             return false;
     }
     p->passes = ARENA_ARRAY(s->a, struct plan_pass, (size_t)p->n_passes);
@@ -334,6 +311,12 @@ static bool check_hook(struct planner *s, const struct node *n)
                 n_steps == 1 ? "" : "es", n_steps - 1);
         return refuse_at(s, n, "step");
     }
+    if (n->hook.name->point == PT_next && !s->p->traces[s->p->invokes[n->invoke].trace].samples) {
+        err_set(s->e, ERR_value, "%s is the token that a step samples: ask for max_new_tokens",
+                n->hook.name->path);
+        return n->wire < 0 ? err_at(s->e, -1, "%s", n->place)
+                           : err_at(s->e, n->wire, "%s.args[0]", n->place);
+    }
     char site[SITE_TEXT_SIZE];
     if (is_inside(n->hook.name->point) && s->p->invokes[n->invoke].is_ragged)
         return node_refuse(
@@ -359,6 +342,31 @@ int hook_root(struct planner *s, int invoke, int turn, int node, enum point poin
         s->roots[*root - 1].readonly = !point_info[point].writable;
     }
     return *root - 1;
+}
+
+/* Early ends: what is made of a step of an invoke is there only if that invoke came so far. */
+
+/* What a root is made of so far, as the node that makes or sets it leaves it. */
+static void needs_pass_on(struct planner *s, int i)
+{
+    const int n = s->p->n_invokes;
+    int16_t *needs = s->needs + (int64_t)i * n;
+    for (int k = 0; k < n; k++)
+        needs[k] = -1;
+    for (int k = 0; k < s->n_in; k++) {
+        const int16_t *from = root_of(s, s->in[k])->needs;
+        for (int v = 0; v < n && from; v++)
+            needs[v] = from[v] > needs[v] ? from[v] : needs[v];
+    }
+    const struct node *node = &s->g->nodes[i];
+    struct root *r = &s->roots[s->value_roots[i]];
+    for (int v = 0; v < n && node->op == OP_hook && r->needs; v++)
+        needs[v] = r->needs[v];
+    if (node->op == OP_hook && node->hook.name->point != PT_generated &&
+        needs[node->invoke] < node->hook.step)
+        needs[node->invoke] = (int16_t)node->hook.step;
+    if (s->is_new[i] || node->op == OP_hook || node->op == OP_set)
+        r->needs = needs;
 }
 
 /* All hooks of the same rows at the same site and step are views of one root. */
@@ -674,6 +682,8 @@ static bool infer(struct planner *s)
                                              : infer_op(s, i, &out);
         if (!known)
             return false;
+        if (s->needs)
+            needs_pass_on(s, i);
         const struct root *r = root_of(s, i);
         out.home = r->home;
         out.invoke = r->invoke;
@@ -1088,6 +1098,12 @@ static void planner_open(struct planner *s)
             n_in_max = n_list + PARAMS_MAX > n_in_max ? n_list + PARAMS_MAX : n_in_max;
         }
     }
+    bool may_end_early = false;
+    for (int i = 0; i < s->g->n_traces; i++)
+        may_end_early |= trace_may_end_early(&s->g->traces[i]);
+    if (may_end_early)
+        s->p->needs = s->needs =
+            ARENA_ARRAY(s->a, int16_t, (size_t)n * (size_t)s->p->n_invokes);
     s->n_sites = n_sites(s->m->n_blocks);
     s->hooks = table_new(n + s->p->n_invokes, s->a);
     s->parameters = table_new(2 * n, s->a); /* those of the graph, and of results */

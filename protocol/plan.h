@@ -111,6 +111,7 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
                              later steps have one row a sequence: sequence_first */
     int sequence_first;   /* its first sequence among its trace's */
+    int outcome_first;    /* its first sequence among the job's */
     int generated_first;  /* its first new token among the job's; each sequence's follow another */
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
                              each sequence, as far as it has so many; n_tokens: for none */
@@ -150,7 +151,8 @@ struct plan {
     struct plan_trace *traces;
     struct plan_pass *passes;  /* of all traces, in their order */
     int n_rows, n_logits;      /* of the largest pass */
-    int n_generated;           /* new tokens of all sequences */
+    int n_sequences;           /* of all traces, and */
+    int n_generated;           /* their new tokens */
     int n_pages;               /* of the key/value cache, for all sequences to their last steps */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
@@ -158,6 +160,8 @@ struct plan {
     const void *constants;     /* what the slab starts with */
     size_t constant_bytes;
     size_t result_bytes;       /* on the host, every saved value */
+    const int16_t *needs;      /* (n_nodes, n_invokes) where generations may end early, else NULL:
+                                  the last step of each invoke of which a node is made, or -1 */
     double cost;               /* multiply-adds of all passes with the graph's own */
 };
 

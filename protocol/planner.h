@@ -33,6 +33,7 @@ struct root { /* one tensor that values are views of, and its history in program
     int first_writer;         /* tiles.c: the node of its first action, or -1 */
     int live;                 /* of a padded one: the root of the rows themselves, or 0 */
     bool readonly;
+    int16_t *needs; /* [n_invokes] as plan.needs, of what it is so far, or NULL */
     bool is_inside; /* of attention: its point has no live tensor, but is made of live rows */
     bool is_packed; /* a parameter that has to be unpacked to be read */
     bool is_set; /* by some node so far, so that a constant may be something else by now */
@@ -78,6 +79,7 @@ struct planner {
     int *turns;   /* of each node */
     bool *is_new; /* whether it brings a root into being */
     bool *is_alive;
+    int16_t *needs; /* of p->needs, or NULL */
 
     int *in; /* the operands of the node at hand: values */
     int n_in;

@@ -37,6 +37,7 @@ const char *const point_shape_text[SHAPE_COUNT] = {
     [SHAPE_scores] = "(B, H, T, S)",
     [SHAPE_results] = "(B, T, H, D)",
     [SHAPE_cache] = "(B, H, S, D / H)",
+    [SHAPE_next] = "(B)",
     [SHAPE_ids] = "(B, T + new)",
 };
 
@@ -237,6 +238,8 @@ struct view point_view(const struct point_name *name, const struct model_shape *
     switch (name->shape) {
     case SHAPE_tokens:
         return view_of(2, (int64_t[]){B, T});
+    case SHAPE_next:
+        return view_of(1, &B);
     case SHAPE_ids:
         return view_of(2, (int64_t[]){B, T + n_new});
     case SHAPE_cache:
@@ -263,5 +266,5 @@ struct view point_view(const struct point_name *name, const struct model_shape *
 
 enum dtype point_dtype(enum point p)
 {
-    return p == PT_tokens || p == PT_generated ? DT_i64 : DT_f32;
+    return p == PT_tokens || p == PT_next || p == PT_generated ? DT_i64 : DT_f32;
 }

@@ -2,9 +2,13 @@
 #pragma once
 #include "tensor.h"
 
+enum { EOS_MAX = 8 }; /* GPT-2 has one */
+
 struct model_shape {
     int n_blocks, n_heads, width, inner, vocab, context; /* L, H, D, F, V */
     float epsilon;                                       /* of the layernorms */
+    int n_eos; /* the tokens that end a text, as its config says */
+    int32_t eos[EOS_MAX];
 };
 
 enum point {
@@ -26,7 +30,8 @@ enum point_row { ROW_none, ROW_1, ROW_D, ROW_3D, ROW_F, ROW_V };
 
 enum point_shape {
     SHAPE_tokens, SHAPE_hidden, SHAPE_fused, SHAPE_wide, SHAPE_logits, SHAPE_scale,
-    SHAPE_heads, SHAPE_heads_last, SHAPE_scores, SHAPE_results, SHAPE_cache, SHAPE_ids, SHAPE_COUNT
+    SHAPE_heads, SHAPE_heads_last, SHAPE_scores, SHAPE_results, SHAPE_cache,
+    SHAPE_next, SHAPE_ids, SHAPE_COUNT
 };
 
 struct point_info {

@@ -37,7 +37,9 @@ static const struct {
     LIMIT(VALUE_BYTES_MAX),   LIMIT(RESULT_BYTES_MAX),
     LIMIT(SLAB_BYTES_MAX),    LIMIT(COMPUTE_MAX),
     LIMIT(ELEMENT_COST),      LIMIT(TOKENIZE_MAX),
-    LIMIT(PLANNING_MAX),
+    LIMIT(PLANNING_MAX),      LIMIT(STOP_IDS_MAX),
+    LIMIT(STOP_TEXTS_MAX),    LIMIT(STOP_TEXT_BYTES_MAX),
+    LIMIT(TOP_LOGPROBS_MAX),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 
@@ -196,14 +198,29 @@ static double shortest(float value)
     return strtod(text, NULL);
 }
 
+/* The same list once more, as OpenAI's clients read it. */
+static void write_openai_models(struct writer *w, const char *name)
+{
+    write_key(w, "data");
+    write_list(w, 1);
+    write_map(w, 4);
+    text_field(w, "id", name);
+    text_field(w, "object", "model");
+    int_field(w, "created", 0);
+    text_field(w, "owned_by", "interpose");
+    write_end(w);
+    write_end(w);
+}
+
 struct bytes models_document(const struct model_facts *f, enum reply_media media, struct arena *a)
 {
     const struct model_shape *m = f->shape;
     struct writer w = document(media, a);
-    write_map(&w, 1);
+    write_map(&w, 3);
+    text_field(&w, "object", "list");
     write_key(&w, "models");
     write_list(&w, 1);
-    write_map(&w, 12);
+    write_map(&w, 13);
     text_field(&w, "name", f->name);
     int_field(&w, "n_blocks", m->n_blocks);
     int_field(&w, "n_heads", m->n_heads);
@@ -217,8 +234,14 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     text_field(&w, "device", f->device);
     int_field(&w, "rows_max", f->rows_max);
     int_field(&w, "cache_tokens", f->cache_tokens);
+    write_key(&w, "eos_token_id");
+    write_list(&w, m->n_eos);
+    for (int i = 0; i < m->n_eos; i++)
+        write_int(&w, m->eos[i]);
     write_end(&w);
     write_end(&w);
+    write_end(&w);
+    write_openai_models(&w, f->name);
     write_end(&w);
     return finish(&w);
 }

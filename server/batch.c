@@ -115,15 +115,27 @@ int batch_count(const struct batch *b)
     return b->n_jobs;
 }
 
+/* Those of its trace with rows in its next pass. */
+static int count_sequences(const struct job *j)
+{
+    const struct plan_trace *t = job_trace(j);
+    int n = 0;
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++)
+        n += job_has_rows(j, i) ? j->plan.invokes[i].n_sequences : 0;
+    return n;
+}
+
 /* Its turn is about the next pass. */
 static void turn_settle(const struct batch *b, struct job *j)
 {
     const struct plan_pass *p = &j->plan.passes[j->pass];
     const struct gpt2 *m = b->model;
     struct turn *t = &j->turn;
-    t->rows = p->n_rows;
-    t->logits = p->n_logits;
-    t->cost = p->cost;
+    const int n = count_sequences(j), n_all = job_trace(j)->n_sequences;
+    const bool first = job_step(j) == 0;
+    t->rows = first ? p->n_rows : n;
+    t->logits = first ? p->n_logits : n;
+    t->cost = p->cost * n / n_all;
     t->is_large = t->rows > m->rows_max[LANE_shared] || t->logits > m->logits_max[LANE_shared] ||
                   t->cost > b->pass_cost || p->graph_cost > GRAPH_PART * b->pass_cost;
 }
@@ -290,7 +302,7 @@ static void left(void *context, struct job *j)
     }
     if (job_step(j) == 0 && !job_cancelled(j))
         keep_pages(b, j);
-    if (++j->pass == j->plan.n_passes || job_cancelled(j)) {
+    if (!job_advance(j) || job_cancelled(j)) {
         let_go(b, j, NULL);
         return;
     }

@@ -85,11 +85,21 @@ static void gather_generated(const struct place *p, const struct node *n, const 
     }
 }
 
+/* What this step sampled: (B). */
+static void gather_next(const struct place *p, const struct node *n, const struct tensor *out)
+{
+    int64_t *to = (int64_t *)out->data + out->view.offset;
+    for (int i = 0; i < p->job->plan.invokes[n->invoke].n_sequences; i++)
+        to = upload_ids(p, to, job_generated(p->job, n->invoke, i) + n->hook.step, 1);
+}
+
 static void gather(const struct place *p, const struct action *a, const struct tensor *out)
 {
     const struct node *n = &p->job->graph.nodes[a->node];
     if (a->point == PT_generated)
         gather_generated(p, n, out);
+    else if (n->hook.name->point == PT_next)
+        gather_next(p, n, out);
     else
         gather_cache(p, n, a->point == PT_block_values, out);
 }
@@ -253,6 +263,18 @@ static void run(const struct place *p, const struct action *a)
         p->breath->take(p->breath->context, cost);
 }
 
+/* Whether each step of an invoke of which an action makes something has come. */
+static bool is_there(const struct job *j, const struct action *a)
+{
+    const struct plan *p = &j->plan;
+    const int16_t *needs = p->needs ? p->needs + (int64_t)a->node * p->n_invokes : NULL;
+    for (int i = 0; i < p->n_invokes && needs; i++) {
+        if (needs[i] > j->last_step[i])
+            return false;
+    }
+    return true;
+}
+
 /* The last tile ends with the last row, and may begin before the one before it has ended. */
 static void run_loop(const struct place *all, const struct loop *l)
 {
@@ -275,6 +297,11 @@ void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
     const struct action *actions = &j->plan.actions[stop->first];
     for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++) {
         const struct loop *l = actions[i].loop ? &j->plan.loops[actions[i].loop - 1] : NULL;
+        if (!is_there(j, &actions[i])) {
+            if (actions[i].op == OP_save)
+                j->absent[actions[i].out] = true;
+            continue;
+        }
         if (!l) {
             run(&p, &actions[i]);
             continue;

@@ -15,8 +15,10 @@ struct breath {
 /* All actions of one of the job's stops, in order, until it is cancelled. `activation` is what the
  * model has at the stop's site, all rows of the pass (of the logits: the rows asked for), data NULL
  * for points that are gathered. The job's are those from its row_of on, of the logits from its
- * logits_of on. A stop at `generated` runs when the last token is sampled. Saved values have
- * arrived in j->results behind the next fence. Without `breath` it runs in one go. */
+ * logits_of on. Stops at `next` and `generated` run when the step's token, or the last one, is
+ * sampled. What is made of a step that its invoke did not reach is left out, and a save of it
+ * marked in j->absent. Saved values have arrived in j->results behind the next fence. Without
+ * `breath` it runs in one go. */
 void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
                    const struct tensor *activation, const struct breath *breath);
 

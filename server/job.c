@@ -68,8 +68,18 @@ bool job_reserve(struct job *j, struct err *e)
     j->row_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->logits_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->n_shared = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
+    j->absent = ARENA_ARRAY(j->arena, bool, (size_t)p->n_saves);
+    j->outcomes = ARENA_ARRAY(j->arena, struct outcome, (size_t)p->n_sequences);
     if (p->n_generated > 0)
         j->generated = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_generated);
+    j->last_step = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
+    for (int i = 0; i < p->n_invokes; i++) {
+        const struct plan_invoke *v = &p->invokes[i];
+        const struct trace *t = &j->graph.traces[v->trace];
+        j->last_step[i] = p->traces[v->trace].n_steps - 1;
+        for (int k = 0; k < v->n_sequences * t->n_new_tokens; k++)
+            j->generated[v->generated_first + k] = t->ending.pad;
+    }
     return true;
 }
 
@@ -84,8 +94,10 @@ void job_free(struct job *j)
 void job_publish(struct job *j)
 {
     j->n_published = j->n_saved;
+    j->n_told = j->n_sampled;
     pthread_mutex_lock(&j->outbox.lock);
     j->outbox.n_ready = j->n_saved;
+    j->outbox.n_steps = j->n_sampled;
     pthread_cond_signal(&j->outbox.moved);
     pthread_mutex_unlock(&j->outbox.lock);
 }
@@ -140,16 +152,28 @@ static struct timespec moment_of(double seconds)
     return (struct timespec){.tv_sec = whole, .tv_nsec = (long)((seconds - (double)whole) * 1e9)};
 }
 
-enum job_state job_wait(struct job *j, int *n_ready, int n_seen, double wait_seconds)
+/* `count` is one of the outbox's. */
+static enum job_state wait_for(struct job *j, int *ready, const int *count, int n_seen,
+                               double wait_seconds)
 {
     const struct timespec until = moment_of(seconds_now() + wait_seconds);
     struct outbox *o = &j->outbox;
     pthread_mutex_lock(&o->lock);
     int timed_out = 0;
-    while (!timed_out && !job_state_is_final(o->state) && o->n_ready <= n_seen)
+    while (!timed_out && !job_state_is_final(o->state) && *count <= n_seen)
         timed_out = pthread_cond_timedwait(&o->moved, &o->lock, &until);
-    *n_ready = o->n_ready;
+    *ready = *count;
     enum job_state state = o->state;
     pthread_mutex_unlock(&o->lock);
     return state;
+}
+
+enum job_state job_wait(struct job *j, int *n_ready, int n_seen, double wait_seconds)
+{
+    return wait_for(j, n_ready, &j->outbox.n_ready, n_seen, wait_seconds);
+}
+
+enum job_state job_wait_step(struct job *j, int *n_steps, int n_seen, double wait_seconds)
+{
+    return wait_for(j, n_steps, &j->outbox.n_steps, n_seen, wait_seconds);
 }

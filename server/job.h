@@ -3,10 +3,12 @@
  * The connection's thread creates the job and is the only one to free it. From queue_push until
  * the outbox's state is final (done, failed, cancelled), everything but `outbox` belongs to the
  * engine thread. What the engine wrote before it made the state final may be read after seeing
- * that, and results[0 .. n_ready) after seeing n_ready.
+ * that, and results and absent [0 .. n_ready) after seeing n_ready, and n_steps columns of
+ * `generated` after seeing n_steps.
  */
 #pragma once
 #include <pthread.h>
+#include "../protocol/ending.h"
 #include "../protocol/plan.h"
 #include "schedule.h"
 
@@ -22,7 +24,8 @@ struct outbox { /* the only part that two threads touch; lock guards all of it *
     pthread_mutex_t lock;
     pthread_cond_t moved; /* on CLOCK_MONOTONIC */
     enum job_state state;
-    int n_ready; /* saved values that have arrived in `results`, in the order of the plan */
+    int n_ready; /* saves that have been made, or are absent, in the order of the plan */
+    int n_steps; /* whose tokens stand in `generated` */
     bool cancel; /* set by the connection, obeyed between passes */
 };
 
@@ -42,7 +45,12 @@ struct job {
     struct plan plan;
     int64_t held_bytes; /* what job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
-    int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine */
+    bool *absent;       /* [plan.n_saves] what is made of a step that its invoke did not reach */
+    int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine.
+                           Behind the end of a sequence stands its trace's ending.pad */
+    struct outcome *outcomes; /* [plan.n_sequences] to be read when the state is final */
+    const struct bpe *bpe;    /* borrowed, for texts that end a generation; or NULL */
+    bool is_followed;         /* the connection waits for tokens, not only for saves */
     int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
@@ -50,12 +58,15 @@ struct job {
     int pass, next_stop; /* its place in the plan */
     int n_saved;         /* saves done so far, and */
     int n_published;     /* how many of them the connection knows of, */
+    int n_sampled, n_told; /* the same of steps whose tokens are there, */
     double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
     struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
     int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
                             invoke's first position is, or would be if it were computed, and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
+    int *last_step;      /* [n_invokes] the last step of each: until its sequences have ended, the
+                            plan's */
     int *n_shared;       /* [n_invokes] positions whose keys and values were there already */
     struct job *before, *behind; /* among all that the engine has */
 
@@ -90,6 +101,12 @@ static inline const struct plan_trace *job_trace(const struct job *j)
     return &j->plan.traces[j->plan.passes[j->pass].trace];
 }
 
+/* The same as it was asked for. */
+static inline const struct trace *job_asked(const struct job *j)
+{
+    return &j->graph.traces[j->plan.passes[j->pass].trace];
+}
+
 static inline int job_step(const struct job *j)
 {
     return plan_step(&j->plan, j->pass);
@@ -102,6 +119,30 @@ static inline int32_t *job_generated(const struct job *j, int invoke, int sequen
     return j->generated + j->plan.invokes[invoke].generated_first + sequence * n_new;
 }
 
+/* Whether this pass has rows of an invoke of its trace: not all of its sequences have ended. */
+static inline bool job_has_rows(const struct job *j, int invoke)
+{
+    return job_step(j) <= j->last_step[invoke];
+}
+
+/* The last step that any invoke of its trace has. */
+static inline int job_last_step(const struct job *j)
+{
+    const struct plan_trace *t = job_trace(j);
+    int last = 0;
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++)
+        last = j->last_step[i] > last ? j->last_step[i] : last;
+    return last;
+}
+
+/* On to the next pass, of the next trace where this one has ended; false where none is left. */
+static inline bool job_advance(struct job *j)
+{
+    const struct plan_trace *t = job_trace(j);
+    j->pass = job_step(j) == job_last_step(j) ? t->pass_first + t->n_steps : j->pass + 1;
+    return j->pass < j->plan.n_passes;
+}
+
 static inline struct job *job_of_turn(struct turn *t)
 {
     return (struct job *)((char *)t - offsetof(struct job, turn));
@@ -109,7 +150,7 @@ static inline struct job *job_of_turn(struct turn *t)
 
 /* From the engine to the connection. */
 void job_start(struct job *j);                        /* it runs now */
-void job_publish(struct job *j);                      /* n_saved values have arrived */
+void job_publish(struct job *j); /* n_saved values and n_sampled steps have arrived */
 void job_finish(struct job *j, enum job_state state); /* the engine lets go of it */
 void job_fail(struct job *j, const struct err *why);  /* the same, with an error */
 
@@ -125,3 +166,6 @@ static inline bool job_state_is_final(enum job_state s)
 /* Waits until more than n_seen saves have arrived or the state is final, at most wait_seconds.
  * Returns the state, and how many saves have arrived. */
 enum job_state job_wait(struct job *j, int *n_ready, int n_seen, double wait_seconds);
+
+/* The same of steps, for a job that is followed: with a step's tokens its saves have arrived. */
+enum job_state job_wait_step(struct job *j, int *n_steps, int n_seen, double wait_seconds);

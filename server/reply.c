@@ -34,7 +34,7 @@ static bool set_next_frame(struct stream *s)
         int n_ready;
         enum job_state state = job_wait(s->job, &n_ready, s->n_sent, LOOK_SECONDS);
         if (n_ready > s->n_sent) {
-            encoder_tensor(s->encoder, s->n_sent++);
+            encoder_save(s->encoder, s->n_sent++);
             return true;
         }
         if (job_state_is_final(state)) {
@@ -76,13 +76,18 @@ static void wait_until_final(struct job *j)
         continue;
 }
 
+void reply_let_go(struct job *j, struct queue *q)
+{
+    job_cancel(j);
+    if (!queue_remove(q, j))
+        wait_until_final(j);
+    job_free(j);
+}
+
 static void done(void *context)
 {
     struct stream *s = context;
-    job_cancel(s->job);
-    if (!queue_remove(s->queue, s->job))
-        wait_until_final(s->job);
-    job_free(s->job);
+    reply_let_go(s->job, s->queue);
 }
 
 bool reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,

@@ -11,3 +11,7 @@
 bool reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,
                 struct queue *q, enum reply_media media, const struct reply_facts *facts,
                 struct err *e);
+
+/* The end of a job that was queued, whatever became of it: the engine lets go of it, and it is
+ * freed. */
+void reply_let_go(struct job *j, struct queue *q);

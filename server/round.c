@@ -10,7 +10,7 @@ struct round {
     struct gpt2 *model;
     enum lane lane;
     struct round_hooks hooks;
-    int n_sites, generated_site;
+    int n_sites, next_site, generated_site; /* the last two belong to no pass */
 
     struct job *jobs[RUNNING_MAX]; /* in the order of their rows; NULL where one has left */
     int n_jobs;
@@ -40,6 +40,7 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->lane = lane;
     r->hooks = *hooks;
     r->n_sites = n_sites(m->shape.n_blocks);
+    r->next_site = site_of(PT_next, 0, m->shape.n_blocks);
     r->generated_site = site_of(PT_generated, 0, m->shape.n_blocks);
     r->block_cost = 4 * D * D + 2 * D * F;
     const size_t words = (size_t)(r->n_sites + 63) / 64;
@@ -96,7 +97,7 @@ static void want_sites(struct round *r, const struct job *j)
     const struct plan *p = &j->plan;
     for (int i = j->next_stop; i < p->n_stops && p->stops[i].pass == j->pass; i++) {
         const struct stop *stop = &p->stops[i];
-        if (stop->site == r->generated_site)
+        if (stop->site >= r->next_site)
             continue;
         set_bit(r->wanted, stop->site);
         if (stop->writes)
@@ -169,7 +170,7 @@ static void job_add(struct round *r, struct job *j)
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
         if (job_step(j) == 0)
             prompts_add(r, j, i);
-        else
+        else if (job_has_rows(j, i))
             tokens_add(r, j, i);
     }
     want_sites(r, j);
@@ -189,6 +190,8 @@ static void insert(struct round *r, struct job *j)
 /* A connection that wakes takes a core from the pass: once for a few saves is enough. */
 static bool is_due(const struct job *j, double now)
 {
+    if (j->is_followed && j->n_sampled > j->n_told)
+        return true;
     return j->n_saved > j->n_published &&
            (!stop_of_pass(j) || now >= j->published_at + PUBLISH_SECONDS);
 }
@@ -267,21 +270,61 @@ static int last_logits_row(const struct job *j, int invoke, int sequence)
     return j->logits_of[invoke] + (job_step(j) > 0 ? sequence : q->logits_row + q->n_logits - 1);
 }
 
-static bool sample_row(struct round *r, int32_t *token, const struct job *j, int row, int sequence,
-                       struct err *e)
+/* What Hugging Face's processors do with a row before a token is chosen of it. */
+static void process_row(struct round *r, const struct job *j, int invoke, int sequence)
+{
+    const struct trace *t = job_asked(j);
+    const struct prompt *p = &j->graph.invokes[invoke].prompts[sequence];
+    const struct token_ids seen[] = {{p->tokens, p->n_tokens},
+                                     {job_generated(j, invoke, sequence), job_step(j)}};
+    if (t->sampling.repetition_penalty > 0 && t->sampling.repetition_penalty != 1)
+        sample_penalize(r->row, t->sampling.repetition_penalty, seen, 2, r->sample_scratch);
+    if (job_step(j) < t->ending.n_min)
+        sample_forbid(r->row, (struct token_ids){t->ending.ids, t->ending.n_ids});
+}
+
+static bool sample_row(struct round *r, int32_t *token, const struct job *j, int invoke,
+                       int sequence, struct err *e)
 {
     const struct gpt2 *m = r->model;
     const int64_t V = m->shape.vocab;
+    const int row = last_logits_row(j, invoke, sequence);
     const struct tensor logits = {.data = (void *)(gpt2_logits(m, r->lane) + row * V),
                                   .dtype = DT_f32,
                                   .view = view_of(1, &V)};
     m->be->download(m->device, r->row, &logits);
     if (!m->be->fence(m->device, e))
         return false;
-    const struct sampling *s = &j->graph.traces[j->plan.passes[j->pass].trace].sampling;
-    const struct sampler sampler = {s->temperature, s->top_k, s->top_p, s->seed};
-    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)sequence, (uint32_t)job_step(j),
+    process_row(r, j, invoke, sequence);
+    const struct sampling *s = &job_asked(j)->sampling;
+    const struct sampler sampler = {s->temperature, (int)s->top_k, s->top_p, s->min_p,
+                                    (uint64_t)s->seed};
+    const int index = j->plan.invokes[invoke].sequence_first + sequence;
+    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)index, (uint32_t)job_step(j),
                           r->sample_scratch, r->sample_order);
+    return true;
+}
+
+/* A sequence that has ended keeps its rows while others of its invoke go on, as tensors have all of
+ * them: its tokens are the padding that stands in `generated`. */
+static bool sample_invoke(struct round *r, struct job *j, int invoke, struct err *e)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int step = job_step(j);
+    bool all_stopped = true;
+    for (int k = 0; k < v->n_sequences; k++) {
+        struct outcome *o = &j->outcomes[v->outcome_first + k];
+        int32_t *ids = job_generated(j, invoke, k);
+        if (o->stopped)
+            continue;
+        if (!sample_row(r, &ids[step], j, invoke, k, e))
+            return false;
+        o->n_new = step + 1;
+        o->stopped = ending_reached(&job_asked(j)->ending, j->bpe, ids, o->n_new);
+        all_stopped &= o->stopped;
+    }
+    if (all_stopped)
+        j->last_step[invoke] = step;
     return true;
 }
 
@@ -289,27 +332,33 @@ static bool sample(struct round *r, struct job *j, struct err *e)
 {
     const struct plan_trace *t = job_trace(j);
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
-        const struct plan_invoke *v = &j->plan.invokes[i];
-        for (int k = 0; k < v->n_sequences; k++) {
-            int32_t *token = job_generated(j, i, k) + job_step(j);
-            if (!sample_row(r, token, j, last_logits_row(j, i, k), v->sequence_first + k, e))
-                return false;
-        }
+        if (job_has_rows(j, i) && !sample_invoke(r, j, i, e))
+            return false;
     }
     return true;
 }
 
-/* Samples, and runs the stop that waits for the last token. */
+/* Of the steps that do not come: what needs none of them, and the rest is absent. */
+static void end_trace(struct round *r, struct job *j)
+{
+    const struct plan *p = &j->plan;
+    const int end = job_trace(j)->pass_first + job_trace(j)->n_steps;
+    while (j->next_stop < p->n_stops && p->stops[j->next_stop].pass < end)
+        run_stop(r, j, &p->stops[j->next_stop], &(struct tensor){0});
+}
+
+/* Samples, and runs the stops that wait for tokens. */
 static bool complete_step(struct round *r, struct job *j, struct err *e)
 {
     if (job_trace(j)->samples && !sample(r, j, e))
         return false;
-    const struct stop *stop = stop_of_pass(j);
-    if (stop) {
-        assert(stop->site == r->generated_site);
+    for (const struct stop *stop; (stop = stop_of_pass(j));) {
+        assert(stop->site >= r->next_site);
         run_stop(r, j, stop, &(struct tensor){0});
     }
-    assert(!stop_of_pass(j));
+    if (job_step(j) == job_last_step(j))
+        end_trace(r, j);
+    j->n_sampled++;
     return true;
 }
 

@@ -1,8 +1,10 @@
 #include "routes.h"
 #include "../protocol/encode_writer.h"
 #include "accept.h"
+#include "completions.h"
 #include "reply.h"
 #include <string.h>
+#include <time.h>
 
 enum {
     RETRY_SECONDS = 1
@@ -18,17 +20,23 @@ struct call { /* one request on its way through its route */
 
 typedef bool route_fn(struct call *c, struct err *e);
 
-static route_fn run, plan, tokenize, detokenize, models, spec, healthz, readyz;
+static route_fn run, plan, completions, tokenize, detokenize, models, spec, healthz, readyz;
 
 static const struct route {
     const char *method, *path;
     route_fn *answer;
+    bool is_openai; /* replies in OpenAI's form, whatever Accept says */
 } routes[] = {
-    {"POST", "/v1/run", run},           {"POST", "/v1/plan", plan},
-    {"POST", "/v1/tokenize", tokenize}, {"POST", "/v1/detokenize", detokenize},
-    {"GET", "/v1/models", models},      {"GET", "/v1/spec", spec},
-    {"GET", "/healthz", healthz},       {"GET", "/health", healthz},
-    {"GET", "/readyz", readyz},
+    {"POST", "/v1/run", run, false},
+    {"POST", "/v1/plan", plan, false},
+    {"POST", "/v1/completions", completions, true},
+    {"POST", "/v1/tokenize", tokenize, false},
+    {"POST", "/v1/detokenize", detokenize, false},
+    {"GET", "/v1/models", models, false},
+    {"GET", "/v1/spec", spec, false},
+    {"GET", "/healthz", healthz, false},
+    {"GET", "/health", healthz, false},
+    {"GET", "/readyz", readyz, false},
 };
 
 enum {
@@ -87,7 +95,8 @@ static bool check(void *context, const struct http_request *r, struct err *e)
     const struct route *route;
     enum media media;
     enum reply_media reply_media;
-    return find_route(&route, r, e) && accept_reply(&reply_media, r->accept, e) &&
+    return find_route(&route, r, e) &&
+           (route->is_openai || accept_reply(&reply_media, r->accept, e)) &&
            (strcmp(route->method, "GET") == 0 || accept_body(&media, r->content_type, e));
 }
 
@@ -112,11 +121,14 @@ static void refuse(void *context, struct http_reply *reply, const struct http_re
 {
     (void)context;
     struct err ignored = {0};
+    const struct route *route;
     enum reply_media media;
     accept_reply(&media, r->accept, &ignored);
-    const struct bytes body = encode_error(e, r->id, media, r->arena);
+    const bool is_openai = find_route(&route, r, &ignored) && route->is_openai;
+    const struct bytes body = is_openai ? completion_error(e, r->id, r->arena)
+                                        : encode_error(e, r->id, media, r->arena);
     *reply = (struct http_reply){.status = err_info[e->code].http,
-                                 .content_type = document_type(media),
+                                 .content_type = document_type(is_openai ? REPLY_json : media),
                                  .body = body.at,
                                  .body_size = body.size};
     if (e->code == ERR_method)
@@ -130,7 +142,8 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
     struct call c = {.service = context, .request = r, .reply = reply};
     struct err e = {0};
     const struct route *route;
-    if (!find_route(&route, r, &e) || !accept_reply(&c.reply_media, r->accept, &e) ||
+    if (!find_route(&route, r, &e) ||
+        (!route->is_openai && !accept_reply(&c.reply_media, r->accept, &e)) ||
         (strcmp(route->method, "POST") == 0 && !accept_body(&c.media, r->content_type, &e)) ||
         !route->answer(&c, &e))
         refuse(context, reply, r, &e);
@@ -180,17 +193,28 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
 }
 
 /* A job whose request makes sense, and could run here. */
+static struct job *new_job(const struct call *c)
+{
+    struct job *j = job_new(c->request->id, c->request->arena);
+    j->turn.user = c->request->user;
+    j->bpe = c->service->bpe;
+    return j;
+}
+
+static bool plan_job(struct job *j, const struct call *c, struct err *e)
+{
+    return check_model(c, &j->graph, e) && tokenize_prompts(c, &j->graph, e) &&
+           plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e) &&
+           job_fits(j, &c->service->capacity, e);
+}
+
 static bool make_job(struct job **out, const struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
-    struct job *j = job_new(r->id, r->arena);
-    j->turn.user = r->user;
-    *out = j;
+    struct job *j = *out = new_job(c);
     return decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&
-           check_model(c, &j->graph, e) && tokenize_prompts(c, &j->graph, e) &&
-           plan_build(&j->plan, &j->graph, c->service->facts.shape, r->arena, e) &&
-           job_fits(j, &c->service->capacity, e);
+           plan_job(j, c, e);
 }
 
 static struct reply_facts *facts_of(const struct call *c, const struct job *j)
@@ -203,6 +227,8 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
                               .graph = &j->graph,
                               .plan = &j->plan,
                               .results = j->results,
+                              .absent = j->absent,
+                              .outcomes = j->outcomes,
                               .generated = j->generated};
     return f;
 }
@@ -244,6 +270,62 @@ static bool plan(struct call *c, struct err *e)
     planning_end(c);
     job_free(j);
     return made;
+}
+
+/* POST /v1/completions. */
+
+/* Who asks for no seed gets other tokens each time: FNV-1a of the request's id, which is new each
+ * time, or the client's own. */
+static int64_t seed_of(const char *id)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (; *id; id++)
+        hash = (hash ^ (unsigned char)*id) * UINT64_C(0x100000001b3);
+    return (int64_t)(hash >> 1);
+}
+
+static bool make_completion(struct job *j, struct completion *asked, const struct call *c,
+                            struct err *e)
+{
+    const struct http_request *r = c->request;
+    if (!check_tokenizer(c, e) ||
+        !decode_completion(asked, &j->graph, r->body, r->body_size, c->media,
+                           c->service->facts.shape, r->arena, e))
+        return false;
+    if (!asked->has_seed)
+        j->graph.traces[0].sampling.seed = seed_of(r->id);
+    return plan_job(j, c, e) && job_reserve(j, e);
+}
+
+static struct completion_facts *completion_facts_of(const struct call *c, const struct job *j,
+                                                    const struct completion *asked)
+{
+    struct completion_facts *f = ARENA_NEW(c->request->arena, struct completion_facts);
+    *f = (struct completion_facts){.asked = asked,
+                                   .graph = &j->graph,
+                                   .plan = &j->plan,
+                                   .bpe = c->service->bpe,
+                                   .request_id = j->request_id,
+                                   .model = c->service->facts.name,
+                                   .created = (int64_t)time(NULL),
+                                   .results = j->results,
+                                   .generated = j->generated};
+    completion_open(f, c->request->arena);
+    return f;
+}
+
+static bool completions(struct call *c, struct err *e)
+{
+    struct job *j = new_job(c);
+    struct completion *asked = ARENA_NEW(c->request->arena, struct completion);
+    planning_begin(c);
+    const bool made = make_completion(j, asked, c, e);
+    planning_end(c);
+    if (made && completions_answer(c->reply, c->request, j, c->service->queue,
+                                   completion_facts_of(c, j, asked), e))
+        return true;
+    job_free(j);
+    return false;
 }
 
 /* POST /v1/tokenize and /v1/detokenize. */

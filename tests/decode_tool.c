@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct model_shape shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f};
+static const struct model_shape shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 1, {50256}};
 
 static void dump_index(struct writer *w, const struct arg *arg)
 {

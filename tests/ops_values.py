@@ -221,6 +221,13 @@ SMOOTH = rows("""
     x.log10()
     x.log1p()
     x.tan()
+    x.asin()
+    x.acos()
+    x.atan()
+    torch.arctan(x)
+    interpose.asin(x)
+    interpose.acos(x)
+    interpose.atan(x)
     x.erf()
     torch.log1p(x)
     interpose.exp2(x)
@@ -250,6 +257,9 @@ SMOOTH = rows("""
     interpose.cos(x)
 """, ANY, 1e-6, 1e-38) + rows("""
     F.gelu(x, approximate="tanh")
+    x.logit()
+    x.logit(eps=0.1)
+    torch.logit(x, 0.25)
     F.silu(x)
     interpose.silu(x)
     F.softplus(x)
@@ -385,6 +395,10 @@ APART = [{"x": x} for i, x in enumerate(laid("f")) if i != 3] + [
 
 # What torch's users expect beside the list.
 EXTRAS = rows("""
+    x.atan2(y)
+    torch.atan2(x, y)
+    interpose.atan2(x, y)
+""", binary(numbers=()), 1e-6) + rows("""
     x.round(decimals=2)
     x.round(decimals=-1)
     torch.round(x, decimals=1)
@@ -628,6 +642,11 @@ MADE = rows("""
     torch.rand_like(x) < 0
     torch.rand_like(x) < 1
     torch.randn_like(x) > 7
+    x.normal_(1.5, 0); x
+    x[1:].uniform_(2, 2); x
+    x.T[0].normal_() > 7
+    (x > 0).float().bernoulli()
+    torch.bernoulli((x > 0).float())
 """, given(x=operand("f", (3, 4)))) + rows("""
     interpose.rand(2, 3, seed=5)
 """, given(x=0), oracle="""
@@ -683,7 +702,7 @@ _TRIED_TWO = [over for over in binary(("fp", "fn", "if", "in", "bb", "bi"), spec
               if getattr(over["x"].data, "shape", ()) in ((3, 4), (2, 3))]
 
 IN_PLACE_METHODS = rows("\n".join(f"x[1:].{name}_(); x" for name in """
-    abs absolute bitwise_not ceil cos erf exp exp2 expm1 fix floor frac log log10 log1p log2 logical_not
+    abs absolute asin acos atan arcsin arccos arctan bitwise_not ceil cos erf exp exp2 expm1 fix floor frac log log10 log1p log2 logical_not
     nan_to_num neg negative reciprocal relu round rsqrt sigmoid sign sin sqrt square tan tanh trunc
     """.split()), _TRIED, 1e-6, 1e-38) + rows("\n".join(f"x.{name}_(y); x" for name in """
     add bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor div divide eq
@@ -691,6 +710,8 @@ IN_PLACE_METHODS = rows("\n".join(f"x[1:].{name}_(); x" for name in """
     logical_xor lt mul multiply ne not_equal remainder true_divide clamp_min clamp_max
     """.split()), _TRIED_TWO, ANY_ZERO, lenient="a bool counts as 0 or 1, and a 0 may be computed") + rows("""
     x.sub_(y); x
+    x.atan2_(y); x
+    x.arctan2_(y); x
     x.subtract_(y); x
     x.lerp_(y, 0.25); x
     x.pow_(2); x

@@ -516,6 +516,16 @@ FUNCTIONS = rows("""
     F.kl_div(x, torch.tensor([[0.0, 1.0, 0.0, 0.5]]), reduction="none")
     torch.softmax(x, -1)
     torch.log_softmax(x, 0)
+    F.pad(x, (1, 2))
+    F.pad(x, (0, 1, 2, 0), value=-1.5)
+    F.pad(x, (-1, 1), "constant", 3.0)
+    F.pad(x, (0, 0, -1, -1))
+    interpose.pad(x, (1, 2))
+    F.scaled_dot_product_attention(x[None], y[None], y[None])
+    F.scaled_dot_product_attention(x[None], y[None], y[None, :, :2], is_causal=True)
+    F.scaled_dot_product_attention(x[None], y[None], y[None], attn_mask=x[:, :3] > -9, scale=0.5)
+    F.scaled_dot_product_attention(x[None], y[None], y[None], x[:, :3])
+    interpose.scaled_dot_product_attention(x[None], y[None], y[None])
     F.softmax(x, dim=-1)
     F.cross_entropy(x, torch.tensor([0, 3, 1]))
     F.cross_entropy(x, torch.tensor([0, -100, 1]))
@@ -546,6 +556,8 @@ FUNCTIONS = rows("""
 """, SQUARE, **NEAR) + rows("""
     interpose.kl_div(x, y.softmax(-1))
 """, SQUARE, oracle="F.kl_div(x, y.softmax(-1))", **NEAR) + refusals(SQUARE, """
+    F.pad(x, (1,)) | pad holds two numbers for each of at most 2 dimensions: not [1]
+    F.pad(x, (1, 1), "reflect") | pad: only mode='constant' is offered, not 'reflect'
     F.layer_norm(x, (3,)) | the last dimensions of (3, 4) are not normalized_shape, (3,)
     F.cross_entropy(x, torch.tensor([0, 3])) | classes of (3, 4) need targets of (3,), or probabilities of (3, 4): not (2,)
     F.cross_entropy(x, torch.tensor([0, 4, 1])) | the index at (1, 0) is 4, which is out of range for dimension 1 of size 4
@@ -572,6 +584,9 @@ PATTERNS = patterns("""
     interpose.reduce(x, "a b c -> a 1 c", "min") | x.amin(1, keepdim=True)
     interpose.reduce(x, "... c -> ...", "sum") | x.sum(-1)
     interpose.reduce(x, "a b c ->", "mean") | x.mean()
+    interpose.einsum(x, x, "a b c, a d c -> a b d") | torch.einsum("abc,adc->abd", x, x)
+    interpose.einsum(x, x[0], "batch row col, row col -> batch") | torch.einsum("abc,bc->a", x, x[0])
+    interpose.einsum(x, x[0, 0], "... col, col -> ...") | torch.einsum("...c,c->...", x, x[0, 0])
     interpose.repeat(x, "a b c -> a n b c", n=3) | x[:, None].expand(2, 3, 3, 4)
     interpose.repeat(x, "a b c -> (n a) b c", n=2) | x.repeat(2, 1, 1)
     interpose.repeat(x, "a b c -> a b (c n)", n=2) | x.repeat_interleave(2, -1)

@@ -58,6 +58,12 @@ class Builder:
     def save(self, what):
         self.add("save", what, name=f"s{len(self.nodes)}")
 
+    def tokens(self, invoke, step):
+        """The tokens that a step samples, and how likely each was."""
+        logits = self.add("log_softmax", "lm_head.output[:, -1]", -1, invoke=invoke, step=step)
+        self.save(self.add("gather", logits, -1, "generator.streamer.output[:, None]",
+                           invoke=invoke, step=step))
+
     def read(self, invoke, step):
         x = self.hook(READABLE + WHOLE, invoke, step)
         kind = self.rng.randrange(6)
@@ -215,23 +221,29 @@ class Builder:
         self.save(self.add("mean", x, 0) if self.rng.randrange(2) else x)
 
 
-def sampling_of(rng):
-    return {"temperature": rng.choice([0.0, 0.7, 1.3]), "top_k": rng.choice([0, 5, 40]),
-            "top_p": rng.choice([1.0, 0.9]), "seed": rng.randrange(1 << 40)}
+def generation_of(rng, n_new, sizes):
+    """The request's fields about it: how tokens are chosen, and for some what ends it early."""
+    sampling = {"temperature": rng.choice([0.0, 0.7, 1.3]), "top_k": rng.choice([0, 5, 40]),
+                "top_p": rng.choice([1.0, 0.9]), "min_p": rng.choice([0.0, 0.0, 0.05]),
+                "repetition_penalty": rng.choice([1.0, 1.0, 0.8, 1.5]),
+                "seed": rng.randrange(1 << 40), "n": rng.choice([1, 1, 1, 1, 3]) if n_new else 1}
+    fields = {"max_new_tokens": n_new, "sampling": sampling}
+    if n_new > 1 and rng.randrange(2):
+        fields["eos_token_id"] = rng.sample(range(sizes["vocab"]), min(250, sizes["vocab"] // 5))
+        fields["min_new_tokens"] = rng.choice([0, 0, 0, n_new // 2])
+    return fields
 
 
-def deal(rng, invokes, n_new):
+def deal(rng, invokes, n_new, sizes):
     """The request's fields for these invokes: mostly one trace, else a session of several. Returns
     them, with the new tokens and the number of each invoke's trace."""
     n = len(invokes)
     if n == 1 or rng.randrange(3) > 0:
-        return {"invokes": invokes, "max_new_tokens": n_new, "sampling": sampling_of(rng)}, \
-            [n_new] * n, [0] * n
+        return {"invokes": invokes, **generation_of(rng, n_new, sizes)}, [n_new] * n, [0] * n
     traces, counts, numbers = [], [], []
     for invoke in invokes:
         if not traces or rng.randrange(3) > 0:
-            traces.append({"invokes": [], "max_new_tokens": rng.choice([0, n_new]),
-                           "sampling": sampling_of(rng)})
+            traces.append({"invokes": [], **generation_of(rng, rng.choice([0, n_new]), sizes)})
         traces[-1]["invokes"].append(invoke)
         counts.append(traces[-1]["max_new_tokens"])
         numbers.append(len(traces) - 1)
@@ -249,13 +261,15 @@ def random_request(seed, sizes, wild=False):
         length = rng.choice([1, 2, 5, 13, 31, rng.randrange(1, 64), rng.randrange(60, 140)])
         length = min(length, sizes["context"] - n_new)
         invokes.append({"prompt": [rng.randrange(sizes["vocab"]) for _ in range(length)]})
-    fields, counts, _ = deal(rng, invokes, n_new)
+    fields, counts, _ = deal(rng, invokes, n_new, sizes)
     for i, count in enumerate(counts):
         for step in range(max(1, count)):
             for _ in range(rng.randrange(3)):
                 builder.edit(i, step, wild)
             for _ in range(rng.randrange(1, 4)):
                 builder.read(i, step)
+        if count:
+            builder.tokens(i, rng.randrange(count))
     return {**fields, "nodes": builder.nodes}
 
 
@@ -336,9 +350,12 @@ def random_job(seed, sizes):
             builder.without = INSIDE + WHOLE if many > 1 else builder.without
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
-    fields, counts, traces = deal(rng, invokes, n_new)
+    fields, counts, traces = deal(rng, invokes, n_new, sizes)
     if kind != "nothing":
         fill(builder, rng, kind, lengths, counts, traces)
+    i = rng.randrange(len(counts))
+    if counts[i]:
+        builder.tokens(i, rng.randrange(counts[i]))
     if rng.randrange(3) == 0:
         i = rng.randrange(len(counts))
         builder.save(builder.add("hook", "generator.output", invoke=i, step=max(0, counts[i] - 1)))

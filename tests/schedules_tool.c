@@ -52,7 +52,9 @@ struct request { /* and what it gives alone */
     struct graph graph;
     struct plan plan;
     const char *results;
+    const bool *absent;
     const int32_t *generated;
+    const struct outcome *outcomes;
 };
 
 struct settings {
@@ -79,7 +81,7 @@ struct slot { /* a job that the engine has */
 
 struct counts {
     int64_t jobs, done, cancelled, aborted, differences;
-    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, saves, nan_saves;
+    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, saves, nan_saves, absent, stopped;
 };
 
 static struct tool {
@@ -168,7 +170,11 @@ static void check_saves(const struct slot *s)
         const struct save *save = &r->plan.saves[i];
         const char *x = s->job->results + save->offset, *y = r->results + save->offset;
         tool.counts.saves++;
-        if (memcmp(x, y, save->bytes) == 0)
+        tool.counts.absent += r->absent[i];
+        if (s->job->absent[i] != r->absent[i])
+            differ(s, "%s of step %d is %sthere", save->name, save->step,
+                   r->absent[i] ? "" : "not ");
+        if (r->absent[i] || memcmp(x, y, save->bytes) == 0)
             continue;
         if (same_but_nan(save, x, y)) {
             tool.counts.nan_saves++;
@@ -193,6 +199,12 @@ static void check_done(const struct slot *s, int n_ready)
         differ(s, "done with %d of %d saves", n_ready, r->plan.n_saves);
     if (n_tokens > 0 && memcmp(s->job->generated, r->generated, n_tokens * sizeof *r->generated))
         differ(s, "the generated ids differ");
+    for (int i = 0; i < r->plan.n_sequences; i++) {
+        const struct outcome *x = &s->job->outcomes[i], *y = &r->outcomes[i];
+        tool.counts.stopped += y->stopped;
+        if (x->n_new != y->n_new || x->stopped != y->stopped)
+            differ(s, "sequence %d ended after %d tokens, alone after %d", i, x->n_new, y->n_new);
+    }
     check_saves(s);
 }
 
@@ -449,7 +461,9 @@ static void run_alone(struct request *r)
     if (job_wait(j, &n_ready, -1, 0) != JOB_done)
         refuse("alone", j->err.text);
     r->results = j->results;
+    r->absent = j->absent;
     r->generated = j->generated;
+    r->outcomes = j->outcomes;
     job_free(j);
 }
 
@@ -584,6 +598,8 @@ static void say_counts(void)
                  {c->shared_positions, "positions shared"},
                  {c->saves, "saves"},
                  {c->nan_saves, "with another NaN"},
+                 {c->absent, "absent"},
+                 {c->stopped, "ended early"},
                  {c->differences, "differences"}};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         printf(", %" PRId64 " %s", lines[i].count, lines[i].of);

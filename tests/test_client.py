@@ -169,7 +169,9 @@ def test_invokes_and_steps_are_posted(model, posted):
     hooks = [n for n in posted[0]["nodes"] if n["op"] == "hook"]
     assert [(n["invoke"], n["step"]) for n in hooks] == [
         (0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0)]
-    assert posted[0]["sampling"] == {"temperature": 0.5, "top_k": 5, "top_p": 0.9, "seed": 7}
+    assert posted[0]["sampling"] == {
+        "temperature": 0.5, "top_k": 5, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.0,
+        "seed": 7, "n": 1}
     assert posted[0]["invokes"] == [{"prompt": "Hello"}, {"prompt": ["Hello", "Hello"]}]
 
 
@@ -914,9 +916,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
     ("model.trace(IDS, labels=False)", TypeError,
      "trace() has no parameter 'labels': it takes a prompt and progress"),
-    ("model.generate(IDS, do_sample=True)", TypeError,
-     "generate() has no parameter 'do_sample': it takes max_new_tokens, temperature, top_k, top_p, "
-     "seed and progress"),
+    ("model.generate(IDS, num_beams=2)", TypeError,
+     "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
+     "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
+     "num_return_sequences and progress"),
+    ("model.generate(IDS, stop=[2.5])", TypeError, "a stop token must be an integer: it is 2.5"),
 ]
 
 
@@ -1229,6 +1233,7 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("positions", "norms.shape == (1, 10) and not never._has_come()"),
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
+    ("streamer", "logprob.value.shape == (3, 1) and len(run.finish_reasons) == 3"),
 ]
 
 

@@ -55,6 +55,17 @@ def test_generate(server, model):
     assert values["its probability"] == probability.value
 
 
+def test_complete(server, model):
+    done = script("complete", server.host)
+    assert done.returncode == 0, done.stderr
+    choice, = json.loads(done.stdout)["choices"]
+    with model.generate(PROMPT, max_new_tokens=3) as run:
+        pass
+    new = run.output[0][len(run.tokens[0]):]
+    assert choice["text"] == model.tokenizer.decode(new[new != 0])
+    assert len(choice["logprobs"]["top_logprobs"][0]) == 2
+
+
 def test_ablate(server, model):
     _, values = frames("ablate", server)
     with model.trace() as tracer:

@@ -139,7 +139,7 @@ def points_of_table():
     """(point, is in each block) in the order of points.def; `generated` belongs to no pass."""
     table = (ROOT / "protocol" / "points.def").read_text()
     rows = re.findall(r"^(ONCE|EACH)\((\w+),", table, re.M)
-    return [(point, kind == "EACH") for kind, point in rows if point != "generated"]
+    return [(point, kind == "EACH") for kind, point in rows if point not in ("next", "generated")]
 
 
 @pytest.mark.parametrize("passes", PASSES, ids=str)

@@ -113,6 +113,72 @@ def test_a_write_reaches_the_model_as_in_torch(model, unchanged, place, program)
     assert is_copy == program.startswith("y =") or place == "heads"
 
 
+def random_part(rng, sizes):
+    """Something for the next dimensions of a key: what torch has, and how ours makes it. Indices hold
+    no place twice."""
+    kind, n = rng.integers(9), sizes[0]
+    if kind == 0:
+        return int(rng.integers(-n, n)), None
+    if kind == 1:
+        return None, None
+    if kind <= 3:
+        start = int(rng.integers(-n, n))
+        return slice(start, start + int(rng.integers(1, 4)), int(rng.integers(1, 3))), None
+    if kind == 4 and len(sizes) > 1:
+        return torch.tensor(rng.integers(0, 2, sizes[:2]).astype(bool)), None
+    if kind == 5:
+        return torch.tensor(rng.integers(0, 2, n).astype(bool)), None
+    places = rng.permutation(n)[:2] - rng.integers(0, 2) * n
+    shape = [(), (len(places),), (len(places), 1)][rng.integers(3)]
+    places = torch.tensor(places[0] if shape == () else places.reshape(shape))
+    return places, rng.integers(2) and interpose.tensor
+
+
+def random_key(rng, shape):
+    """A key, as torch takes it, and as ours does, with some of its indices proxies."""
+    theirs, makers, at = [], [], 0
+    while at < len(shape) and (len(theirs) < 2 or rng.integers(3)):
+        part, maker = random_part(rng, shape[at:])
+        theirs.append(part)
+        makers.append(maker)
+        at += part is not None and (part.ndim if getattr(part, "dtype", 0) == torch.bool else 1)
+    if rng.integers(4) == 0:
+        place = rng.integers(len(theirs) + 1)
+        theirs.insert(place, Ellipsis)
+        makers.insert(place, None)
+    return tuple(theirs), lambda: tuple(m(p) if m else p for m, p in zip(makers, theirs))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_indices_mean_what_they_mean_in_torch(model, seed):
+    rng = np.random.default_rng(seed)
+    cases = []
+    while len(cases) < 12:
+        shape = tuple(rng.integers(1, 5, rng.integers(1, 5)).tolist())
+        array = rng.standard_normal(shape).astype(np.float32)
+        theirs, ours = random_key(rng, shape)
+        x = torch.tensor(array)
+        try:
+            picked = x[theirs].clone()
+            value = [1.5, picked * 2, picked[:1] + 1 if picked.ndim else 2][rng.integers(3)]
+            x[theirs] = value
+        except (IndexError, RuntimeError):
+            continue
+        if picked.numel():      # a set of nothing is refused
+            cases.append((array, theirs, ours, value, picked.numpy(), x.numpy()))
+    with model.trace([1]):
+        saved = []
+        for array, _, ours, value, _, _ in cases:
+            x = interpose.tensor(array)
+            picked = x[ours()].clone().save()
+            x[ours()] = value
+            saved.append((picked, x.save()))
+    for (array, theirs, _, value, picked, changed), (got, after) in zip(cases, saved):
+        said = f"{array.shape}: {theirs} = {getattr(value, 'shape', value)}"
+        np.testing.assert_array_equal(got.value, picked, said)
+        np.testing.assert_array_equal(after.value, changed, said)
+
+
 def test_windows_that_overlap_are_not_set(model):
     with pytest.raises(RequestError, match="elements share their place: clone it first"):
         run(model, PLACES["hidden"], lambda x: x.unfold(1, 3, 1).fill_(0))

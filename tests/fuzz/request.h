@@ -1,14 +1,16 @@
 /* What holds for every body, whatever bytes it is: refused with a reason, or a graph that keeps
- * its promises and that the planner answers. For fuzz_json.c and fuzz_msgpack.c. */
+ * its promises and that the planner answers. For fuzz_json.c, fuzz_msgpack.c and
+ * fuzz_completion.c. */
 #pragma once
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../protocol/completion.h"
 #include "../../protocol/decode.h"
 #include "../../protocol/encode.h"
 #include "../../protocol/plan.h"
 
-static const struct model_shape shape = {2, 2, 8, 32, 50257, 1024, 1e-5f};
+static const struct model_shape shape = {2, 2, 8, 32, 50257, 1024, 1e-5f, 1, {50256}};
 
 static void check_refusal(const struct err *e, int n_wire_max)
 {
@@ -86,7 +88,7 @@ static void check_plan(struct graph *g, struct arena *a)
 }
 
 /* Copied to memory of its own size, so that a byte read behind the end is seen. */
-static void try_request(const uint8_t *data, size_t size, enum media media)
+static inline void try_request(const uint8_t *data, size_t size, enum media media)
 {
     struct arena a = {0};
     struct err e = {0};
@@ -108,6 +110,26 @@ static void try_request(const uint8_t *data, size_t size, enum media media)
     e = (struct err){0};
     if (!decode_token_lists(&lists, body, size, media, &a, &e))
         check_refusal(&e, 0);
+    free(body);
+    arena_free(&a);
+}
+
+static inline void try_completion(const uint8_t *data, size_t size)
+{
+    struct arena a = {0};
+    struct err e = {0};
+    struct graph g;
+    struct completion c;
+    char *body = malloc(size + !size);
+    if (size)
+        memcpy(body, data, size);
+    if (decode_completion(&c, &g, body, size, MEDIA_json, &shape, &a, &e)) {
+        check_graph(&g);
+        check_plan(&g, &a);
+    } else {
+        check_refusal(&e, 0);
+        assert(completion_error(&e, "r", &a).size > 0);
+    }
     free(body);
     arena_free(&a);
 }

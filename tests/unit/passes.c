@@ -28,10 +28,10 @@ enum {
 };
 
 static const struct model_shape shapes[] = {
-    {3, 3, 51, 77, 257, 103, 1e-5f},
-    {1, 1, 8, 5, 11, 101, 1e-2f},
-    {2, 2, 128, 512, 130, 130, 1e-5f},
-    {2, 3, 21, 70, 19, 103, 1e-5f},
+    {3, 3, 51, 77, 257, 103, 1e-5f, 0, {0}},
+    {1, 1, 8, 5, 11, 101, 1e-2f, 0, {0}},
+    {2, 2, 128, 512, 130, 130, 1e-5f, 0, {0}},
+    {2, 3, 21, 70, 19, 103, 1e-5f, 0, {0}},
 };
 
 static const struct backend *const backends[] = {&backend_cpu, &backend_cuda};
@@ -319,9 +319,9 @@ static const struct golden {
     uint64_t hash;
     bool is_large;
 } goldens[] = {
-    {{3, 3, 51, 77, 257, 103, 1e-5f}, UINT64_C(0x7e9f8415efc846d0), false},
-    {{2, 4, 64, 256, 101, 200, 1e-5f}, UINT64_C(0x128411304b1d1822), false},
-    {{12, 12, 768, 3072, 50257, 1024, 1e-5f}, UINT64_C(0xdcfd45e9e09b2150), true},
+    {{3, 3, 51, 77, 257, 103, 1e-5f, 0, {0}}, UINT64_C(0x7e9f8415efc846d0), false},
+    {{2, 4, 64, 256, 101, 200, 1e-5f, 0, {0}}, UINT64_C(0x128411304b1d1822), false},
+    {{12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {0}}, UINT64_C(0xdcfd45e9e09b2150), true},
 };
 enum { GOLDEN_TOKENS = 44, GOLDEN_STEPS = 4, GOLDEN_CHUNK = 17 };
 

@@ -23,7 +23,7 @@ enum {
     SLAB_BYTES = 4096
 };
 
-static const struct model_shape shape = {2, 2, 16, 64, 61, 128, 1e-5f};
+static const struct model_shape shape = {2, 2, 16, 64, 61, 128, 1e-5f, 0, {0}};
 
 static char folder[] = "/tmp/test_batch.XXXXXX";
 static struct arena arena;

@@ -12,7 +12,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static const struct model_shape shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f};
+static const struct model_shape shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 1, {50256}};
 
 static struct arena arena;
 static struct err error;
@@ -342,6 +342,40 @@ static void the_rest_of_a_request_is_read(void **state)
     assert_null(graph.model);
     assert_true(graph.traces[0].sampling.temperature == 0.0);
     assert_true(graph.traces[0].sampling.top_p == 1.0);
+    assert_true(graph.traces[0].sampling.repetition_penalty == 1.0 && graph.traces[0].sampling.min_p == 0.0);
+    assert_int_equal(trace_copies(&graph.traces[0]), 1);
+}
+
+static void the_end_of_a_generation_is_read(void **state)
+{
+    (void)state;
+    assert_true(decode("{\"prompt\": \"x\"}"));
+    assert_int_equal(graph.traces[0].ending.n_ids, 1);
+    assert_int_equal(graph.traces[0].ending.ids[0], 50256); /* the model's own */
+    assert_int_equal(graph.traces[0].ending.pad, 50256);
+    assert_true(decode("{\"prompt\": \"x\", \"max_new_tokens\": 9, \"min_new_tokens\": 4, "
+                       "\"eos_token_id\": [3, 4], \"stop\": [\"ab\", 7, \"c\"]}"));
+    assert_int_equal(graph.traces[0].ending.n_min, 4);
+    assert_int_equal(graph.traces[0].ending.n_ids, 3);
+    assert_int_equal(graph.traces[0].ending.ids[2], 7);
+    assert_int_equal(graph.traces[0].ending.pad, 3);
+    assert_int_equal(graph.traces[0].ending.n_texts, 2);
+    assert_memory_equal(graph.traces[0].ending.texts[0].at, "ab", 2);
+    assert_true(decode("{\"prompt\": \"x\", \"eos_token_id\": []}"));
+    assert_int_equal(graph.traces[0].ending.n_ids + graph.traces[0].ending.n_texts, 0);
+    assert_int_equal(graph.traces[0].ending.pad, 50256);
+    assert_true(decode("{\"prompt\": \"x\", \"eos_token_id\": 9, \"stop\": \"y\"}"));
+    assert_int_equal(graph.traces[0].ending.ids[0], 9);
+    assert_int_equal(graph.traces[0].ending.n_texts, 1);
+}
+
+static void several_continuations_repeat_each_prompt(void **state)
+{
+    (void)state;
+    assert_true(decode("{\"prompt\": [[1, 2], [3, 4]], \"sampling\": {\"n\": 3}}"));
+    assert_int_equal(graph.invokes[0].n_prompts, 6);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(graph.invokes[0].prompts[i].tokens[0], i < 3 ? 1 : 3);
 }
 
 struct refusal {
@@ -434,6 +468,31 @@ static void a_broken_body_is_refused(void **state)
          "top_k is 0 to 2147483647, not -1"},
         {"{\"prompt\": [1], \"sampling\": {\"seed\": -1}}", ERR_value, "sampling.seed", -1,
          "seed is 0 to 9223372036854775807, not -1"},
+        {"{\"prompt\": [1], \"sampling\": {\"min_p\": 1.01}}", ERR_value, "sampling.min_p", -1,
+         "min_p is 0 to 1, not 1.01"},
+        {"{\"prompt\": [1], \"sampling\": {\"repetition_penalty\": 0}}", ERR_value,
+         "sampling.repetition_penalty", -1,
+         "repetition_penalty is more than 0 and at most 1000, not 0"},
+        {"{\"prompt\": [1], \"sampling\": {\"n\": 0}}", ERR_value, "sampling.n", -1,
+         "n is 1 to 256, not 0"},
+        {"{\"prompt\": [[1], [2]], \"sampling\": {\"n\": 129}}", ERR_limit, "prompt", -1,
+         "a request has at most 256 prompts, and each counts n times, 129"},
+        {"{\"prompt\": [1], \"min_new_tokens\": 1}", ERR_value, "min_new_tokens", -1,
+         "min_new_tokens is 0 to 0, not 1"},
+        {"{\"prompt\": [1], \"stop\": {}}", ERR_type, "stop", -1,
+         "stop is an integer or a text or a list, not a map"},
+        {"{\"prompt\": [1], \"stop\": [\"\"]}", ERR_value, "stop", -1, "a stop text is empty"},
+        {"{\"prompt\": [1], \"stop\": [2.0]}", ERR_type, "stop", -1,
+         "stop holds token ids, not a float"},
+        {"{\"prompt\": [1], \"stop\": -1}", ERR_value, "stop", -1,
+         "a token id is 0 to 50256, not -1"},
+        {"{\"prompt\": [1], \"stop\": [\"a\", \"a\", \"a\", \"a\", \"a\", \"a\", \"a\", \"a\", "
+         "\"a\", \"a\", \"a\", \"a\", \"a\", \"a\", \"a\", \"a\", \"b\"]}",
+         ERR_limit, "stop", -1, "at most 16 texts end a generation"},
+        {"{\"prompt\": [1], \"eos_token_id\": [\"a\"]}", ERR_type, "eos_token_id", -1,
+         "eos_token_id holds token ids, not a text"},
+        {"{\"prompt\": [1], \"eos_token_id\": 50257}", ERR_value, "eos_token_id", -1,
+         "a token id is 0 to 50256, not 50257"},
         {"{\"prompt\": [1], \"sampling\": {\"topk\": 1}}", ERR_syntax, "sampling.topk", -1,
          "there is no field \"topk\" here: did you mean \"top_k\"?"},
         {"{\"prompt\": [1], \"nodes\": {}}", ERR_type, "nodes", -1, "nodes is a list, not a map"},
@@ -856,6 +915,8 @@ int main(void)
         cmocka_unit_test(a_save_is_named_after_what_it_saves),
         cmocka_unit_test(prompts_are_texts_or_ids),
         cmocka_unit_test(the_rest_of_a_request_is_read),
+        cmocka_unit_test(the_end_of_a_generation_is_read),
+        cmocka_unit_test(several_continuations_repeat_each_prompt),
         cmocka_unit_test(a_broken_body_is_refused),
         cmocka_unit_test(a_wrong_node_is_refused),
         cmocka_unit_test(a_wrong_constant_is_refused),

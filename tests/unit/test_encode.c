@@ -47,7 +47,8 @@ static struct save saves[] = {
 };
 static struct stop stops[] = {{.pass = 1, .site = PT_embed_sum, .first = 0, .n_actions = 1}};
 static struct action actions[] = {{.op = OP_set, .node = 1}};
-static struct plan_invoke plan_invokes[2];
+static struct plan_invoke plan_invokes[2] = {
+    {.n_sequences = 2}, {.n_sequences = 1, .outcome_first = 2, .generated_first = 4}};
 static struct plan_trace plan_trace = {.n_invokes = 2, .n_steps = 2, .samples = true};
 static struct plan_pass plan_passes[2];
 static struct plan plan = {.n_values = COUNT(nodes),
@@ -111,11 +112,11 @@ static struct bytes whole_reply(enum reply_media media, size_t piece)
     struct encoder *c = encoder_open(media, &facts, &arena);
     encoder_head(c);
     pull(&all, c, piece);
-    encoder_tensor(c, 0);
+    encoder_save(c, 0);
     pull(&all, c, piece);
     encoder_heartbeat(c);
     pull(&all, c, piece);
-    encoder_tensor(c, 1);
+    encoder_save(c, 1);
     pull(&all, c, piece);
     encoder_end(c, 0.25, 1.5);
     pull(&all, c, piece);
@@ -134,6 +135,7 @@ static struct bytes whole_reply(enum reply_media media, size_t piece)
     "\"shape\": [], \"data\": -5}"
 #define END                                                                                   \
     "{\"type\": \"end\", \"status\": \"done\", \"generated\": [[[1, 2], [3, 4]], [[5, 6]]], " \
+    "\"finish\": [[\"length\", \"length\"], [\"length\"]], "                                    \
     "\"timing\": {\"queue\": 0.25, \"run\": 1.5}}"
 
 static const char ndjson[] = HEAD "\n" FIRST "\n\n" SECOND "\n" END "\n";
@@ -283,7 +285,7 @@ static void what_is_no_utf8_is_replaced(void **state)
 static void a_plan_names_what_the_request_has(void **state)
 {
     (void)state;
-    static const struct model_shape shape = {2, 2, 8, 32, 100, 64, 1e-5f};
+    static const struct model_shape shape = {2, 2, 8, 32, 100, 64, 1e-5f, 0, {0}};
     const struct bytes found = encode_plan(&graph, &plan, &shape, REPLY_json, &arena);
     static const char expected[] =
         "{\"nodes\": ["
@@ -305,7 +307,10 @@ static void a_plan_names_what_the_request_has(void **state)
 /* A save alone, as JSON and as text. */
 static struct bytes one_tensor(enum reply_media media, const struct save *s, const void *data)
 {
-    const struct plan only = {.n_passes = 1, .n_saves = 1, .saves = (struct save[]){*s}};
+    const struct plan only = {.n_passes = 1,
+                              .n_saves = 1,
+                              .invokes = plan_invokes,
+                              .saves = (struct save[]){*s}};
     struct reply_facts f = facts;
     f.plan = &only;
     f.results = data;
@@ -314,7 +319,7 @@ static struct bytes one_tensor(enum reply_media media, const struct save *s, con
     f.graph = &g;
     struct bytes found = {0};
     struct encoder *c = encoder_open(media, &f, &arena);
-    encoder_tensor(c, 0);
+    encoder_save(c, 0);
     pull(&found, c, 4096);
     return found;
 }

@@ -17,7 +17,7 @@
 
 enum { ROWS = 256, PAGES = 16, SLAB_BYTES = 64 << 20, VOCAB = 9001 };
 
-static const struct model_shape shape = {2, 2, 16, 32, VOCAB, 128, 1e-5f};
+static const struct model_shape shape = {2, 2, 16, 32, VOCAB, 128, 1e-5f, 0, {0}};
 
 static char folder[] = "/tmp/test_head.XXXXXX";
 static struct arena arena;

@@ -456,7 +456,7 @@ static void a_view_that_mixes_positions_gets_all_logits(void **state)
 
 /* Logits that nobody needs whole. */
 
-static const struct model_shape gpt2_shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f};
+static const struct model_shape gpt2_shape = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 1, {50256}};
 
 /* The loss of a prompt of 1,024 tokens, each token being its own target. */
 static int loss_of(int logits)
@@ -697,28 +697,56 @@ static void too_many_prompts_are_refused(void **state)
     IS("limit invokes: the prompts have 4200 tokens together: the limit is 4096");
 }
 
-static void sampling_out_of_range_is_refused(void **state)
+/* Early ends. */
+
+static int needs_of(int node, int invoke)
+{
+    return t.plan.needs[node * t.plan.n_invokes + invoke];
+}
+
+static void what_a_node_is_made_of_is_known_by_invoke_and_step(void **state)
 {
     (void)state;
-    struct sampling *o = &t.graph.traces[0].sampling;
-    tiny_invoke(&t, 1, 2);
-    o->temperature = -1;
-    IS("value sampling.temperature: temperature must be 0 or more, and finite: it is -1");
-    o->temperature = (double)INFINITY;
-    IS("value sampling.temperature: temperature must be 0 or more, and finite: it is inf");
-    o->temperature = 0;
-    o->top_k = -2;
-    IS("value sampling.top_k: top_k must be 0 (all) or more: it is -2");
-    o->top_k = 0;
-    o->top_p = 0;
-    IS("value sampling.top_p: top_p must be above 0 and at most 1: it is 0");
-    o->top_p = 1.5;
-    IS("value sampling.top_p: top_p must be above 0 and at most 1: it is 1.5");
-    o->top_p = 1;
-    t.graph.traces[0].n_new_tokens = 1025;
-    IS("value max_new_tokens: max_new_tokens must be from 0 to 1024: it is 1025");
-    t.graph.traces[0].n_new_tokens = -1;
-    IS("value max_new_tokens: max_new_tokens must be from 0 to 1024: it is -1");
+    static const int32_t end[] = {7};
+    tiny_invoke(&t, 1, 4);
+    tiny_invoke(&t, 1, 4);
+    t.graph.traces[0].n_new_tokens = 5;
+    const int a = tiny_hook(&t, "transformer.h.0.output[0]", 0, 1);
+    const int b = tiny_hook(&t, "transformer.h.0.output[0]", 1, 3);
+    const int c = tiny_op(&t, exp, NODE(a));
+    tiny_save(&t, c);
+    const int set = tiny_op(&t, set, NODE(c), NODE(b));
+    const int next = tiny_hook(&t, "generator.streamer.output", 1, 2);
+    const int all = tiny_hook(&t, "generator.output", 1, 0);
+    const int late = tiny_op(&t, exp, NODE(c));
+    tiny_save(&t, late);
+    tiny_save(&t, next);
+    tiny_save(&t, all);
+    assert_true(tiny_plan(&t));
+    assert_null(t.plan.needs); /* nothing can end it */
+    t.graph.traces[0].ending = (struct ending){.n_ids = 1, .ids = end};
+    assert_true(tiny_plan(&t));
+    const struct {
+        int node, first, second;
+    } rows[] = {{a, 1, -1}, {b, -1, 3},    {c, 1, -1},   {set, 1, 3},
+                {late, 1, 3}, {next, -1, 2}, {all, -1, -1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_int_equal(needs_of(rows[i].node, 0), rows[i].first);
+        assert_int_equal(needs_of(rows[i].node, 1), rows[i].second);
+    }
+}
+
+static void a_step_s_token_is_asked_for_where_one_is_sampled(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 2, 4);
+    tiny_save(&t, tiny_hook(&t, "generator.streamer.output", 0, 0));
+    IS("value nodes[0].args[0]: generator.streamer.output is the token that a step samples: ask "
+       "for max_new_tokens");
+    t.graph.traces[0].n_new_tokens = 2;
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.saves[0].view.rank, 1);
+    assert_int_equal(t.plan.saves[0].view.shape[0], 2);
 }
 
 /* Memory and limits. */
@@ -1089,7 +1117,8 @@ int main(void)
         TEST(prompts_that_cannot_run_are_refused),
         TEST(tokens_that_do_not_exist_are_refused),
         TEST(too_many_prompts_are_refused),
-        TEST(sampling_out_of_range_is_refused),
+        TEST(what_a_node_is_made_of_is_known_by_invoke_and_step),
+        TEST(a_step_s_token_is_asked_for_where_one_is_sampled),
         TEST(equal_numbers_are_one_constant),
         TEST(values_share_the_slab_when_their_lives_do_not_meet),
         TEST(lives_that_meet_never_share_bytes),

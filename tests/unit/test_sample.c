@@ -143,6 +143,26 @@ static void top_p_counts_the_mass_that_top_k_left(void **state)
     check_shares(logits, 5, s, (const double[]){0, 0.4 / 0.65, 0, 0.25 / 0.65, 0});
 }
 
+static void min_p_is_relative_to_the_likeliest(void **state)
+{
+    (void)state;
+    struct sampler s = all_at(1);
+    s.min_p = 0.45; /* of 0.4: 0.18 */
+    check_shares(logits, 5, s, (const double[]){0, 0.4 / 0.85, 0.2 / 0.85, 0.25 / 0.85, 0});
+}
+
+static void a_token_is_penalized_once_and_a_forbidden_one_never_comes(void **state)
+{
+    (void)state;
+    static const int32_t first[] = {0, 1, 0}, second[] = {1, 2};
+    const struct token_ids seen[] = {{first, 3}, {second, 2}};
+    float x[] = {4, -4, 0, 3};
+    sample_penalize(x, 2, seen, 2, scratch);
+    assert_true(x[0] == 2 && x[1] == -8 && x[2] == 0 && x[3] == 3);
+    sample_forbid(x, (struct token_ids){(const int32_t[]){3, 0}, 2});
+    assert_int_equal(sample(x, 4, all_at(0), 0, 0), 2);
+}
+
 static void a_draw_depends_on_seed_sequence_and_step_alone(void **state)
 {
     (void)state;
@@ -169,9 +189,10 @@ static void nan_logits_are_never_drawn(void **state)
     (void)state;
     for (int i = 0; i < VOCAB; i++)
         many[i] = i % 2 ? NAN : (float)(i % 11);
-    const struct sampler kinds[] = {{1, 0, 1, 1}, {1, 40, 1, 1}, {1, 0, 0.9, 1}, {1, 40, 0.9, 1},
-                                    {1, VOCAB, 0.999, 1}};
-    for (int i = 0; i < 5; i++)
+    const struct sampler kinds[] = {{1, 0, 1, 0, 1}, {1, 40, 1, 0, 1}, {1, 0, 0.9, 0, 1},
+                                    {1, 40, 0.9, 0, 1}, {1, VOCAB, 0.999, 0, 1},
+                                    {1, 0, 1, 0.01, 1}};
+    for (int i = 0; i < 6; i++)
         for (uint32_t step = 0; step < 20; step++)
             assert_int_equal(sample(many, VOCAB, kinds[i], 0, step) % 2, 0);
 }
@@ -189,6 +210,8 @@ int main(void)
         cmocka_unit_test(top_k_keeps_the_k_largest_and_ties_with_the_last),
         cmocka_unit_test(top_p_keeps_the_token_that_reaches_it),
         cmocka_unit_test(top_p_counts_the_mass_that_top_k_left),
+        cmocka_unit_test(min_p_is_relative_to_the_likeliest),
+        cmocka_unit_test(a_token_is_penalized_once_and_a_forbidden_one_never_comes),
         cmocka_unit_test(a_draw_depends_on_seed_sequence_and_step_alone),
         cmocka_unit_test(nan_logits_are_never_drawn),
     };

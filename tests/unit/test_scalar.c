@@ -24,11 +24,18 @@ NARROW(sin)
 NARROW(cos)
 NARROW(tan)
 NARROW(erf)
+NARROW(asin)
+NARROW(acos)
 NARROW(exp2)
 NARROW(expm1)
 NARROW(log2)
 NARROW(log10)
 NARROW(log1p)
+
+static float narrow_atan(float x)
+{
+    return scalar_atan2(x, 1);
+}
 
 static double wide_sigmoid(double x)
 {
@@ -67,6 +74,9 @@ static void functions_are_as_near_the_true_value_as_promised(void **state)
         {"sin", narrow_sin, sin, 0.51, -INFINITY},
         {"cos", narrow_cos, cos, 0.51, -INFINITY},
         {"tan", narrow_tan, tan, 0.51, -INFINITY},
+        {"asin", narrow_asin, asin, 0.51, -INFINITY},
+        {"acos", narrow_acos, acos, 0.51, -INFINITY},
+        {"atan", narrow_atan, atan, 0.51, -INFINITY},
         {"erf", narrow_erf, erf, 0.51, -INFINITY},
         {"exp2", narrow_exp2, exp2, 0.51, -INFINITY},
         {"expm1", narrow_expm1, expm1, 0.51, -INFINITY},
@@ -129,6 +139,22 @@ static void special_arguments_of_pow_are_c_s(void **state)
         }
 }
 
+static void atan2_is_c_s(void **state)
+{
+    (void)state;
+    const float values[] = {0.0f, -0.0f, 1, -1, 2.5f, -3, inf, -inf, nan_, 1e-40f, 3e38f, -1e-20f};
+    for (int i = 0; i < 200000; i++) {
+        const bool chosen = i < COUNT(values) * COUNT(values);
+        const float y = chosen ? values[i / COUNT(values)] : scalar_from_bits(chance());
+        const float x = chosen ? values[i % COUNT(values)] : scalar_from_bits(chance());
+        const double c = atan2((double)y, (double)x);
+        const float got = scalar_atan2(y, x);
+        const bool zero = c == 0 && got == 0 && signbit(got) == signbit(c);
+        if (!zero && (fabs(c) >= 0x1p-126 || c == 0) && error_of(got, c) > 0.51)
+            fail_msg("atan2(%a, %a) is %a, in C %a", (double)y, (double)x, (double)got, c);
+    }
+}
+
 static void special_values_are_torch_s(void **state)
 {
     (void)state;
@@ -148,7 +174,8 @@ static void special_values_are_torch_s(void **state)
         {scalar_gelu_new(100), 100}, {scalar_gelu_new(-100), 0},
         {scalar_sin(inf), nan_}, {scalar_cos(-inf), nan_}, {scalar_sin(nan_), nan_},
         {scalar_cos(0), 1},
-        {scalar_erf(inf), 1}, {scalar_erf(-inf), -1}, {scalar_erf(nan_), nan_},
+        {scalar_asin(1), 1.57079637f}, {scalar_acos(-1), 3.14159274f}, {scalar_asin(1.5f), nan_},
+        {scalar_acos(-2), nan_}, {scalar_acos(nan_), nan_}, {scalar_erf(inf), 1}, {scalar_erf(-inf), -1}, {scalar_erf(nan_), nan_},
         {scalar_erf(0x1p-149f), 0x1p-149f}, {scalar_exp2(inf), inf}, {scalar_exp2(-inf), 0},
         {scalar_exp2(nan_), nan_}, {scalar_exp2(-149), 0x1p-149f}, {scalar_expm1(-inf), -1},
         {scalar_expm1(inf), inf}, {scalar_expm1(nan_), nan_}, {scalar_log2(0), -inf},
@@ -211,6 +238,7 @@ int main(void)
         cmocka_unit_test(functions_are_as_near_the_true_value_as_promised),
         cmocka_unit_test(pow_is_nearly_exact),
         cmocka_unit_test(special_arguments_of_pow_are_c_s),
+        cmocka_unit_test(atan2_is_c_s),
         cmocka_unit_test(special_values_are_torch_s),
         cmocka_unit_test(whole_numbers_wrap_and_never_trap),
     };

@@ -13,7 +13,7 @@ class Edit(Run):
     """
 
     def __init__(self, model, edited, prompt=None):
-        super().__init__(model, 0, None, False)
+        super().__init__(model, {"max_new_tokens": 0}, False)
         self._edited = edited
         self._inside = Invoke(self, [0] if prompt is None else prompt)
         self._inside.can_plan = prompt is not None

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+import re
+import string
 
 from .proxy import Proxy, apply
 
@@ -11,8 +13,9 @@ def einsum(equation, *operands):
 
     A dimension's name is one letter; one that stands twice in a term means its diagonal. `...` are
     dimensions that broadcast. Without an arrow the result has the names that stand once, sorted,
-    behind those of `...`. The operands may be one list. Takes tensors of float32 (a product of
-    several terms) or of any numbers (one term), at least one of them a proxy.
+    behind those of `...`. The operands may be one list. einops' form is taken, too, with words for
+    names and the pattern at the end: einsum(z, w, "b t h d, h d m -> b t m"). Takes tensors of
+    float32 (a product of several terms) or of any numbers (one term), at least one of them a proxy.
     Raises ValueError where equation and operands do not belong together.
 
     >>> with model.trace("Hello"):
@@ -23,6 +26,8 @@ def einsum(equation, *operands):
     """
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = operands[0]
+    if operands and isinstance(operands[-1], str):
+        equation, operands = _lettered(operands[-1]), (equation, *operands[:-1])
     if not isinstance(equation, str):
         raise TypeError("einsum takes its equation as a text: einsum('ij,jk->ik', x, y)")
     operands = _proxies(operands)
@@ -37,6 +42,15 @@ def einsum(equation, *operands):
     x = _arranged(names, x, result)
     shape = [sizes[n] for n in result]
     return x if list(x.shape) == shape else x.expand(shape)
+
+
+def _lettered(pattern):
+    """einops' pattern with a letter for each word."""
+    words = dict.fromkeys(re.findall(r"[^\s,.>-]+", pattern))
+    if len(words) > len(string.ascii_letters) or "(" in pattern:
+        raise ValueError(f"einsum: {pattern!r} is not of the form 'a b, b c -> a c'")
+    letters = dict(zip(words, string.ascii_letters))
+    return re.sub(r"[^\s,.>-]+", lambda word: letters[word[0]], pattern)
 
 
 def _proxies(operands):

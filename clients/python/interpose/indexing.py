@@ -65,7 +65,15 @@ def _array_of(item):
     return array.astype(np.int64)
 
 
-def _known(index, what="an index"):
+def _part_of(item):
+    """A part of a key: None, `...`, a slice, an int, or an index as above."""
+    if _is_several(item):
+        return _array_of(item)
+    return item if item is None or item is Ellipsis or isinstance(item, slice) else whole(
+        item, "an index")
+
+
+def _known(index):
     if isinstance(index, Proxy) and index.dtype.kind == "b":
         raise IndexError("x[mask] has a shape that depends on values, and the mask is not known before "
                          "the run: take where(mask, x, y); x[mask] = number works")
@@ -87,7 +95,7 @@ def _expanded(x, items):
 def _chosen(x, key):
     """The parts of a key; a mask becomes the places where it holds, one array for each dimension."""
     key = key if isinstance(key, tuple) else (key,)
-    items = [_array_of(item) if _is_several(item) else item for item in key]
+    items = [_part_of(item) for item in key]
     basic, dims, indices, place = [], [], [], 0     # place: of the next dimension of x[basic]
     at = 0      # of the next dimension of x
     for item in _expanded(x, items):
@@ -272,7 +280,7 @@ def _scattered(x, key, value, op):
 def _put_singly(x, key, value):
     """Few known places, one after the other; whether that was so."""
     key = key if isinstance(key, tuple) else (key,)
-    items = [_array_of(item) if _is_several(item) else item for item in key]
+    items = [_part_of(item) for item in key]
     at = [i for i, item in enumerate(items) if isinstance(item, (Proxy, np.ndarray))]
     if any(isinstance(items[i], Proxy) or items[i].dtype.kind == "b" for i in at):
         return False

@@ -412,13 +412,28 @@ class LanguageModel:
         """
         return ModelOutput(self)
 
-    def generate(self, prompt=None, *, max_new_tokens=1, temperature=0.0, top_k=0, top_p=1.0,
-                 seed=0, progress=None, **unsupported):
-        """Opens a run that generates: max_new_tokens passes, a token sampled after each.
+    def generate(self, prompt=None, *, max_new_tokens=1, min_new_tokens=0, do_sample=None,
+                 temperature=None, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0,
+                 stop=(), eos_token_id=None, ignore_eos=False, num_return_sequences=1,
+                 progress=None, **unsupported):
+        """Opens a run that generates: up to max_new_tokens passes, a token sampled after each.
 
-        Temperature 0 is greedy; top_k 0 and top_p 1 keep every token; the same seed gives the same
-        tokens. With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
+        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
         Hooks see step 0, the pass over the prompt, unless `.next()` or `.step(k)` says otherwise.
+
+        The choice of a token is Hugging Face's: `repetition_penalty`, then `temperature`, `top_k`,
+        `top_p` and `min_p`. Temperature 0 is greedy, and the default unless `do_sample` is true,
+        which means 1; 0 for top_k and min_p and 1 for the others leave all as it is (Hugging Face's
+        own top_k is 50). The same seed gives the same tokens, whoever else is served.
+
+        A sequence ends behind an end token, which is its last: the model's own, or the id or ids of
+        `eos_token_id`, or none with `ignore_eos`; behind an id of `stop`; or when what is generated
+        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`, as far
+        as tokens go. Values of steps that do not come then have no `.value` (NoValue). A sequence
+        that has ended goes on beside others of its invoke as padding.
+
+        `num_return_sequences` of each prompt are generated, one behind the other in its invoke, each
+        with its own random numbers: B of the hooks' shapes counts them all.
 
         Raises TypeError for other parameters; RequestError, when the block ends, for everything
         that the server refuses.
@@ -430,11 +445,25 @@ class LanguageModel:
         ['The Eiffel Tower is in the city of Paris']
         """
         self._refuse("generate", unsupported,
-                     "max_new_tokens, temperature, top_k, top_p, seed and progress")
-        sampling = {"temperature": float(temperature), "top_k": whole(top_k, "top_k"),
-                    "top_p": float(top_p), "seed": whole(seed, "seed")}
-        n = whole(max_new_tokens, "max_new_tokens")
-        return runs.Run(self, n, sampling, self._progress(progress), prompt)
+                     "max_new_tokens, min_new_tokens, do_sample, temperature, top_k, top_p, min_p, "
+                     "repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
+                     "num_return_sequences and progress")
+        if temperature is None or do_sample is False:
+            temperature = 1.0 if do_sample else 0.0
+        options = {
+            "max_new_tokens": whole(max_new_tokens, "max_new_tokens"),
+            "min_new_tokens": whole(min_new_tokens, "min_new_tokens"),
+            "sampling": {"temperature": float(temperature), "top_k": whole(top_k, "top_k"),
+                         "top_p": float(top_p), "min_p": float(min_p),
+                         "repetition_penalty": float(repetition_penalty),
+                         "seed": whole(seed, "seed"),
+                         "n": whole(num_return_sequences, "num_return_sequences")},
+            "stop": [each if isinstance(each, str) else whole(each, "a stop token")
+                     for each in _listed(stop)],
+            "eos_token_id": [] if ignore_eos else None if eos_token_id is None else
+                            [whole(i, "eos_token_id") for i in _listed(eos_token_id)],
+        }
+        return runs.Run(self, options, self._progress(progress), prompt)
 
     def trace(self, prompt=None, *, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
@@ -450,8 +479,7 @@ class LanguageModel:
         True
         """
         self._refuse("trace", unsupported, "a prompt and progress")
-        sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
-        run = runs.Run(self, 0, sampling, self._progress(progress), prompt)
+        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt)
         if trace:
             return run
         if prompt is None:
@@ -470,8 +498,7 @@ class LanguageModel:
         True
         """
         self._refuse("scan", unsupported, "a prompt")
-        sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
-        return runs.Scan(self, 0, sampling, False, prompt)
+        return runs.Scan(self, {"max_new_tokens": 0}, False, prompt)
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a
@@ -534,6 +561,10 @@ class LanguageModel:
 # nnsight's parameters of runs that are taken and change nothing: every run is remote, and all of it
 # is checked, with its shapes, before anything is computed.
 _CHANGE_NOTHING = {"remote", "scan", "validate", "invoker_args", "invoker_kwargs", "fwd_args"}
+
+
+def _listed(value):
+    return [value] if isinstance(value, str) or hasattr(value, "__index__") else list(value)
 
 
 # Hugging Face's names of a model's sizes.

@@ -13,7 +13,8 @@ from .values import whole
 
 # The methods that torch has with a "_" behind their names too, for x to become what they give.
 IN_PLACE = frozenset("""
-    abs absolute add addcdiv addcmul bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
+    abs absolute add addcdiv addcmul asin acos atan atan2 arcsin arccos arctan arctan2
+    bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
     bitwise_xor ceil clamp clamp_max clamp_min clip cos cumprod cumsum div divide eq erf exp exp2
     expm1 fix floor floor_divide fmod frac ge greater greater_equal gt le lerp less less_equal log
     log10 log1p log2 logical_and logical_not logical_or logical_xor lt mul multiply
@@ -139,6 +140,11 @@ class Numeric:
         x = self._op("where", self == math.inf, most if posinf is None else float(posinf), x)
         return self._op("where", self == -math.inf, -most if neginf is None else float(neginf), x)
 
+    def logit(self, eps=None):
+        """log(x / (1 - x)), with eps of x held between eps and 1 - eps."""
+        x = self if eps is None else self.clamp(eps, 1 - eps)
+        return (x / (1 - x)).log()
+
     def addcmul(self, tensor1, tensor2, value=1):
         """self + value * tensor1 * tensor2."""
         return self + self._op("mul", tensor1, tensor2) * value
@@ -199,6 +205,23 @@ class Numeric:
         """One number in another size, of this dtype if no other is given."""
         from .making import full
         return full(size, fill_value, self.dtype if dtype is None else dtype)
+
+    # Chance, by the seeds of interpose.rand.
+
+    def normal_(self, mean=0.0, std=1.0, *, seed=None):
+        """Sets every element to a normal number of this mean and standard deviation."""
+        from .making import randn_like
+        return self.copy_(randn_like(self, seed) * std + mean)
+
+    def uniform_(self, low=0.0, high=1.0, *, seed=None):
+        """Sets every element to a uniform number of low <= x < high."""
+        from .making import rand_like
+        return self.copy_(rand_like(self, seed) * (high - low) + low)
+
+    def bernoulli(self, *, seed=None):
+        """1 with the probability that an element says, else 0."""
+        from .making import rand_like
+        return (rand_like(self, seed) < self).float()
 
     # Reductions.
 

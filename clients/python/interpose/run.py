@@ -43,9 +43,11 @@ class Run:
     Attributes, after the block: `request_id` and `timing` (seconds: queue, run).
     """
 
-    def __init__(self, model, max_new_tokens, sampling, progress, prompt=None):
+    def __init__(self, model, options, progress, prompt=None):
         self.model, self.spec = model, model.spec
-        self.max_new_tokens, self.sampling = max_new_tokens, sampling
+        self.max_new_tokens = options["max_new_tokens"]
+        self.n_copies = options.get("sampling", {}).get("n", 1)
+        self._options = options     # the request's fields beside invokes and nodes
         self.graph = graphs.Graph()
         self.invokes = []
         self.open_invoke = None
@@ -54,7 +56,7 @@ class Run:
         self.everyone = []          # what `invoke()` without a prompt wrote
         self.conditions = []        # of the open `tracer.cond`: True, False or a proxy, of all so far
         self.saved, self.lists = [], []     # proxies and lists that get values
-        self.request_id = self.timing = None
+        self.request_id = self.timing = self._reasons = None
         self.outer = None
         self.session = None         # that the run belongs to
         self._progress = progress
@@ -143,7 +145,7 @@ class Run:
         for each in self.lists:
             each.settle(self)
         for data in self._logs:
-            print(*(x.value if hasattr(x, "_kept") else x for x in data))
+            print(*(x.value if hasattr(x, "_kept") and x._has_come() else x for x in data))
         self.saved, self.lists, self._logs = [], [], []
 
     def _refuse_nesting(self):
@@ -343,6 +345,11 @@ class Run:
         """The ids of each sequence, prompt and generated, in the order of the prompts: after the
         run it reads as a list of 1-D int64 arrays."""
         return Generated(self)
+
+    @property
+    def finish_reasons(self):
+        """Why each sequence ended, "stop" or "length", in the order of `output`; None before."""
+        return self._reasons and [why for invoke in self._reasons for why in invoke]
 
     @property
     def tokens(self):
@@ -574,8 +581,10 @@ class Run:
 
     def trace_of(self, nodes):
         """The request's prompts, and how they go on."""
+        n_new = self._wanted_tokens(nodes)
         return {"invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
-                "max_new_tokens": self._wanted_tokens(nodes), "sampling": self.sampling}
+                **self._options, "max_new_tokens": n_new,
+                "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0))}
 
     def _wanted_tokens(self, nodes):
         """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
@@ -601,7 +610,10 @@ class Run:
                         n_arrived += 1
                         progress.text = (f"step {frame.get('step')} of {self.n_steps - 1}, "
                                          f"{n_arrived} of {n_saves} values")
+                    elif kind == "absent":
+                        n_arrived += 1
                     elif kind == "end":
+                        self._reasons = frame.get("finish")
                         self._new_tokens = self._by_invoke(frame.get("generated"))
                         self.timing = frame.get("timing")
                     elif kind == "error":
@@ -731,8 +743,8 @@ class Invoke:
             prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
             texts = [p for p in prompt if isinstance(p, str)]
             encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
-            self.take_tokens(id_lists([next(encoded) if isinstance(p, str) else p
-                                       for p in prompt]))
+            rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
+            self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
         return self._tokens
 
     def take_tokens(self, tokens):

@@ -14,7 +14,7 @@ class Session(Run):
     takes_runs = True
 
     def __init__(self, model, progress):
-        super().__init__(model, 0, None, progress)
+        super().__init__(model, {"max_new_tokens": 0}, progress)
         self.runs = []
 
     def __exit__(self, *exception):
@@ -33,6 +33,7 @@ class Session(Run):
         for run in self.runs:
             n = len(run.invokes)
             run.request_id, run.timing = self.request_id, self.timing
+            run._reasons = self._reasons[first:first + n]
             run._new_tokens = self._new_tokens[first:first + n]
             first += n
             run.settle()

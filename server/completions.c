@@ -1,0 +1,168 @@
+#include "completions.h"
+#include "reply.h"
+#include <limits.h>
+#include <string.h>
+
+/* How often a waiting connection looks whether its client is still there. */
+#define LOOK_SECONDS 0.25
+
+struct stream {
+    const struct http_request *request;
+    struct job *job;
+    struct queue *queue;
+    struct completion_facts *facts;
+    struct arena arena;    /* of the event that is being pulled */
+    struct bytes event;
+    size_t event_sent;
+    int n_steps;           /* whose tokens have come, and */
+    int next;              /* the next choice to look at */
+    enum job_state state;
+    bool is_usage_said, is_over; /* the last event is set */
+    double sent_at;        /* when the last bytes left, for the heartbeat */
+};
+
+/* How many tokens of a choice have come, at a moment when so many steps have. */
+static int count_new(const struct stream *s, int choice)
+{
+    return s->state == JOB_done ? s->job->outcomes[choice].n_new : s->n_steps;
+}
+
+static void set_event(struct stream *s, struct bytes event)
+{
+    s->event = event;
+    s->event_sent = 0;
+}
+
+static void set_text(struct stream *s, const char *text)
+{
+    set_event(s, (struct bytes){arena_copy_text(&s->arena, text, strlen(text)), strlen(text)});
+}
+
+/* The next event of what has come; false where everything has been said. */
+static bool set_next_choice(struct stream *s)
+{
+    struct completion_facts *f = s->facts;
+    for (; s->next < f->n_choices; s->next++) {
+        struct choice *c = &f->choices[s->next];
+        if (completion_take(f, c, count_new(s, s->next))) {
+            set_event(s, completion_event(f, c, &s->arena));
+            return true;
+        }
+    }
+    return false;
+}
+
+static void set_last(struct stream *s)
+{
+    struct err e = s->job->err;
+    if (s->state != JOB_done) {
+        err_set(&e, ERR_cancelled, "the request was taken back");
+        set_event(s, completion_error_event(&e, s->request->id, &s->arena));
+        s->is_over = true;
+    } else if (s->facts->asked->counts_usage && !s->is_usage_said) {
+        set_event(s, completion_usage_event(s->facts, &s->arena));
+        s->is_usage_said = true;
+    } else {
+        set_text(s, "data: [DONE]\n\n");
+        s->is_over = true;
+    }
+}
+
+/* Waits for the next thing to say. False where nobody listens any more. */
+static bool set_next_event(struct stream *s)
+{
+    for (;;) {
+        if (set_next_choice(s))
+            return true;
+        if (job_state_is_final(s->state)) {
+            set_last(s);
+            return true;
+        }
+        const int n_seen = s->n_steps;
+        s->state = job_wait_step(s->job, &s->n_steps, n_seen, LOOK_SECONDS);
+        s->next = 0;
+        if (s->n_steps > n_seen || job_state_is_final(s->state))
+            continue;
+        if (http_client_left(s->request))
+            return false;
+        if (seconds_now() >= s->sent_at + HEARTBEAT_SECONDS) {
+            set_text(s, ": \n\n");
+            return true;
+        }
+    }
+}
+
+static ptrdiff_t pull(void *context, char *buffer, size_t max)
+{
+    struct stream *s = context;
+    if (s->event_sent == s->event.size) {
+        arena_free(&s->arena);
+        if (s->is_over)
+            return HTTP_END;
+        if (!set_next_event(s)) {
+            job_cancel(s->job);
+            return HTTP_CUT;
+        }
+    }
+    const size_t left = s->event.size - s->event_sent, n = left < max ? left : max;
+    memcpy(buffer, s->event.at + s->event_sent, n);
+    s->event_sent += n;
+    s->sent_at = seconds_now();
+    return (ptrdiff_t)n;
+}
+
+static void done(void *context)
+{
+    struct stream *s = context;
+    arena_free(&s->arena);
+    reply_let_go(s->job, s->queue);
+}
+
+static bool stream(struct http_reply *reply, struct stream *s)
+{
+    *reply = (struct http_reply){.status = 200,
+                                 .content_type = "text/event-stream; charset=utf-8",
+                                 .pull = pull,
+                                 .done = done,
+                                 .stream = s};
+    return true;
+}
+
+/* The whole reply; refused with what the engine failed for. */
+static bool whole(struct http_reply *reply, struct stream *s, struct err *e)
+{
+    struct completion_facts *f = s->facts;
+    struct job *j = s->job;
+    int n_steps;
+    while (!job_state_is_final(s->state)) {
+        s->state = job_wait_step(j, &n_steps, INT_MAX, LOOK_SECONDS);
+        if (http_client_left(s->request))
+            job_cancel(j);
+    }
+    if (s->state != JOB_done) {
+        *e = j->err;
+        err_set(e, ERR_cancelled, "the request was taken back");
+        return false;
+    }
+    for (int i = 0; i < f->n_choices; i++)
+        completion_take(f, &f->choices[i], count_new(s, i));
+    const struct bytes body = completion_document(f, s->request->arena);
+    *reply = (struct http_reply){.status = 200,
+                                 .content_type = "application/json",
+                                 .body = body.at,
+                                 .body_size = body.size};
+    job_free(j);
+    return true;
+}
+
+bool completions_answer(struct http_reply *reply, const struct http_request *r, struct job *j,
+                        struct queue *q, struct completion_facts *facts, struct err *e)
+{
+    struct stream *s = ARENA_NEW(r->arena, struct stream);
+    *s = (struct stream){
+        .request = r, .job = j, .queue = q, .facts = facts, .sent_at = seconds_now()};
+    j->is_followed = facts->asked->streams;
+    if (!queue_push(q, j, e))
+        return false;
+    return facts->asked->streams ? stream(reply, s) : whole(reply, s, e);
+}
