@@ -1083,7 +1083,7 @@ def random_body(model, seed, keep):
 def test_a_program_means_the_same_in_every_context(model, server, seed):
     def plain(prompt, steps=1):
         out = interpose.list().save()
-        with model.generate(prompt, max_new_tokens=steps) as tracer:
+        with model.generate(prompt, max_new_tokens=steps, eos_token_id=[]) as tracer:
             for _ in tracer.iter[:]:
                 random_body(model, seed, out.append)
         return out, tracer.output[0]
@@ -1092,7 +1092,7 @@ def test_a_program_means_the_same_in_every_context(model, server, seed):
     several, tokens = plain(PROMPT, 3)
     # Steps.
     block = interpose.list().save()
-    with model.generate(PROMPT, max_new_tokens=3) as tracer:
+    with model.generate(PROMPT, max_new_tokens=3, eos_token_id=[]) as tracer:
         with tracer.iter[:]:
             random_body(model, seed, block.append)
     same(block, several)
@@ -1117,7 +1117,7 @@ def test_a_program_means_the_same_in_every_context(model, server, seed):
             if all_steps:
                 model.all()
             random_body(model, seed, lambda x: None)
-        with edited.generate(PROMPT, max_new_tokens=3) as tracer:
+        with edited.generate(PROMPT, max_new_tokens=3, eos_token_id=[]) as tracer:
             found = [model.lm_head.output[:, -1].max().save() for _ in tracer.iter[:]]
         same(found if all_steps else found[:1], last if all_steps else last[:1])
     # A session's second run; all prompts of a run, of which there is one.
