@@ -41,7 +41,6 @@ def has_columns(path):
 class Builder:
     def __init__(self, rng, sizes):
         self.rng, self.sizes, self.nodes = rng, sizes, []
-        self.without = []  # paths that an invoke cannot have
 
     def add(self, op, *args, **fields):
         self.nodes.append({"op": op, "args": list(args), **fields})
@@ -49,7 +48,6 @@ class Builder:
 
     def path(self, paths):
         block = self.rng.randrange(self.sizes["n_blocks"])
-        paths = [path for path in paths if path not in self.without]
         return self.rng.choice(paths).replace("*", str(block))
 
     def hook(self, paths, invoke, step):
@@ -347,7 +345,6 @@ def random_job(seed, sizes):
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
         if rng.randrange(2):  # of unequal length, all but the first
             prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
-            builder.without = INSIDE + WHOLE if many > 1 else builder.without
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
     fields, counts, traces = deal(rng, invokes, n_new, sizes)

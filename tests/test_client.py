@@ -205,6 +205,12 @@ PROMPTS = [
     ({"input_ids": [1, 2]}, [1, 2]),
     ({"input_ids": [[1, 2]], "attention_mask": [[1, 1]]}, [[1, 2]]),
     ({"input_ids": np.array([[1, 2]]), "attention_mask": np.array([[1, 1]])}, [[1, 2]]),
+    ({"input_ids": [[1, 2], [3]], "attention_mask": [[1, 1], [1]]}, [[1, 2], [3]]),
+    ({"input_ids": np.array([[0, 0, 1], [2, 3, 4]]),
+      "attention_mask": np.array([[0, 0, 1], [1, 1, 1]])},
+     [[1], [2, 3, 4]]),
+    ({"input_ids": [1, 2, 0], "attention_mask": [1, 1, 0]}, [1, 2]),
+    ([[1, 2], [3]], [[1, 2], [3]]),
 ]
 
 
@@ -234,8 +240,32 @@ def test_a_text_that_is_none_is_refused_at_once():
 
 
 def test_a_mask_that_hides_tokens_is_refused():
-    with pytest.raises(ValueError, match="attention_mask hides tokens: padding is never sent"):
-        interpose.run.prompt_of({"input_ids": [[1, 2]], "attention_mask": [[0, 1]]})
+    with pytest.raises(ValueError, match="attention_mask hides tokens between others: only padding"):
+        interpose.run.prompt_of({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]})
+    with pytest.raises(ValueError, match=r"attention_mask has the shape \(1,\), input_ids \(2,\)"):
+        interpose.run.prompt_of({"input_ids": [1, 2], "attention_mask": [1]})
+    with pytest.raises(ValueError, match="attention_mask and input_ids are of different prompts"):
+        interpose.run.prompt_of({"input_ids": [[1], [2]], "attention_mask": [[1]]})
+
+
+def test_prompts_of_unequal_length_and_a_beginning(model):
+    texts = ["The Eiffel Tower is in the city of", "Hello there"]
+    with model.trace() as tracer:
+        with tracer.invoke(texts, add_bos=True) as invoker:
+            before = [tokens.tolist() for tokens in invoker.tokens]
+            place = invoker.positions("Hello", prompt=1)
+            x = model.transformer.h[1].output[0].save()
+        with tracer.invoke(texts[1], add_bos=True):
+            alone = model.transformer.h[1].output[0].save()
+    bos = model.tokenizer.encode("<|endoftext|>")
+    assert before == [bos + model.tokenizer.encode(text) for text in texts]
+    assert before == [tokens.tolist() for tokens in invoker.tokens]
+    n = len(before[1])
+    assert place == list(range(len(before[0]) - n + 1, len(before[0]) - n + 1 + len(place)))
+    assert x.value[1, -n:].tobytes() == alone.value[0].tobytes() and not x.value[1, :-n].any()
+    with pytest.raises(RequestError, match="add_bos is for texts: token ids are taken as they are"):
+        with model.trace([1, 2], add_bos=True):
+            model.lm_head.output.save()
 
 
 # Operators and methods beside torch's.
@@ -915,11 +945,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "a proxy cannot be copied or pickled: it belongs to one run"),
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
     ("model.trace(IDS, labels=False)", TypeError,
-     "trace() has no parameter 'labels': it takes a prompt and progress"),
+     "trace() has no parameter 'labels': it takes a prompt, add_bos and progress"),
     ("model.generate(IDS, num_beams=2)", TypeError,
      "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
      "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
-     "num_return_sequences and progress"),
+     "num_return_sequences, add_bos and progress"),
     ("model.generate(IDS, stop=[2.5])", TypeError, "a stop token must be an integer: it is 2.5"),
 ]
 
@@ -1234,6 +1264,7 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
     ("streamer", "logprob.value.shape == (3, 1) and len(run.finish_reasons) == 3"),
+    ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"),
 ]
 
 

@@ -56,7 +56,7 @@ x.index_fill_(-1, j, 0.25)
 x.scatter_(-1, x.argmax(-1, keepdim=True), 0.0)
 x.masked_fill_(x < 0, 0.0)
 x.tril_()
-x.roll_(1, 1) if hasattr(x, "_run") else x.copy_(x.roll(1, 1))
+x.copy_(x.roll(1, 1))
 """.strip().split("\n")
 
 
@@ -179,6 +179,24 @@ def test_random_indices_mean_what_they_mean_in_torch(model, seed):
         np.testing.assert_array_equal(after.value, changed, said)
 
 
+@pytest.mark.parametrize("view", ["x", "x[1:]", "x.flatten(1)[:, 3:9]", "x.transpose(1, 2).reshape(-1)",
+                                  "x.transpose(1, 2).reshape(-1)[5:9]", "x.transpose(1, 2).flatten()",
+                                  "x.float()", "x.to(torch.float32)[0]", "x.long()", "x.bool().long()"])
+def test_names_keep_the_tensor_that_a_module_had(model, unchanged, view):
+    """Views see what is set in it before the module is given another one, copies do not."""
+    x = torch.tensor(unchanged["hidden"][0].value)
+    expected = eval(view, {"x": x, "torch": torch})
+    x[:, 1] = 7
+    with model.trace(IDS):
+        block = model.transformer.h[1]
+        x = block.mlp.output
+        name = eval(view, {"x": x, "torch": torch})
+        x[:, 1] = 7
+        block.mlp.output = x * 2
+        name = name.save()
+    np.testing.assert_array_equal(name.value, expected)
+
+
 def test_windows_that_overlap_are_not_set(model):
-    with pytest.raises(RequestError, match="elements share their place: clone it first"):
+    with pytest.raises(RequestError, match="elements share their place, as expand and unfold make it: clone it first"):
         run(model, PLACES["hidden"], lambda x: x.unfold(1, 3, 1).fill_(0))

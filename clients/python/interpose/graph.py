@@ -8,6 +8,10 @@ from __future__ import annotations
 from .errors import user_place
 
 
+# Ops that give a view or a copy, as the shape and dtype of their tensor have it.
+MAY_COPY = {"reshape", "flatten", "to"}
+
+
 class Node:
     """One row of the request's `nodes`."""
 
@@ -144,7 +148,7 @@ class Graph:
     def _freeze(self, node, before):
         """What `node`, a hook or a view of one, was before the set `before`."""
         if node.frozen is None:
-            if node.base is None:
+            if node.base is None or node.op in MAY_COPY:
                 frozen = Node("clone", [node])
             else:
                 base = self._freeze(node.base, before)
@@ -214,6 +218,8 @@ def wire(nodes):
         row = {"op": node.op, "args": args}
         if node.kwargs:
             row["kwargs"] = {name: form(a) for name, a in node.kwargs.items()}
+        if node.skips:
+            row["kwargs"] = {**row.get("kwargs", {}), "skip": True}
         if node.invoke is not None:
             row["invoke"] = node.invoke
         if node.step is not None:

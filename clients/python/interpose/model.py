@@ -11,6 +11,7 @@ from .edit import Edit
 from .errors import RequestError, ServerError
 from .hooks import Hooks
 from .iteration import Iteration, Iterations
+from .lens import Lens
 from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, operand
@@ -308,7 +309,7 @@ def _shapes(points):
     return f"({', '.join(_shapes(p) for p in points)}{',' * (len(points) == 1)})"
 
 
-class LanguageModel:
+class LanguageModel(Lens):
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
@@ -320,6 +321,8 @@ class LanguageModel:
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module or a
     path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`, which nnsight takes, change nothing.
+    `numerics="transformer_lens"`: run_with_cache and run_with_hooks speak of TransformerLens's
+    processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
     ...     hidden = model.transformer.h[-1].output[0].save()
@@ -327,8 +330,9 @@ class LanguageModel:
     True
     """
 
-    def __init__(self, name, host=None, *, user=None, progress=True, rename=None, device_map=None,
-                 dispatch=None):
+    def __init__(self, name, host=None, *, user=None, progress=True, rename=None, numerics="hf",
+                 device_map=None, dispatch=None):
+        self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client)
         self._facts = self._spec = None
@@ -415,7 +419,7 @@ class LanguageModel:
     def generate(self, prompt=None, *, max_new_tokens=1, min_new_tokens=0, do_sample=None,
                  temperature=None, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0,
                  stop=(), eos_token_id=None, ignore_eos=False, num_return_sequences=1,
-                 progress=None, **unsupported):
+                 add_bos=False, progress=None, **unsupported):
         """Opens a run that generates: up to max_new_tokens passes, a token sampled after each.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
@@ -447,7 +451,7 @@ class LanguageModel:
         self._refuse("generate", unsupported,
                      "max_new_tokens, min_new_tokens, do_sample, temperature, top_k, top_p, min_p, "
                      "repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
-                     "num_return_sequences and progress")
+                     "num_return_sequences, add_bos and progress")
         if temperature is None or do_sample is False:
             temperature = 1.0 if do_sample else 0.0
         options = {
@@ -463,13 +467,13 @@ class LanguageModel:
             "eos_token_id": [] if ignore_eos else None if eos_token_id is None else
                             [whole(i, "eos_token_id") for i in _listed(eos_token_id)],
         }
-        return runs.Run(self, options, self._progress(progress), prompt)
+        return runs.Run(self, options, self._progress(progress), prompt, add_bos)
 
-    def trace(self, prompt=None, *, progress=None, trace=True, **unsupported):
+    def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`. nnsight's `remote`, `scan` and `validate`
+        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate`
         are taken and change nothing: every run is remote, and checked before it runs.
         Raises as generate does.
 
@@ -478,8 +482,8 @@ class LanguageModel:
         >>> logits.value.shape == (model.config.vocab,)
         True
         """
-        self._refuse("trace", unsupported, "a prompt and progress")
-        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt)
+        self._refuse("trace", unsupported, "a prompt, add_bos and progress")
+        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
         if trace:
             return run
         if prompt is None:

@@ -9,6 +9,7 @@ from . import converted
 from .converted import Converted
 from .errors import NoValue
 from .finished import Value
+from .graph import MAY_COPY
 from .numeric import IN_PLACE, Numeric
 from .spec import bind
 from .values import constant, dtype_name, dtype_text, is_array_like, whole
@@ -636,7 +637,8 @@ def apply(run, name, args, kwargs=None, optional=False):
         if param.name not in given:
             break
         in_order.append(given.pop(param.name))
-    node = run.add(op.name, in_order, given, optional=optional, is_view=op.kind == "view")
+    is_view = op.kind == "view" or op.name in MAY_COPY
+    node = run.add(op.name, in_order, given, optional=optional, is_view=is_view)
     return Proxy(run, node)
 
 

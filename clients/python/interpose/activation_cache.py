@@ -1,0 +1,428 @@
+"""A run's activations by name, and what is made of them: TransformerLens's ActivationCache.
+
+A cache holds what its run has sent. Whatever else is asked of it is computed by the server, in the same
+run written once more: the bits of a request depend on nothing but the request.
+"""
+from __future__ import annotations
+
+import collections.abc
+import re
+
+import numpy as np
+
+from .finished import Value
+from .folding import folded, unfolded
+from .functions import FUNCTIONS
+from .hooks import act_name
+from .run import prompt_of
+
+
+class Pass:
+    """A prompt with its hooks: a run that can be written as often as somebody wants to see it."""
+
+    def __init__(self, model, prompt, fwd_hooks=()):
+        self.model, self.prompt = model, prompt_of(prompt)
+        self.hooks = sorted(self._hooks(fwd_hooks), key=lambda hook: self._moment(hook[0]))
+
+    def names(self):
+        """The names of TransformerLens's hook points, in the order of the pass."""
+        names = [name for name in self.model.hooks
+                 if name.startswith(("blocks.", "hook_", "ln_final."))]
+        return sorted(names, key=self._moment)
+
+    def _moment(self, name):
+        """Names sort by this in the order in which the pass comes to them."""
+        points = list(self.model.spec.points)
+        each = [i for i, path in enumerate(points) if "*" in path]
+        i = points.index(re.sub(r"\.\d+\.", ".*.", name, count=1))
+        block = re.search(r"\.(\d+)\.", name)
+        return (0, 0, i) if i < each[0] else (1, int(block[1]), i) if block else (2, 0, i)
+
+    def _hooks(self, fwd_hooks):
+        for name, function in fwd_hooks:
+            if callable(name):
+                yield from ((each, function) for each in self.names() if name(each))
+            else:
+                yield self.full_name(name), function
+
+    def full_name(self, key):
+        """The name of a hook point from a full name, a short one or a tuple; KeyError, IndexError."""
+        name = act_name(*key) if isinstance(key, tuple) else key
+        short = re.fullmatch(r"([a-z_]+?)(\d+)(ln\d)?", name)
+        if short and "." not in name:   # "pre5", "scale4ln1"
+            name = act_name(short[1], int(short[2]), short[3])
+        elif "." not in name:
+            name = act_name(name)
+        block = re.search(r"\.(-?\d+)\.", name)
+        n = self.model.config.n_blocks
+        if block and not -n <= int(block[1]) < n:
+            raise IndexError(f"{name} does not exist: this model has blocks 0 to {n - 1}")
+        if block and int(block[1]) < 0:
+            name = name.replace(block[0], f".{int(block[1]) % n}.", 1)
+        if re.sub(r"\.\d+\.", ".*.", name, count=1) not in self.model.spec.points:
+            self.model.hooks._find(name)    # which says what is near
+        return name
+
+    # Writing it.
+
+    def run(self, write, return_type=None, loss_per_token=False):
+        """(what return_type asks for, what write(self) makes of the run), values in their places.
+        `write` gives None, a proxy, or a dict or a list of proxies."""
+        if return_type not in ("logits", "loss", "both", None):
+            raise ValueError(f"return_type is 'logits', 'loss', 'both' or None: not {return_type!r}")
+        result = [None, None]
+        made = None
+        with self.model.trace(self.prompt) as run:
+            for name, function in self.hooks:
+                self._call(run, name, function)
+            if return_type in ("logits", "both"):
+                result[0] = self.read("unembed.hook_out").save()
+            if return_type in ("loss", "both"):
+                result[1] = self._loss(run, loss_per_token).save()
+            made = _each(write(self), lambda x: x.save())
+        logits, loss = (x if x is None else x.value for x in result)
+        if loss is not None and not loss_per_token:
+            loss = float(loss)
+        chosen = {"logits": logits, "loss": loss, "both": (logits, loss), None: None}[return_type]
+        return chosen, _each(made, lambda x: x.value.view(Value))
+
+    def read(self, name):
+        """The tensor at a hook point, in the model's numerics."""
+        x = self.model.hooks[name]
+        return folded(self.model, name, x) if self.model.numerics == "transformer_lens" else x
+
+    def _call(self, run, name, function):
+        from .lens import HookPoint
+        own = self.model.hooks[name]
+        seen = self.read(name)
+        is_other = seen._node is not own._node
+        if is_other:
+            seen = seen.clone()     # what is set in it does not reach the model by itself
+        first = len(run.graph.nodes)
+        new = function(seen, hook=HookPoint(name))
+        is_set = any(node.op == "set" and _root(node.args[0]) is seen._node
+                     for node in run.graph.nodes[first:])
+        if new is None and is_other and is_set:
+            new = seen
+        if new is None or new is seen and not (is_other and is_set):
+            return
+        self.model.hooks[name] = unfolded(self.model, name, new, own) if is_other else new
+
+    def _loss(self, run, per_token):
+        lengths = {len(tokens) for tokens in run.tokens}
+        if len(lengths) > 1 or min(lengths) < 2:
+            raise ValueError("a loss needs prompts of one length, of two tokens or more: these have "
+                             f"{', '.join(map(str, sorted(lengths)))}")
+        logits, ids = self.model.lm_head.output[:, :-1], self.model.transformer.wte.input
+        right = FUNCTIONS["gather"](logits, -1, ids[:, 1:, None])
+        losses = (FUNCTIONS["logsumexp"](logits, -1, keepdim=True) - right).squeeze(-1)
+        return losses if per_token else losses.mean()
+
+
+def _root(node):
+    while node.base is not None:
+        node = node.base
+    return node
+
+
+def _each(made, function):
+    if made is None:
+        return None
+    if isinstance(made, dict):
+        return {key: _each(x, function) for key, x in made.items()}
+    if isinstance(made, list):
+        return [_each(x, function) for x in made]
+    return function(made)
+
+
+class Stack(np.lib.mixins.NDArrayOperatorsMixin):
+    """Tensors stacked along a first dimension: an array, which the server computes when it is looked at,
+    and not at all where a cache's method makes something smaller of it."""
+
+    def __init__(self, cache, write):
+        self._cache, self._write, self._value = cache, write, None
+
+    @property
+    def value(self):
+        """The array."""
+        if self._value is None:
+            self._value = self._cache._ask(self._write)
+        return self._value
+
+    def _as_value(self):
+        return self.value
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.value, dtype)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        plain = [x.value if isinstance(x, Stack) else x for x in inputs]
+        return getattr(ufunc, method)(*plain, **kwargs)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.value, name)
+
+    def __getitem__(self, key):
+        return self.value[key]
+
+    def __len__(self):
+        return len(self.value)
+
+    def __matmul__(self, other):
+        return self.value @ other
+
+    def __repr__(self):
+        return "<a stack that nobody has looked at>" if self._value is None else repr(self._value)
+
+
+class ActivationCache(collections.abc.Mapping):
+    """The activations of a run: `cache["blocks.5.hook_resid_post"]`, `cache["resid_post", 5]`,
+    `cache["pattern", -1]`, `cache["scale", 2, "ln1"]`, as arrays.
+
+    Made by `model.run_with_cache`. Iterating gives the names that its filter chose, of all hook points
+    without one. Methods that stack, and `logit_attrs`, are computed by the server.
+    """
+
+    def __init__(self, one, names_filter=None, pos_slice=None):
+        self.model, self._pass = one.model, one
+        self._positions = [pos_slice] if isinstance(pos_slice, int) else pos_slice
+        self._names = self._chosen(names_filter)
+        self._filter_is_given = names_filter is not None
+        self._values = {}
+        self.has_batch_dim = True
+
+    def _chosen(self, names_filter):
+        if names_filter is None:
+            return self._pass.names()
+        if callable(names_filter):
+            return [name for name in self._pass.names() if names_filter(name)]
+        listed = [names_filter] if isinstance(names_filter, (str, tuple)) else names_filter
+        return [self._pass.full_name(name) for name in listed]
+
+    # What the run sends at once.
+
+    def written(self, _):
+        """The proxies of what the filter chose, in the run."""
+        return {name: self._act(name) for name in self._names} if self._filter_is_given else {}
+
+    def take(self, values):
+        """Their values."""
+        self._values.update(values)
+
+    # Its values.
+
+    def __getitem__(self, key):
+        name = self._pass.full_name(key)
+        if name not in self._values:
+            self._values.update(self._pass.run(lambda _: {name: self._act(name)})[1])
+        return self._values[name] if self.has_batch_dim else self._values[name][0]
+
+    def __contains__(self, key):
+        try:
+            return self._pass.full_name(key) in self._names
+        except (KeyError, IndexError):
+            return False
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+    def __repr__(self):
+        return f"<a cache of {len(self)} hook points, {len(self._values)} of them here>"
+
+    def remove_batch_dim(self):
+        """The same without the first dimension, of a run of one prompt; returns itself.
+
+        >>> _, cache = model.run_with_cache("Hello", return_type=None)
+        >>> cache.remove_batch_dim()["embed"].ndim
+        2
+        """
+        several = isinstance(self._pass.prompt, list) and isinstance(self._pass.prompt[0], (str, list))
+        if several and len(self._pass.prompt) > 1:
+            raise ValueError(f"a cache of {len(self._pass.prompt)} prompts has its batch dimension")
+        self.has_batch_dim = False
+        return self
+
+    def _act(self, name):
+        """A hook point in a run, with its batch dimension, at the cache's positions."""
+        x = self._pass.read(self._pass.full_name(name))
+        if self._positions is None:
+            return x
+        dim = 2 if name.endswith(("hook_pattern", "hook_attn_scores")) else 1
+        return x[(slice(None),) * dim + (self._positions,)]
+
+    def _part(self, name, pos_slice):
+        """As it goes into a stack: (B, T, D), (B, D) for one position, without B where it is gone."""
+        x = self._act(self._pass.full_name(name))
+        x = x if self.has_batch_dim else x[0]
+        return _at(x, pos_slice, int(self.has_batch_dim))
+
+    def _ask(self, write):
+        return self._pass.run(lambda _: {"x": write()})[1]["x"]
+
+    # Stacks.
+
+    def _stacked(self, parts, labels, return_labels, ln=None):
+        def write():
+            stack = FUNCTIONS["stack"](parts(), 0)
+            return stack if ln is None else self._normalized(stack, *ln)
+        stack = Stack(self, write)
+        return (stack, labels) if return_labels else stack
+
+    def _layer(self, layer):
+        n = self.model.config.n_blocks
+        if layer is None or layer == -1:
+            return n
+        if not 0 <= layer <= n:
+            raise IndexError(f"layer {layer} does not exist: this model has layers 0 to {n}")
+        return layer
+
+    def accumulated_resid(self, layer=None, incl_mid=False, apply_ln=False, pos_slice=None,
+                          mlp_input=False, return_labels=False):
+        """The residual stream in front of each block up to `layer` (None or -1: to the end), stacked
+        (n, B, T, D); with `incl_mid` between attention and MLP too. `apply_ln` centres each and divides
+        it by the scale of the layernorm that reads it at `layer`. An index as `pos_slice` drops T.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> stack, labels = cache.accumulated_resid(return_labels=True, pos_slice=-1)
+        >>> stack.shape == (model.config.n_blocks + 1, 1, model.config.width), labels[-1]
+        (True, 'final_post')
+        """
+        layer, n = self._layer(layer), self.model.config.n_blocks
+        names, labels = [], []
+        for i in range(layer + 1):
+            names.append(("resid_pre", i) if i < n else ("resid_post", n - 1))
+            labels.append(f"{i}_pre" if i < n else "final_post")
+            if incl_mid and i < layer:
+                names.append(("resid_mid", i))
+                labels.append(f"{i}_mid")
+        if mlp_input:
+            names.append(("resid_mid", layer))
+            labels.append(f"{layer}_mid")
+        return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
+                             return_labels, (layer, mlp_input, pos_slice) if apply_ln else None)
+
+    def decompose_resid(self, layer=None, mlp_input=False, mode="all", apply_ln=False,
+                        pos_slice=None, incl_embeds=True, return_labels=False):
+        """What the residual stream in front of `layer` is the sum of, stacked (n, B, T, D): the two
+        embeddings, and each block's attention and MLP (`mode` "attn" or "mlp": one of them).
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> parts = cache.decompose_resid(pos_slice=-1)
+        >>> bool(abs(parts.sum(0) - cache["resid_post", -1][:, -1]).max() < 1e-3)
+        True
+        """
+        if mode not in ("all", "mlp", "attn"):
+            raise ValueError(f"mode is 'all', 'mlp' or 'attn': not {mode!r}")
+        layer = self._layer(layer)
+        names = [("embed",), ("pos_embed",)] * bool(incl_embeds)
+        for i in range(layer):
+            names += [("attn_out", i)] * (mode != "mlp") + [("mlp_out", i)] * (mode != "attn")
+        if mlp_input and mode != "mlp":
+            names.append(("attn_out", layer))
+        labels = [name[0] if len(name) == 1 else f"{name[1]}_{name[0]}" for name in names]
+        return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
+                             return_labels, (layer, mlp_input, pos_slice) if apply_ln else None)
+
+    def stack_activation(self, name, layer=-1, sublayer_type=None):
+        """One activation of all blocks in front of `layer`, stacked.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> len(cache.stack_activation("pattern")) == model.config.n_blocks
+        True
+        """
+        keys = [(name, i, sublayer_type) for i in range(self._layer(layer))]
+
+        def parts():
+            return [x if self.has_batch_dim else x[0] for x in
+                    (self._act(self._pass.full_name(key)) for key in keys)]
+        return self._stacked(parts, [], False)
+
+    def stack_head_results(self, layer=-1, return_labels=False, incl_remainder=False,
+                           pos_slice=None, apply_ln=False):
+        """What each head in front of `layer` adds to the residual stream, stacked (n, B, T, D), heads
+        of a block one behind the other; with `incl_remainder` last what is none of theirs.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> _, labels = cache.stack_head_results(return_labels=True, pos_slice=-1)
+        >>> labels[:2]
+        ['L0H0', 'L0H1']
+        """
+        layer, heads = self._layer(layer), self.model.config.n_heads
+        labels = [f"L{i}H{h}" for i in range(layer) for h in range(heads)]
+        labels += ["remainder"] * bool(incl_remainder)
+
+        def parts():
+            results = [self._part(("result", i), pos_slice) for i in range(layer)]
+            all_heads = [x[..., h, :] for x in results for h in range(heads)]
+            if not incl_remainder:
+                return all_heads
+            n = self.model.config.n_blocks
+            name = ("resid_pre", layer) if layer < n else ("resid_post", n - 1)
+            rest = self._part(name, pos_slice)
+            for x in results:
+                rest = rest - x.sum(-2)
+            return [*all_heads, rest]
+        return self._stacked(parts, labels, return_labels,
+                             (layer, False, pos_slice) if apply_ln else None)
+
+    # Layernorms and logits.
+
+    def _scale(self, layer, mlp_input, pos_slice):
+        name = ("scale", None, "ln_final") if layer == self.model.config.n_blocks else (
+            "scale", layer, "ln2" if mlp_input else "ln1")
+        return self._part(name, pos_slice)
+
+    def _normalized(self, stack, layer, mlp_input, pos_slice):
+        return (stack - stack.mean(-1, keepdim=True)) / self._scale(layer, mlp_input, pos_slice)
+
+    def apply_ln_to_stack(self, residual_stack, layer=None, mlp_input=False, pos_slice=None):
+        """A stack centred, and divided by the scale that the layernorm in front of `layer` (None or -1:
+        the last one) has in this run: its gain and bias are left out. `pos_slice` is the one with which
+        the stack was made.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> stack = cache.decompose_resid(pos_slice=-1)
+        >>> cache.apply_ln_to_stack(stack, pos_slice=-1).shape == stack.shape
+        True
+        """
+        layer = self._layer(layer)
+        if isinstance(residual_stack, Stack) and residual_stack._value is None:
+            return Stack(self, lambda: self._normalized(residual_stack._write(), layer, mlp_input,
+                                                        pos_slice))
+        scale = self._ask(lambda: self._scale(layer, mlp_input, pos_slice))
+        stack = np.asarray(residual_stack)
+        return (stack - stack.mean(-1, keepdims=True)) / scale
+
+    def logit_attrs(self, residual_stack, tokens, incorrect_tokens=None, pos_slice=None):
+        """How much each part of a stack adds to the logit of `tokens` (or to the logit less that of
+        `incorrect_tokens`): (n, ...), without the last dimension.
+
+        `tokens` is a text of one token, an id, or ids that broadcast with the stack's dimensions between
+        the first and the last. `pos_slice` is the one with which the stack was made. The last layernorm
+        is applied with its scale of this run and with its gain; biases are left out.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in the city of", return_type=None)
+        >>> heads, labels = cache.stack_head_results(return_labels=True, pos_slice=-1)
+        >>> attrs = cache.logit_attrs(heads, " Paris", " London", pos_slice=-1)
+        >>> attrs.shape == (len(labels), 1)
+        True
+        """
+        from .lens import residual_directions
+
+        def directions():
+            return residual_directions(self.model, tokens, incorrect_tokens)
+        n = self.model.config.n_blocks
+        if isinstance(residual_stack, Stack) and residual_stack._value is None:
+            return self._ask(lambda: (self._normalized(residual_stack._write(), n, False, pos_slice)
+                                      * directions()).sum(-1))
+        scaled = self.apply_ln_to_stack(residual_stack, pos_slice=pos_slice)
+        return (scaled * self._ask(directions)).sum(-1)
+
+
+def _at(x, pos_slice, dim):
+    return x if pos_slice is None else x[(slice(None),) * dim + (pos_slice,)]

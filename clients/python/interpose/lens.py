@@ -1,0 +1,217 @@
+"""TransformerLens's way to run a model: run_with_cache, run_with_hooks, to_tokens and their like."""
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from .activation_cache import ActivationCache, Pass
+from .finished import Value
+from .folding import NUMERICS
+from .values import as_array, whole
+
+BOS = "<|endoftext|>"
+
+
+class HookPoint:
+    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its own."""
+
+    def __init__(self, name):
+        self.name, self.ctx = name, {}
+
+    def layer(self):
+        """The block's number; ValueError for a place outside the blocks."""
+        block = re.search(r"\.(\d+)\.", self.name)
+        if not block:
+            raise ValueError(f"{self.name} is in no block")
+        return int(block[1])
+
+    def __repr__(self):
+        return f"<hook point {self.name}>"
+
+
+class Lens:
+    """What a LanguageModel has of TransformerLens's HookedTransformer.
+
+    `numerics="transformer_lens"` makes run_with_cache and run_with_hooks show, and take, what
+    TransformerLens's processed weights have at its hook points, and its centred logits; "hf" what Hugging
+    Face's weights have. No BOS is put in front of a text unless `prepend_bos=True` asks for it: numbers
+    are Hugging Face's of the same ids.
+    """
+
+    numerics = "hf"
+
+    def _take_numerics(self, numerics):
+        if numerics not in NUMERICS:
+            raise ValueError(f"numerics is {' or '.join(map(repr, NUMERICS))}: not {numerics!r}")
+        self.numerics = numerics
+
+    # Tokens.
+
+    @property
+    def bos_token_id(self):
+        """The id of <|endoftext|>, GPT-2's only special token."""
+        return self.to_single_token(BOS)
+
+    def to_tokens(self, text, prepend_bos=False):
+        """The ids of a text, or of a list of texts of one length, as int64 (B, T).
+
+        Raises ValueError for texts of several lengths, TypeError for what is none.
+
+        >>> model.to_tokens("The Eiffel Tower", prepend_bos=True).shape[0]
+        1
+        """
+        rows = self.tokenizer.encode([text] if isinstance(text, str) else text)
+        lengths = sorted({len(row) for row in rows})
+        if len(lengths) != 1:
+            raise ValueError(f"texts of {' and '.join(map(str, lengths))} tokens are no array: take "
+                             "them one by one")
+        rows = [[self.bos_token_id] * bool(prepend_bos) + row for row in rows]
+        return np.array(rows, np.int64).view(Value)
+
+    def to_str_tokens(self, text, prepend_bos=False):
+        """The tokens of a text, of a list of texts, or of ids (T) or (1, T), as texts.
+
+        >>> "".join(model.to_str_tokens("The Eiffel Tower"))
+        'The Eiffel Tower'
+        """
+        if isinstance(text, (list, tuple)) and text and all(isinstance(t, str) for t in text):
+            return [self.to_str_tokens(t, prepend_bos) for t in text]
+        if isinstance(text, str):
+            text = self.to_tokens(text, prepend_bos)
+        ids = as_array(text)
+        if ids.ndim == 2 and len(ids) != 1 or ids.ndim > 2:
+            return [self.to_str_tokens(row) for row in ids]
+        ids = [[whole(i, "a token id")] for i in ids.reshape(-1).tolist()]
+        return self.client.ask("/v1/detokenize", {"tokens": ids})["text"] if ids else []
+
+    def to_string(self, tokens):
+        """The text of ids (T), or a list of the texts of (B, T).
+
+        >>> model.to_string(model.to_tokens("The Eiffel Tower")[0])
+        'The Eiffel Tower'
+        """
+        return self.tokenizer.decode(tokens)
+
+    def to_single_token(self, text):
+        """The id of a text that is one token; ValueError where it is not.
+
+        >>> model.to_string([model.to_single_token(" Paris")])
+        ' Paris'
+        """
+        ids = self.tokenizer.encode(text)
+        if len(ids) != 1:
+            raise ValueError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(text)}")
+        return ids[0]
+
+    def to_single_str_token(self, token):
+        """The text of one id.
+
+        >>> model.to_single_str_token(model.to_single_token(" Paris"))
+        ' Paris'
+        """
+        return self.tokenizer.decode([whole(token, "a token id")])
+
+    def _prompt(self, prompt, prepend_bos):
+        """What is run for a prompt of one of these methods."""
+        is_list = isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str)
+        if not prepend_bos or not (isinstance(prompt, str) or is_list):
+            return prompt
+        bos = self.bos_token_id
+        if is_list:
+            return [[bos, *row] for row in self.tokenizer.encode(prompt)]
+        return [bos, *self.tokenizer.encode(prompt)]
+
+    # Runs.
+
+    def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
+                       loss_per_token=False, **unsupported):
+        """Runs a prompt with functions at hook points, and gives its logits.
+
+        `fwd_hooks` are pairs of a name, or a function that is asked for each name, and a function
+        fn(tensor, hook): it is called once, in the order of the pass, with a proxy, while the request
+        is written. What it sets in the tensor, or returns, is what the model goes on with.
+
+        `return_type` is "logits" (B, T, V), "loss" (a float, or with `loss_per_token` (B, T - 1)),
+        "both" (a pair) or None. Raises KeyError for a name that is none; RequestError for what the
+        server refuses, at the line that made it.
+
+        >>> def without_head_3(z, hook):
+        ...     z[:, :, 3] = 0.
+        >>> loss = model.run_with_hooks("The Eiffel Tower is in the city of Paris",
+        ...     fwd_hooks=[("blocks.2.attn.hook_z", without_head_3)], return_type="loss")
+        >>> loss > 0
+        True
+        """
+        self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, prepend_bos and "
+                     "loss_per_token: there are no gradients")
+        one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
+        return one.run(lambda _: None, return_type, loss_per_token)[0]
+
+    def run_with_cache(self, prompt, *, names_filter=None, pos_slice=None, return_type="logits",
+                       remove_batch_dim=False, prepend_bos=False, fwd_hooks=(),
+                       loss_per_token=False, **unsupported):
+        """Runs a prompt, and gives (logits, an ActivationCache).
+
+        `names_filter`, a name, a list of names or a function that is asked for each, chooses what
+        travels at once. Without one nothing does: the cache asks the server for what is looked at,
+        which runs the same request again, to the same bits. `pos_slice` (an index, a slice or a list)
+        keeps these positions only, in all of the cache; `remove_batch_dim` drops the first dimension
+        of one prompt. The others are as in run_with_hooks, whose changes the cache shows.
+
+        >>> logits, cache = model.run_with_cache("The Eiffel Tower is in the city of")
+        >>> cache["resid_post", -1].shape == (1, 10, model.config.width)
+        True
+        >>> cache["pattern", 3, "attn"].shape == (1, model.config.n_heads, 10, 10)
+        True
+        """
+        self._refuse("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, return_type, "
+                     "remove_batch_dim, prepend_bos, fwd_hooks and loss_per_token")
+        one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
+        cache = ActivationCache(one, names_filter, pos_slice)
+        result = None
+        if return_type is not None or names_filter is not None or fwd_hooks:
+            result, values = one.run(cache.written, return_type, loss_per_token)
+            cache.take(values)
+        return result, cache.remove_batch_dim() if remove_batch_dim else cache
+
+    def tokens_to_residual_directions(self, tokens):
+        """The directions of the residual stream, behind the last layernorm's scale, that raise the
+        logits of tokens: (..., D) for ids (...), (D) for a text of one token or an id. The last
+        layernorm's gain is in them; with numerics="transformer_lens" they are centred over the
+        vocabulary.
+
+        >>> model.tokens_to_residual_directions(" Paris").shape == (model.config.width,)
+        True
+        """
+        with self.trace([0]):
+            directions = residual_directions(self, tokens).save()
+        return directions.value
+
+
+def ids_of(model, tokens):
+    """Ids as an array, from a text of one token, a list of such texts, an id or ids."""
+    if isinstance(tokens, str):
+        return np.array(model.to_single_token(tokens))
+    if isinstance(tokens, (list, tuple)) and tokens and all(isinstance(t, str) for t in tokens):
+        return np.array([model.to_single_token(t) for t in tokens])
+    ids = as_array(tokens)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"tokens are ids or texts of one token: not {tokens!r:.60}")
+    return ids
+
+
+def residual_directions(model, tokens, less=None):
+    """The same as a proxy; of the differences, where `less` are tokens to be subtracted."""
+    ids = ids_of(model, tokens)
+    weight, gain = model.lm_head.weight, model.transformer.ln_f.weight
+    directions = weight[ids.reshape(-1)]
+    if less is not None:
+        others = ids_of(model, less)
+        if others.shape != ids.shape:
+            raise ValueError(f"incorrect_tokens have another shape than tokens: {others.shape} and "
+                             f"{ids.shape}")
+        directions = directions - weight[others.reshape(-1)]
+    elif model.numerics == "transformer_lens":
+        directions = directions - weight.mean(0)
+    return (directions * gain).reshape((*ids.shape, model.config.width))

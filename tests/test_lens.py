@@ -1,0 +1,469 @@
+"""TransformerLens's surface of the client beside a plain torch computation of the same things, on the
+demo model: caches, hooks, and the examples of TransformerLens's main demo that fit GPT-2. Plain weights
+are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import gpt2_files
+import interpose
+from interpose import LanguageModel, RequestError
+
+TEXT = "The Eiffel Tower is in the city of"
+OTHER = "The Colosseum is in the city of"
+
+
+class Plain:
+    """GPT-2 in float64, written out, with every activation by TransformerLens's name."""
+
+    def __init__(self, hf, is_folded):
+        body, self.heads = hf.transformer, hf.config.n_head
+        self.eps = hf.config.layer_norm_epsilon
+
+        def of(*parameters):
+            return [p.detach().double().clone() for p in parameters]
+        self.E, self.pos, self.lnf_w, self.lnf_b = of(body.wte.weight, body.wpe.weight,
+                                                      body.ln_f.weight, body.ln_f.bias)
+        self.U, = of(hf.lm_head.weight.T)
+        self.bU = torch.zeros(self.U.shape[1], dtype=torch.float64)
+        self.blocks = [self._block(b, of) for b in body.h]
+        if is_folded:
+            self._fold()
+
+    def _block(self, b, of):
+        w, bias = of(b.attn.c_attn.weight, b.attn.c_attn.bias)
+        block = dict(zip(("ln1w", "ln1b", "O", "bO", "ln2w", "ln2b", "in", "bin", "out", "bout"), of(
+            b.ln_1.weight, b.ln_1.bias, b.attn.c_proj.weight, b.attn.c_proj.bias, b.ln_2.weight,
+            b.ln_2.bias, b.mlp.c_fc.weight, b.mlp.c_fc.bias, b.mlp.c_proj.weight,
+            b.mlp.c_proj.bias)))
+        block["O"] = block["O"].unflatten(0, (self.heads, -1))
+        for name, part, part_bias in zip("QKV", w.chunk(3, -1), bias.chunk(3)):
+            block[name] = part.unflatten(-1, (self.heads, -1)).permute(1, 0, 2)    # (H, D, dh)
+            block["b" + name] = part_bias.unflatten(0, (self.heads, -1))
+        return block
+
+    def _fold(self):
+        """fold_layer_norm, center_writing_weights, center_unembed, fold_value_biases, in this order."""
+        for b in self.blocks:
+            for name in "QKV":
+                b["b" + name] += (b[name] * b["ln1b"][:, None]).sum(-2)
+                b[name] = b[name] * b["ln1w"][:, None]
+                b[name] = b[name] - b[name].mean(-2, keepdim=True)
+            b["bin"] += (b["in"] * b["ln2b"][:, None]).sum(-2)
+            b["in"] = b["in"] * b["ln2w"][:, None]
+            b["in"] = b["in"] - b["in"].mean(-2, keepdim=True)
+            for name in ("ln1", "ln2"):
+                b[name + "w"], b[name + "b"] = torch.ones_like(b["ln1w"]), torch.zeros_like(b["ln1b"])
+        self.bU = self.lnf_b @ self.U
+        self.U = self.U * self.lnf_w[:, None]
+        self.U = self.U - self.U.mean(-2, keepdim=True)
+        self.lnf_w, self.lnf_b = torch.ones_like(self.lnf_w), torch.zeros_like(self.lnf_b)
+        self.E, self.pos = (x - x.mean(-1, keepdim=True) for x in (self.E, self.pos))
+        for b in self.blocks:
+            for name in ("O", "bO", "out", "bout"):
+                b[name] = b[name] - b[name].mean(-1, keepdim=True)
+        self.U, self.bU = self.U - self.U.mean(-1, keepdim=True), self.bU - self.bU.mean()
+        for b in self.blocks:
+            b["bO"] = b["bO"] + (b["bV"][..., None] * b["O"]).sum((0, 1))
+            b["bV"] = torch.zeros_like(b["bV"])
+
+    def run(self, ids, hooks=None):
+        """(logits, name -> activation); hooks: name -> function of the tensor, which may return one."""
+        cache, hooks = {}, hooks or {}
+
+        def at(name, x):
+            if name in hooks:
+                x = x.clone()
+                new = hooks[name](x)
+                x = x if new is None else new
+            cache[name] = x
+            return x
+
+        def norm(name, x, w, b):
+            x = x - x.mean(-1, keepdim=True)
+            scale = at(name + ".hook_scale", (x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+            return at(name + ".hook_normalized", x / scale) * w + b
+        ids = torch.tensor(ids)
+        T = ids.shape[1]
+        x = at("hook_embed", self.E[ids]) + at("hook_pos_embed", self.pos[:T].expand(len(ids), -1, -1))
+        causal = torch.ones(T, T).tril().bool()
+        for i, b in enumerate(self.blocks):
+            p = f"blocks.{i}."
+            x = at(p + "hook_resid_pre", x)
+            h = norm(p + "ln1", x, b["ln1w"], b["ln1b"])
+            q, k, v = (at(f"{p}attn.hook_{n.lower()}",
+                          torch.einsum("btd,hde->bthe", h, b[n]) + b["b" + n]) for n in "QKV")
+            scores = torch.einsum("bqhe,bkhe->bhqk", q, k) / math.sqrt(q.shape[-1])
+            scores = at(p + "attn.hook_attn_scores", scores.masked_fill(~causal, -math.inf))
+            pattern = at(p + "attn.hook_pattern", scores.softmax(-1))
+            z = at(p + "attn.hook_z", torch.einsum("bhqk,bkhe->bqhe", pattern, v))
+            result = at(p + "attn.hook_result", torch.einsum("bqhe,hed->bqhd", z, b["O"]))
+            x = x + at(p + "hook_attn_out", result.sum(2) + b["bO"])
+            x = at(p + "hook_resid_mid", x)
+            h = norm(p + "ln2", x, b["ln2w"], b["ln2b"])
+            h = at(p + "mlp.hook_pre", h @ b["in"] + b["bin"])
+            h = at(p + "mlp.hook_post", torch.nn.functional.gelu(h, approximate="tanh"))
+            x = at(p + "hook_resid_post", x + at(p + "hook_mlp_out", h @ b["out"] + b["bout"]))
+        h = norm("ln_final", x, self.lnf_w, self.lnf_b)
+        return h @ self.U + self.bU, cache
+
+    def loss(self, logits, ids):
+        log_p = logits.log_softmax(-1)[:, :-1]
+        return -log_p.gather(-1, torch.tensor(ids)[:, 1:, None])[..., 0]
+
+
+@pytest.fixture(scope="module")
+def hf():
+    return transformers.GPT2LMHeadModel.from_pretrained(gpt2_files.DEMO, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return transformers.AutoTokenizer.from_pretrained(gpt2_files.DEMO)
+
+
+@pytest.fixture(scope="module", params=["hf", "transformer_lens"])
+def pair(request, server, hf):
+    """A model of the client, and the plain computation of the same numbers."""
+    model = LanguageModel("demo", host=server.host, progress=False, numerics=request.param)
+    return model, Plain(hf, request.param == "transformer_lens")
+
+
+@pytest.fixture(scope="module")
+def model(server):
+    return LanguageModel("demo", host=server.host, progress=False)
+
+
+def same(ours, theirs, tolerance=1e-4):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    finite = np.isfinite(theirs)
+    assert (np.isfinite(ours) == finite).all()
+    scale = max(1, np.abs(theirs[finite]).max())
+    np.testing.assert_allclose(ours[finite], theirs[finite], atol=tolerance * scale, rtol=0)
+
+
+# Tokens.
+
+def test_tokens_are_the_tokenizer_s(model, tokenizer):
+    ids = tokenizer(TEXT)["input_ids"]
+    assert model.to_tokens(TEXT).tolist() == [ids]
+    assert model.to_tokens([TEXT, TEXT], prepend_bos=True).tolist() == [[0, *ids]] * 2
+    assert model.bos_token_id == tokenizer.bos_token_id
+    pieces = [tokenizer.decode([i]) for i in ids]
+    assert model.to_str_tokens(TEXT) == model.to_str_tokens(ids) == pieces
+    assert model.to_str_tokens(model.to_tokens([TEXT, TEXT])) == [pieces, pieces]
+    assert model.to_str_tokens(TEXT, prepend_bos=True) == ["<|endoftext|>", *pieces]
+    assert model.to_str_tokens([TEXT, " Paris"]) == [pieces, [" Paris"]]
+    assert model.to_string(ids) == TEXT and model.to_string([ids, ids]) == [TEXT, TEXT]
+    paris = model.to_single_token(" Paris")
+    assert [paris] == tokenizer(" Paris")["input_ids"]
+    assert model.to_single_str_token(paris) == " Paris"
+
+
+def test_bos_is_prepended_where_it_is_asked_for(model, hf):
+    with torch.no_grad():
+        want = hf(torch.tensor(model.to_tokens(TEXT, prepend_bos=True))).logits
+    same(model.run_with_hooks(TEXT, prepend_bos=True), want)
+    same(model.run_with_hooks([TEXT], prepend_bos=True), want)
+    assert model.run_with_hooks(TEXT).shape[1] == want.shape[1] - 1
+
+
+# Caches.
+
+def test_every_activation_is_the_plain_one(pair):
+    model, plain = pair
+    logits, cache = model.run_with_cache([TEXT, TEXT[::-1][:-1]][:1], names_filter=lambda name: True)
+    want, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    same(logits, want)
+    ours = [name for name in cache if name not in ("hook_tokens", "blocks.0.attn.qkv.hook_out")
+            and "qkv" not in name]
+    assert set(ours) == set(theirs)
+    assert len(cache._values) == len(cache)
+    for name in ours:
+        same(cache[name], theirs[name])
+    # In the order of the pass.
+    places = [ours.index(name) for name in theirs if "scale" not in name]
+    assert places == sorted(places)
+
+
+def test_names_and_shorthands(model):
+    _, cache = model.run_with_cache(TEXT, return_type=None, names_filter=["blocks.1.hook_resid_post",
+                                                                          ("pattern", 2), "pre5"])
+    assert list(cache) == ["blocks.1.hook_resid_post", "blocks.2.attn.hook_pattern",
+                           "blocks.5.mlp.hook_pre"]
+    assert ("resid_post", 1) in cache and ("resid_post", 0) not in cache and "nothing" not in cache
+    for key, name in [(("resid_post", -1), "blocks.5.hook_resid_post"), ("embed", "hook_embed"),
+                      (("pattern", 3, "attn"), "blocks.3.attn.hook_pattern"),
+                      (("scale", 2, "ln1"), "blocks.2.ln1.hook_scale"),
+                      (("scale", None, "ln_final"), "ln_final.hook_scale"),
+                      ("normalized", "ln_final.hook_normalized"), ("scale4ln1", "blocks.4.ln1.hook_scale"),
+                      ("resid_mid2", "blocks.2.hook_resid_mid"),
+                      ("blocks.-1.attn.hook_z", "blocks.5.attn.hook_z"), (("z", 4), "blocks.4.attn.hook_z")]:
+        assert (cache[key] == cache[name]).all(), key
+
+
+def test_no_more_travels_than_is_asked_for(model, monkeypatch):
+    sent, stream = [], model.client.stream
+
+    def spy(path, body):
+        sent.append(0)
+        for frame in stream(path, body):
+            if frame and frame.get("type") == "tensor":
+                sent[-1] += len(frame["data"])
+            yield frame
+    monkeypatch.setattr(model.client, "stream", spy)
+    D, V = model.config.width, model.config.vocab
+    logits, cache = model.run_with_cache(TEXT)
+    assert sent == [4 * 10 * V]
+    assert cache["resid_post", 3] is cache["resid_post", 3]
+    assert sent[1:] == [4 * 10 * D]
+    heads = cache.stack_head_results(pos_slice=-1)
+    assert len(sent) == 2
+    cache.logit_attrs(heads, " Paris", " London", pos_slice=-1)
+    assert sent[2:] == [4 * 6 * 8]
+    del sent[:]
+    _, cache = model.run_with_cache(TEXT, return_type=None, pos_slice=-1,
+                                    names_filter=lambda name: name.endswith("resid_post"))
+    assert sent == [4 * 6 * D] and len(cache) == 6
+    assert cache["resid_post", 2].shape == (1, 1, D) and len(sent) == 1
+
+
+def test_positions_and_the_batch_dimension(pair):
+    model, plain = pair
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    _, cache = model.run_with_cache(TEXT, pos_slice=slice(2, 9, 3), remove_batch_dim=True)
+    same(cache["resid_mid", 2], theirs["blocks.2.hook_resid_mid"][0, 2:9:3])
+    same(cache["pattern", 2], theirs["blocks.2.attn.hook_pattern"][0, :, 2:9:3])
+    same(cache["q", 2], theirs["blocks.2.attn.hook_q"][0, 2:9:3])
+    same(cache.accumulated_resid(1)[1], theirs["blocks.1.hook_resid_pre"][0, 2:9:3])
+    same(cache.decompose_resid(1, pos_slice=-1)[2], theirs["blocks.0.hook_attn_out"][0, 8])
+    _, cache = model.run_with_cache([TEXT, TEXT], pos_slice=[1, -1])
+    same(cache["z", 5][1], theirs["blocks.5.attn.hook_z"][0, [1, -1]])
+    with pytest.raises(ValueError, match="a cache of 2 prompts has its batch dimension"):
+        cache.remove_batch_dim()
+
+
+@pytest.mark.parametrize("layer, pos_slice", [(None, None), (3, slice(1, 4)), (4, -1)])
+def test_stacks_are_the_plain_ones(pair, layer, pos_slice):
+    model, plain = pair
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    _, cache = model.run_with_cache(TEXT, return_type=None)
+    n = 6 if layer is None else layer
+
+    def at(x):
+        return x if pos_slice is None else x[:, pos_slice]
+
+    def stacked(names):
+        return torch.stack([at(theirs[name]) for name in names])
+    resid = [f"blocks.{i}.hook_resid_{when}" for i in range(n) for when in ("pre", "mid")]
+    resid.append(f"blocks.{n}.hook_resid_pre" if n < 6 else "blocks.5.hook_resid_post")
+    stack, labels = cache.accumulated_resid(layer, incl_mid=True, pos_slice=pos_slice,
+                                            return_labels=True)
+    same(stack, stacked(resid))
+    assert labels[:3] == ["0_pre", "0_mid", "1_pre"] and len(labels) == len(stack)
+    parts = ["hook_embed", "hook_pos_embed"] + [
+        f"blocks.{i}.hook_{part}_out" for i in range(n) for part in ("attn", "mlp")]
+    stack, labels = cache.decompose_resid(layer, pos_slice=pos_slice, return_labels=True)
+    same(stack, stacked(parts))
+    assert labels[:4] == ["embed", "pos_embed", "0_attn_out", "0_mlp_out"]
+    same(cache.decompose_resid(layer, mode="mlp", incl_embeds=False, pos_slice=pos_slice),
+         stacked([name for name in parts if "mlp" in name]))
+    scale = at(theirs["ln_final.hook_scale" if n == 6 else f"blocks.{n}.ln1.hook_scale"])
+    normal = stacked(parts) - stacked(parts).mean(-1, keepdim=True)
+    same(cache.decompose_resid(layer, apply_ln=True, pos_slice=pos_slice), normal / scale)
+    same(cache.apply_ln_to_stack(np.asarray(stack), layer, pos_slice=pos_slice), normal / scale)
+    heads = torch.cat([at(theirs[f"blocks.{i}.attn.hook_result"]).movedim(-2, 0) for i in range(n)])
+    ours, labels = cache.stack_head_results(layer or -1, pos_slice=pos_slice, incl_remainder=True,
+                                            return_labels=True)
+    same(ours[:-1], heads)
+    same(ours.sum(0), at(theirs[resid[-1]]))
+    assert labels[9] == "L1H1" and labels[-1] == "remainder"
+    same(cache.stack_activation("resid_mid", n), torch.stack(
+        [theirs[f"blocks.{i}.hook_resid_mid"] for i in range(n)]))
+
+
+# Hooks.
+
+def test_ablation_of_a_head(pair, tokenizer):
+    """The main demo's second example: the loss without a head, and without a head's values. Under
+    TransformerLens's numerics zero is its folded zero."""
+    model, plain = pair
+    ids = model.to_tokens(TEXT + " Paris").tolist()
+
+    def without(x, hook=None):
+        x[:, :, 7] = 0.
+    for name in ("blocks.0.attn.hook_v", "blocks.3.attn.hook_z"):
+        want, _ = plain.run(ids, {name: without})
+        logits, loss = model.run_with_hooks(TEXT + " Paris", fwd_hooks=[(name, without)],
+                                            return_type="both")
+        same(logits, want)
+        assert abs(loss - float(plain.loss(want, ids).mean())) < 1e-4
+        each = model.run_with_hooks(TEXT + " Paris", [(name, without)], return_type="loss",
+                                    loss_per_token=True)
+        same(each, plain.loss(want, ids))
+    clean = model.run_with_hooks(TEXT + " Paris", return_type="loss")
+    assert abs(clean - float(plain.loss(plain.run(ids)[0], ids).mean())) < 1e-4
+
+
+def test_activation_patching(pair):
+    """The residual stream of one prompt, at each block and position, in the place of another's: how much
+    of the difference of two answers comes back."""
+    model, plain = pair
+    paris, rome = model.to_single_token(" Paris"), model.to_single_token(" Rome")
+    _, clean = model.run_with_cache(TEXT, names_filter=lambda name: name.endswith("resid_pre"))
+    other = model.to_tokens(OTHER).tolist()
+    n = len(other[0])
+    theirs = plain.run(model.to_tokens(TEXT).tolist())[1]
+    for layer in (0, 3, 5):
+        for position in (1, n - 1):
+            name = f"blocks.{layer}.hook_resid_pre"
+
+            def patch(resid, hook):
+                resid[:, position] = clean[hook.name][:, position]
+                return resid
+
+            def plain_patch(resid):
+                resid[:, position] = theirs[name][:, position]
+            logits = model.run_with_hooks(OTHER, fwd_hooks=[(name, patch)])
+            want, _ = plain.run(other, {name: plain_patch})
+            same(logits[0, -1, paris] - logits[0, -1, rome], want[0, -1, paris] - want[0, -1, rome])
+
+
+def test_hooks_run_in_the_order_of_the_pass_and_share_proxies(pair):
+    """A predicate's hooks, a value that an earlier hook keeps for a later one, and a replacement."""
+    model, plain = pair
+    seen, kept = [], {}
+
+    def keep(x, hook):
+        seen.append(hook.name)
+        kept[hook.layer()] = x[:, -1] * 0.5
+
+    def add(x, hook):
+        seen.append(hook.name)
+        return x + kept[1][:, None]
+    logits, cache = model.run_with_cache(TEXT, names_filter="blocks.5.hook_resid_post", fwd_hooks=[
+        ("blocks.4.hook_mlp_out", add), (lambda name: name.endswith("hook_attn_out"), keep)])
+    assert seen == [*(f"blocks.{i}.hook_attn_out" for i in range(5)), "blocks.4.hook_mlp_out",
+                    "blocks.5.hook_attn_out"]
+    theirs = {}
+    want, resid = plain.run(model.to_tokens(TEXT).tolist(), {
+        "blocks.1.hook_attn_out": lambda x: theirs.update(x=x[:, -1] * 0.5),
+        "blocks.4.hook_mlp_out": lambda x: x + theirs["x"][:, None]})
+    same(logits, want)
+    same(cache["resid_post", 5], resid["blocks.5.hook_resid_post"])
+
+
+def test_a_hook_that_only_looks_changes_no_bit(model, server):
+    folded = LanguageModel("demo", host=server.host, progress=False, numerics="transformer_lens")
+    own = model.run_with_hooks(TEXT)
+    looks = [("blocks.2.attn.hook_z", lambda z, hook: None), ("resid_post3", lambda x, hook: x)]
+    assert model.run_with_hooks(TEXT, looks).tobytes() == own.tobytes()
+    assert folded.run_with_hooks(TEXT, looks).tobytes() == folded.run_with_hooks(TEXT).tobytes()
+
+
+# More of the main demo.
+
+def test_logit_lens(pair):
+    """What the model would say at each block."""
+    model, plain = pair
+    _, cache = model.run_with_cache(TEXT)
+    accumulated, labels = cache.accumulated_resid(incl_mid=True, apply_ln=True, pos_slice=-1,
+                                                  return_labels=True)
+    directions = model.tokens_to_residual_directions([" Paris", " London"])
+    ours = np.asarray(accumulated)[:, 0] @ (directions[0] - directions[1])
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    scale = theirs["ln_final.hook_scale"][0, -1]
+    U = plain.U * plain.lnf_w[:, None]
+    paris, london = (U[:, model.to_single_token(t)] for t in (" Paris", " London"))
+    want = []
+    for label in labels:
+        name = ("blocks.5.hook_resid_post" if label == "final_post" else
+                "blocks.{}.hook_resid_{}".format(*label.split("_")))
+        x = theirs[name][0, -1]
+        want.append(float((x - x.mean()) / scale @ (paris - london)))
+    same(ours, np.array(want))
+    own = model.run_with_hooks(TEXT)[0, -1]
+    bias = plain.lnf_b @ plain.U + plain.bU
+    a, b = model.to_single_token(" Paris"), model.to_single_token(" London")
+    assert abs(ours[-1] + float(bias[a] - bias[b]) - (own[a] - own[b])) < 1e-3
+
+
+def test_direct_logit_attribution(pair):
+    """Which heads say the answer: of one token, of a difference, of a stack that is here already."""
+    model, plain = pair
+    _, cache = model.run_with_cache(TEXT)
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    results = torch.stack([theirs[f"blocks.{i}.attn.hook_result"][0, -1] for i in range(6)]).flatten(0, 1)
+    scaled = (results - results.mean(-1, keepdim=True)) / theirs["ln_final.hook_scale"][0, -1]
+    U = plain.U * plain.lnf_w[:, None]
+    paris, rome = (U[:, model.to_single_token(t)] for t in (" Paris", " Rome"))
+    heads, labels = cache.stack_head_results(return_labels=True, pos_slice=-1)
+    attrs = cache.logit_attrs(heads, " Paris", " Rome", pos_slice=-1)
+    same(attrs[:, 0], scaled @ (paris - rome))
+    assert len(labels) == len(attrs) == 48
+    same(cache.logit_attrs(heads, " Paris", pos_slice=-1)[:, 0], scaled @ paris)
+    same(cache.logit_attrs(np.asarray(heads), [" Paris"], [" Rome"], pos_slice=-1)[:, 0],
+         scaled @ (paris - rome))
+
+
+def test_induction_heads_are_found_by_their_pattern(pair):
+    """The share of attention that goes to the token behind the last occurrence of the same one: the
+    planted heads, 5 of block 2 and 1 of block 3, stand out."""
+    model, plain = pair
+    generator = np.random.default_rng(0)
+    half = generator.integers(300, 3000, (2, 25))
+    ids = np.concatenate([np.zeros((2, 1), int), half, half], 1)
+    _, cache = model.run_with_cache(ids, return_type=None,
+                                    names_filter=lambda name: name.endswith("pattern"))
+
+    def scores(patterns):
+        return np.stack([np.diagonal(np.asarray(p), -24, 2, 3).mean((0, -1)) for p in patterns])
+    ours = scores([cache["pattern", i] for i in range(6)])
+    _, theirs = plain.run(ids)
+    same(ours, scores([theirs[f"blocks.{i}.attn.hook_pattern"] for i in range(6)]))
+    assert {tuple(place) for place in np.argwhere(ours > 0.5)} >= {(2, 5), (3, 1)}
+
+
+# What is refused.
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda m: m.run_with_hooks(TEXT, [("blocks.2.attn.hook_y", None)]), KeyError,
+     "there is no hook point 'blocks.2.attn.hook_y'"),
+    (lambda m: m.run_with_hooks(TEXT, [("blocks.9.attn.hook_z", None)]), IndexError,
+     "blocks.9.attn.hook_z does not exist: this model has blocks 0 to 5"),
+    (lambda m: m.run_with_cache(TEXT)[1]["resid_pst", 3], KeyError, "did you mean resid_post"),
+    (lambda m: m.run_with_cache(TEXT)[1]["resid_post"], KeyError, "resid_post is in every block"),
+    (lambda m: m.run_with_cache(TEXT, return_type="all"), ValueError,
+     "return_type is 'logits', 'loss', 'both' or None: not 'all'"),
+    (lambda m: m.run_with_cache(TEXT, device="cpu"), TypeError,
+     "run_with_cache() has no parameter 'device'"),
+    (lambda m: m.run_with_hooks(TEXT, bwd_hooks=[]), TypeError, "there are no gradients"),
+    (lambda m: m.run_with_hooks(" Paris", return_type="loss"), ValueError, "of two tokens or more"),
+    (lambda m: m.to_single_token("The Eiffel Tower"), ValueError, "is 5 tokens, not one: ["),
+    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array"),
+    (lambda m: m.run_with_cache(TEXT)[1].accumulated_resid(7), IndexError,
+     "layer 7 does not exist: this model has layers 0 to 6"),
+    (lambda m: m.run_with_cache(TEXT)[1].decompose_resid(mode="head"), ValueError,
+     "mode is 'all', 'mlp' or 'attn': not 'head'"),
+    (lambda m: m.run_with_cache(TEXT)[1].logit_attrs(np.ones((2, 1, 10, 256)), [1, 2], [3]),
+     ValueError, "incorrect_tokens have another shape than tokens"),
+    (lambda m: LanguageModel("demo", numerics="jax"), ValueError,
+     "numerics is 'hf' or 'transformer_lens': not 'jax'"),
+])
+def test_what_is_refused(model, call, error, message):
+    with pytest.raises(error) as refused:
+        call(model)
+    assert message in str(refused.value)
+
+
+def test_a_hook_s_mistake_is_told_at_its_line(model):
+    def late(x, hook):
+        x[:] = model.hooks["resid_post", 5]
+    with pytest.raises(RequestError, match="has passed when the new value is known"):
+        model.run_with_hooks(TEXT, [("resid_post0", late)])
+    with pytest.raises(RequestError, match="can be read, but not set"):
+        model.run_with_hooks(TEXT, [("blocks.1.attn.hook_result", lambda x, hook: x * 0)])
