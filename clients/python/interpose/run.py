@@ -24,9 +24,6 @@ from .values import array_of, as_array, id_lists, whole
 # What add_bos puts before a text.
 BOS = "<|endoftext|>"
 
-# A token as it is generated: of `generator.output`, the one that its step makes.
-STREAMER = "generator.streamer.output"
-
 _current = contextvars.ContextVar("interpose_run", default=None)
 
 
@@ -488,10 +485,6 @@ class Run:
 
     def write_hook(self, path, step):
         """The node of a hook point at a step."""
-        if path == STREAMER:
-            ids = self.write_hook("generator.output", self.n_steps - 1)
-            return self.graph.add("getitem", [ids, graphs.Index([
-                {"slice": [None, None, None]}, step - self.n_steps])], is_view=True)
         return self.open_invoke.hook(path, step)
 
     def write_replace(self, hook, value, skips=False):
