@@ -582,7 +582,7 @@ def test_a_skip_is_of_one_invoke(model):
 
 @covers("0.5 test_iter_and_skip")
 def test_skip_at_one_step(model):
-    with model.generate("_", max_new_tokens=3) as tracer:
+    with model.generate("_", max_new_tokens=3, ignore_eos=True) as tracer:
         seen = interpose.list().save()
         for step in tracer.iter[:]:
             if step == 1:
