@@ -215,7 +215,8 @@ def pick(x, key):
     if n != 1:
         picked = picked.reshape([*lines.common, *lines.rest])
     if lines.front and n:
-        picked = picked.permute(_moved(n + len(lines.rest), 0, n, lines.front))
+        # Laid out in the order of its dimensions, as torch's, so that .view() is what it is there.
+        picked = picked.permute(_moved(n + len(lines.rest), 0, n, lines.front)).clone()
     return picked
 
 
