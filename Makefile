@@ -98,7 +98,7 @@ PLAIN_OBJECTS := $(call object,$(filter-out kernels/config.c kernels/safetensors
                  tests/made_model.c)
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
-                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_passes_emulated)
+                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_passes_emulated $(BUILD)/tests/test_fast_emulated)
 # The whole engine on the emulated device: the server, and random schedules.
 EMULATED_ENGINE := $(if $(EMULATED),$(BUILD)/emulated/interposed $(BUILD)/emulated/tests/schedules_tool)
 EMULATED_ENGINE_OBJECTS := $(call object,$(LIBRARY) server/device_cuda.c $(filter-out \
@@ -168,7 +168,8 @@ $(BUILD)/tests/test_backend_emulated: $(BACKEND_TEST_OBJECTS) $(BUILD)/obj/tests
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm
 
-$(BUILD)/tests/test_passes_emulated: $(PLAIN_OBJECTS) $(BUILD)/obj/tests/unit/passes.o $(EMULATED_OBJECTS)
+$(BUILD)/tests/test_passes_emulated $(BUILD)/tests/test_fast_emulated: \
+$(BUILD)/tests/test_%_emulated: $(PLAIN_OBJECTS) $(BUILD)/obj/tests/unit/%.o $(EMULATED_OBJECTS)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka -lm -lpthread
 
@@ -193,8 +194,8 @@ $(GPU)/obj/%.o: tests/unit/%.c
 	$(CC) $(CFLAGS_ALL) -Itests/bare -MMD -MP -c -o $@ $<
 
 $(GPU)/test_backend: $(BACKEND_TEST_OBJECTS) $(GPU)/obj/test_backend.o $(BUILD)/obj/tests/tested_cuda.o $(GPU_OBJECTS)
-$(GPU)/passes: $(PLAIN_OBJECTS) $(GPU)/obj/passes.o $(GPU_OBJECTS)
-$(GPU)/test_backend $(GPU)/passes:
+$(GPU)/passes $(GPU)/fast: $(GPU)/%: $(PLAIN_OBJECTS) $(GPU)/obj/%.o $(GPU_OBJECTS)
+$(GPU)/test_backend $(GPU)/passes $(GPU)/fast:
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread $(CUDA_LIBS)
 
@@ -308,7 +309,7 @@ gemm: .venv/client.done
 	@$(BUILD)/bench/limits 2
 
 gpu-check:
-	@$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/test_backend $(GPU)/passes
+	@$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/test_backend $(GPU)/passes $(GPU)/fast
 	@EMULATE=$(EMULATE) sh tests/gpu_check.sh $(GPU)
 
 # Where there is no GPU, what is predicted from a data sheet stands beside empty columns.

@@ -203,7 +203,7 @@ int main(int argc, char **argv)
     const char *const isas[] = {"avx2", "avx512"};
     for (int i = 0; i < 2; i++) {
         struct err e = {0};
-        const struct device_options o = {threads, isas[i], "f32", M_MAX, 3072, 64, 12, 0};
+        const struct device_options o = {threads, isas[i], "f32", M_MAX, 3072, 64, 12, 0, NULL};
         if (!be->open(&devices[i], &o, &e))
             devices[i] = NULL;
     }

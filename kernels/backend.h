@@ -37,6 +37,11 @@
  *   int8       scale = max |w| of the output column / 127; q = w / scale to the nearest whole
  *              number, ties to even, held to -127 .. 127 (0 where the scale is 0); the element is
  *              float(q) * scale
+ *
+ * Precisions, for who asks for them, of linear and linear_panels alone: operands are rounded to
+ * tf32 or bf16, or split into two tf32 (tf32x3), sums are float32 in an order that depends on the
+ * weight's shape alone. The bits do not depend on what else is in the call, but on the device. A
+ * backend without them (the CPU's) refuses all but "exact".
  */
 #pragma once
 #include "../protocol/ops.h"
@@ -54,6 +59,7 @@ struct device_options {
     int context_max; /* keys of a sequence */
     int heads_max;
     int number; /* which of the machine's devices: the CPU is one */
+    const char *precision; /* of linear: "exact" (also NULL), "tf32x3", "tf32", "bf16" */
 };
 
 struct span {  /* one sequence's rows in a pass */

@@ -83,12 +83,30 @@ static bool read_prompt(struct invoke *invoke, struct tree t, const char *place,
     return true;
 }
 
+/* The tokenizer knows its own sign when it sees it. */
+static bool add_bos(struct invoke *invoke, struct decoder *d)
+{
+    static const char bos[] = "<|endoftext|>";
+    for (int i = 0; i < invoke->n_prompts; i++) {
+        struct prompt *p = &invoke->prompts[i];
+        if (!p->text) {
+            err_set(d->e, ERR_value, "add_bos is for texts: token ids are taken as they are");
+            return err_at(d->e, -1, "%s.add_bos", invoke->place);
+        }
+        p->text = arena_format(d->arena, "%s%s", bos, p->text);
+        p->text_bytes += sizeof bos - 1;
+    }
+    return true;
+}
+
 static bool read_invoke(struct invoke *invoke, struct tree map, struct decoder *d)
 {
-    static const struct field fields[] = {{"prompt", KIND_text | KIND_list, true}};
-    struct tree value;
-    return decode_fields(&value, map, fields, 1, invoke->place, -1, d->e) &&
-           read_prompt(invoke, value, arena_format(d->arena, "%s.prompt", invoke->place), d);
+    static const struct field fields[] = {{"prompt", KIND_text | KIND_list, true},
+                                          {"add_bos", KIND_bool, false}};
+    struct tree v[2];
+    return decode_fields(v, map, fields, 2, invoke->place, -1, d->e) &&
+           read_prompt(invoke, v[0], arena_format(d->arena, "%s.prompt", invoke->place), d) &&
+           (!v[1].at || !tree_bool(v[1]) || add_bos(invoke, d));
 }
 
 /* Of one trace, behind those of the traces before it. */

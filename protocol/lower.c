@@ -642,7 +642,9 @@ static void lower_set(struct lowering *l)
                             .node = l->node,
                             .out = target,
                             .in = {broadcast(s, value, to.rank, to.shape)}});
-    if (is_padded(s, root_of(s, target)))
+    if (root_of(s, target)->is_inside)
+        inside_clear(s, s->value_roots[target], l->node);
+    else if (is_padded(s, root_of(s, target)))
         padding_clear(s, s->value_roots[target], l->node);
 }
 

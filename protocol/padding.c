@@ -53,7 +53,7 @@ static int rows_value(struct planner *s, int root, struct stretch at)
     return value_add(s, root, point_dtype(s->roots[root].point), v);
 }
 
-static void clear(struct planner *s, int to, int turn, int node)
+void padding_zero(struct planner *s, int to, int turn, int behind, int node)
 {
     static const struct arg zero = {.kind = ARG_bool};
     struct value *v = &s->p->values[to];
@@ -66,7 +66,7 @@ static void clear(struct planner *s, int to, int turn, int node)
     const bool fits = view_expand(&wide, &s->p->values[number].view, shape.rank, shape.shape);
     assert(fits);
     const int from = value_add(s, s->value_roots[number], dtype, wide);
-    action_push(s, turn, node,
+    action_push(s, turn, behind,
                 (struct action){.op = OP_clone, .node = node, .out = to, .in = {from}});
 }
 
@@ -74,7 +74,7 @@ void padding_clear(struct planner *s, int root, int node)
 {
     const struct root r = s->roots[root];
     for (int i = 0; i < s->p->invokes[r.invoke].n_sequences; i++)
-        clear(s, rows_value(s, root, padding_of(s, &r, i)), r.turn, node);
+        padding_zero(s, rows_value(s, root, padding_of(s, &r, i)), r.turn, node, node);
 }
 
 /* The padding of what is gathered, (B, S, ...) or (B, H, S, dh) with the positions in this
@@ -88,7 +88,7 @@ void padding_clear_gathered(struct planner *s, int node, int dim)
         part.shape[0] = 1;
         part.shape[dim] = v->n_tokens - v->sequences[i].n_tokens;
         const int to = value_add(s, s->value_roots[node], s->p->values[node].dtype, part);
-        clear(s, to, s->turns[node], node);
+        padding_zero(s, to, s->turns[node], node, node);
     }
 }
 

@@ -317,13 +317,6 @@ static bool check_hook(struct planner *s, const struct node *n)
         return n->wire < 0 ? err_at(s->e, -1, "%s", n->place)
                            : err_at(s->e, n->wire, "%s.args[0]", n->place);
     }
-    char site[SITE_TEXT_SIZE];
-    if (is_inside(n->hook.name->point) && s->p->invokes[n->invoke].is_ragged)
-        return node_refuse(
-            s->e, n, 0, ERR_shape,
-            "%s of prompts of unequal length is not supported: give each its own invoke",
-            site_text(site, site_of(n->hook.name->point, n->hook.block, s->m->n_blocks),
-                      s->m->n_blocks));
     return true;
 }
 
@@ -519,14 +512,22 @@ static bool check_target(struct planner *s, const struct node *n)
                            SHAPE_TEXT(to));
     if (view_shares(to))
         return node_refuse(s->e, n, 0, ERR_shape,
-                           "set of %s, an expanded tensor in which elements share their place: "
-                           "clone it first",
+                           "set of %s, in which elements share their place, as expand and unfold "
+                           "make it: clone it first",
                            SHAPE_TEXT(to));
     struct view wide, value = view_without_ones(from, to->rank);
     if (!view_expand(&wide, &value, to->rank, to->shape))
         return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
                            SHAPE_TEXT(from));
     return check_in_place(s, n);
+}
+
+/* The elements that are no padding. */
+static int64_t count_touched(struct planner *s, const struct root *r, const struct view *to)
+{
+    if (r->is_inside && s->p->invokes[r->invoke].is_ragged)
+        return inside_count_outside(s, r, to);
+    return is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
 }
 
 static bool infer_set(struct planner *s, int i, struct value *out)
@@ -536,7 +537,7 @@ static bool infer_set(struct planner *s, int i, struct value *out)
         return false;
     struct root *r = root_of(s, s->in[0]);
     const struct view *to = &s->p->values[s->in[0]].view;
-    s->p->touched[i] = is_padded(s, r) ? padding_count_outside(s, r, to) : view_count(to);
+    s->p->touched[i] = count_touched(s, r, to);
     if (s->p->touched[i] == 0)
         return node_refuse(s->e, n, 0, ERR_shape,
                            "set of %s, which is padding alone: the prompts there are shorter",
@@ -1146,7 +1147,7 @@ static bool make_order(struct planner *s, bool *again)
     if (!place_traces(s))
         return false;
     planner_open(s);
-    if (!infer(s))
+    if (!infer(s) || !skips_check(s))
         return false;
     mark(s);
     heads_choose(s);

@@ -3,6 +3,7 @@
  *
  *   plan.c       infer    every node's shape, dtype, root and turn; everything wrong is found here
  *                mark     backwards: what some save or some change of the model depends on
+ *   skips.c      skips    modules that are left out: nobody looks inside
  *   head.c       heads    which logits become products of the graph's own, of which columns
  *   plan.c       logits   from which position on anyone reads those that the model computes
  *   lower.c      lower    living nodes to actions; late readers get parked copies
@@ -162,8 +163,14 @@ void padding_clear(struct planner *s, int root, int node);  /* behind a node tha
 void padding_clear_gathered(struct planner *s, int node, int dim); /* of a hook with its own root */
 void padding_close(struct planner *s);                      /* behind all nodes */
 
+/* Makes a value zero. */
+void padding_zero(struct planner *s, int value, int turn, int behind, int node);
+
 /* The same if there is one, else -1. */
 int hook_find(struct planner *s, int invoke, int turn);
+
+/* Refuses what a set that leaves a module out does not let a request look at. */
+bool skips_check(struct planner *s);
 
 /* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
  * that are looked at. */
@@ -184,6 +191,10 @@ bool cost_check(struct planner *s, int node);
 
 /* The work that makes roots inside of attention, where they are needed. */
 bool insides_lower(struct planner *s);
+
+/* The same as padding_clear and padding_count_outside for scores and patterns. */
+void inside_clear(struct planner *s, int root, int node);
+int64_t inside_count_outside(struct planner *s, const struct root *r, const struct view *v);
 
 /* Living nodes to drafts, sorted. */
 bool lower(struct planner *s);

@@ -220,7 +220,7 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     text_field(&w, "object", "list");
     write_key(&w, "models");
     write_list(&w, 1);
-    write_map(&w, 13);
+    write_map(&w, 14);
     text_field(&w, "name", f->name);
     int_field(&w, "n_blocks", m->n_blocks);
     int_field(&w, "n_heads", m->n_heads);
@@ -231,6 +231,8 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     write_key(&w, "epsilon");
     write_real(&w, shortest(m->epsilon));
     text_field(&w, "numerics", f->numerics);
+    write_key(&w, "product_error");
+    write_real(&w, shortest((float)f->product_error));
     text_field(&w, "device", f->device);
     int_field(&w, "rows_max", f->rows_max);
     int_field(&w, "cache_tokens", f->cache_tokens);

@@ -8,6 +8,7 @@ struct bytes spec_document(enum reply_media media, struct arena *a);
 
 struct model_facts {
     const char *name, *device, *numerics; /* "demo", "cpu avx512, 2 threads", "exact" */
+    double product_error; /* relative, of the device's products: kernels/accuracy.h */
     int rows_max, cache_tokens;
     const struct model_shape *shape;
 };

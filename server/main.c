@@ -1,4 +1,5 @@
 /* interposed: reads its options, loads one model, serves it until a signal, and leaves cleanly. */
+#include "../kernels/accuracy.h"
 #include "device.h"
 #include "options.h"
 #include "routes.h"
@@ -35,6 +36,7 @@ struct server {
     const struct backend *be;
     int device_number;
     struct device *device;
+    double product_error;
     struct gpt2 *model;
     struct batch *batch;
     struct queue *queue;
@@ -136,7 +138,8 @@ static bool load_model(struct server *s, struct err *e)
         .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
         .context_max = s->shape.context,
         .heads_max = s->shape.n_heads,
-        .number = s->device_number};
+        .number = s->device_number,
+        .precision = o->precision};
     const struct gpt2_options model = {.rows_max = (int)o->rows,
                                        .logits_max =
                                            (int)(o->logits_rows ? o->logits_rows : o->rows),
@@ -146,16 +149,17 @@ static bool load_model(struct server *s, struct err *e)
                                         .jobs_max = (int)o->queue + RUNNING_MAX,
                                         .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
     return device_open(&s->device, &s->be, o->device, &device, e) &&
+           product_error(&s->product_error, s->be, s->device, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
            batch_open(&s->batch, s->model, &batch, &s->arena, e);
 }
 
 /* What every reply says of its numbers: protocol/README.md. */
-static const char *numerics_of(const char *weights, struct arena *a)
+static const char *numerics_of(const struct options *o, struct arena *a)
 {
-    if (strcmp(weights, "f32") == 0)
-        return "exact";
-    return arena_format(a, "exact on %s weights", weights);
+    if (strcmp(o->weights, "f32") == 0)
+        return o->precision;
+    return arena_format(a, "%s on %s weights", o->precision, o->weights);
 }
 
 static bool start_serving(struct server *s, struct err *e)
@@ -166,7 +170,8 @@ static bool start_serving(struct server *s, struct err *e)
                                   .queue = s->queue,
                                   .facts = {.name = s->model_name,
                                             .device = s->be->describe(s->device),
-                                            .numerics = numerics_of(o->weights, &s->arena),
+                                            .numerics = numerics_of(o, &s->arena),
+                                            .product_error = s->product_error,
                                             .rows_max = s->model->rows_max[LANE_large],
                                             .cache_tokens = s->model->n_pages * PAGE_TOKENS,
                                             .shape = &s->shape},

@@ -269,8 +269,8 @@ WRITTEN = rows("""
 """, CUBE, 1e-6, 1e-6) + rows("""
     x.unfold(0, 2, 1)[0] = 0; x
 """, given(x=operand("f", (2, 3)))) + refusals(CUBE, """
-    x.unfold(1, 2, 1).fill_(0); x | an expanded tensor in which elements share their place: clone it first
-    x.expand(2, 2, 3, 4).fill_(0) | an expanded tensor in which elements share their place: clone it first
+    x.unfold(1, 2, 1).fill_(0); x | in which elements share their place, as expand and unfold make it: clone it first
+    x.expand(2, 2, 3, 4).fill_(0) | in which elements share their place, as expand and unfold make it: clone it first
     x[x > 0] = x[0, 0]; x | x[mask] takes one number: for a tensor use where(mask, y, x)
     x[:, x[0, 0] > 0] = 1; x | the mask of shape (4,) stands at dimension 1 of clone(tensor(2, 3, 4)), whose shape is (2, 3, 4)
     x[[0, 1], [0, 3]] = 1; x | index 3 is out of range for dimension 1 of size 3
@@ -307,12 +307,14 @@ ARRANGED = rows("""
     x.repeat(1, 1)
     x.tile(2)
     torch.tile(x, (2, 1, 1))
+    torch.tile(x, dims=(2,))
     x.repeat_interleave(2)
     x.repeat_interleave(3, dim=1)
     torch.repeat_interleave(x, torch.tensor([0, 2, 1]), dim=0)
     x.flip(0)
     x.flip(0, -1)
     torch.flip(x, (1,))
+    torch.flip(x, dims=[0, 1])
     torch.fliplr(x)
     torch.flipud(x)
     x.roll(1)

@@ -41,7 +41,6 @@ def has_columns(path):
 class Builder:
     def __init__(self, rng, sizes):
         self.rng, self.sizes, self.nodes = rng, sizes, []
-        self.without = []  # paths that an invoke cannot have
 
     def add(self, op, *args, **fields):
         self.nodes.append({"op": op, "args": list(args), **fields})
@@ -49,7 +48,6 @@ class Builder:
 
     def path(self, paths):
         block = self.rng.randrange(self.sizes["n_blocks"])
-        paths = [path for path in paths if path not in self.without]
         return self.rng.choice(paths).replace("*", str(block))
 
     def hook(self, paths, invoke, step):
@@ -169,8 +167,8 @@ class Builder:
                            f"transformer.h.0.ln_1.output{index}", invoke=invoke, step=step))
 
     def edit_part(self, invoke, step, length, others, earlier, wild):
-        """An edit, now and then to what another invoke has: of `others` at the same site, of
-        `earlier` ones, which belong to traces before this one, in whatever block."""
+        """An edit, now and then to what another invoke has: of `others` in this block or before,
+        of `earlier` ones, which belong to traces before this one, in whatever block."""
         at, path = self.position(length), self.path(WRITABLE)
         columns = [f"[..., {at}:{at + 2}, 1:4]"] if has_columns(path) else []
         index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
@@ -185,8 +183,8 @@ class Builder:
             value = self.rng.uniform(-1, 1)
         elif kind == 1 and (earlier or step == 0 and others):
             other = self.rng.choice(earlier or others)
-            if earlier:
-                path = re.sub(r"\.\d+\.", f".{self.rng.randrange(self.sizes['n_blocks'])}.", path)
+            path = re.sub(r"\.(\d+)\.", lambda found: "." + str(self.rng.randrange(
+                self.sizes["n_blocks"] if earlier else int(found[1]) + 1)) + ".", path)
             x = self.add("hook", path, invoke=other)
             # (1, 1, D) or (1, H, 1, dh) of another prompt's last position
             x = self.add("getitem", x, "[:1, ..., -1:, :]")
@@ -347,7 +345,6 @@ def random_job(seed, sizes):
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
         if rng.randrange(2):  # of unequal length, all but the first
             prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
-            builder.without = INSIDE + WHOLE if many > 1 else builder.without
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
     fields, counts, traces = deal(rng, invokes, n_new, sizes)

@@ -507,7 +507,7 @@ static void find_isas(void)
         struct err e = {0};
         struct device *d;
         const struct device_options o = {
-            1, names[i], "f32", 1, made.inner, made.context, made.n_heads, 0};
+            1, names[i], "f32", 1, made.inner, made.context, made.n_heads, 0, NULL};
         if (!backend_cpu.open(&d, &o, &e))
             continue;
         backend_cpu.close(d);

@@ -205,6 +205,12 @@ PROMPTS = [
     ({"input_ids": [1, 2]}, [1, 2]),
     ({"input_ids": [[1, 2]], "attention_mask": [[1, 1]]}, [[1, 2]]),
     ({"input_ids": np.array([[1, 2]]), "attention_mask": np.array([[1, 1]])}, [[1, 2]]),
+    ({"input_ids": [[1, 2], [3]], "attention_mask": [[1, 1], [1]]}, [[1, 2], [3]]),
+    ({"input_ids": np.array([[0, 0, 1], [2, 3, 4]]),
+      "attention_mask": np.array([[0, 0, 1], [1, 1, 1]])},
+     [[1], [2, 3, 4]]),
+    ({"input_ids": [1, 2, 0], "attention_mask": [1, 1, 0]}, [1, 2]),
+    ([[1, 2], [3]], [[1, 2], [3]]),
 ]
 
 
@@ -234,8 +240,32 @@ def test_a_text_that_is_none_is_refused_at_once():
 
 
 def test_a_mask_that_hides_tokens_is_refused():
-    with pytest.raises(ValueError, match="attention_mask hides tokens: padding is never sent"):
-        interpose.run.prompt_of({"input_ids": [[1, 2]], "attention_mask": [[0, 1]]})
+    with pytest.raises(ValueError, match="attention_mask hides tokens between others: only padding"):
+        interpose.run.prompt_of({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]})
+    with pytest.raises(ValueError, match=r"attention_mask has the shape \(1,\), input_ids \(2,\)"):
+        interpose.run.prompt_of({"input_ids": [1, 2], "attention_mask": [1]})
+    with pytest.raises(ValueError, match="attention_mask and input_ids are of different prompts"):
+        interpose.run.prompt_of({"input_ids": [[1], [2]], "attention_mask": [[1]]})
+
+
+def test_prompts_of_unequal_length_and_a_beginning(model):
+    texts = ["The Eiffel Tower is in the city of", "Hello there"]
+    with model.trace() as tracer:
+        with tracer.invoke(texts, add_bos=True) as invoker:
+            before = [tokens.tolist() for tokens in invoker.tokens]
+            place = invoker.positions("Hello", prompt=1)
+            x = model.transformer.h[1].output[0].save()
+        with tracer.invoke(texts[1], add_bos=True):
+            alone = model.transformer.h[1].output[0].save()
+    bos = model.tokenizer.encode("<|endoftext|>")
+    assert before == [bos + model.tokenizer.encode(text) for text in texts]
+    assert before == [tokens.tolist() for tokens in invoker.tokens]
+    n = len(before[1])
+    assert place == list(range(len(before[0]) - n + 1, len(before[0]) - n + 1 + len(place)))
+    assert x.value[1, -n:].tobytes() == alone.value[0].tobytes() and not x.value[1, :-n].any()
+    with pytest.raises(RequestError, match="add_bos is for texts: token ids are taken as they are"):
+        with model.trace([1, 2], add_bos=True):
+            model.lm_head.output.save()
 
 
 # Operators and methods beside torch's.
@@ -352,6 +382,9 @@ a + x; x + a; a - x; a * x; a / x; a ** 2 + x; a < x; a @ m; x @ w; n - x; x + n
 np.exp(x); np.add(x, a); np.sum(x, axis=-1); np.mean(x, axis=(0, 1), keepdims=True); np.max(x, axis=-1); np.maximum(x, 0); np.abs(x)
 np.concatenate([x, a], axis=1); np.stack([x, a]); np.where(x > 0, x, a); np.transpose(x); np.transpose(x, (1, 0, 2)); np.reshape(x, (4, 6))
 np.matmul(x, m); np.argmax(x, axis=-1); np.expand_dims(x, 0); np.swapaxes(x, 0, 1); np.sqrt(np.square(x)); np.clip(x, 0, 1); np.negative(x)
+np.repeat(x, 2, axis=1); np.repeat(m, 2); np.tile(m, 2); np.tile(x, (2, 1, 1)); np.roll(x, 1, axis=0); np.roll(m, 3); np.flip(x, axis=1); np.moveaxis(x, 0, -1)
+np.split(x, 3, axis=1)[1]; np.array_split(m, 3, axis=1)[0]; np.vstack([m, m[:1]]); np.hstack([m, m]); np.tril(m); np.diag(m); np.trace(m[:4, :4]); np.outer(m[0], m[1]); np.broadcast_to(m, (2, 4, 5))
+np.take_along_axis(x, np.argmax(x, axis=-1)[..., None], axis=-1); np.tensordot(x, m, 1); np.inner(x, m.T); np.atleast_2d(m[0]); np.column_stack([m[:, 0], m]); x[:, [0, 2]]; x[..., np.array([True, False, True, True])]
 np.linalg.norm(x); np.linalg.norm(x, axis=-1); np.squeeze(x[:1], axis=0); np.float32(2) * x; x * np.float32(2); np.isnan(x); np.tanh(x)
 np.var(x); np.std(x, axis=-1); np.std(x, axis=0, ddof=1); np.sort(x, axis=0); np.any(x > 1, axis=0); np.all(x < 9); np.cumsum(x, axis=1); np.prod(x, axis=-1)
 np.fmod(x, a); np.trunc(x); np.isfinite(x); np.nan_to_num(x); np.logical_xor(x > 0, a > 0); np.left_shift(x.argmax(-1), 2); np.divide(1, x); np.log1p(np.abs(x))
@@ -915,11 +948,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "a proxy cannot be copied or pickled: it belongs to one run"),
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
     ("model.trace(IDS, labels=False)", TypeError,
-     "trace() has no parameter 'labels': it takes a prompt and progress"),
+     "trace() has no parameter 'labels': it takes a prompt, add_bos and progress"),
     ("model.generate(IDS, num_beams=2)", TypeError,
      "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
      "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
-     "num_return_sequences and progress"),
+     "num_return_sequences, add_bos and progress"),
     ("model.generate(IDS, stop=[2.5])", TypeError, "a stop token must be an integer: it is 2.5"),
 ]
 

@@ -2,10 +2,12 @@
 with it gives the bytes of a server on the CPU, and in random schedules each job gives the bits that
 it gives alone on the CPU."""
 import concurrent.futures
+import json
 import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import wire
@@ -78,3 +80,26 @@ def test_a_device_that_is_not_there_is_refused(files):
                           capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "no CUDA device 1: this machine has 1" in done.stderr
+
+
+def test_a_faster_precision_says_so_and_how_far_it_is_from_the_truth(files):
+    request = {"prompt": [1, 2, 3, 4], "nodes": [{"op": "save", "args": ["lm_head.output"]}]}
+    facts, logits = {}, {}
+    for precision in ("exact", "tf32x3", "tf32"):
+        with run_server("--model", files[0], "--device", "cuda:0", "--precision", precision, *SMALL,
+                        binary=EMULATED / "interposed") as server:
+            facts[precision] = json.loads(server.get("/v1/models")[1])["models"][0]
+            (logits[precision],) = wire.run(server.host, request)[0].values()
+    assert [facts[p]["numerics"] for p in facts] == list(facts)
+    assert 0 < facts["exact"]["product_error"] < 1e-6 and 0 < facts["tf32x3"]["product_error"] < 1e-6
+    assert 1e-4 < facts["tf32"]["product_error"] < 1e-3
+    size = np.abs(logits["exact"]).max()
+    apart = {p: np.abs(logits[p] - logits["exact"]).max() / size for p in ("tf32x3", "tf32")}
+    assert 0 < apart["tf32x3"] < 1e-5 < apart["tf32"] < 1e-2
+
+
+def test_the_cpu_has_no_faster_precision(files):
+    done = subprocess.run([BINARY, "--model", files[0], "--device", "cpu", "--precision", "bf16"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "precision is bf16: the CPU backend has exact only" in done.stderr

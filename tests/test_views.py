@@ -198,5 +198,5 @@ def test_names_keep_the_tensor_that_a_module_had(model, unchanged, view):
 
 
 def test_windows_that_overlap_are_not_set(model):
-    with pytest.raises(RequestError, match="elements share their place: clone it first"):
+    with pytest.raises(RequestError, match="elements share their place, as expand and unfold make it: clone it first"):
         run(model, PLACES["hidden"], lambda x: x.unfold(1, 3, 1).fill_(0))

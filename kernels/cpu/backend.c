@@ -67,6 +67,9 @@ static bool cpu_open(struct device **out, const struct device_options *o, struct
     if (!choose_vectors(&v, o->isa ? o->isa : "auto", e)
         || !stored_find(&stored, o->weights ? o->weights : "f32", e))
         return false;
+    if (o->precision && strcmp(o->precision, "exact") != 0)
+        return err_set(e, ERR_value, "precision is %.40s: the CPU backend has exact only",
+                       o->precision);
     const int n_threads = o->threads > 0 ? o->threads : count_cores();
     struct device *d = memory_map(sizeof *d + sizeof *d->scratch * (size_t)n_threads);
     if (!d)

@@ -65,8 +65,22 @@ static bool has_device(int number, struct err *e)
            || err_set(e, ERR_device, "no CUDA device %d: this machine has %d", number, n_devices);
 }
 
+static bool find_precision(enum precision *precision, const char *name, struct err *e)
+{
+    static const char *const names[] = {"exact", "tf32x3", "tf32", "bf16"};
+    for (int i = 0; i < 4; i++)
+        if (!name || strcmp(name, names[i]) == 0) {
+            *precision = (enum precision)i;
+            return true;
+        }
+    return err_set(e, ERR_value, "precision is %.40s: it can be exact, tf32x3, tf32 or bf16", name);
+}
+
 static bool cuda_open(struct device **out, const struct device_options *o, struct err *e)
 {
+    enum precision precision = PRECISION_exact;
+    if (!find_precision(&precision, o->precision, e))
+        return false;
     if (o->weights && strcmp(o->weights, "f32") != 0)
         return err_set(e, ERR_value, "weights is %s: the CUDA backend stores f32", o->weights);
     if (!has_device(o->number, e))
@@ -80,6 +94,7 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     struct device *d = static_cast<struct device *>(memory_map(sizeof *d));
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");
+    d->precision = precision;
     d->staging_size = staging_size(o);
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);

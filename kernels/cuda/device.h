@@ -61,7 +61,10 @@ constexpr int LANES = 16;  /* of a sum: half a warp */
 constexpr int BLOCK = 256; /* threads of a block where nothing else decides */
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+enum precision { PRECISION_exact, PRECISION_tf32x3, PRECISION_tf32, PRECISION_bf16 };
+
 struct device {
+    enum precision precision; /* of linear and linear_panels */
     cudaStream_t stream;
     cudaError_t error;  /* the first that a call met since the last fence, and in which call */
     const char *failed;
@@ -177,6 +180,11 @@ void cuda_linear(struct device *d, float *out, const float *x, const struct weig
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
                         const int32_t *panels, int n_panels, int n_rows);
+/* Both in another precision than the exact one: with `panels` (on the device) only their n_out
+ * columns, without the weight's N. */
+void cuda_linear_fast(struct device *d, float *out, const float *x, const struct weight *w,
+                      const float *bias, int n_rows, enum epilogue epilogue, const float *residual,
+                      const int32_t *panels, int n_out);
 void cuda_embed(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                 int width);
 void cuda_add(struct device *d, float *out, const float *x, const float *y, int64_t count);

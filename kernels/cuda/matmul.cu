@@ -174,6 +174,10 @@ void cuda_linear(struct device *d, float *out, const float *x, const struct weig
     const struct linear l = {d, out, x, bias, residual, w, n_rows};
     if (n_rows == 0)
         return;
+    if (d->precision != PRECISION_exact) {
+        cuda_linear_fast(d, out, x, w, bias, n_rows, epilogue, residual, NULL, w->N);
+        return;
+    }
     switch (epilogue) {
     case EPILOGUE_none: linear_rows<EPILOGUE_none>(l); break;
     case EPILOGUE_gelu: linear_rows<EPILOGUE_gelu>(l); break;
@@ -209,6 +213,11 @@ void cuda_linear_panels(struct device *d, float *out, const float *x, const stru
     if (n_rows == 0 || n_panels == 0)
         return;
     const void *staged = cuda_stage(d, panels, sizeof *panels * (size_t)n_panels);
+    if (d->precision != PRECISION_exact) {
+        cuda_linear_fast(d, out, x, w, NULL, n_rows, EPILOGUE_none, NULL,
+                         static_cast<const int32_t *>(staged), n_panels * LANES);
+        return;
+    }
     LAUNCH(linear_panels_kernel, blocks_for((int64_t)n_rows * n_panels * LANES, BLOCK), BLOCK, 0,
            d->stream, out, x, w->data, static_cast<const int32_t *>(staged), w->stride, w->K, w->N,
            n_panels, n_rows);

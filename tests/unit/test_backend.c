@@ -30,7 +30,7 @@ static struct err error;
 
 static void open_stored(const char *isa, int threads, const char *weights)
 {
-    const struct device_options o = {threads, isa, weights, ROWS, WIDTH, CONTEXT, 8, 0};
+    const struct device_options o = {threads, isa, weights, ROWS, WIDTH, CONTEXT, 8, 0, NULL};
     struct stored *s = &stored[n_stored];
     struct err e = {0};
     s->weights = weights;
@@ -1088,7 +1088,7 @@ static void an_unknown_instruction_set_is_refused(void **state)
     (void)state;
     struct device *d;
     struct err e = {0};
-    const struct device_options o = {1, "sse9", "f32", ROWS, WIDTH, CONTEXT, 8, 0};
+    const struct device_options o = {1, "sse9", "f32", ROWS, WIDTH, CONTEXT, 8, 0, NULL};
     if (!tested.isa_refusal)
         return;
     assert_false(be->open(&d, &o, &e));
@@ -1101,7 +1101,7 @@ static void an_unknown_way_to_store_weights_is_refused(void **state)
     (void)state;
     struct device *d;
     struct err e = {0};
-    const struct device_options o = {1, "auto", "int4", ROWS, WIDTH, CONTEXT, 8, 0};
+    const struct device_options o = {1, "auto", "int4", ROWS, WIDTH, CONTEXT, 8, 0, NULL};
     assert_false(be->open(&d, &o, &e));
     assert_int_equal(e.code, ERR_value);
     assert_string_equal(e.text, tested.weights_refusal);

@@ -50,7 +50,7 @@ static int set_up(void **state)
 {
     (void)state;
     const struct device_options d = {
-        1, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0};
+        1, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0, NULL};
     const struct gpt2_options o = {.rows_max = ROWS,
                                    .logits_max = LOGITS,
                                    .shared_rows = SHARED_ROWS,

@@ -254,20 +254,20 @@ static void every_form_becomes_a_graph(void **state)
         {"\"nodes\": [" HOOK ", {\"op\": \"set\", \"args\": [{\"node\": 0}, 0.0]}, "
          "{\"op\": \"save\", \"args\": [{\"node\": 1}]}, {\"op\": \"exp\", \"args\": [{\"node\": "
          "2}]}]",
-         HOOKED "; set(#0, 0.00, -); save(#0) node 2; exp(#0)"},
+         HOOKED "; set(#0, 0.00, -, -); save(#0) node 2; exp(#0)"},
         {"\"save\": {\"last\": \"lm_head.output[:, -1]\"}",
          "hook(lm_head.output 0, step 0, invoke 0) @save.last -1; "
          "getitem(#0, [:, -1]) @save.last -1; save(#1) last @save.last -1"},
         {"\"set\": {\"lm_head.output\": 1.0}, \"nodes\": [" HOOK
          "], \"save\": {\"x\": {\"node\": 0}}",
          "hook(lm_head.output 0, step 0, invoke 0) @set[lm_head.output] -1; "
-         "set(#0, 1.00, -) @set[lm_head.output] -1; " HOOKED "; save(#2) x @save.x -1"},
+         "set(#0, 1.00, -, -) @set[lm_head.output] -1; " HOOKED "; save(#2) x @save.x -1"},
         {"\"set\": {\"lm_head.output\": {\"tensor\": [1]}, \"hook_embed\": \"hook_tokens\"}",
          "hook(lm_head.output 0, step 0, invoke 0) @set[lm_head.output] -1; "
-         "constant(int64 (1,) 1) @set[lm_head.output] -1; set(#0, #1, -) @set[lm_head.output] -1; "
+         "constant(int64 (1,) 1) @set[lm_head.output] -1; set(#0, #1, -, -) @set[lm_head.output] -1; "
          "hook(hook_embed 0, step 0, invoke 0) @set[hook_embed] -1; "
          "hook(hook_tokens 0, step 0, invoke 0) @set[hook_embed] -1; "
-         "set(#3, #4, -) @set[hook_embed] -1"},
+         "set(#3, #4, -, -) @set[hook_embed] -1"},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct text t;

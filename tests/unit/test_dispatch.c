@@ -94,7 +94,7 @@ static int set_up(void **state)
     const int D = tiny_model.width;
     model = (struct gpt2){.be = be, .shape = tiny_model, .rows_max = {4, 4}};
     const struct device_options o = {
-        1, "auto", "f32", 4, tiny_model.inner, tiny_model.context, 2, 0};
+        1, "auto", "f32", 4, tiny_model.inner, tiny_model.context, 2, 0, NULL};
     assert_true(be->open(&model.device, &o, &e));
     make_parameters();
     assert_true(be->cache_open(model.device, &model.cache, 8, tiny_model.n_blocks,

@@ -37,7 +37,7 @@ static int set_up(void **state)
 {
     (void)state;
     const struct device_options d = {
-        2, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0};
+        2, "auto", "f32", ROWS, shape.inner, shape.context, shape.n_heads, 0, NULL};
     const struct gpt2_options o = {
         .rows_max = ROWS, .shared_rows = ROWS, .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {.slab_bytes = SLAB_BYTES, .jobs_max = 4};

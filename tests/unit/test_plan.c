@@ -372,13 +372,13 @@ static void a_set_of_an_expanded_value_is_refused(void **state)
     tiny_invoke(&t, 1, 4);
     const int x = tiny_shape(&t, DT_f32, 1, 3);
     tiny_op(&t, set, NODE(tiny_op(&t, expand, NODE(x), INTS(2, 3))), INT(0));
-    IS("shape nodes[2].args[0]: set of (2, 3), an expanded tensor in which elements share their "
-       "place: clone it first");
+    IS("shape nodes[2].args[0]: set of (2, 3), in which elements share their place, as expand and "
+       "unfold make it: clone it first");
     t.graph.n_nodes = 0;
     const int y = tiny_shape(&t, DT_f32, 4);
     tiny_op(&t, set, NODE(tiny_op(&t, unfold, NODE(y), INT(0), INT(2), INT(1))), INT(0));
-    IS("shape nodes[2].args[0]: set of (3, 2), an expanded tensor in which elements share their "
-       "place: clone it first");
+    IS("shape nodes[2].args[0]: set of (3, 2), in which elements share their place, as expand and "
+       "unfold make it: clone it first");
     t.graph.n_nodes = 0;
     const int z = tiny_shape(&t, DT_f32, 4);
     tiny_op(&t, set, NODE(tiny_op(&t, unfold, NODE(z), INT(0), INT(2), INT(2))), INT(0));

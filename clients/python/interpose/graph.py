@@ -218,6 +218,8 @@ def wire(nodes):
         row = {"op": node.op, "args": args}
         if node.kwargs:
             row["kwargs"] = {name: form(a) for name, a in node.kwargs.items()}
+        if node.skips:
+            row["kwargs"] = {**row.get("kwargs", {}), "skip": True}
         if node.invoke is not None:
             row["invoke"] = node.invoke
         if node.step is not None:

@@ -29,7 +29,6 @@ class Spec:
         self.refused = document.get("refused", {})
         self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
-            Point(runs.STREAMER, "(B,)", False),
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
         self.modules = set(document["modules"])     # that can be applied, by path with a *
@@ -384,6 +383,13 @@ class LanguageModel(Lens):
             raise AttributeError(name)
         return getattr(self._root(), name)
 
+    def __setattr__(self, name, value):
+        spec = self.__dict__.get("_spec")   # None before there can be a run
+        if spec is not None and name in spec.tree.leaves:   # model.hook_embed = value
+            setattr(Module(self, "", spec.tree), name, value)
+        else:
+            super().__setattr__(name, value)
+
     def __dir__(self):
         return sorted({*super().__dir__(), *self.spec.tree.names(), "all", "iter", "next", "step"})
 
@@ -419,7 +425,7 @@ class LanguageModel(Lens):
     def generate(self, prompt=None, *, max_new_tokens=1, min_new_tokens=0, do_sample=None,
                  temperature=None, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0,
                  stop=(), eos_token_id=None, ignore_eos=False, num_return_sequences=1,
-                 progress=None, **unsupported):
+                 add_bos=False, progress=None, **unsupported):
         """Opens a run that generates: up to max_new_tokens passes, a token sampled after each.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
@@ -451,7 +457,7 @@ class LanguageModel(Lens):
         self._refuse("generate", unsupported,
                      "max_new_tokens, min_new_tokens, do_sample, temperature, top_k, top_p, min_p, "
                      "repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
-                     "num_return_sequences and progress")
+                     "num_return_sequences, add_bos and progress")
         if temperature is None or do_sample is False:
             temperature = 1.0 if do_sample else 0.0
         options = {
@@ -467,13 +473,13 @@ class LanguageModel(Lens):
             "eos_token_id": [] if ignore_eos else None if eos_token_id is None else
                             [whole(i, "eos_token_id") for i in _listed(eos_token_id)],
         }
-        return runs.Run(self, options, self._progress(progress), prompt)
+        return runs.Run(self, options, self._progress(progress), prompt, add_bos)
 
-    def trace(self, prompt=None, *, progress=None, trace=True, **unsupported):
+    def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`. nnsight's `remote`, `scan` and `validate`
+        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate`
         are taken and change nothing: every run is remote, and checked before it runs.
         Raises as generate does.
 
@@ -482,8 +488,8 @@ class LanguageModel(Lens):
         >>> logits.value.shape == (model.config.vocab,)
         True
         """
-        self._refuse("trace", unsupported, "a prompt and progress")
-        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt)
+        self._refuse("trace", unsupported, "a prompt, add_bos and progress")
+        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
         if trace:
             return run
         if prompt is None:

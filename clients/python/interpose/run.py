@@ -21,8 +21,8 @@ from .iteration import Iteration, Iterations, List
 from .progress import Progress
 from .values import array_of, as_array, id_lists, whole
 
-# A token as it is generated: of `generator.output`, the one that its step makes.
-STREAMER = "generator.streamer.output"
+# What add_bos puts before a text.
+BOS = "<|endoftext|>"
 
 _current = contextvars.ContextVar("interpose_run", default=None)
 
@@ -51,7 +51,7 @@ class Run:
     Attributes, after the block: `request_id` and `timing` (seconds: queue, run).
     """
 
-    def __init__(self, model, options, progress, prompt=None):
+    def __init__(self, model, options, progress, prompt=None, add_bos=False):
         self.model, self.spec = model, model.spec
         self.max_new_tokens = options["max_new_tokens"]
         self.n_copies = options.get("sampling", {}).get("n", 1)
@@ -68,7 +68,7 @@ class Run:
         self.outer = None
         self.session = None         # that the run belongs to
         self._progress = progress
-        self._implicit = None if prompt is None else Invoke(self, prompt)
+        self._implicit = None if prompt is None else Invoke(self, prompt, add_bos)
         self._state, self._failure = "new", None
         self._is_stopped = False
         self._logs = []             # what tracer.log shows behind the run
@@ -172,16 +172,18 @@ class Run:
         """What has become of a session has become of its runs."""
         self._state, self._failure = session._state, session._failure
 
-    def invoke(self, prompt=None, *, scan=None, **unsupported):
+    def invoke(self, prompt=None, *, add_bos=False, scan=None, **unsupported):
         """Adds a prompt: hooks inside `with run.invoke(prompt):` see its rows only.
 
         `prompt` is a text, a list of texts, token ids as a list or a 1-D array, several rows of
-        ids of one length as a list of lists or a 2-D array, or {"input_ids": ...} of these.
-        All invokes of a run go through the model together. Without a prompt, hooks see the prompts of
+        ids as a list of lists or a 2-D array, or {"input_ids": ..., "attention_mask": ...} of
+        these, where what the mask hides at either end is left out. Prompts of one invoke may
+        differ in length: hooks see them left-padded with zeros, so that -1 is the last token of
+        each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go through the model together. Without a prompt, hooks see the prompts of
         all invokes of the run as one batch, left-padded where their lengths differ. `scan` is
         nnsight's, and changes nothing.
 
-        Raises TypeError for anything else.
+        Raises TypeError for anything else, ValueError for a mask that hides tokens between others.
 
         >>> with model.trace() as tracer:
         ...     with tracer.invoke("Hello") as invoker:
@@ -195,7 +197,7 @@ class Run:
         if self._implicit is not None:
             raise RuntimeError("this run has its prompt from trace(prompt) or generate(prompt): "
                                "leave it out there to use invoke(prompt)")
-        return Everyone(self) if prompt is None else Invoke(self, prompt)
+        return Everyone(self) if prompt is None else Invoke(self, prompt, add_bos)
 
     def enter_invoke(self, invoke):
         """Hooks are of this invoke from here on."""
@@ -491,10 +493,6 @@ class Run:
 
     def write_hook(self, path, step):
         """The node of a hook point at a step."""
-        if path == STREAMER:
-            ids = self.write_hook("generator.output", self.n_steps - 1)
-            return self.graph.add("getitem", [ids, graphs.Index([
-                {"slice": [None, None, None]}, step - self.n_steps])], is_view=True)
         return self.open_invoke.hook(path, step)
 
     def write_replace(self, hook, value, skips=False):
@@ -590,7 +588,7 @@ class Run:
     def trace_of(self, nodes):
         """The request's prompts, and how they go on."""
         n_new = self._wanted_tokens(nodes)
-        return {"invokes": [{"prompt": invoke.prompt} for invoke in self.invokes],
+        return {"invokes": [invoke.wire() for invoke in self.invokes],
                 **self._options, "max_new_tokens": n_new,
                 "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0))}
 
@@ -675,9 +673,9 @@ class Invoke:
 
     can_plan = True
 
-    def __init__(self, run, prompt):
+    def __init__(self, run, prompt, add_bos=False):
         self.run = run
-        self.prompt = prompt_of(prompt)
+        self.prompt, self.add_bos = prompt_of(prompt), add_bos
         self.index = None
         self.steps = {}     # module path -> how often .next() has moved it on
         self.skipped = set()        # (module path, step) of module.skip()
@@ -697,6 +695,10 @@ class Invoke:
 
     def __exit__(self, kind, exception, traceback):
         self.run.leave_invoke(kind)
+
+    def wire(self):
+        """The request's map of this invoke."""
+        return {"prompt": self.prompt, **({"add_bos": True} if self.add_bos else {})}
 
     # Where the graph's hooks of this invoke are; everyone.py has those of all.
 
@@ -718,7 +720,8 @@ class Invoke:
     def positions(self, what, occurrence=0, prompt=0):
         """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
         (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
-        several prompts in the invoke, `prompt` chooses one.
+        several prompts in the invoke, `prompt` chooses one; where their lengths differ, positions are
+        those of the left-padded rows that hooks see.
 
         Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
         range.
@@ -731,21 +734,25 @@ class Invoke:
         'Eiffel Tower'
         """
         tokens = self.tokens[prompt]
+        padding = max(map(len, self.tokens)) - len(tokens)
         if isinstance(what, str):
-            return self.run.model.tokenizer.positions(tokens, what, occurrence)
-        if isinstance(what, slice):
-            return list(range(len(tokens))[what])
-        what = whole(what, "a position")
-        if not -len(tokens) <= what < len(tokens):
-            raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
-        return [what % len(tokens)]
+            found = self.run.model.tokenizer.positions(tokens, what, occurrence)
+        elif isinstance(what, slice):
+            found = range(len(tokens))[what]
+        else:
+            what = whole(what, "a position")
+            if not -len(tokens) <= what < len(tokens):
+                raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
+            found = [what % len(tokens)]
+        return [i + padding for i in found]
 
     @property
     def tokens(self):
         """The token ids of each prompt, as a list of 1-D int64 arrays."""
         if self._tokens is None:
             prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
-            texts = [p for p in prompt if isinstance(p, str)]
+            bos = BOS if self.add_bos else ""
+            texts = [bos + p for p in prompt if isinstance(p, str)]
             encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
             rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
             self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
@@ -828,10 +835,29 @@ def _of_encoding(prompt):
     if "input_ids" not in prompt.keys() or unsupported:
         raise TypeError("a prompt given as a dict has input_ids and attention_mask: not "
                         f"{', '.join(map(repr, sorted(prompt.keys())))}")
+    ids = prompt["input_ids"]
     mask = prompt["attention_mask"] if "attention_mask" in prompt.keys() else None
-    if mask is not None:
-        rows = mask if _is_several(mask) else [mask]
-        if not all(bool((as_array(row) == 1).all()) for row in rows):
-            raise ValueError("attention_mask hides tokens: padding is never sent, give each "
-                             "prompt an invoke of its own, unpadded")
-    return prompt["input_ids"]
+    if mask is None:
+        return ids
+    if not _is_nested(ids):
+        return _unpadded(ids, mask)
+    if not _is_nested(mask) or len(ids) != len(mask):
+        raise ValueError("attention_mask and input_ids are of different prompts")
+    return [_unpadded(*each) for each in zip(ids, mask)]
+
+
+def _is_nested(ids):
+    return getattr(ids, "ndim", 0) == 2 or isinstance(ids, (list, tuple)) and len(ids) > 0 and (
+        isinstance(ids[0], (list, tuple)) or getattr(ids[0], "ndim", 0) == 1)
+
+
+def _unpadded(ids, mask):
+    """The ids that the mask shows: padding is never sent."""
+    ids, mask = np.array(_ids(ids), np.int64), as_array(mask)
+    if ids.shape != mask.shape:
+        raise ValueError(f"attention_mask has the shape {mask.shape}, input_ids {ids.shape}")
+    shown = np.flatnonzero(mask)
+    if len(shown) and shown[-1] - shown[0] + 1 != len(shown):
+        raise ValueError("attention_mask hides tokens between others: only padding at the ends can "
+                         "be left out")
+    return ids[shown].tolist()
