@@ -1267,7 +1267,8 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
     ("streamer", "logprob.value.shape == (3, 1) and len(run.finish_reasons) == 3"),
-    ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"),
+    ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"
+     " and scores[0].shape == (1, model.config.n_heads)"),
 ]
 
 
