@@ -37,6 +37,14 @@ def current_run(model=None):
     return run
 
 
+def apart(function, *args):
+    """Calls a function where no run is open: what it opens is a request of its own, at once."""
+    def call():
+        _current.set(None)
+        return function(*args)
+    return contextvars.copy_context().run(call)
+
+
 class Run:
     """One request, from the `with` that opens it to its values.
 
