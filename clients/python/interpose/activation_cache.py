@@ -10,11 +10,12 @@ import re
 
 import numpy as np
 
+from .current import apart
 from .finished import Value
 from .folding import folded, unfolded
 from .functions import FUNCTIONS
 from .hooks import act_name
-from .run import apart, prompt_of
+from .prompt import is_several, prompt_of
 
 
 class Pass:
@@ -233,8 +234,7 @@ class ActivationCache(collections.abc.Mapping):
         >>> cache.remove_batch_dim()["embed"].ndim
         2
         """
-        several = isinstance(self._pass.prompt, list) and isinstance(self._pass.prompt[0], (str, list))
-        if several and len(self._pass.prompt) > 1:
+        if is_several(self._pass.prompt) and len(self._pass.prompt) > 1:
             raise ValueError(f"a cache of {len(self._pass.prompt)} prompts has its batch dimension")
         self.has_batch_dim = False
         return self

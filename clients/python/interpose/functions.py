@@ -11,9 +11,9 @@ import os
 
 from . import activations, functional, making, products, views     # they give methods, too
 from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
+from .current import current_run
 from .einsum import einsum
 from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape
-from .run import current_run
 from .spec import Op
 
 # One sentence for each op that a formula does not say as well.

@@ -9,9 +9,8 @@ from .activation_cache import ActivationCache, Pass
 from .finished import Value
 from .folding import NUMERICS
 from .functions import FUNCTIONS
+from .prompt import BOS
 from .values import as_array, whole
-
-BOS = "<|endoftext|>"
 
 
 class HookPoint:

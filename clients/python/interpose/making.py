@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from .current import current_run
 from .proxy import apply, as_proxy
-from .run import current_run
 from .values import constant, whole
 
 

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from . import run as runs
+from .current import current_run
 from .nested import Outputs
 from .proxy import Proxy, apply
 from .values import as_array
@@ -17,7 +17,7 @@ from .values import as_array
 
 def applied(module, x):
     """What `module(x)` is: a proxy, or a tuple of one where the module returns a tuple."""
-    run = runs.current_run(module._model)
+    run = current_run(module._model)
     path = module._path
     same = _of_hugging_face(path)
     if same != path:    # TransformerLens's modules return tensors

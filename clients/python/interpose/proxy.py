@@ -7,6 +7,7 @@ import numpy as np
 
 from . import converted
 from .converted import Converted
+from .current import current_run
 from .errors import NoValue
 from .finished import Value
 from .graph import MAY_COPY
@@ -711,7 +712,6 @@ def no_shape(run, name):
 
 def as_proxy(x):
     """A proxy as it is; what is none becomes a tensor of the run that is open."""
-    from .run import current_run
     x = getattr(x, "_as_tensor", lambda: x)()
     return x if isinstance(x, Proxy) else apply(current_run(), "clone", [x])
 
