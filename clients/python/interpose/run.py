@@ -87,6 +87,15 @@ class Run:
         """Whether the block is still being written."""
         return self._state == "open"
 
+    @property
+    def is_ahead(self):
+        """Whether its values are still to come."""
+        return self._state in ("open", "waiting")
+
+    def __repr__(self):
+        return ("<a run that has not begun: write `with` in front of it>" if self._state == "new"
+                else f"<a run: {self._state}>")
+
     # The contexts.
 
     def __enter__(self):
@@ -405,6 +414,8 @@ class Run:
             raise RuntimeError(f"{module} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
         at = self.step_of(module) if step is None else step
+        if at is not None and at == self.n_steps:
+            raise IndexError(f"{module} has no next step: {self.steps_text()}")
         node = self.write_hook(path, at)
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
@@ -550,8 +561,8 @@ class Run:
 
     def _check_open(self):
         if not self.is_open:
-            raise RuntimeError("this run's block has ended, and nothing can be added to it: use "
-                               ".value for what was saved, or open another run")
+            raise RuntimeError("this run's block has ended, and nothing can be added to it: call "
+                               ".save() inside the block on what is wanted here, or open another run")
 
     # Talking to the server.
 
@@ -755,6 +766,21 @@ class Invoke:
             rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
             self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
         return self._tokens
+
+    @property
+    def inputs(self):
+        """What nnsight gives the model: (({"input_ids": ids},), {}), with ids (B, T), or a list of
+        those of each prompt where their lengths differ, for nothing is padded.
+
+        >>> with model.trace() as tracer:
+        ...     with tracer.invoke("The Eiffel Tower") as invoker:
+        ...         pass
+        >>> model.tokenizer.decode(invoker.inputs[0][0]["input_ids"][0])
+        'The Eiffel Tower'
+        """
+        rows = self.tokens
+        ids = np.stack(rows) if len({len(row) for row in rows}) == 1 else rows
+        return ({"input_ids": ids},), {}
 
     def take_tokens(self, tokens):
         """The ids that the server uses."""
