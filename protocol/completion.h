@@ -3,9 +3,8 @@
  * saved. The reply's text is made of what the job generates, as it comes. */
 #pragma once
 #include "decode.h"
-#include "encode_writer.h"
+#include "encode.h"
 #include "ending.h"
-#include "plan.h"
 
 /* The saves that say how likely tokens are: of one step of an invoke, or of its prompt. Indices of
  * nodes; -1 where they are not asked for. */
@@ -17,7 +16,6 @@ struct completion { /* what the body asks for beside the graph */
     bool echo, streams, counts_usage; /* the last two chunks of a stream say the usage */
     bool has_seed, has_logprobs;
     int n_top;
-    int n_choices;               /* of each prompt */
     struct logprob_nodes *steps; /* (n_invokes, n_new_tokens), and */
     struct logprob_nodes *prompts; /* [n_invokes], or both NULL */
 };

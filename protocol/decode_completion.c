@@ -128,7 +128,6 @@ static bool read_body(struct completion *c, struct tree root, struct decoder *d)
         !read_stream_options(c, v[BODY_STREAM_OPTIONS], d->e) ||
         !read_logprobs(c, v[BODY_LOGPROBS], d->e))
         return false;
-    c->n_choices = trace_copies(t);
     c->has_seed = t->sampling.seed >= 0;
     c->echo = flag(v[BODY_ECHO]);
     c->streams = flag(v[BODY_STREAM]);

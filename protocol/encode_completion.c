@@ -1,6 +1,6 @@
 /* What a job generates, as the text of choices, and the replies that hold it. */
 #include "completion.h"
-#include "encode.h"
+#include "encode_writer.h"
 #include "limits.h"
 
 #include <stdio.h>

@@ -149,7 +149,7 @@ static bool load_model(struct server *s, struct err *e)
                                         .jobs_max = (int)o->queue + RUNNING_MAX,
                                         .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
     return device_open(&s->device, &s->be, o->device, &device, e) &&
-           product_error(&s->product_error, s->be, s->device, e) &&
+           product_error(&s->product_error, s->be, s->device, s->shape.width, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
            batch_open(&s->batch, s->model, &batch, &s->arena, e);
 }

@@ -93,11 +93,15 @@ class Oracle:
         if not {(module, "scores"), (module, "pattern")} & self.inside.keys():
             return EAGER_ATTENTION(module, query, key, value, mask, **rest)
         scores = query @ key.transpose(-1, -2) * query.size(-1) ** -0.5
-        T, S = scores.shape[-2:]
-        hidden = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
-        scores = self.changed(module, "scores", scores.masked_fill(hidden, -torch.inf))
+        scores = scores.masked_fill(self.hidden(scores), -torch.inf)
+        scores = self.changed(module, "scores", scores)
         pattern = self.changed(module, "pattern", scores.softmax(-1))
         return (pattern @ value).transpose(1, 2), pattern
+
+    def hidden(self, scores):
+        """Which keys a query may not see: those behind it."""
+        T, S = scores.shape[-2:]
+        return torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
 
     def split_heads(self, x):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -167,8 +167,8 @@ class Builder:
                            f"transformer.h.0.ln_1.output{index}", invoke=invoke, step=step))
 
     def edit_part(self, invoke, step, length, others, earlier, wild):
-        """An edit, now and then to what another invoke has: of `others` at the same site, of
-        `earlier` ones, which belong to traces before this one, in whatever block."""
+        """An edit, now and then to what another invoke has: of `others` in this block or before,
+        of `earlier` ones, which belong to traces before this one, in whatever block."""
         at, path = self.position(length), self.path(WRITABLE)
         columns = [f"[..., {at}:{at + 2}, 1:4]"] if has_columns(path) else []
         index = self.rng.choice([f"[..., {at}, :]", f"[..., {at}:, :]", "[..., -1, :]",
@@ -183,8 +183,8 @@ class Builder:
             value = self.rng.uniform(-1, 1)
         elif kind == 1 and (earlier or step == 0 and others):
             other = self.rng.choice(earlier or others)
-            if earlier:
-                path = re.sub(r"\.\d+\.", f".{self.rng.randrange(self.sizes['n_blocks'])}.", path)
+            path = re.sub(r"\.(\d+)\.", lambda found: "." + str(self.rng.randrange(
+                self.sizes["n_blocks"] if earlier else int(found[1]) + 1)) + ".", path)
             x = self.add("hook", path, invoke=other)
             # (1, 1, D) or (1, H, 1, dh) of another prompt's last position
             x = self.add("getitem", x, "[:1, ..., -1:, :]")

@@ -92,7 +92,8 @@ def test(tally):
 
 # The tests of the service and of its engine that run again under each sanitizer; the others compare
 # numbers, which a sanitizer does not change.
-SERVICE_TESTS = ["test_http.py", "test_service.py", "test_cases.py", "test_schedules.py"]
+SERVICE_TESTS = ["test_http.py", "test_service.py", "test_completions.py", "test_cases.py",
+                 "test_schedules.py"]
 # The emulated device takes the thread sanitizer's place, so that these are not built with it.
 NOT_THREAD_TESTS = ["test_emulated.py"]
 

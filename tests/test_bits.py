@@ -84,7 +84,7 @@ def test_decoded_equals_prefilled(server, sizes, length, n_new):
 
     nodes = [node for step in range(n_new) for node in saves(step)]
     stepped, end = wire.run(server.host, {"invokes": [{"prompt": prompt}], "nodes": nodes,
-                                          "max_new_tokens": n_new})
+                                          "max_new_tokens": n_new, "eos_token_id": []})
     new = end["generated"][0][0]
     assert len(new) == n_new
     whole, _ = wire.run(server.host, {"invokes": [{"prompt": prompt + new[:-1]}],

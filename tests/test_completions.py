@@ -250,16 +250,30 @@ def test_what_asks_for_nothing_is_taken(client):
                     suffix=None, user="someone").choices[0].text == text
 
 
-def test_a_client_that_leaves_frees_its_job(start_server):
-    """Of a server that takes one request at a time and one that waits."""
+def connect(s, **fields):
+    """A connection with a long request on its way."""
+    body = json.dumps({"prompt": [1, 2, 3], "max_tokens": 250, "n": 32, "eos_token_id": [],
+                       "temperature": 1, **fields}).encode()
+    connection = socket.create_connection(("127.0.0.1", s.port), timeout=60)
+    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                       b"application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    return connection
+
+
+def test_a_client_that_leaves_a_stream_frees_its_job(start_server):
     with start_server("--queue", "1") as s:
-        body = json.dumps({"prompt": [1, 2, 3], "max_tokens": 250, "stream": True, "n": 32,
-                           "eos_token_id": [], "temperature": 1}).encode()
-        connection = socket.create_connection(("127.0.0.1", s.port), timeout=60)
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
-                           b"application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection = connect(s, stream=True)
         assert b"data: " in connection.recv(1 << 16) + connection.recv(1 << 16)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
         assert s.wait_line(r"POST /v1/completions 200", 60 if IS_SLOW else 10), s.log
         assert wire.run(s.host, {"prompt": [1]})[1]["status"] == "done"
+
+
+def test_a_client_that_waits_no_more_frees_its_job(server):
+    connection = connect(server)
+    connection.shutdown(socket.SHUT_WR)     # which counts as leaving
+    reply = connection.recv(1 << 16).decode()
+    connection.close()
+    assert reply.startswith("HTTP/1.1 499 ")
+    assert '"message": "the request was taken back"' in reply and '"code": "cancelled"' in reply

@@ -12,7 +12,7 @@ import transformers
 
 import interpose
 import wire
-from conftest import BINARY, MODEL
+from conftest import BINARY, MODEL, ROOT
 
 torch.set_num_threads(1)
 PROMPT = "The Eiffel Tower is in the city of"
@@ -361,3 +361,36 @@ def test_the_client_says_all_of_it(model):
 
 def test_the_model_says_which_token_ends_a_text(server):
     assert json.loads(server.get("/v1/models")[1])["models"][0]["eos_token_id"] == [0]
+
+
+def test_a_later_trace_lacks_what_an_earlier_one_did_not_reach(server):
+    whole = hf_generate(max_new_tokens=6, eos_token_id=None)
+    at = whole.index(whole[2])
+    frames = wire.frames_of(server.host, {
+        "traces": [{"prompt": PROMPT, "max_new_tokens": 6, "eos_token_id": whole[2]},
+                   {"prompt": PROMPT, "max_new_tokens": 2, "eos_token_id": []}],
+        "nodes": [
+            {"op": "hook", "args": ["lm_head.output"], "invoke": 0, "step": at, "name": "last"},
+            {"op": "hook", "args": ["lm_head.output"], "invoke": 0, "step": at + 1, "name": "never"},
+            {"op": "add", "args": ["lm_head.output[:, -1:]", "last"], "invoke": 1, "name": "there"},
+            {"op": "add", "args": ["lm_head.output[:, -1:]", "never"], "invoke": 1, "name": "gone"},
+            {"op": "save", "args": ["there"]}, {"op": "save", "args": ["gone"]},
+            {"op": "set", "args": ["transformer.h.0.output[0][:, -1, :1]", "never[:, :, 0]"],
+             "invoke": 1},
+            {"op": "save", "args": ["lm_head.output"], "invoke": 1, "name": "as it is"}]})
+    kinds = {f["name"]: f for f in frames if f["type"] in ("tensor", "absent")}
+    assert [kinds[name]["type"] for name in ("there", "gone", "as it is")] == [
+        "tensor", "absent", "tensor"]
+    assert frames[-1]["generated"] == [[whole[:at + 1]], [whole[:2]]]
+    assert frames[-1]["finish"] == [["stop"], ["length"]]
+    alone = wire.frames_of(server.host, {"prompt": PROMPT, "save": {"as it is": "lm_head.output"}})
+    assert kinds["as it is"]["data"] == alone[1]["data"]
+
+
+def test_the_specification_s_example_runs(server):
+    text = (ROOT / "protocol/README.md").read_text()
+    section = text[text.index("### Generation"):text.index("### Nodes")]
+    example = json.loads(section.partition("```json\n")[2].partition("```")[0])
+    saved, _ = wire.run(server.host, example)
+    assert saved["chosen", 0].shape == (1, 1) and saved["ids", 0].shape == (1, 5)
+    assert saved["chosen", 0] == saved["best", 0][0, 0]     # greedy

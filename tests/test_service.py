@@ -33,7 +33,8 @@ def long_request(context, sequences=8):
     steps = steps_of(context)
     nodes = [{"op": "save", "args": ["lm_head.output[:, -1, :2]"], "step": step, "name": f"s{step}"}
              for step in range(steps)]
-    return {"prompt": [[1, 2, 3, 4]] * sequences, "max_new_tokens": steps, "nodes": nodes}
+    return {"prompt": [[1, 2, 3, 4]] * sequences, "max_new_tokens": steps, "eos_token_id": [],
+            "nodes": nodes}
 
 
 class Stream:

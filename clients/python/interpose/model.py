@@ -29,7 +29,6 @@ class Spec:
         self.refused = document.get("refused", {})
         self.points = [row["path"] for row in document["points"]]
         self.tree = tree_of([
-            Point(runs.STREAMER, "(B,)", False),
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
         self.modules = set(document["modules"])     # that can be applied, by path with a *
@@ -384,6 +383,13 @@ class LanguageModel(Lens):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._root(), name)
+
+    def __setattr__(self, name, value):
+        spec = self.__dict__.get("_spec")   # None before there can be a run
+        if spec is not None and name in spec.tree.leaves:   # model.hook_embed = value
+            setattr(Module(self, "", spec.tree), name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __dir__(self):
         return sorted({*super().__dir__(), *self.spec.tree.names(), "all", "iter", "next", "step"})

@@ -24,9 +24,6 @@ from .values import array_of, as_array, id_lists, whole
 # What add_bos puts before a text.
 BOS = "<|endoftext|>"
 
-# A token as it is generated: of `generator.output`, the one that its step makes.
-STREAMER = "generator.streamer.output"
-
 _current = contextvars.ContextVar("interpose_run", default=None)
 
 
@@ -38,6 +35,14 @@ def current_run(model=None):
     if run is None:
         raise RuntimeError("there is no run here: write it inside `with model.trace(prompt):`")
     return run
+
+
+def apart(function, *args):
+    """Calls a function where no run is open: what it opens is a request of its own, at once."""
+    def call():
+        _current.set(None)
+        return function(*args)
+    return contextvars.copy_context().run(call)
 
 
 class Run:
@@ -499,10 +504,6 @@ class Run:
 
     def write_hook(self, path, step):
         """The node of a hook point at a step."""
-        if path == STREAMER:
-            ids = self.write_hook("generator.output", self.n_steps - 1)
-            return self.graph.add("getitem", [ids, graphs.Index([
-                {"slice": [None, None, None]}, step - self.n_steps])], is_view=True)
         return self.open_invoke.hook(path, step)
 
     def write_replace(self, hook, value, skips=False):
@@ -730,7 +731,8 @@ class Invoke:
     def positions(self, what, occurrence=0, prompt=0):
         """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
         (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
-        several prompts in the invoke, `prompt` chooses one.
+        several prompts in the invoke, `prompt` chooses one; where their lengths differ, positions are
+        those of the left-padded rows that hooks see.
 
         Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
         range.
@@ -746,14 +748,14 @@ class Invoke:
         padding = max(map(len, self.tokens)) - len(tokens)
         if isinstance(what, str):
             found = self.run.model.tokenizer.positions(tokens, what, occurrence)
-            return [padding + i for i in found]
-        places = range(padding, padding + len(tokens))
-        if isinstance(what, slice):
-            return list(places[what])
-        what = whole(what, "a position")
-        if not -len(tokens) <= what < len(tokens):
-            raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
-        return [places[what]]
+        elif isinstance(what, slice):
+            found = range(len(tokens))[what]
+        else:
+            what = whole(what, "a position")
+            if not -len(tokens) <= what < len(tokens):
+                raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
+            found = [what % len(tokens)]
+        return [i + padding for i in found]
 
     @property
     def tokens(self):

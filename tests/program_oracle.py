@@ -1,0 +1,428 @@
+"""Random programs (programs.py) in torch, on Hugging Face's GPT-2 with hooks.
+
+All invokes of a program go through the model as one batch, padded on the left; a hook cuts out each
+invoke's own rows, runs the statements that are due there, and puts the rows back. What is due when
+says Moments.
+
+Every number is computed twice, on two tracks side by side in that batch: as it is, and with each
+operand moved by about 1e-6 of itself wherever a program looks. How far the tracks are apart is what
+a difference in the last bits may grow to, and so what a right answer may be off by. A program is
+Fragile where such a difference decides something: which way a comparison falls, which index wins.
+"""
+from __future__ import annotations
+
+import re
+import unittest.mock
+
+import torch
+import transformers
+from transformers.models.gpt2 import modeling_gpt2
+
+import oracle
+from program_rows import Torch
+from programs import PARAMETERS, POINTS, Moments, named_view, parameter_view
+
+WOBBLE = 5e-7           # the second track's noise, relative
+JUMP = 10               # how many distances of the tracks an operand keeps from where it jumps
+FLOOR = 2e-6            # of a tensor's greatest number, beside the distance of the tracks
+TRACKS = (0, 1)
+
+# What oracle.PLACES has no module for: path -> (module, side) where it is known. The residual
+# stream between attention and MLP has none either: the attention's output makes it what it is.
+ELSEWHERE = {
+    "transformer.wte.input": ("transformer.wte", "in"),
+    "transformer.h.*.output[1][0]": ("transformer.h.*", "out"),
+    "transformer.h.*.output[1][1]": ("transformer.h.*", "out"),
+    "generator.streamer.output": ("", None),
+    "generator.output": ("", None),
+}
+MID = ("transformer.h.*.attn.c_proj", "out")
+
+
+class Fragile(Exception):
+    """Two right programs could differ here."""
+
+
+class Different(Exception):
+    """The server generates something else."""
+
+
+def is_float(x):
+    return x.dtype == torch.float32
+
+
+def distance(a, b):
+    """The greatest difference of finite numbers; Fragile where only one of two is finite."""
+    if a.numel() == 0:
+        return 0.0
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()):
+        raise Fragile("a number is finite on one track only")
+    d = (a - b).abs()
+    return float((d if finite.all() else d[finite]).amax()) if finite.any() else 0.0
+
+
+def is_whole(a):
+    """Integers as floats: arithmetic on them is exact."""
+    return bool((a == a.round()).all()) and float(a.abs().amax()) < 1 << 20
+
+
+def whole_of(x):
+    """All of what x is a view of."""
+    return torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+
+
+class Track:
+    """Noise that is the same in each run of a program."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.noise, self.at = torch.randn(1 << 17, generator=generator) * WOBBLE, 0
+
+    def take(self, x):
+        if x.numel() > len(self.noise) // 2:
+            return torch.randn(x.shape) * WOBBLE
+        self.at = (self.at + 1009) % (len(self.noise) - x.numel())
+        return self.noise[self.at:self.at + x.numel()].view(x.shape)
+
+    def moved(self, x):
+        """Each element by about WOBBLE of itself."""
+        return x * (1 + self.take(x))
+
+
+
+class Oracle(oracle.Oracle):
+    """The model, and the places where a run may look. One thread."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.track, self.running, self.residual = Track(), None, {}
+        self.insides = {}   # (point, block) -> (module, side) of what HF computes in one call
+        hooked = {(f"transformer.h.{block}", "in"): [] for block in range(POINTS.n_blocks)}
+        for name in POINTS.canonical:
+            module, side = (MID if name.point == "mid" else ELSEWHERE.get(name.path) or
+                            oracle.PLACES[name.path][:2])
+            for block in range(POINTS.n_blocks if "*" in name.path else 1):
+                place, site = (module.replace("*", str(block)), side), (name.point, block)
+                if side in ("in", "out"):
+                    hooked.setdefault(place, []).append(site)
+                elif side is not None:
+                    self.insides[site] = self.model.get_submodule(place[0]), side
+        for (module, side), sites in hooked.items():
+            self.listen(module, side, sites)
+
+    def listen(self, module, side, sites):
+        block = re.search(r"\.h\.(\d+)$", module)
+
+        def look(m, args, out=None):
+            if self.running is None:
+                return None
+            x = args[0] if out is None else out
+            self.running.wobble(x)
+            for point, b in sites:
+                x = self.running.at(x, point, b)
+            if block and out is None:
+                self.residual[int(block[1])] = x
+            return (x, *args[1:]) if out is None else x
+        target = self.model.get_submodule(module)
+        if side == "in":
+            target.register_forward_pre_hook(look)
+        else:
+            target.register_forward_hook(look)
+
+    def look_inside(self, run):
+        """Spells out the calls inside of which a run looks."""
+        self.inside = {}
+        for (point, block), place in self.insides.items():
+            turns = (POINTS.turn(point, block, step) for step in range(run.program.n_steps))
+            if any(turn in run.due for turn in turns):
+                self.inside[place] = [
+                    lambda x, p=point, b=block: run.at(x, p, b) if self.running else x]
+
+    def result(self, block, z):
+        """Each head's part of the attention's output, without the bias."""
+        module = self.model.get_submodule(f"transformer.h.{block}.attn.c_proj")
+        return self.view(module, z, "in", "result")
+
+    def hidden(self, scores):
+        """Padding attends to what is in front of it, and nothing else to padding."""
+        hidden = super().hidden(scores)
+        is_pad = self.running.is_pad[:, None, None, :scores.shape[-1]]
+        return hidden | is_pad & ~is_pad[..., -scores.shape[-2]:].transpose(-1, -2)
+
+    def saved(self, program, generated, noise=0):
+        """Name of a save -> its value on both tracks. `generated`: of each invoke, of each prompt
+        the new ids, which are checked to be the greedy ones. `noise`: which of many."""
+        self.track.at = 7919 * noise
+        run = Run(self, program, generated)
+        self.look_inside(run)
+        with torch.no_grad(), unittest.mock.patch.object(
+                modeling_gpt2, "eager_attention_forward", self.attention):
+            run.all()
+        return run.saves
+
+
+# What a place shows that is not the module's own tensor.
+READ_ONLY = {
+    "block_keys": lambda run, block, x: run.cache.layers[block].keys,
+    "block_values": lambda run, block, x: run.cache.layers[block].values,
+    "result": lambda run, block, x: run.owner.result(block, x),
+}
+
+
+class Run:
+    def __init__(self, owner, program, generated):
+        self.owner, self.program, self.generated = owner, program, generated
+        self.model, self.track = owner.model, owner.track
+        self.saves, self.live = {}, {}
+        self.env = ({}, {})
+        self.due, self.parked = self.schedule()
+        self.place_rows()
+
+    def schedule(self):
+        """turn -> what happens there, by program order: statements, and copies of activations for
+        statements that run later."""
+        moments, due, parked = Moments(), {}, {}
+        for i, s in enumerate(self.program.statements):
+            turn = moments.add(s)
+            for name in dict.fromkeys(s.reads):
+                root = moments.roots[moments.root_of[name]]
+                if root.is_live and turn > root.turn:
+                    due.setdefault(root.turn, []).append((i, name))
+                    parked[i, name] = None
+            due.setdefault(turn, []).append((i, None))
+        return due, parked
+
+    def place_rows(self):
+        """Each invoke's rows of the batch, and of all rows the padding in front of their tokens, in
+        the batch and as the invoke sees them."""
+        lengths = [[len(prompt) for prompt in prompts] for prompts in self.program.prompts]
+        self.n_tokens = max(map(max, lengths))
+        self.rows, self.pads, self.n_rows = [], [], 0
+        for own in lengths:
+            self.rows.append(range(self.n_rows, self.n_rows + len(own)))
+            self.pads.append([(self.n_tokens - n, max(own) - n) for n in own])
+            self.n_rows += len(own)
+
+    def all(self):
+        self.actions(-1)
+        ids = torch.tensor([[0] * (self.n_tokens - len(p)) + p
+                            for prompts in self.program.prompts for p in prompts] * 2)
+        mask = torch.tensor([[0] * (self.n_tokens - len(p)) + [1] * len(p)
+                             for prompts in self.program.prompts for p in prompts] * 2)
+        later = mask.new_ones(len(mask), self.program.n_steps)
+        self.is_pad = torch.cat([mask, later], 1) == 0
+        self.cache = transformers.DynamicCache()
+        for self.step in range(self.program.n_steps):
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
+            self.owner.running = self
+            out = self.model(ids, attention_mask=mask, position_ids=positions,
+                             past_key_values=self.cache)
+            self.owner.running = None
+            if self.program.n_new:
+                ids = self.sampled(out.logits[:, -1])
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        if self.program.n_new:
+            padded = [[[0] * pad + prompt + new for (_, pad), prompt, new in zip(*rows)]
+                      for rows in zip(self.pads, self.program.prompts, self.generated)]
+            self.at_ids("generated", self.step, [torch.tensor(rows) for rows in padded])
+
+    def sampled(self, logits):
+        """The server's ids, which must be as likely as any."""
+        own = [torch.tensor([ids[self.step] for ids in prompts]) for prompts in self.generated]
+        new = torch.cat(own)
+        a, b = logits[:self.n_rows], logits[self.n_rows:]
+        if not a.isnan().any():
+            short = float((a.amax(-1) - a.gather(-1, new[:, None])[:, 0]).amax())
+            if short > 4 * distance(a, b) + 1e-5:
+                raise Different(f"step {self.step} is not greedy")
+        self.at_ids("next", self.step, own)
+        return torch.cat([new, new])[:, None]
+
+    def at_ids(self, point, step, own):
+        """A place that shows each invoke's generated ids."""
+        turn = POINTS.turn(point, 0, step)
+        for i, ids in enumerate(own):
+            self.live[i, turn] = [ids, ids]
+        self.actions(turn)
+
+    # At a place of the model.
+
+    def wobble(self, x):
+        """The second track goes through the model with noise at every module."""
+        if x.is_floating_point():
+            other = x[self.n_rows:]
+            other += other * self.track.take(other)
+
+    def at(self, x, point, block):
+        turn = POINTS.turn(point, block, self.step)
+        if turn not in self.due:
+            return x
+        self.owner.running = None       # modules that statements call have no hooks
+        result = self.changed(x, point, block, turn)
+        self.owner.running = self
+        return result
+
+    def changed(self, x, point, block, turn):
+        residual = self.owner.residual.get(block)
+        if point in READ_ONLY:
+            self.cut(READ_ONLY[point](self, block, x), turn, point)
+            self.actions(turn)
+            return x
+        base = x + residual if point == "mid" else x.clone()
+        if point != "scores" and not base.isfinite().all():
+            raise Fragile("torch lets NaN of later positions through its mask")
+        self.cut(base, turn, point)
+        self.actions(turn)
+        self.put(base, turn, point)
+        self.wobble(base)       # what a layernorm makes of constant rows is all noise
+        return base - residual if point == "mid" else base
+
+    def tokens_of(self, x, sequence, point, pad):
+        """The rows of one sequence, without its padding."""
+        pad_now = pad if self.step == 0 else 0
+        if point in ("scores", "pattern"):
+            return x[sequence, :, pad_now:, pad:]
+        if point in ("block_keys", "block_values"):
+            return x[sequence, :, pad:]
+        return x[sequence, pad_now:]
+
+    def cut(self, x, turn, point):
+        """Each invoke's own tensors, without what lies in front of its longest prompt."""
+        for invoke, rows in enumerate(self.rows):
+            beside = min(batch - own for batch, own in self.pads[invoke])
+            for track in TRACKS:
+                chosen = x[rows.start + track * self.n_rows:rows.stop + track * self.n_rows]
+                base = x.new_zeros(self.tokens_of(chosen, slice(None), point, beside).shape)
+                for i, (pad, own_pad) in enumerate(self.pads[invoke]):
+                    self.tokens_of(base, i, point, own_pad)[...] = self.tokens_of(
+                        chosen, i, point, pad)
+                self.live.setdefault((invoke, turn), [None, None])[track] = base
+
+    def put(self, x, turn, point):
+        for invoke, rows in enumerate(self.rows):
+            for track in TRACKS:
+                base = self.live[invoke, turn][track]
+                for i, (pad, own_pad) in enumerate(self.pads[invoke]):
+                    self.tokens_of(x, rows.start + i + track * self.n_rows, point, pad)[...] = (
+                        self.tokens_of(base, i, point, own_pad))
+
+    # Statements.
+
+    def actions(self, turn):
+        for i, name in sorted(self.due.get(turn, ()), key=lambda due: due[0]):
+            if name is not None:
+                self.parked[i, name] = [env[name].clone() for env in self.env]
+            else:
+                getattr(self, self.program.statements[i].kind)(i, self.program.statements[i])
+
+    def hook(self, i, s):
+        base = self.live[s.invoke, POINTS.turn(s.place[0].point, *s.place[1:])]
+        for track in TRACKS:
+            self.env[track][s.out] = named_view(base[track], s.place[0])
+
+    def parameter(self, i, s):
+        name, block = s.place
+        weight = self.model.get_parameter(PARAMETERS.module(name, block)).detach()
+        for track in TRACKS:
+            self.env[track][s.out] = parameter_view(weight, name)
+
+    def operands(self, i, s, track):
+        return {name: self.parked[i, name][track] if (i, name) in self.parked
+                else self.env[track][name] for name in s.reads}
+
+    def executed(self, s, operands):
+        names = {"torch": torch, "model": self.model, "interpose": Torch(), **operands}
+        exec(s.code, names)
+        return names
+
+    def make(self, i, s):
+        a, b = (self.operands(i, s, track) for track in TRACKS)
+        if s.root != s.out:     # a view: both are as they are
+            results = [self.executed(s, operands)[s.out] for operands in (a, b)]
+        else:
+            if s.caution:
+                self.be_careful(s, a, b)
+            b = {name: self.moved(a[name], x) for name, x in b.items()}
+            results = [self.executed(s, operands)[s.out] for operands in (a, b)]
+            if not is_float(results[0]) and not torch.equal(*results):
+                raise Fragile(s.text)
+        for track in TRACKS:
+            self.env[track][s.out] = results[track]
+
+    def moved(self, a, b):
+        if not is_float(b) or b.numel() == 0 or (torch.equal(a, b) and is_whole(a)):
+            return b
+        return self.track.moved(b)
+
+    def margin(self, a, b):
+        """How near to a jump an operand may not come: 0 for what is exact."""
+        if not is_float(a) or a.numel() == 0 or (torch.equal(a, b) and is_whole(a)):
+            return 0.0
+        finite = a[a.isfinite()]
+        return JUMP * distance(a, b) + FLOOR * (float(finite.abs().amax()) if len(finite) else 0.0)
+
+    def be_careful(self, s, a, b):
+        kinds, subject, dim, k = s.caution
+        if "step" in kinds:
+            expected = self.executed(s, a)[s.out]
+            for name in s.reads:
+                margin = self.margin(a[name], b[name])
+                for shift in (-margin, margin) if margin else ():
+                    result = self.executed(s, {**a, name: a[name] + shift})[s.out]
+                    far = (result != expected) if not is_float(result) else (
+                        (result - expected).abs() > 8 * margin)
+                    if far.any():
+                        raise Fragile(s.text)
+            return
+        x = a[subject] if "least" not in kinds else -a[subject]
+        x = x.flatten() if dim is None or x.ndim == 0 else x.movedim(dim, -1)
+        most = x.shape[-1] if "whole" in kinds else (k or 1) + 1
+        gaps = -x.sort(-1, descending=True).values[..., :most].diff(dim=-1)
+        margin = self.margin(a[subject], b[subject])
+        close = gaps <= margin if "ties" in kinds or margin else gaps < 0
+        if close.any():
+            raise Fragile(s.text)
+
+    def change(self, i, s):
+        for track in TRACKS:
+            self.executed(s, self.operands(i, s, track))
+        a, b = (whole_of(self.operands(i, s, track)[s.reads[0]]) for track in TRACKS)
+        b[...] = self.moved(a, b)
+
+    def replace(self, i, s):
+        place = s.text.split(" = ")[0]
+        value = compile(s.text.replace(place, "value", 1), "<replace>", "exec")
+        name, block, step = s.place
+        key = s.invoke, POINTS.turn(name.point, block, step)
+        self.live[key] = [base.clone() for base in self.live[key]]
+        for track in TRACKS:
+            names = {"torch": torch, **self.operands(i, s, track)}
+            exec(value, names)
+            named_view(self.live[key][track], name)[...] = names["value"]
+
+    def save(self, i, s):
+        self.saves[s.out] = [self.operands(i, s, track)[s.reads[0]].clone() for track in TRACKS]
+
+
+def wrong(ours, saved):
+    """Why a saved value is not right, or None. `saved`: both tracks, of one or several runs.
+    Fragile where the tracks disagree."""
+    a = saved[0][0]
+    if ours.shape != tuple(a.shape):
+        return f"shape {ours.shape}, torch has {tuple(a.shape)}"
+    if str(ours.dtype) != str(a.dtype).removeprefix("torch."):
+        return f"dtype {ours.dtype}, torch has {a.dtype}"
+    ours = torch.from_numpy(ours)
+    if not is_float(a):
+        return None if torch.equal(ours, a) else f"{ours.tolist()}, torch has {a.tolist()}"
+    apart = max(distance(*tracks) for tracks in saved)
+    finite = a.isfinite()
+    if not torch.equal(ours[~finite].nan_to_num(), a[~finite].nan_to_num()) or (
+            not torch.equal(ours.isnan(), a.isnan()) or not torch.equal(ours.isfinite(), finite)):
+        return "NaN or infinite at other places than in torch"
+    if not finite.any():
+        return None
+    error, size = distance(ours, a), float(a[finite].abs().amax())
+    allowed = 4 * apart + FLOOR * size
+    return None if error <= allowed else f"off by {error:.3g} of {size:.3g}, allowed {allowed:.3g}"
