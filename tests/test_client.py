@@ -833,7 +833,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "transformer.h.0.mlp has no 'outptu': did you mean output?"),
     ("if model.lm_head.output.sum() > 0: pass", NoValue,
      "`if` (and `and`, `or`, `not`, bool()) needs a value now, and nothing has run yet: save "
-     "gt(sum(lm_head.output), 0) and use its .value behind the block"),
+     "gt(sum(lm_head.output), 0) and use its .value behind the block, or choose by it there: "
+     "`with tracer.cond(x):`, x.where(...), &, |, ~"),
     ("float(model.lm_head.output.sum())", NoValue,
      "float() needs a value now, and nothing has run yet: save sum(lm_head.output) and use its "
      ".value behind the block"),
@@ -923,7 +924,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "transformer.h.*.mlp.c_proj, transformer.ln_f, transformer.wpe, transformer.wte"),
     ("model.lm_head.step(1)", IndexError,
      "step 1 does not exist: this run has steps 0 to 0 (max_new_tokens=0)"),
-    ("model.lm_head.next()", IndexError,
+    ("model.lm_head.next().output", IndexError,
      "lm_head has no next step: this run has steps 0 to 0 (max_new_tokens=0)"),
     ("np.fft.fft(model.lm_head.output)", TypeError,
      "fft is not offered on proxies: save the tensor and use it on its .value, or write it with "
@@ -933,8 +934,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output + other", ValueError,
      "transformer.wte.output is of another run: save it there and use its .value here"),
     ("other[:] = 0", RuntimeError,
-     "this run's block has ended, and nothing can be added to it: use .value for what was saved, "
-     "or open another run"),
+     "this run's block has ended, and nothing can be added to it: call .save() inside the block on "
+     "what is wanted here, or open another run"),
     ("interpose.tensor('a')", TypeError, "a tensor, an array or a number is needed here, not 'a'"),
     ("interpose.tensor(2**63)", OverflowError, "9223372036854775808 does not fit into int64"),
     ("interpose.tensor(np.array(['a']))", TypeError,

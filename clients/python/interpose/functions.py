@@ -273,7 +273,7 @@ def call_by_name(name, args, kwargs):
         return _call(op, args, kwargs)
     if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
         raise TypeError(no_shape(proxy._run, name.lstrip("_")))
-    near = difflib.get_close_matches(name, [*FUNCTIONS, *_OTHERS, *ALIASES], 3)
+    near = difflib.get_close_matches(name, {*FUNCTIONS, *_OTHERS, *ALIASES}, 3)
     raise TypeError(f"{name} is not offered on proxies: "
                     + (f"did you mean {' or '.join(near)}? Else " if near else "")
                     + "save the tensor and use it on its .value, or write it with the ops of interpose")

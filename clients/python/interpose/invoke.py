@@ -1,6 +1,8 @@
 """`with run.invoke(prompt) as invoker:`: a prompt of a run, or several as rows of one batch."""
 from __future__ import annotations
 
+import numpy as np
+
 from .errors import user_place
 from .prompt import BOS, is_several, prompt_of
 from .values import id_lists, whole
@@ -96,6 +98,21 @@ class Invoke:
             rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
             self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
         return self._tokens
+
+    @property
+    def inputs(self):
+        """What nnsight gives the model: (({"input_ids": ids},), {}), with ids (B, T), or a list of
+        those of each prompt where their lengths differ, for nothing is padded.
+
+        >>> with model.trace() as tracer:
+        ...     with tracer.invoke("The Eiffel Tower") as invoker:
+        ...         pass
+        >>> model.tokenizer.decode(invoker.inputs[0][0]["input_ids"][0])
+        'The Eiffel Tower'
+        """
+        rows = self.tokens
+        ids = np.stack(rows) if len({len(row) for row in rows}) == 1 else rows
+        return ({"input_ids": ids},), {}
 
     def take_tokens(self, tokens):
         """The ids that the server uses."""

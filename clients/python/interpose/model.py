@@ -157,7 +157,8 @@ class Module:
         """Moves this module (with `propagate` its submodules too) on to the next generation step,
         for the rest of the invoke; returns it.
 
-        Raises IndexError behind the last step, RuntimeError outside an invoke.
+        Behind the last step, where a loop may end, nothing is there to be seen: IndexError for what is
+        looked at there, and for steps beyond. Raises RuntimeError outside an invoke.
 
         >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2):
         ...     first = model.lm_head.output.save()
@@ -172,7 +173,7 @@ class Module:
             raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
                                "the iteration's, take .step(k) for another")
         moved = run.step_of(self._path) + whole(increment, "increment")
-        if not run.has_step(moved):
+        if not run.has_step(moved) and not run.has_step(moved - 1):     # a loop ends behind the last
             raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
         invoke.steps[self._path] = moved
         if propagate or self._branch.is_list or not self._path:

@@ -180,11 +180,11 @@ class Proxy(Numeric):
         """The saved tensor, as `.value`."""
         return self.value
 
-    def _now(self, wish):
+    def _now(self, wish, instead=""):
         """The value for something that needs it at once."""
-        if self._run.is_open:
+        if self._run.is_ahead:
             raise NoValue(f"{wish} needs a value now, and nothing has run yet: save "
-                          f"{self._label()} and use its .value behind the block")
+                          f"{self._label()} and use its .value behind the block{instead}")
         return self.value
 
     def __array__(self, dtype=None, copy=None):
@@ -199,12 +199,27 @@ class Proxy(Numeric):
     def __index__(self):
         return self._now("an index").__index__()
 
+    def __format__(self, spec):
+        return format(self._now(f"the format {spec!r}"), spec) if spec else str(self)
+
     def __bool__(self):
-        return bool(self._now("`if` (and `and`, `or`, `not`, bool())"))
+        return bool(self._now("`if` (and `and`, `or`, `not`, bool())",
+                              ", or choose by it there: `with tracer.cond(x):`, x.where(...), &, |, ~"))
 
     def item(self):
-        """The one number that a saved tensor holds, after the run."""
-        return self._now("item()").item()
+        """The one element of a tensor that has one: Python's number after the run, before it a value
+        of the run without dimensions.
+
+        >>> with model.trace("Hello"):
+        ...     norm = model.transformer.h[0].output[0].norm().item().save()
+        >>> norm.item() > 0
+        True
+        """
+        if not self._run.is_ahead:
+            return self.value.item()
+        if self.numel() != 1:
+            raise ValueError(f"item() takes a tensor of one element: not {self.shape}")
+        return self.reshape(()) if self.shape else self
 
     def tolist(self):
         """The saved tensor as nested lists, after the run."""
@@ -592,6 +607,9 @@ class Finished(Proxy):
 
     def __contains__(self, item):
         return item in self.value
+
+    def __reduce_ex__(self, protocol):
+        return self.value.__reduce_ex__(protocol)
 
 
 def _plain(x):

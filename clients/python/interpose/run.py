@@ -71,6 +71,15 @@ class Run:
         """Whether the block is still being written."""
         return self._state == "open"
 
+    @property
+    def is_ahead(self):
+        """Whether its values are still to come."""
+        return self._state in ("open", "waiting")
+
+    def __repr__(self):
+        return ("<a run that has not begun: write `with` in front of it>" if self._state == "new"
+                else f"<a run: {self._state}>")
+
     # The contexts.
 
     def __enter__(self):
@@ -392,6 +401,8 @@ class Run:
             raise RuntimeError(f"{module} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
         at = self.step_of(module) if step is None else step
+        if at is not None and at == self.n_steps:
+            raise IndexError(f"{module} has no next step: {self.steps_text()}")
         node = self.write_hook(path, at)
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
@@ -533,8 +544,8 @@ class Run:
 
     def _check_open(self):
         if not self.is_open:
-            raise RuntimeError("this run's block has ended, and nothing can be added to it: use "
-                               ".value for what was saved, or open another run")
+            raise RuntimeError("this run's block has ended, and nothing can be added to it: call "
+                               ".save() inside the block on what is wanted here, or open another run")
 
     # Talking to the server.
 
