@@ -101,6 +101,19 @@ def _tuple_of(leaves):
     return leaves
 
 
+class Spec:
+    """GET /v1/spec: the ops by name and the tree of hook points."""
+
+    def __init__(self, document):
+        self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
+        self.refused = document.get("refused", {})
+        self.points = [row["path"] for row in document["points"]]
+        self.tree = tree_of([
+            *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
+            *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.modules = set(document["modules"])     # that can be applied, by path with a *
+
+
 # numpy's and torch's own names for parameters that the table calls otherwise.
 _KEYWORDS = {"axis": "dim", "axes": "dims", "keepdims": "keepdim", "other": "y", "input": "x",
              "self": "x", "condition": "mask", "arrays": "tensors", "size": "shape"}
