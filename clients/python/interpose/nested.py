@@ -138,6 +138,7 @@ class ModelOutput:
 
     @logits.setter
     def logits(self, value):
+        """Replaces the logits, as `model.lm_head.output = value`."""
         self._model.lm_head.output = value
 
     @property

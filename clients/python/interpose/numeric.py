@@ -29,6 +29,7 @@ class Extremes(NamedTuple):
     indices: "Proxy"
 
     def save(self):
+        """Asks for both tensors, as a proxy's save."""
         return Extremes(self.values.save(), self.indices.save())
 
 

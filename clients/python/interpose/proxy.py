@@ -13,7 +13,7 @@ from .finished import Value
 from .graph import MAY_COPY
 from .numeric import IN_PLACE, Numeric
 from .spec import bind
-from .values import at_dim, constant, dtype_name, dtype_text, is_array_like, tensor_of, whole
+from .values import constant, dtype_name, dtype_text, is_array_like, tensor_of, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
@@ -331,65 +331,6 @@ class Proxy(Numeric):
         """`value` where the mask holds, else this, promoted as by where."""
         return apply(self._run, "where", [mask, value, self])
 
-    def reshape(self, *shape, **named):
-        """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
-        return apply(self._run, "reshape", [self, *_varargs(shape)], named)
-
-    def view(self, *shape, **named):
-        """As reshape, but refused where that would copy: what is set in a view is set in x."""
-        return apply(self._run, "view", [self, *_varargs(shape)], named)
-
-    def expand(self, *shape, **named):
-        """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
-        return apply(self._run, "expand", [self, *_varargs(shape)], named)
-
-    def expand_as(self, other):
-        """Expanded to the shape of another."""
-        return self.expand(other.shape)
-
-    def view_as(self, other):
-        """Reshaped to the shape of another."""
-        return self.reshape(other.shape)
-
-    def permute(self, *dims, **named):
-        """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
-        return apply(self._run, "permute", [self, *_varargs(dims)], named)
-
-    def flatten(self, start_dim=0, end_dim=-1):
-        """Dimensions start_dim to end_dim as one."""
-        return apply(self._run, "flatten", [self, start_dim, end_dim])
-
-    def split(self, split_size, dim=0):
-        """Views of split_size (or of the sizes in a list) along a dimension, as a tuple."""
-        dim, size = whole(dim, "dim"), self.size(dim)
-        if isinstance(split_size, (list, tuple)):
-            sizes = [whole(n, "a size") for n in split_size]
-            if sum(sizes) != size:
-                raise ValueError(f"split: the sizes {sizes} do not add up to {size}")
-        else:
-            step = whole(split_size, "split_size")
-            if step < 1:
-                raise ValueError(f"split: split_size must be at least 1: it is {step}")
-            sizes = [min(step, size - start) for start in range(0, size, step)]
-        dim, ends = dim % self.ndim, np.cumsum(sizes).tolist()
-        return tuple(self[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
-
-    def chunk(self, chunks, dim=0):
-        """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
-        return self.split(max(1, -(-self.size(dim) // whole(chunks, "chunks"))), dim)
-
-    def unbind(self, dim=0):
-        """The views along a dimension, as a tuple."""
-        size = self.size(dim)
-        return tuple(self[at_dim(dim % self.ndim, i)] for i in range(size))
-
-    def t(self):
-        """The transpose of a matrix."""
-        if self.ndim > 2:
-            raise ValueError(f"t() is for matrices: {self._label()} has {self.ndim} dimensions, "
-                             "name two with transpose(dim0, dim1)")
-        return self if self.ndim < 2 else self.transpose(0, 1)
-
     @property
     def T(self):
         """The dimensions in reverse order."""
@@ -671,7 +612,7 @@ def _convert(run, op, name, value):
     if kind == "int":
         return whole(value, what)
     if kind == "ints":
-        return [whole(i, what) for i in value] if _is_listed(value) else whole(value, what)
+        return [whole(i, what) for i in value] if is_listed(value) else whole(value, what)
     if kind == "bool":
         return bool(value)
     if kind == "dtype":
@@ -740,13 +681,9 @@ def as_proxy(x):
     return x if isinstance(x, Proxy) else proxy_of(current_run(), x)
 
 
-def _is_listed(value):
+def is_listed(value):
+    """Whether a call has several integers in one argument."""
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
-
-
-def _varargs(given):
-    """(2, -1) and ((2, -1),) as the one argument that the op takes; none where none is given."""
-    return given if len(given) == 1 and _is_listed(given[0]) else [list(given)] * bool(given)
 
 
 def _is_device(arg):

@@ -5,7 +5,7 @@ import numpy as np
 
 from .indexing import scattered
 from .numeric import dims_of
-from .proxy import Proxy, apply, function, method, proxy_of
+from .proxy import Proxy, apply, function, is_listed, method, only_method, proxy_of
 from .values import as_array, at_dim, whole, wholes
 
 
@@ -28,6 +28,94 @@ def distinct_dims(x, dims, rank=None):
 def dim_of(x, dim):
     """One dimension, counted from the front."""
     return dims_of(x, whole(dim, "dim"))[0]
+
+
+# The same elements in another shape: ops of the table, with torch's spelling of sizes.
+
+def _varargs(given):
+    """(2, -1) and ((2, -1),) as the one argument that the op takes; none where none is given."""
+    return given if len(given) == 1 and is_listed(given[0]) else [list(given)] * bool(given)
+
+
+@only_method
+def reshape(x, *shape, **named):
+    """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
+    return apply(x._run, "reshape", [x, *_varargs(shape)], named)
+
+
+@only_method
+def view(x, *shape, **named):
+    """As reshape, but refused where that would copy: what is set in a view is set in x."""
+    return apply(x._run, "view", [x, *_varargs(shape)], named)
+
+
+@only_method
+def expand(x, *shape, **named):
+    """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
+    return apply(x._run, "expand", [x, *_varargs(shape)], named)
+
+
+@only_method
+def expand_as(x, other):
+    """Expanded to the shape of another."""
+    return x.expand(other.shape)
+
+
+@only_method
+def view_as(x, other):
+    """Reshaped to the shape of another."""
+    return x.reshape(other.shape)
+
+
+@only_method
+def permute(x, *dims, **named):
+    """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
+    return apply(x._run, "permute", [x, *_varargs(dims)], named)
+
+
+@only_method
+def flatten(x, start_dim=0, end_dim=-1):
+    """Dimensions start_dim to end_dim as one."""
+    return apply(x._run, "flatten", [x, start_dim, end_dim])
+
+
+@only_method
+def split(x, split_size, dim=0):
+    """Views of split_size (or of the sizes in a list) along a dimension, as a tuple."""
+    dim, size = whole(dim, "dim"), x.size(dim)
+    if isinstance(split_size, (list, tuple)):
+        sizes = [whole(n, "a size") for n in split_size]
+        if sum(sizes) != size:
+            raise ValueError(f"split: the sizes {sizes} do not add up to {size}")
+    else:
+        step = whole(split_size, "split_size")
+        if step < 1:
+            raise ValueError(f"split: split_size must be at least 1: it is {step}")
+        sizes = [min(step, size - start) for start in range(0, size, step)]
+    dim, ends = dim % x.ndim, np.cumsum(sizes).tolist()
+    return tuple(x[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
+
+
+@only_method
+def chunk(x, chunks, dim=0):
+    """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
+    return x.split(max(1, -(-x.size(dim) // whole(chunks, "chunks"))), dim)
+
+
+@only_method
+def unbind(x, dim=0):
+    """The views along a dimension, as a tuple."""
+    size = x.size(dim)
+    return tuple(x[at_dim(dim % x.ndim, i)] for i in range(size))
+
+
+@only_method
+def t(x):
+    """The transpose of a matrix."""
+    if x.ndim > 2:
+        raise ValueError(f"t() is for matrices: {x._label()} has {x.ndim} dimensions, "
+                         "name two with transpose(dim0, dim1)")
+    return x if x.ndim < 2 else x.transpose(0, 1)
 
 
 # Views.
