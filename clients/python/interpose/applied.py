@@ -35,7 +35,8 @@ def applied(module, x):
 
 
 # TransformerLens's names of modules, as the beginnings and ends of Hugging Face's.
-_OF_LENS = {r"^blocks\.": "transformer.h.", r"\.ln([12])$": r".ln_\1", "^ln_final$": "transformer.ln_f",
+_OF_LENS = {r"^blocks\.": "transformer.h.", r"\.ln([12])$": r".ln_\1",
+            "^ln_final$": "transformer.ln_f",
             "^unembed$": "lm_head", "^embed$": "transformer.wte", "^pos_embed$": "transformer.wpe"}
 
 
@@ -69,8 +70,8 @@ def _attention(attn, x):
     config = attn._model.config
     shape, heads = x.shape, config.n_heads
     if len(shape) < 2:
-        raise ValueError(f"{attn._path} takes (..., T, {config.width}), the rows of a sequence, not "
-                         f"{shape}")
+        raise ValueError(f"{attn._path} takes (..., T, {config.width}), the rows of a sequence, "
+                         f"not {shape}")
     width = config.width // heads
     q, k, v = (part.reshape((*shape[:-1], heads, width)).transpose(-2, -3)
                for part in attn.c_attn(x).split(config.width, -1))

@@ -276,6 +276,7 @@ def call_by_name(name, args, kwargs):
     near = difflib.get_close_matches(name, {*FUNCTIONS, *_OTHERS, *ALIASES}, 3)
     raise TypeError(f"{name} is not offered on proxies: "
                     + (f"did you mean {' or '.join(near)}? Else " if near else "")
-                    + "save the tensor and use it on its .value, or write it with the ops of interpose")
+                    + "save the tensor and use it on its .value, or write it with the ops of "
+                    "interpose")
 
 

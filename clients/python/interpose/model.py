@@ -22,16 +22,16 @@ class LanguageModel(Lens):
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
-    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER) is
-    the name under which the server shares itself out fairly. The server is asked when the model is
-    first used: then ServerError is raised where none answers, RequestError where it has
-    no such model. A model can be shared by threads.
+    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER)
+    is the name under which the server shares itself out fairly. The server is asked when the model
+    is first used: then ServerError is raised where none answers, RequestError where it has no such
+    model. A model can be shared by threads.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
-    print(model) shows them all. `rename` gives some of them further names, by the name of a module or a
-    path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`, which nnsight takes, change nothing.
-    `numerics="transformer_lens"`: run_with_cache and run_with_hooks speak of TransformerLens's
-    processed weights.
+    print(model) shows them all. `rename` gives some of them further names, by the name of a module
+    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`,
+    which nnsight takes, change nothing. `numerics="transformer_lens"`: run_with_cache and
+    run_with_hooks speak of TransformerLens's processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
     ...     hidden = model.transformer.h[-1].output[0].save()
@@ -148,12 +148,12 @@ class LanguageModel(Lens):
 
         A sequence ends behind an end token, which is its last: the model's own, or the id or ids of
         `eos_token_id`, or none with `ignore_eos`; behind an id of `stop`; or when what is generated
-        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`, as far
-        as tokens go. Values of steps that do not come then have no `.value` (NoValue). A sequence
-        that has ended goes on beside others of its invoke as padding.
+        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`, as
+        far as tokens go. Values of steps that do not come then have no `.value` (NoValue). A
+        sequence that has ended goes on beside others of its invoke as padding.
 
-        `num_return_sequences` of each prompt are generated, one behind the other in its invoke, each
-        with its own random numbers: B of the hooks' shapes counts them all.
+        `num_return_sequences` of each prompt are generated, one behind the other in its invoke,
+        each with its own random numbers: B of the hooks' shapes counts them all.
 
         Raises TypeError for other parameters; RequestError, when the block ends, for everything
         that the server refuses.
@@ -189,9 +189,9 @@ class LanguageModel(Lens):
         """Opens a run of one pass over the prompts; nothing is generated.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate`
-        are taken and change nothing: every run is remote, and checked before it runs.
-        Raises as generate does.
+        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's
+        `remote`, `scan` and `validate` are taken and change nothing: every run is remote, and
+        checked before it runs. Raises as generate does.
 
         >>> with model.trace("Hello"):
         ...     logits = model.lm_head.output[0, -1].save()
@@ -222,11 +222,11 @@ class LanguageModel(Lens):
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a
-        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks are
-        of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
+        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks
+        are of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
 
-        Without a prompt shapes are not known inside the block; with one they are those of that prompt.
-        Raises RuntimeError for what saves, stops or opens invokes.
+        Without a prompt shapes are not known inside the block; with one they are those of that
+        prompt. Raises RuntimeError for what saves, stops or opens invokes.
 
         >>> with model.edit() as edited:
         ...     model.transformer.h[1].mlp.output[:] = 0

@@ -21,8 +21,8 @@ ALIASES = {
     "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
     "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow",
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
-    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc", "arcsin": "asin",
-    "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
+    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
@@ -204,11 +204,12 @@ class Proxy(Numeric):
 
     def __bool__(self):
         return bool(self._now("`if` (and `and`, `or`, `not`, bool())",
-                              ", or choose by it there: `with tracer.cond(x):`, x.where(...), &, |, ~"))
+                              ", or choose by it there: `with tracer.cond(x):`, x.where(...), &, "
+                              "|, ~"))
 
     def item(self):
-        """The one element of a tensor that has one: Python's number after the run, before it a value
-        of the run without dimensions.
+        """The one element of a tensor that has one: Python's number after the run, before it a
+        value of the run without dimensions.
 
         >>> with model.trace("Hello"):
         ...     norm = model.transformer.h[0].output[0].norm().item().save()
@@ -241,8 +242,8 @@ class Proxy(Numeric):
         value = f" = {self.value!r}" if self._has_come() else ""
         return f"<proxy of {self._label()}{value}>"
 
-    # Reading and changing parts. What is made of proxies (indexing.py, functions.py) is imported where
-    # it is called: at its top this module would have to wait for itself.
+    # Reading and changing parts. indexing.py and functions.py, which are made of proxies, are
+    # imported where they are called: they cannot be there before this file.
 
     def __getitem__(self, key):
         from . import indexing
@@ -655,7 +656,8 @@ def only_method(made):
 
 
 def function(arguments):
-    """Makes a function of a run and of tensors, of which any may be the proxy, torch's of its name."""
+    """Makes a function of a run and of tensors, of which any may be the proxy, torch's of its
+    name."""
     def give(made):
         COMPOSED[made.__name__] = made, arguments
         OF_RUN[made.__name__] = made

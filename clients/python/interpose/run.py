@@ -279,7 +279,8 @@ class Run:
         self._check_open()
         if any(condition is not True for condition in self.conditions):
             raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run "
-                               "computes must not depend on its values; set values inside the condition")
+                               "computes must not depend on its values; set values inside the "
+                               "condition")
         if self.open_invoke is None:
             self._is_stopped = True
         else:
@@ -545,7 +546,8 @@ class Run:
     def _check_open(self):
         if not self.is_open:
             raise RuntimeError("this run's block has ended, and nothing can be added to it: call "
-                               ".save() inside the block on what is wanted here, or open another run")
+                               ".save() inside the block on what is wanted here, or open another "
+                               "run")
 
     # Talking to the server.
 

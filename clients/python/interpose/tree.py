@@ -102,8 +102,8 @@ class Module:
 
     def _unknown(self, name):
         if name == "source":
-            return AttributeError(f"{self._path}.source is not offered: no Python runs in the model; "
-                                  f"print(model) shows what can be looked at")
+            return AttributeError(f"{self._path}.source is not offered: no Python runs in the "
+                                  "model; print(model) shows what can be looked at")
         if self._branch.is_list:
             return AttributeError(f"{self._path} has no {name!r}: it is a list of "
                                   f"{self._model.config.n_blocks} blocks")
@@ -135,8 +135,8 @@ class Module:
         """Moves this module (with `propagate` its submodules too) on to the next generation step,
         for the rest of the invoke; returns it.
 
-        Behind the last step, where a loop may end, nothing is there to be seen: IndexError for what is
-        looked at there, and for steps beyond. Raises RuntimeError outside an invoke.
+        Behind the last step, where a loop may end, nothing is there to be seen: IndexError for what
+        is looked at there, and for steps beyond. Raises RuntimeError outside an invoke.
 
         >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2):
         ...     first = model.lm_head.output.save()
@@ -148,10 +148,10 @@ class Module:
             return self.step(self._step + increment)
         invoke, run = self._invoke(), current_run(self._model)
         if run.iteration is not None:
-            raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
-                               "the iteration's, take .step(k) for another")
+            raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step "
+                               "is the iteration's, take .step(k) for another")
         moved = run.step_of(self._path) + whole(increment, "increment")
-        if not run.has_step(moved) and not run.has_step(moved - 1):     # a loop ends behind the last
+        if not run.has_step(moved) and not run.has_step(moved - 1):     # a loop ends there
             raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
         invoke.steps[self._path] = moved
         if propagate or self._branch.is_list or not self._path:
@@ -187,8 +187,8 @@ class Module:
         """The module is left out: its output is `replacement`, a tensor or a tuple like its output,
         and nothing inside it can be looked at in this step.
 
-        Raises RequestError, when the block ends, for a module that cannot be skipped (those that can
-        are blocks, attn, mlp and layernorms) and for looking inside.
+        Raises RequestError, when the block ends, for a module that cannot be skipped (those that
+        can are blocks, attn, mlp and layernorms) and for looking inside.
 
         >>> with model.trace("The Eiffel Tower is in the city of"):
         ...     before = model.transformer.h[0].output

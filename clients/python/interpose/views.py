@@ -1,4 +1,5 @@
-"""Tensors arranged anew, with torch's meaning: written with the views and copies that a server has."""
+"""Tensors arranged anew, with torch's meaning: written with the views and copies that a server
+has."""
 from __future__ import annotations
 
 import numpy as np
@@ -214,8 +215,8 @@ def repeat(x, *repeats):
     repeats = _listed(repeats)
     new = len(repeats) - x.ndim
     if new < 0 or any(n < 0 for n in repeats):
-        raise ValueError(f"repeat{tuple(repeats)} of {x.shape}: each dimension needs a number, 0 or "
-                         "more; new ones come first")
+        raise ValueError(f"repeat{tuple(repeats)} of {x.shape}: each dimension needs a number, 0 "
+                         "or more; new ones come first")
     shape = (1,) * new + x.shape
     wide = [n for i, n in enumerate(repeats) for n in ((n, shape[i]) if n != 1 else (shape[i],))]
     x = x.reshape(shape)[tuple(i for n in repeats for i in ([None, slice(None)] if n != 1
@@ -237,11 +238,12 @@ def repeat_interleave(x, repeats, dim=None, output_size=None):
     del output_size
     x, dim = (x.flatten(), 0) if dim is None else (x, dim_of(x, dim))
     if isinstance(repeats, Proxy):
-        raise TypeError("repeat_interleave: the shape would depend on values: repeats must be known "
-                        "before the run")
+        raise TypeError("repeat_interleave: the shape would depend on values: repeats must be "
+                        "known before the run")
     repeats = as_array(repeats)
     if repeats.ndim > 1 or repeats.ndim and len(repeats) not in (1, x.shape[dim]):
-        raise ValueError(f"repeat_interleave: {repeats.shape} repeats for dimension {dim} of {x.shape}")
+        raise ValueError(f"repeat_interleave: {repeats.shape} repeats for dimension {dim} of "
+                         f"{x.shape}")
     if (repeats < 0).any():
         raise ValueError("repeat_interleave: repeats must be 0 or more")
     places = np.repeat(np.arange(x.shape[dim]), repeats)
@@ -366,8 +368,8 @@ def _along(x, dim, index, source):
                          f"{index.shape} of {x.shape}")
     shape[dim] = index.numel()
     if source is not None and list(source.shape) != shape:
-        raise ValueError(f"the source of {source.shape} must be {tuple(shape)}: as {x.shape}, and in "
-                         f"dimension {dim} as long as the index")
+        raise ValueError(f"the source of {source.shape} must be {tuple(shape)}: as {x.shape}, and "
+                         f"in dimension {dim} as long as the index")
     return dim, index.reshape([*[1] * dim, -1, *[1] * (len(shape) - dim - 1)]).expand(shape)
 
 
