@@ -66,7 +66,7 @@ class Edit(Run):
             raise RuntimeError("an edit saves nothing: save in a run of the edited model")
         return super().add(op, args, kwargs, **facts)
 
-    def invoke(self, prompt, **unsupported):
+    def invoke(self, *args, **kwargs):
         """Refused: an edit is of every prompt."""
         raise RuntimeError("an edit has no invokes: it holds for all that the edited model has")
 

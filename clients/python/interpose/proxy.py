@@ -479,10 +479,11 @@ class Method:
         return f"<op {self._op} of {self._proxy!r}>"
 
 
-_OPERATORS = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div",
-              "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
-              "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
-              "rshift": "bitwise_right_shift"}
+# Python's names of its operators of two, and the ops that they are.
+OPERATORS = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div",
+             "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
+             "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+             "rshift": "bitwise_right_shift"}
 
 
 def _give_operators():
@@ -496,7 +497,7 @@ def _give_operators():
     def in_place(op):
         return lambda self, other: self._change(apply(self._run, op, [self, other]))
 
-    for name, op in _OPERATORS.items():
+    for name, op in OPERATORS.items():
         setattr(Proxy, f"__{name}__", forward(op))
         setattr(Proxy, f"__r{name}__", reflected(op))
         setattr(Proxy, f"__i{name}__", in_place(op))
@@ -568,7 +569,7 @@ def _give_array_s():
     def operator(name):
         return lambda self, *args: getattr(self._as_value(), name)(*_plain(args))
 
-    names = [f"__{side}{op}__" for op in _OPERATORS for side in ("", "r", "i")]
+    names = [f"__{side}{op}__" for op in OPERATORS for side in ("", "r", "i")]
     for name in [*names, *(f"__{op}__" for op in (
             "eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert", "matmul", "rmatmul",
             "len", "iter"))]:

@@ -198,6 +198,13 @@ class Run:
                                "and the iteration or the condition inside it")
         self.open_invoke = invoke
 
+    def invoke_for(self, what, use="use"):
+        """The invoke that is open; RuntimeError where `what`, which belongs to one, has none."""
+        if self.open_invoke is None:
+            raise RuntimeError(f"{what} belongs to a prompt: {use} it inside "
+                               "`with run.invoke(prompt):`")
+        return self.open_invoke
+
     def leave_invoke(self, kind):
         """Ends what is open inside the invoke, and the invoke."""
         if kind is None:
@@ -305,11 +312,9 @@ class Run:
             raise TypeError(f"cache() has no parameter {unknown.pop()!r}: it takes modules, "
                             "include_output and include_inputs")
         self._check_open()
-        if self.open_invoke is None:
-            raise RuntimeError("a cache belongs to a prompt: open it inside "
-                               "`with run.invoke(prompt):`")
-        cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
-        self.open_invoke.caches.append(cache)
+        invoke = self.invoke_for("a cache", "open")
+        cache = Cache(invoke, chosen(self.model, modules), include_output, include_inputs)
+        invoke.caches.append(cache)
         return cache
 
     def barrier(self, *args):
@@ -398,9 +403,7 @@ class Run:
         module is."""
         self._check_open()
         module = path.rpartition(".")[0]
-        if self.open_invoke is None:
-            raise RuntimeError(f"{module} belongs to a prompt: use it inside "
-                               "`with run.invoke(prompt):`")
+        self.invoke_for(module)
         at = self.step_of(module) if step is None else step
         if at is not None and at == self.n_steps:
             raise IndexError(f"{module} has no next step: {self.steps_text()}")

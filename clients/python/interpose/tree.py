@@ -146,7 +146,8 @@ class Module:
         """
         if self._step is not None:
             return self.step(self._step + increment)
-        invoke, run = self._invoke(), current_run(self._model)
+        run = current_run(self._model)
+        invoke = run.invoke_for(self._path or "the model")
         if run.iteration is not None:
             raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step "
                                "is the iteration's, take .step(k) for another")
@@ -175,13 +176,6 @@ class Module:
         False
         """
         return Iteration(current_run(self._model), self._path, slice(None)).begin()
-
-    def _invoke(self):
-        invoke = current_run(self._model).open_invoke
-        if invoke is None:
-            raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
-                               "`with run.invoke(prompt):`")
-        return invoke
 
     def skip(self, replacement):
         """The module is left out: its output is `replacement`, a tensor or a tuple like its output,
