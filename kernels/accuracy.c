@@ -3,7 +3,7 @@
 
 enum {
     M = 16,
-    K = 512,
+    K = ACCURACY_WIDTH,
     N = 64
 };
 

@@ -127,6 +127,12 @@ static bool find_model(struct server *s, struct err *e)
     return gpt2_config(&s->shape, s->folder, e) && load_tokenizer(s, e);
 }
 
+static int longest_row(const struct model_shape *m)
+{
+    const int longest = m->inner > m->width ? m->inner : m->width;
+    return longest > ACCURACY_WIDTH ? longest : ACCURACY_WIDTH;
+}
+
 static bool load_model(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
@@ -135,7 +141,7 @@ static bool load_model(struct server *s, struct err *e)
         .isa = o->isa,
         .weights = o->weights,
         .rows_max = (int)o->rows,
-        .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
+        .width_max = longest_row(&s->shape),
         .context_max = s->shape.context,
         .heads_max = s->shape.n_heads,
         .number = s->device_number,
