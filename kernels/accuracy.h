@@ -2,9 +2,7 @@
 #pragma once
 #include "backend.h"
 
-/* K of the product that is tried: a device is opened for rows as long, however small its model. */
-enum { ACCURACY_WIDTH = 512 };
-
-/* |y - true y| / |true y|, Euclidean, of one product (16, 512) @ (512, 64) of random numbers, true
- * ones in double precision. A device fault is an error. */
-bool product_error(double *error, const struct backend *be, struct device *d, struct err *e);
+/* |y - true y| / |true y|, Euclidean, of one product (16, K) @ (K, 64) of random numbers, true ones
+ * in double precision. K is at most what the device was opened for. A device fault is an error. */
+bool product_error(double *error, const struct backend *be, struct device *d, int K,
+                   struct err *e);

@@ -157,8 +157,8 @@ SCALAR double scalar_reduce(float x, uint32_t *quadrant)
     }
     /* 2/pi behind 32 zero bits. Times the significand, from the bit on whose product weighs two
      * quarter turns: those before it only add multiples of four. */
-    const uint32_t two_over_pi[] = {0, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u,
-                                    0xdb629599u, 0x3c439041u, 0xfe5163abu};
+    static const uint32_t two_over_pi[] = {0, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u,
+                                           0xdb629599u, 0x3c439041u, 0xfe5163abu};
     const uint32_t bits = scalar_bits(x);
     const uint64_t m = (bits & 0x007fffffu) | 0x00800000u;
     const uint32_t first = ((bits >> 23) & 255u) - 120u;

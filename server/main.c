@@ -127,12 +127,6 @@ static bool find_model(struct server *s, struct err *e)
     return gpt2_config(&s->shape, s->folder, e) && load_tokenizer(s, e);
 }
 
-static int longest_row(const struct model_shape *m)
-{
-    const int longest = m->inner > m->width ? m->inner : m->width;
-    return longest > ACCURACY_WIDTH ? longest : ACCURACY_WIDTH;
-}
-
 static bool load_model(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
@@ -141,7 +135,7 @@ static bool load_model(struct server *s, struct err *e)
         .isa = o->isa,
         .weights = o->weights,
         .rows_max = (int)o->rows,
-        .width_max = longest_row(&s->shape),
+        .width_max = s->shape.inner > s->shape.width ? s->shape.inner : s->shape.width,
         .context_max = s->shape.context,
         .heads_max = s->shape.n_heads,
         .number = s->device_number,
@@ -155,7 +149,7 @@ static bool load_model(struct server *s, struct err *e)
                                         .jobs_max = (int)o->queue + RUNNING_MAX,
                                         .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
     return device_open(&s->device, &s->be, o->device, &device, e) &&
-           product_error(&s->product_error, s->be, s->device, e) &&
+           product_error(&s->product_error, s->be, s->device, s->shape.width, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
            batch_open(&s->batch, s->model, &batch, &s->arena, e);
 }

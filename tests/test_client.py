@@ -382,6 +382,9 @@ a + x; x + a; a - x; a * x; a / x; a ** 2 + x; a < x; a @ m; x @ w; n - x; x + n
 np.exp(x); np.add(x, a); np.sum(x, axis=-1); np.mean(x, axis=(0, 1), keepdims=True); np.max(x, axis=-1); np.maximum(x, 0); np.abs(x)
 np.concatenate([x, a], axis=1); np.stack([x, a]); np.where(x > 0, x, a); np.transpose(x); np.transpose(x, (1, 0, 2)); np.reshape(x, (4, 6))
 np.matmul(x, m); np.argmax(x, axis=-1); np.expand_dims(x, 0); np.swapaxes(x, 0, 1); np.sqrt(np.square(x)); np.clip(x, 0, 1); np.negative(x)
+np.repeat(x, 2, axis=1); np.repeat(m, 2); np.tile(m, 2); np.tile(x, (2, 1, 1)); np.roll(x, 1, axis=0); np.roll(m, 3); np.flip(x, axis=1); np.moveaxis(x, 0, -1)
+np.split(x, 3, axis=1)[1]; np.array_split(m, 3, axis=1)[0]; np.vstack([m, m[:1]]); np.hstack([m, m]); np.tril(m); np.diag(m); np.trace(m[:4, :4]); np.outer(m[0], m[1]); np.broadcast_to(m, (2, 4, 5))
+np.take_along_axis(x, np.argmax(x, axis=-1)[..., None], axis=-1); np.tensordot(x, m, 1); np.inner(x, m.T); np.atleast_2d(m[0]); np.column_stack([m[:, 0], m]); x[:, [0, 2]]; x[..., np.array([True, False, True, True])]
 np.linalg.norm(x); np.linalg.norm(x, axis=-1); np.squeeze(x[:1], axis=0); np.float32(2) * x; x * np.float32(2); np.isnan(x); np.tanh(x)
 np.var(x); np.std(x, axis=-1); np.std(x, axis=0, ddof=1); np.sort(x, axis=0); np.any(x > 1, axis=0); np.all(x < 9); np.cumsum(x, axis=1); np.prod(x, axis=-1)
 np.fmod(x, a); np.trunc(x); np.isfinite(x); np.nan_to_num(x); np.logical_xor(x > 0, a > 0); np.left_shift(x.argmax(-1), 2); np.divide(1, x); np.log1p(np.abs(x))
@@ -1264,7 +1267,8 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
     ("streamer", "logprob.value.shape == (3, 1) and len(run.finish_reasons) == 3"),
-    ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"),
+    ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"
+     " and scores[0].shape == (1, model.config.n_heads)"),
 ]
 
 

@@ -1,6 +1,7 @@
 """The client's contexts: steps, conditions, stopping and what a saved proxy is behind its run; and how
 each thing that cannot work is refused."""
 import json
+import random
 import re
 import traceback
 
@@ -839,6 +840,20 @@ def test_a_prompt_of_a_session_is_refused_at_its_line(model, tmp_path):
     assert refused.value.lineno == 5, str(refused.value)
 
 
+def test_positions_of_prompts_of_unequal_length(model):
+    texts = ["The Eiffel Tower is in the city of", "The Tower"]
+    with model.trace() as tracer:
+        with tracer.invoke(texts) as invoker:
+            ids = model.transformer.wte.input.save()
+            places = [invoker.positions("Tower", prompt=k) for k in (0, 1)]
+            ends = [invoker.positions(-1, prompt=k) for k in (0, 1)]
+            firsts = [invoker.positions(slice(0, 1), prompt=k) for k in (0, 1)]
+    tower = [model.tokenizer.decode(row[where]) for row, where in zip(ids.value, places)]
+    assert tower[0] == tower[1] and "Tower" in tower[0]
+    n = ids.shape[1]
+    assert ends == [[n - 1]] * 2 and firsts == [[0], [n - len(invoker.tokens[1])]]
+
+
 # All prompts of a run.
 
 def test_all_prompts_are_one_left_padded_batch(model):
@@ -1026,3 +1041,111 @@ def test_refusals_word_for_word_and_at_their_line(model, tmp_path, code, sentenc
         assert text == fill(sentence, place=names["run"]._place)
     lines = [entry.lineno + 1 for entry in refused.traceback if str(entry.path) == str(script)]
     assert getattr(e, "lineno", lines[-1]) == 5
+
+
+# Random programs, each written in several contexts that mean the same.
+
+def random_body(model, seed, keep):
+    """Reads, changes and replaces tensors of the model at random places, one behind the other; `keep` is
+    given what the program sees."""
+    rng = random.Random(seed)
+    places = sorted(rng.choices(range(3 * 3), k=rng.randint(2, 6)))
+    seen = []
+    for place in places:
+        block = model.transformer.h[place // 3]
+        module = (block.attn, block.mlp, block)[place % 3]
+        is_tuple = place % 3 != 1
+        x = module.output[0] if is_tuple else module.output
+        for _ in range(rng.randint(1, 3)):
+            other = rng.choice(seen)[:, -1:] * 0.5 if seen else 0.25
+            verb = rng.randrange(6)
+            if verb == 0:
+                x[:, -1] = rng.random()
+            elif verb == 1:
+                x[..., 3:9] += other[..., 3:9] if seen else other
+            elif verb == 2:
+                x *= 1 + rng.random()
+            elif verb == 3:
+                new = x * 0.5 + other
+                if is_tuple:
+                    module.output = (new,) + module.output[1:]
+                else:
+                    module.output = new
+            elif verb == 4:
+                view = x.transpose(1, 2)
+                view[:, 5] = view[:, 6] + 1
+            keep(x.mean())
+        seen += [x, x + 1]
+    keep(model.lm_head.output[:, -1].max())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_program_means_the_same_in_every_context(model, server, seed):
+    def plain(prompt, steps=1):
+        out = interpose.list().save()
+        with model.generate(prompt, max_new_tokens=steps, eos_token_id=[]) as tracer:
+            for _ in tracer.iter[:]:
+                random_body(model, seed, out.append)
+        return out, tracer.output[0]
+
+    one, _ = plain(PROMPT)
+    several, tokens = plain(PROMPT, 3)
+    # Steps.
+    block = interpose.list().save()
+    with model.generate(PROMPT, max_new_tokens=3, eos_token_id=[]) as tracer:
+        with tracer.iter[:]:
+            random_body(model, seed, block.append)
+    same(block, several)
+    same([tracer.output[0]], [tokens])
+    # A condition that holds, and one that does not.
+    taken, left = (interpose.list().save() for _ in range(2))
+    with model.trace() as tracer:
+        for out, sign in ((taken, 1), (left, -1)):
+            with tracer.invoke(PROMPT):
+                with tracer.cond(model.transformer.wte.output.abs().sum() * sign > 0) as c:
+                    random_body(model, seed, out.append)
+                with c.else_():
+                    out.append(model.lm_head.output[:, -1].max())
+    with model.trace(PROMPT):
+        untouched = model.lm_head.output[:, -1].max().save()
+    same(taken, one)
+    same(left, [untouched])
+    # An edit, of one step and of all; what it would keep is read behind it.
+    last = [several[len(one) * k - 1] for k in (1, 2, 3)]
+    for all_steps in (False, True):
+        with model.edit() as edited:
+            if all_steps:
+                model.all()
+            random_body(model, seed, lambda x: None)
+        with edited.generate(PROMPT, max_new_tokens=3, eos_token_id=[]) as tracer:
+            found = [model.lm_head.output[:, -1].max().save() for _ in tracer.iter[:]]
+        same(found if all_steps else found[:1], last if all_steps else last[:1])
+    # A session's second run; all prompts of a run, of which there is one.
+    in_session, of_all = (interpose.list().save() for _ in range(2))
+    with model.session():
+        with model.trace(IDS):
+            early = model.transformer.h[0].output[0].sum() * 0
+        with model.trace(PROMPT):
+            random_body(model, seed, lambda x: in_session.append(x + early))
+    with model.trace() as tracer:
+        with tracer.invoke():
+            random_body(model, seed, of_all.append)
+        with tracer.invoke(PROMPT):
+            pass
+    same(in_session, one)
+    same(of_all, one)
+    # Two prompts of one length as all, row by row.
+    other = model.tokenizer.encode(PROMPT)[::-1]
+    rows = interpose.list().save()
+    with model.trace() as tracer:
+        with tracer.invoke():
+            random_body(model, seed, lambda x: None)
+            rows.append(model.lm_head.output)
+        for prompt in (PROMPT, other):
+            with tracer.invoke(prompt):
+                pass
+    for prompt, row in zip((PROMPT, other), rows[0]):
+        with model.trace(prompt):
+            random_body(model, seed, lambda x: None)
+            alone = model.lm_head.output[0].save()
+        same([row], [alone])

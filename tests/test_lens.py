@@ -276,6 +276,13 @@ def test_stacks_are_the_plain_ones(pair, layer, pos_slice):
     normal = stacked(parts) - stacked(parts).mean(-1, keepdim=True)
     same(cache.decompose_resid(layer, apply_ln=True, pos_slice=pos_slice), normal / scale)
     same(cache.apply_ln_to_stack(np.asarray(stack), layer, pos_slice=pos_slice), normal / scale)
+    own = normal / (normal.square().mean(-1, keepdim=True) + plain.eps).sqrt()
+    same(cache.apply_ln_to_stack(np.asarray(stack), recompute_ln=True), own)
+    same(cache.apply_ln_to_stack(cache.decompose_resid(layer, pos_slice=pos_slice), layer,
+                                 recompute_ln=True), own)
+    with model.trace(TEXT):     # a stack is an array for another run
+        again = (interpose.tensor(cache.decompose_resid(1, pos_slice=-1)) * 1).save()
+    same(again, torch.stack([theirs[name][:, -1] for name in parts[:4]]))
     heads = torch.cat([at(theirs[f"blocks.{i}.attn.hook_result"]).movedim(-2, 0) for i in range(n)])
     ours, labels = cache.stack_head_results(layer or -1, pos_slice=pos_slice, incl_remainder=True,
                                             return_labels=True)
@@ -314,7 +321,7 @@ def test_activation_patching(pair):
     of the difference of two answers comes back."""
     model, plain = pair
     paris, rome = model.to_single_token(" Paris"), model.to_single_token(" Rome")
-    _, clean = model.run_with_cache(TEXT, names_filter=lambda name: name.endswith("resid_pre"))
+    _, clean = model.run_with_cache(TEXT)   # which the hooks ask for what they need
     other = model.to_tokens(OTHER).tolist()
     n = len(other[0])
     theirs = plain.run(model.to_tokens(TEXT).tolist())[1]
@@ -376,15 +383,14 @@ def test_logit_lens(pair):
     directions = model.tokens_to_residual_directions([" Paris", " London"])
     ours = np.asarray(accumulated)[:, 0] @ (directions[0] - directions[1])
     _, theirs = plain.run(model.to_tokens(TEXT).tolist())
-    scale = theirs["ln_final.hook_scale"][0, -1]
     U = plain.U * plain.lnf_w[:, None]
     paris, london = (U[:, model.to_single_token(t)] for t in (" Paris", " London"))
     want = []
     for label in labels:
         name = ("blocks.5.hook_resid_post" if label == "final_post" else
                 "blocks.{}.hook_resid_{}".format(*label.split("_")))
-        x = theirs[name][0, -1]
-        want.append(float((x - x.mean()) / scale @ (paris - london)))
+        x = theirs[name][0, -1] - theirs[name][0, -1].mean()
+        want.append(float(x / (x.square().mean() + plain.eps).sqrt() @ (paris - london)))
     same(ours, np.array(want))
     own = model.run_with_hooks(TEXT)[0, -1]
     bias = plain.lnf_b @ plain.U + plain.bU
@@ -426,6 +432,29 @@ def test_induction_heads_are_found_by_their_pattern(pair):
     _, theirs = plain.run(ids)
     same(ours, scores([theirs[f"blocks.{i}.attn.hook_pattern"] for i in range(6)]))
     assert {tuple(place) for place in np.argwhere(ours > 0.5)} >= {(2, 5), (3, 1)}
+    by_the_server = {}
+
+    def score(pattern, hook):
+        stripe = pattern.diagonal(dim1=-2, dim2=-1, offset=1 - 25)
+        by_the_server[hook.layer()] = stripe.mean(-1).mean(0).save()
+    model.run_with_hooks(ids, return_type=None,
+                         fwd_hooks=[(lambda name: name.endswith("pattern"), score)])
+    same(np.stack([by_the_server[i].value for i in range(6)]), ours)
+
+
+def test_parameters_of_all_blocks(model, hf):
+    """The QK and OV circuits of a head, from the factored matrices of the main demo."""
+    plain = Plain(hf, False)
+    with model.trace([0]):
+        ov = (model.W_V[3, 1] @ model.W_O[3, 1]).save()
+        qk = (model.W_Q[-1, 0] @ model.W_K[-1, 0].T).save()
+        several = model.W_Q[1:3].save()
+        heads = model.b_V[:, 2].save()
+    same(ov, plain.blocks[3]["V"][1] @ plain.blocks[3]["O"][1])
+    same(qk, plain.blocks[5]["Q"][0] @ plain.blocks[5]["K"][0].T)
+    same(several, torch.stack([plain.blocks[i]["Q"] for i in (1, 2)]))
+    same(heads, torch.stack([block["bV"][2] for block in plain.blocks]))
+    assert len(model.W_in) == 6
 
 
 # What is refused.

@@ -340,6 +340,17 @@ def test_a_run_of_whole_blocks_is_the_model(model):
     assert logits.value[:, -1].tobytes() == own.value[:, -1].tobytes()
 
 
+@pytest.mark.parametrize("theirs, ours", [
+    ("blocks[1]", "transformer.h[1]"), ("blocks[1].attn", "transformer.h[1].attn"),
+    ("blocks[-1].mlp", "transformer.h[-1].mlp"), ("blocks[0].ln2", "transformer.h[0].ln_2"),
+    ("ln_final", "transformer.ln_f"), ("unembed", "lm_head")])
+def test_transformer_lens_s_modules_are_the_same(model, theirs, ours):
+    with model.trace(IDS):
+        x = model.transformer.h[0].output[0]
+        one, other = place(model, theirs)(x).save(), first(place(model, ours)(x)).save()
+    assert one.value.tobytes() == other.value.tobytes()
+
+
 @pytest.mark.parametrize("path, shape, code, message", [
     ("lm_head", [2, 5], "shape", "lm_head of (2, 5): the last dimension must be {D}"),
     ("transformer.h.1.mlp.c_proj", [3, 8], "shape",

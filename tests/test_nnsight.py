@@ -563,6 +563,15 @@ def test_skips_one_behind_the_other(model):
     assert np.array_equal(out[0], inp_3[0]) and np.array_equal(out[0], inp)
 
 
+@covers("0.5 test_skip_inner_module_error")
+def test_nothing_inside_a_skipped_module_can_be_seen(model):
+    with pytest.raises(RequestError) as refused:
+        with model.trace("Hello World"):
+            model.transformer.h[1].skip(model.transformer.h[0].output)
+            model.transformer.h[1].attn.output[0].save()
+    assert refused.value.code == "order" and "transformer.h.1" in refused.value.message
+
+
 @covers("0.5 test_skip_batched", "0.5 test_skip_partial_batch_error")
 def test_a_skip_is_of_one_invoke(model):
     with model.trace() as tracer:
@@ -582,7 +591,7 @@ def test_a_skip_is_of_one_invoke(model):
 
 @covers("0.5 test_iter_and_skip")
 def test_skip_at_one_step(model):
-    with model.generate("_", max_new_tokens=3) as tracer:
+    with model.generate("_", max_new_tokens=3, eos_token_id=[]) as tracer:
         seen = interpose.list().save()
         for step in tracer.iter[:]:
             if step == 1:

@@ -103,7 +103,7 @@ struct fast {
 constexpr int FAST_WARPS = 8, FAST_COLUMNS = 2 * MMA_COLUMNS;
 
 template <enum precision P, enum epilogue E>
-__global__ void __launch_bounds__(FAST_WARPS * 32) fast_few_kernel(struct fast f)
+__global__ void __launch_bounds__(FAST_WARPS * 32, 1) fast_few_kernel(struct fast f)
 {
     SHARED(float, partials, [FAST_WARPS][MMA_ROWS][FAST_COLUMNS]);
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;

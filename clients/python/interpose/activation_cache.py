@@ -14,7 +14,7 @@ from .finished import Value
 from .folding import folded, unfolded
 from .functions import FUNCTIONS
 from .hooks import act_name
-from .run import prompt_of
+from .run import apart, prompt_of
 
 
 class Pass:
@@ -66,12 +66,15 @@ class Pass:
     # Writing it.
 
     def run(self, write, return_type=None, loss_per_token=False):
-        """(what return_type asks for, what write(self) makes of the run), values in their places.
-        `write` gives None, a proxy, or a dict or a list of proxies."""
+        """(what return_type asks for, what write() gives, a dict of proxies, as values). The request
+        is one of its own, also where a run is open: a hook may look into the cache of another run.
+        """
+        return apart(self._run, write, return_type, loss_per_token)
+
+    def _run(self, write, return_type, loss_per_token):
         if return_type not in ("logits", "loss", "both", None):
             raise ValueError(f"return_type is 'logits', 'loss', 'both' or None: not {return_type!r}")
         result = [None, None]
-        made = None
         with self.model.trace(self.prompt) as run:
             for name, function in self.hooks:
                 self._call(run, name, function)
@@ -79,12 +82,12 @@ class Pass:
                 result[0] = self.read("unembed.hook_out").save()
             if return_type in ("loss", "both"):
                 result[1] = self._loss(run, loss_per_token).save()
-            made = _each(write(self), lambda x: x.save())
+            made = {key: x.save() for key, x in write().items()}
         logits, loss = (x if x is None else x.value for x in result)
         if loss is not None and not loss_per_token:
             loss = float(loss)
         chosen = {"logits": logits, "loss": loss, "both": (logits, loss), None: None}[return_type]
-        return chosen, _each(made, lambda x: x.value.view(Value))
+        return chosen, {key: x.value.view(Value) for key, x in made.items()}
 
     def read(self, name):
         """The tensor at a hook point, in the model's numerics."""
@@ -125,16 +128,6 @@ def _root(node):
     return node
 
 
-def _each(made, function):
-    if made is None:
-        return None
-    if isinstance(made, dict):
-        return {key: _each(x, function) for key, x in made.items()}
-    if isinstance(made, list):
-        return [_each(x, function) for x in made]
-    return function(made)
-
-
 class Stack(np.lib.mixins.NDArrayOperatorsMixin):
     """Tensors stacked along a first dimension: an array, which the server computes when it is looked at,
     and not at all where a cache's method makes something smaller of it."""
@@ -149,8 +142,7 @@ class Stack(np.lib.mixins.NDArrayOperatorsMixin):
             self._value = self._cache._ask(self._write)
         return self._value
 
-    def _as_value(self):
-        return self.value
+    _as_value = _as_tensor = lambda self: self.value
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.value, dtype)
@@ -203,7 +195,7 @@ class ActivationCache(collections.abc.Mapping):
 
     # What the run sends at once.
 
-    def written(self, _):
+    def written(self):
         """The proxies of what the filter chose, in the run."""
         return {name: self._act(name) for name in self._names} if self._filter_is_given else {}
 
@@ -216,7 +208,7 @@ class ActivationCache(collections.abc.Mapping):
     def __getitem__(self, key):
         name = self._pass.full_name(key)
         if name not in self._values:
-            self._values.update(self._pass.run(lambda _: {name: self._act(name)})[1])
+            self._values.update(self._pass.run(lambda: {name: self._act(name)})[1])
         return self._values[name] if self.has_batch_dim else self._values[name][0]
 
     def __contains__(self, key):
@@ -262,7 +254,7 @@ class ActivationCache(collections.abc.Mapping):
         return _at(x, pos_slice, int(self.has_batch_dim))
 
     def _ask(self, write):
-        return self._pass.run(lambda _: {"x": write()})[1]["x"]
+        return self._pass.run(lambda: {"x": write()})[1]["x"]
 
     # Stacks.
 
@@ -285,7 +277,8 @@ class ActivationCache(collections.abc.Mapping):
                           mlp_input=False, return_labels=False):
         """The residual stream in front of each block up to `layer` (None or -1: to the end), stacked
         (n, B, T, D); with `incl_mid` between attention and MLP too. `apply_ln` centres each and divides
-        it by the scale of the layernorm that reads it at `layer`. An index as `pos_slice` drops T.
+        it by the scale of the layernorm in front of `layer`; at the end by its own, as in a logit lens.
+        An index as `pos_slice` drops T.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
         >>> stack, labels = cache.accumulated_resid(return_labels=True, pos_slice=-1)
@@ -303,8 +296,9 @@ class ActivationCache(collections.abc.Mapping):
         if mlp_input:
             names.append(("resid_mid", layer))
             labels.append(f"{layer}_mid")
+        ln = (layer, mlp_input, pos_slice, layer == n) if apply_ln else None
         return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
-                             return_labels, (layer, mlp_input, pos_slice) if apply_ln else None)
+                             return_labels, ln)
 
     def decompose_resid(self, layer=None, mlp_input=False, mode="all", apply_ln=False,
                         pos_slice=None, incl_embeds=True, return_labels=False):
@@ -377,13 +371,18 @@ class ActivationCache(collections.abc.Mapping):
             "scale", layer, "ln2" if mlp_input else "ln1")
         return self._part(name, pos_slice)
 
-    def _normalized(self, stack, layer, mlp_input, pos_slice):
-        return (stack - stack.mean(-1, keepdim=True)) / self._scale(layer, mlp_input, pos_slice)
+    def _normalized(self, stack, layer, mlp_input, pos_slice, recompute_ln=False):
+        stack = stack - stack.mean(-1, keepdim=True)
+        if recompute_ln:
+            variance = stack.square().mean(-1, keepdim=True)
+            return stack / (variance + self.model.config.epsilon).sqrt()
+        return stack / self._scale(layer, mlp_input, pos_slice)
 
-    def apply_ln_to_stack(self, residual_stack, layer=None, mlp_input=False, pos_slice=None):
+    def apply_ln_to_stack(self, residual_stack, layer=None, mlp_input=False, pos_slice=None,
+                          recompute_ln=False):
         """A stack centred, and divided by the scale that the layernorm in front of `layer` (None or -1:
-        the last one) has in this run: its gain and bias are left out. `pos_slice` is the one with which
-        the stack was made.
+        the last one) has in this run, or with `recompute_ln` each tensor by its own. The gain and the
+        bias are left out. `pos_slice` is the one with which the stack was made.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
         >>> stack = cache.decompose_resid(pos_slice=-1)
@@ -393,10 +392,13 @@ class ActivationCache(collections.abc.Mapping):
         layer = self._layer(layer)
         if isinstance(residual_stack, Stack) and residual_stack._value is None:
             return Stack(self, lambda: self._normalized(residual_stack._write(), layer, mlp_input,
-                                                        pos_slice))
-        scale = self._ask(lambda: self._scale(layer, mlp_input, pos_slice))
+                                                        pos_slice, recompute_ln))
         stack = np.asarray(residual_stack)
-        return (stack - stack.mean(-1, keepdims=True)) / scale
+        stack = stack - stack.mean(-1, keepdims=True)
+        if recompute_ln:
+            variance = np.square(stack).mean(-1, keepdims=True)
+            return stack / np.sqrt(variance + np.float32(self.model.config.epsilon))
+        return stack / self._ask(lambda: self._scale(layer, mlp_input, pos_slice))
 
     def logit_attrs(self, residual_stack, tokens, incorrect_tokens=None, pos_slice=None):
         """How much each part of a stack adds to the logit of `tokens` (or to the logit less that of

@@ -249,11 +249,11 @@ def put(x, key, value):
             raise IndexError("the index of this set chooses no element: nothing would be changed")
     if _put_where(x, key, value) or _put_singly(x, key, value):
         return
-    lines, changed = _scattered(x, key, value, "scatter")
+    lines, changed = scattered(x, key, value, "scatter")
     lines.view._assign(changed)
 
 
-def _scattered(x, key, value, op):
+def scattered(x, key, value, op):
     """x[key], all of it, with the value written or added at its places."""
     lines = _lines(x, key)
     view, n = lines.view, len(lines.common)

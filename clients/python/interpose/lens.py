@@ -8,6 +8,7 @@ import numpy as np
 from .activation_cache import ActivationCache, Pass
 from .finished import Value
 from .folding import NUMERICS
+from .functions import FUNCTIONS
 from .values import as_array, whole
 
 BOS = "<|endoftext|>"
@@ -28,6 +29,30 @@ class HookPoint:
 
     def __repr__(self):
         return f"<hook point {self.name}>"
+
+
+class BlockParameters:
+    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a slice
+    of blocks they are stacked. Inside a run, as all parameters."""
+
+    def __init__(self, model, path):
+        self._model, self._path = model, path
+
+    def __len__(self):
+        return self._model.config.n_blocks
+
+    def __getitem__(self, key):
+        block, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(block, slice):
+            found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
+            return found[(slice(None), *rest)] if rest else found
+        module = self._model.blocks[block]
+        for name in self._path.split("."):
+            module = getattr(module, name)
+        return module[tuple(rest)] if rest else module
+
+    def __repr__(self):
+        return f"<blocks.*.{self._path}>"
 
 
 class Lens:
@@ -130,7 +155,8 @@ class Lens:
 
         `fwd_hooks` are pairs of a name, or a function that is asked for each name, and a function
         fn(tensor, hook): it is called once, in the order of the pass, with a proxy, while the request
-        is written. What it sets in the tensor, or returns, is what the model goes on with.
+        is written. What it sets in the tensor, or returns, is what the model goes on with; what it
+        keeps for later it saves: `kept[hook.layer()] = tensor.mean(0).save()`.
 
         `return_type` is "logits" (B, T, V), "loss" (a float, or with `loss_per_token` (B, T - 1)),
         "both" (a pair) or None. Raises KeyError for a name that is none; RequestError for what the
@@ -146,7 +172,7 @@ class Lens:
         self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, prepend_bos and "
                      "loss_per_token: there are no gradients")
         one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
-        return one.run(lambda _: None, return_type, loss_per_token)[0]
+        return one.run(dict, return_type, loss_per_token)[0]
 
     def run_with_cache(self, prompt, *, names_filter=None, pos_slice=None, return_type="logits",
                        remove_batch_dim=False, prepend_bos=False, fwd_hooks=(),
@@ -184,9 +210,13 @@ class Lens:
         >>> model.tokens_to_residual_directions(" Paris").shape == (model.config.width,)
         True
         """
-        with self.trace([0]):
-            directions = residual_directions(self, tokens).save()
-        return directions.value
+        return Pass(self, [0]).run(lambda: {"x": residual_directions(self, tokens)})[1]["x"]
+
+
+for _path in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "attn.b_Q", "attn.b_K", "attn.b_V",
+              "attn.b_O", "mlp.W_in", "mlp.b_in", "mlp.W_out", "mlp.b_out"):
+    setattr(Lens, _path.partition(".")[2],
+            property(lambda self, path=_path: BlockParameters(self, path), doc=f"blocks.*.{_path}"))
 
 
 def ids_of(model, tokens):

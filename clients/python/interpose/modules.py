@@ -19,6 +19,10 @@ def applied(module, x):
     """What `module(x)` is: a proxy, or a tuple of one where the module returns a tuple."""
     run = runs.current_run(module._model)
     path = module._path
+    same = _of_hugging_face(path)
+    if same != path:    # TransformerLens's modules return tensors
+        found = applied(_module_at(module._model, same), x)
+        return found[0] if isinstance(found, tuple) else found
     generic = re.sub(r"\.\d+(?=\.|$)", ".*", path)
     if generic in run.spec.modules:
         return apply(run, "apply", [x, path])
@@ -27,6 +31,24 @@ def applied(module, x):
         raise TypeError(f"{path or 'the model'} cannot be applied: the modules that can are "
                         + ", ".join(sorted({*run.spec.modules, *_PARTS})))
     return parts(module, _tensor(run, x))
+
+
+# TransformerLens's names of modules, as the beginnings and ends of Hugging Face's.
+_OF_LENS = {r"^blocks\.": "transformer.h.", r"\.ln([12])$": r".ln_\1", "^ln_final$": "transformer.ln_f",
+            "^unembed$": "lm_head", "^embed$": "transformer.wte", "^pos_embed$": "transformer.wpe"}
+
+
+def _of_hugging_face(path):
+    for theirs, ours in _OF_LENS.items():
+        path = re.sub(theirs, ours, path)
+    return path
+
+
+def _module_at(model, path):
+    module = model._root()
+    for name in path.split("."):
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    return module
 
 
 def _tensor(run, x):

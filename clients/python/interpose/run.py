@@ -37,6 +37,14 @@ def current_run(model=None):
     return run
 
 
+def apart(function, *args):
+    """Calls a function where no run is open: what it opens is a request of its own, at once."""
+    def call():
+        _current.set(None)
+        return function(*args)
+    return contextvars.copy_context().run(call)
+
+
 class Run:
     """One request, from the `with` that opens it to its values.
 
@@ -712,7 +720,8 @@ class Invoke:
     def positions(self, what, occurrence=0, prompt=0):
         """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
         (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
-        several prompts in the invoke, `prompt` chooses one.
+        several prompts in the invoke, `prompt` chooses one; where their lengths differ, positions are
+        those of the left-padded rows that hooks see.
 
         Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
         range.
@@ -728,14 +737,14 @@ class Invoke:
         padding = max(map(len, self.tokens)) - len(tokens)
         if isinstance(what, str):
             found = self.run.model.tokenizer.positions(tokens, what, occurrence)
-            return [padding + i for i in found]
-        places = range(padding, padding + len(tokens))
-        if isinstance(what, slice):
-            return list(places[what])
-        what = whole(what, "a position")
-        if not -len(tokens) <= what < len(tokens):
-            raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
-        return [places[what]]
+        elif isinstance(what, slice):
+            found = range(len(tokens))[what]
+        else:
+            what = whole(what, "a position")
+            if not -len(tokens) <= what < len(tokens):
+                raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
+            found = [what % len(tokens)]
+        return [i + padding for i in found]
 
     @property
     def tokens(self):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .indexing import _scattered
+from .indexing import scattered
 from .proxy import Proxy, apply, function, method, proxy_of
 from .values import as_array, whole
 
@@ -149,9 +149,9 @@ def repeat(x, *repeats):
 
 
 @method("x, 2, 1")
-def tile(x, *dims):
-    """As repeat, but that missing numbers are ones, in front."""
-    dims = _listed(dims)
+def tile(x, *given, dims=None):
+    """As repeat, but that missing numbers are ones, in front: tile(2, 1) or tile(dims=(2, 1))."""
+    dims = _listed(given if dims is None else (dims,))
     return x.repeat(*[1] * (x.ndim - len(dims)), *dims)
 
 
@@ -174,14 +174,15 @@ def repeat_interleave(x, repeats, dim=None, output_size=None):
 
 
 @method("x, 1")
-def flip(x, *dims):
-    """Dimensions in reverse: a copy, as torch's."""
-    if not dims:
+def flip(x, *given, dims=None):
+    """Dimensions in reverse, a copy as torch's: flip(0, 1) or flip(dims=(0, 1))."""
+    if not given and dims is None:
         raise TypeError("flip needs the dimensions that it turns around")
-    for dim in dims_of(x, dims[0] if len(dims) == 1 else dims):
+    dims = _listed(given if dims is None else (dims,))
+    for dim in dims_of(x, dims):
         if x.ndim:
             x = apply(x._run, "index_select", [x, dim, np.arange(x.shape[dim])[::-1]])
-    return x if _listed(dims) and x.ndim else x.clone()
+    return x if dims and x.ndim else x.clone()
 
 
 @method("x")
@@ -335,7 +336,7 @@ def index_put(x, indices, values, accumulate=False):
         changed[key] = values
         return changed
     x = x.clone()
-    lines, changed = _scattered(x, key, values, "scatter_add")
+    lines, changed = scattered(x, key, values, "scatter_add")
     lines.view.copy_(changed)
     return x
 
