@@ -62,7 +62,8 @@ class Run:
         self.iteration = None       # the `tracer.iter[...]` that is open
         self.recording = None       # where what is written is recorded too
         self.everyone = []          # what `invoke()` without a prompt wrote
-        self.conditions = []        # of the open `tracer.cond`: True, False or a proxy, of all so far
+        # Of the open `tracer.cond`: True, False or a proxy, of it and those around it.
+        self.conditions = []
         self.saved, self.lists = [], []     # proxies and lists that get values
         self.request_id = self.timing = self._reasons = None
         self.outer = None
@@ -188,9 +189,10 @@ class Run:
         ids as a list of lists or a 2-D array, or {"input_ids": ..., "attention_mask": ...} of
         these, where what the mask hides at either end is left out. Prompts of one invoke may
         differ in length: hooks see them left-padded with zeros, so that -1 is the last token of
-        each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go through the model together. Without a prompt, hooks see the prompts of
-        all invokes of the run as one batch, left-padded where their lengths differ. `scan` is
-        nnsight's, and changes nothing.
+        each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go
+        through the model together. Without a prompt, hooks see the prompts of all invokes of the
+        run as one batch, left-padded where their lengths differ. `scan` is nnsight's, and changes
+        nothing.
 
         Raises TypeError for anything else, ValueError for a mask that hides tokens between others.
 
@@ -214,8 +216,8 @@ class Run:
         if self.open_invoke is not None:
             raise RuntimeError("another invoke of this run is open: end it first")
         if self.iteration is not None or self.chooses:
-            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, and "
-                               "the iteration or the condition inside it")
+            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, "
+                               "and the iteration or the condition inside it")
         self.open_invoke = invoke
 
     def leave_invoke(self, kind):
@@ -281,9 +283,9 @@ class Run:
         return Condition(self, condition)
 
     def stop(self):
-        """Ends the invoke here (outside invokes the run): what stands behind it is not computed, and
-        a value saved there is none. The server leaves the model at the last value that is wanted
-        by itself.
+        """Ends the invoke here (outside invokes the run): what stands behind it is not computed,
+        and a value saved there is none. The server leaves the model at the last value that is
+        wanted by itself.
 
         >>> with model.trace("Hello") as tracer:
         ...     x = model.transformer.h[0].output[0].save()
@@ -298,8 +300,8 @@ class Run:
         """
         self._check_open()
         if any(condition is not True for condition in self.conditions):
-            raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run computes "
-                               "must not depend on its values; set values inside the condition")
+            raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run "
+                               "computes must not depend on its values; set values inside the condition")
         if self.open_invoke is None:
             self._is_stopped = True
         else:
@@ -311,7 +313,8 @@ class Run:
         everything that the program sets, at each generation step.
 
         Returns a mapping of the modules' paths: see `help(interpose.cache.Cache)`.
-        Raises ValueError for what is no module; nnsight's `device`, `dtype` and `detach` change nothing.
+        Raises ValueError for what is no module; nnsight's `device`, `dtype` and `detach` change
+        nothing.
 
         >>> with model.trace([464]) as tracer:
         ...     cache = tracer.cache(modules=[model.transformer.h[0].mlp])
@@ -324,7 +327,8 @@ class Run:
                             "include_output and include_inputs")
         self._check_open()
         if self.open_invoke is None:
-            raise RuntimeError("a cache belongs to a prompt: open it inside `with run.invoke(prompt):`")
+            raise RuntimeError("a cache belongs to a prompt: open it inside "
+                               "`with run.invoke(prompt):`")
         cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
         self.open_invoke.caches.append(cache)
         return cache
@@ -729,10 +733,10 @@ class Invoke:
         self.run.next(increment)
 
     def positions(self, what, occurrence=0, prompt=0):
-        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
-        (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
-        several prompts in the invoke, `prompt` chooses one; where their lengths differ, positions are
-        those of the left-padded rows that hooks see.
+        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's
+        text (`occurrence` chooses among several), of an index counted from either end, of a
+        slice. Of several prompts in the invoke, `prompt` chooses one; where their lengths differ,
+        positions are those of the left-padded rows that hooks see.
 
         Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
         range.
@@ -753,7 +757,8 @@ class Invoke:
         else:
             what = whole(what, "a position")
             if not -len(tokens) <= what < len(tokens):
-                raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
+                raise IndexError(
+                    f"position {what} does not exist: the prompt has {len(tokens)} tokens")
             found = [what % len(tokens)]
         return [i + padding for i in found]
 
