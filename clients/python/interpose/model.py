@@ -594,4 +594,6 @@ def _facts_of(document, name, host):
         raise RequestError("unknown",
                            f"{host} has no model {name!r}: it has {', '.join(sorted(models))}")
     names = {theirs: row[ours] for theirs, ours in _CONFIG_NAMES.items() if ours in row}
-    return types.SimpleNamespace(**{**names, **row, "d_head": row["width"] // row["n_heads"]})
+    if {"width", "n_heads"} <= row.keys():
+        names["d_head"] = row["width"] // row["n_heads"]
+    return types.SimpleNamespace(**{**names, **row})
