@@ -32,7 +32,8 @@ The files, in the order in which one may read them:
     numeric     torch's methods that compute values; views: those that arrange elements anew;
                 indexing: x[lists and tensors]
     products, functional, activations, einsum, einops, losses, making
-                what is made of the server's ops, by torch's, einops' and our own names
+                what is made of the server's ops, by torch's, einops' and our own names;
+                einops_backend: einops' own functions on proxies
 
     tokenizer   the server's, remembered here; hooks: hook points by TransformerLens's names
     lens        a HookedTransformer's methods; activation_cache, folding, directions: what they give

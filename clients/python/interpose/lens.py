@@ -130,6 +130,24 @@ class Lens:
 
     # Runs.
 
+    @property
+    def cfg(self):
+        """`config`, which has TransformerLens's names of the sizes too: n_layers, d_model, d_head,
+        ...
+
+        >>> model.cfg.d_head * model.cfg.n_heads == model.cfg.d_model
+        True
+        """
+        return self.config
+
+    def __call__(self, prompt, return_type="logits", **kwargs):
+        """run_with_hooks without hooks.
+
+        >>> model("The Eiffel Tower is in the city of").shape == (1, 10, model.cfg.d_vocab)
+        True
+        """
+        return self.run_with_hooks(prompt, return_type=return_type, **kwargs)
+
     def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
                        loss_per_token=False, **unsupported):
         """Runs a prompt with functions at hook points, and gives its logits.

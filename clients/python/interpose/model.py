@@ -287,11 +287,12 @@ def _listed(value):
     return [value] if isinstance(value, str) or hasattr(value, "__index__") else list(value)
 
 
-# Hugging Face's names of a model's sizes.
+# Hugging Face's and TransformerLens's names of a model's sizes.
 _CONFIG_NAMES = {"n_layer": "n_blocks", "num_hidden_layers": "n_blocks", "n_head": "n_heads",
                  "num_attention_heads": "n_heads", "n_embd": "width", "hidden_size": "width",
                  "n_inner": "inner", "vocab_size": "vocab", "n_positions": "context",
-                 "n_ctx": "context", "max_position_embeddings": "context"}
+                 "n_ctx": "context", "max_position_embeddings": "context", "n_layers": "n_blocks",
+                 "d_model": "width", "d_mlp": "inner", "d_vocab": "vocab"}
 
 
 def _facts_of(document, name, host):
@@ -302,4 +303,6 @@ def _facts_of(document, name, host):
         raise RequestError("unknown",
                            f"{host} has no model {name!r}: it has {', '.join(sorted(models))}")
     names = {theirs: row[ours] for theirs, ours in _CONFIG_NAMES.items() if ours in row}
+    if {"width", "n_heads"} <= row.keys():
+        names["d_head"] = row["width"] // row["n_heads"]
     return types.SimpleNamespace(**{**names, **row})

@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from . import einops_backend
 from . import graph as graphs
 from .cache import Cache, chosen
 from .client import request_error
@@ -87,6 +88,7 @@ class Run:
             raise RuntimeError("a run can be entered once: open another with model.trace(...)")
         self.outer = INNERMOST.get()
         self._refuse_nesting()
+        einops_backend.offer()
         self._state = "open"
         INNERMOST.set(self)
         try:
