@@ -17,8 +17,9 @@ The files, in the order in which one may read them:
     model       LanguageModel: opens runs, and knows what its server says of it
     tree        its modules, whose tensors are hook points; applied: modules called on a tensor;
                 nested: outputs that are tuples
-    run         one request from its `with` to its values; invoke: a prompt of it; prompt: what may
-                be given as one; current: which run is being written
+    run         one request from its `with` to its values; request: its side towards the server;
+                invoke: a prompt of it; prompt: what may be given as one; current: which run is
+                being written
     proxy       a tensor of a run: each operation on it adds a node
     graph       the nodes, and the form in which they travel
     values      numbers, arrays and indices to the wire and back; spec: the server's tables

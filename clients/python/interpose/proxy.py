@@ -36,6 +36,17 @@ class Proxy(Numeric):
     Python's operators, torch's methods and torch's and numpy's functions work on it and give new
     proxies; `x[...] = v`, `x += v` and `x.add_(v)` change what x is a view of, the model's own
     activation included. `.shape`, `.dtype`, `.ndim` and len() are known before anything has run.
+
+    A server computes in float32, int64 and bool, with torch's rules of promotion and broadcasting.
+    Python raises TypeError, ValueError or IndexError for what it can see to be wrong; all else that
+    does not fit is a RequestError at its line, when the block ends.
+
+    >>> with model.trace("The Eiffel Tower is in the city of"):
+    ...     x = model.transformer.h[0].mlp.output           # (B, T, D), float32
+    ...     x[:, -1] *= 0.5
+    ...     norms = x.norm(dim=-1).save()                   # (B, T)
+    >>> norms.value.shape, norms.value.dtype
+    ((1, 10), dtype('float32'))
     """
 
     __slots__ = ("_run", "_node", "_save")
@@ -108,6 +119,14 @@ class Proxy(Numeric):
         """Asks for this tensor as it is at this point of the program: it comes back as `.value`.
 
         Returns a proxy of the same tensor, so that `x = model.lm_head.output.save()` reads well.
+
+        >>> with model.trace("Hello"):
+        ...     logits = model.lm_head.output
+        ...     before = logits.max().save()
+        ...     logits[:] = 0
+        ...     after = logits.max().save()
+        >>> float(before) != 0, float(after)
+        (True, 0.0)
         """
         self._run.saved.append(self)
         return self._kept(optional=False)._want()
