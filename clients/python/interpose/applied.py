@@ -22,7 +22,7 @@ def applied(module, x):
     path = module._path
     same = _of_hugging_face(path)
     if same != path:    # TransformerLens's modules return tensors
-        found = applied(_module_at(module._model, same), x)
+        found = applied(module._model._root()._at(same), x)
         return found[0] if isinstance(found, tuple) else found
     generic = in_block(path, "*")
     if generic in run.spec.modules:
@@ -44,13 +44,6 @@ def _of_hugging_face(path):
     for theirs, ours in _OF_LENS.items():
         path = re.sub(theirs, ours, path)
     return path
-
-
-def _module_at(model, path):
-    module = model._root()
-    for name in path.split("."):
-        module = module[int(name)] if name.isdigit() else getattr(module, name)
-    return module
 
 
 def _mlp(mlp, x):

@@ -27,10 +27,8 @@ class BlockParameters:
         if isinstance(block, slice):
             found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
             return found[(slice(None), *rest)] if rest else found
-        module = self._model.blocks[block]
-        for name in self._path.split("."):
-            module = getattr(module, name)
-        return module[tuple(rest)] if rest else module
+        found = self._model.blocks[block]._at(self._path)
+        return found[tuple(rest)] if rest else found
 
     def __repr__(self):
         return f"<blocks.*.{self._path}>"

@@ -35,6 +35,13 @@ class Module:
             return self._tensors("input")
         return self._renamed(name)
 
+    def _at(self, path):
+        """What a path that begins at this module leads to: "h.3.mlp" is `self.h[3].mlp`."""
+        found = self
+        for name in path.split("."):
+            found = found[int(name)] if name.isdigit() else getattr(found, name)
+        return found
+
     def _renamed(self, name):
         """The module below this one that LanguageModel(rename=...) calls so."""
         for old, new in self._model._renamed.items():
