@@ -1,4 +1,5 @@
-"""`tracer.cache()`: the outputs, and inputs, of many modules, as they are when the model has run."""
+"""`tracer.cache()`: the outputs, and inputs, of many modules, as they are when the model has
+run."""
 from __future__ import annotations
 
 import collections.abc
@@ -6,15 +7,15 @@ import difflib
 
 from .errors import NoValue
 
-# Modules of ours, inside Hugging Face's attention and between its modules, and one that its attention
-# does not call: cached if asked for by name.
+# Modules of ours, inside Hugging Face's attention and between its modules, and one that its
+# attention does not call: cached if asked for by name.
 _NOT_HUGGING_FACE_S = {"query", "key", "value", "scores", "pattern", "attn_dropout", "z", "result",
                        "mid", "generator"}
 
 
 class Entry:
-    """A module's `output`, and its `inputs`, (args, kwargs), of which `input` is the first; None where
-    the cache leaves them out."""
+    """A module's `output`, and its `inputs`, (args, kwargs), of which `input` is the first; None
+    where the cache leaves them out."""
 
     def __init__(self):
         self._output = self._input = None
@@ -39,8 +40,9 @@ class Entry:
 
 
 class Cache(collections.abc.Mapping):
-    """What each module gave: `cache["transformer.h.0"].output`, also with nnsight's "model." in front,
-    or `cache.transformer.h[0].output`; where several tokens are generated, a list, one for each step.
+    """What each module gave: `cache["transformer.h.0"].output`, also with nnsight's "model." in
+    front, or `cache.transformer.h[0].output`; where several tokens are generated, a list, one for
+    each step.
     """
 
     def __init__(self, invoke, modules, include_output, include_inputs):
@@ -78,7 +80,8 @@ class Cache(collections.abc.Mapping):
         return self._plain(path) in self._entries
 
     def _plain(self, path):
-        """A module's path without nnsight's "model." and without names of LanguageModel(rename=...)."""
+        """A module's path without nnsight's "model." and without names of
+        LanguageModel(rename=...)."""
         if path in self._entries or not isinstance(path, str):
             return path
         try:
@@ -133,7 +136,8 @@ class CachedModule:
             branch = module._branch
             if name in branch.leaves:
                 raise error(f"{module._path}.{name} is not in the cache: output and inputs are")
-            module = module[int(name)] if name.isdigit() and branch.is_list else getattr(module, name)
+            is_block = name.isdigit() and branch.is_list
+            module = module[int(name)] if is_block else getattr(module, name)
         return CachedModule(self._cache, module)._found(error)
 
     def _found(self, error):
@@ -144,7 +148,8 @@ class CachedModule:
 
 
 def chosen(model, modules):
-    """The modules that a cache is of, given as modules or by name; all of Hugging Face's if None."""
+    """The modules that a cache is of, given as modules or by name; all of Hugging Face's if
+    None."""
     known = {module._path: module for module in model._root()._modules()}
     if modules is None:
         return [m for path, m in known.items() if not _NOT_HUGGING_FACE_S & set(path.split("."))]

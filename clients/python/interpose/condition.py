@@ -1,4 +1,5 @@
-"""`with tracer.cond(x > 0):` on a server that runs no Python: both ways are written, and values choose.
+"""`with tracer.cond(x > 0):` on a server that runs no Python: both ways are written, and values
+choose.
 
 What the block sets becomes a choice between the new and the old, element for element the same as if
 the block had run or not. What it saves comes back together with the condition, and has no value
@@ -7,6 +8,7 @@ where that was false.
 from __future__ import annotations
 
 from .proxy import Proxy, apply
+from .values import tensor_of
 
 
 class Condition:
@@ -18,7 +20,8 @@ class Condition:
 
     def __enter__(self):
         if self._own is not None:
-            raise RuntimeError("a condition can be entered once: open another with tracer.cond(...)")
+            raise RuntimeError("a condition can be entered once: open another with "
+                               "tracer.cond(...)")
         own = True if self._condition is None else _scalar(self._run, self._condition)
         if self._taken is not None:
             own = _both(_not(self._taken), own)
@@ -45,14 +48,17 @@ class Condition:
         (1.0, 1.0)
         """
         if self._own is None:
-            raise RuntimeError("else_() stands behind its block: `with tracer.cond(...) as c:` first")
-        taken = self._own if self._taken is None else _not(_both(_not(self._taken), _not(self._own)))
+            raise RuntimeError("else_() stands behind its block: `with tracer.cond(...) as c:` "
+                               "first")
+        taken = self._own
+        if self._taken is not None:
+            taken = _not(_both(_not(self._taken), _not(taken)))
         return Condition(self._run, condition, taken)
 
 
 def _scalar(run, condition):
     """True, False, or a proxy of shape () and dtype bool."""
-    condition = getattr(condition, "_as_tensor", lambda: condition)()
+    condition = tensor_of(condition)
     if not isinstance(condition, Proxy) or condition._run is not run and condition._has_come():
         return bool(condition)
     if run.can_plan and condition.numel() != 1:

@@ -1,9 +1,10 @@
-"""`with model.edit() as edited:`: interventions that are written once and replayed at the front of each
-invoke of the edited model."""
+"""`with model.edit() as edited:`: interventions that are written once and replayed at the front
+of each invoke of the edited model."""
 from __future__ import annotations
 
+from .invoke import Invoke
 from .recording import Recording
-from .run import Invoke, Run
+from .run import Run
 
 
 class Edit(Run):
@@ -49,8 +50,9 @@ class Edit(Run):
 
     def planned(self, node):
         if not self.can_plan:
-            raise RuntimeError(f"the shape of {node.label()} is a prompt's, and this edit has none: "
-                               "write model.edit(prompt), and shapes are those of that prompt")
+            raise RuntimeError(f"the shape of {node.label()} is a prompt's, and this edit has "
+                               "none: write model.edit(prompt), and shapes are those of that "
+                               "prompt")
         return super().planned(node)
 
     def add(self, op, args, kwargs=None, **facts):
@@ -65,4 +67,5 @@ class Edit(Run):
         raise RuntimeError("an edit ends no run: call tracer.stop() in one of the edited model")
 
     def cache(self, *args, **kwargs):
-        raise RuntimeError("an edit saves nothing: call tracer.cache() in a run of the edited model")
+        raise RuntimeError("an edit saves nothing: call tracer.cache() in a run of the edited "
+                           "model")

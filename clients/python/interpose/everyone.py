@@ -1,8 +1,8 @@
-"""`with run.invoke():`, without a prompt: the prompts of all invokes of the run, those behind it too, as
-one batch. Prompts of unequal length look left-padded, as several prompts of one invoke do.
+"""`with run.invoke():`, without a prompt: the prompts of all invokes of the run, those behind it
+too, as one batch. Prompts of unequal length look left-padded, as several prompts of one invoke do.
 
-More prompts may come when the block ends, so what it wrote is recorded, and written in its place when
-the run's block ends.
+More prompts may come when the block ends, so what it wrote is recorded, and written in its place
+when the run's block ends.
 """
 from __future__ import annotations
 

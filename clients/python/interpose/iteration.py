@@ -1,7 +1,9 @@
-"""Generation steps: `tracer.iter[1:3]`, `tracer.all()`, and the lists that collect a value from each.
+"""Generation steps: `tracer.iter[1:3]`, `tracer.all()`, and the lists that collect a value from
+each.
 
-`for step in tracer.iter[1:3]:` runs its block for each step, as Python does. `with tracer.iter[1:3]:`
-runs it once, for the first, and writes the same nodes for the others when the block ends.
+`for step in tracer.iter[1:3]:` runs its block for each step, as Python does. `with
+tracer.iter[1:3]:` runs it once, for the first, and writes the same nodes for the others when the
+block ends.
 """
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ class Iterations:
         return Iteration(self._run, self._path, key)
 
     def __call__(self, *collection):
-        raise TypeError("iter takes steps, as iter[1:3]; over anything else Python's own loop goes: "
-                        "`for item in ...:`")
+        raise TypeError("iter takes steps, as iter[1:3]; over anything else Python's own loop "
+                        "goes: `for item in ...:`")
 
 
 class Iteration:
@@ -52,7 +54,8 @@ class Iteration:
                                    "`with model.iter[...]:`, or name the steps")
             steps = range(n)[self._key]
             if not steps:
-                bounds = [self._key.start, self._key.stop, self._key.step][:3 if self._key.step else 2]
+                bounds = [self._key.start, self._key.stop]
+                bounds += [self._key.step] if self._key.step else []
                 text = ":".join("" if bound is None else str(bound) for bound in bounds)
                 raise IndexError(f"iter[{text}] holds no step: {run.steps_text()}")
             return builtins.list(steps)
@@ -124,12 +127,12 @@ class StepOfAll:
     """What `with tracer.iter[...] as step:` gives where the block stands for several steps."""
 
     def _refuse(self, *args):
-        raise RuntimeError("this block is written once for all of its steps, so Python does not know "
-                           "the step: write `for step in tracer.iter[...]:`")
+        raise RuntimeError("this block is written once for all of its steps, so Python does not "
+                           "know the step: write `for step in tracer.iter[...]:`")
 
-    __index__ = __int__ = __float__ = __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = _refuse
-    __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __hash__ = _refuse
-    __format__ = __str__ = _refuse
+    __index__ = __int__ = __float__ = __bool__ = __hash__ = __format__ = __str__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __mod__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
 
     def __repr__(self):
         return "<each step of the iteration>"

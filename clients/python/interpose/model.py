@@ -5,8 +5,8 @@ import copy
 import difflib
 import types
 
-from . import run as runs
 from .client import Client
+from .current import current_run
 from .edit import Edit
 from .errors import RequestError, ServerError
 from .hooks import Hooks
@@ -15,6 +15,7 @@ from .lens import Lens
 from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, operand
+from .run import Run, Scan
 from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
@@ -100,7 +101,7 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run = runs.current_run(self._model)
+        run = current_run(self._model)
         path, leaf = self._join(name), self._branch.leaves[name]
         if isinstance(leaf, Parameter):
             return Proxy(run, run.parameter(path))
@@ -149,14 +150,15 @@ class Module:
         >>> last.value.shape[:2]
         (1, 1)
         """
-        k = runs.current_run(self._model).checked_step(whole(k, "a step"))
+        k = current_run(self._model).checked_step(whole(k, "a step"))
         return type(self)(self._model, self._path, self._branch, k)
 
     def next(self, increment=1, propagate=False):
         """Moves this module (with `propagate` its submodules too) on to the next generation step,
         for the rest of the invoke; returns it.
 
-        Raises IndexError behind the last step, RuntimeError outside an invoke.
+        Behind the last step, where a loop may end, nothing is there to be seen: IndexError for what is
+        looked at there, and for steps beyond. Raises RuntimeError outside an invoke.
 
         >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2):
         ...     first = model.lm_head.output.save()
@@ -166,12 +168,12 @@ class Module:
         """
         if self._step is not None:
             return self.step(self._step + increment)
-        invoke, run = self._invoke(), runs.current_run(self._model)
+        invoke, run = self._invoke(), current_run(self._model)
         if run.iteration is not None:
             raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
                                "the iteration's, take .step(k) for another")
         moved = run.step_of(self._path) + whole(increment, "increment")
-        if not run.has_step(moved):
+        if not run.has_step(moved) and not run.has_step(moved - 1):     # a loop ends behind the last
             raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
         invoke.steps[self._path] = moved
         if propagate or self._branch.is_list or not self._path:
@@ -182,7 +184,7 @@ class Module:
     @property
     def iter(self):
         """As `tracer.iter`, for this module and those below it: `with model.lm_head.iter[1:]:`."""
-        return Iterations(runs.current_run(self._model), self._path)
+        return Iterations(current_run(self._model), self._path)
 
     def all(self):
         """As `tracer.all`, for this module and those below it.
@@ -194,10 +196,10 @@ class Module:
         >>> bool(last.value.any())
         False
         """
-        return Iteration(runs.current_run(self._model), self._path, slice(None)).begin()
+        return Iteration(current_run(self._model), self._path, slice(None)).begin()
 
     def _invoke(self):
-        invoke = runs.current_run(self._model).open_invoke
+        invoke = current_run(self._model).open_invoke
         if invoke is None:
             raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
@@ -473,7 +475,7 @@ class LanguageModel(Lens):
             "eos_token_id": [] if ignore_eos else None if eos_token_id is None else
                             [whole(i, "eos_token_id") for i in _listed(eos_token_id)],
         }
-        return runs.Run(self, options, self._progress(progress), prompt, add_bos)
+        return Run(self, options, self._progress(progress), prompt, add_bos)
 
     def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
@@ -489,7 +491,7 @@ class LanguageModel(Lens):
         True
         """
         self._refuse("trace", unsupported, "a prompt, add_bos and progress")
-        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
+        run = Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
         if trace:
             return run
         if prompt is None:
@@ -508,7 +510,7 @@ class LanguageModel(Lens):
         True
         """
         self._refuse("scan", unsupported, "a prompt")
-        return runs.Scan(self, {"max_new_tokens": 0}, False, prompt)
+        return Scan(self, {"max_new_tokens": 0}, False, prompt)
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a

@@ -1,5 +1,5 @@
-"""What a part of a program wrote into a run, to be written once more: at other steps of it, or at the
-front of another run.
+"""What a part of a program wrote into a run, to be written once more: at other steps of it, or at
+the front of another run.
 
 Events are kept at the level of the graph, behind all decisions of the proxies: what was added,
 which hooks were asked for, what was replaced.
@@ -21,7 +21,8 @@ class Recording:
         self.events.append((verb, given, what))
 
     def forget_items(self):
-        """Takes out of lists what the recorded part put there: it will again where it is written."""
+        """Takes out of lists what the recorded part put there: it will again where it is
+        written."""
         for verb, _, what in self.events:
             if verb == "append":
                 target, item = what

@@ -1,4 +1,4 @@
-"""The contexts: `with model.generate(...) as generator: with generator.invoke(prompt): ...`.
+"""A run: `with model.generate(...) as generator: with generator.invoke(prompt): ...`.
 
 Nothing runs until the outer block has ended without an exception; then one request is posted, and
 the saved values are filled in as they arrive.
@@ -6,7 +6,6 @@ the saved values are filled in as they arrive.
 from __future__ import annotations
 
 import collections.abc
-import contextvars
 import re
 
 import numpy as np
@@ -15,34 +14,13 @@ from . import graph as graphs
 from .cache import Cache, chosen
 from .client import request_error
 from .condition import Condition
+from .current import INNERMOST
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
 from .everyone import Everyone
+from .invoke import Invoke
 from .iteration import Iteration, Iterations, List
 from .progress import Progress
-from .values import array_of, as_array, id_lists, whole
-
-# What add_bos puts before a text.
-BOS = "<|endoftext|>"
-
-_current = contextvars.ContextVar("interpose_run", default=None)
-
-
-def current_run(model=None):
-    """The innermost run that is being written here (of a model)."""
-    run = _current.get()
-    while run is not None and model is not None and run.model.client is not model.client:
-        run = run.outer
-    if run is None:
-        raise RuntimeError("there is no run here: write it inside `with model.trace(prompt):`")
-    return run
-
-
-def apart(function, *args):
-    """Calls a function where no run is open: what it opens is a request of its own, at once."""
-    def call():
-        _current.set(None)
-        return function(*args)
-    return contextvars.copy_context().run(call)
+from .values import array_of, id_lists
 
 
 class Run:
@@ -62,7 +40,8 @@ class Run:
         self.iteration = None       # the `tracer.iter[...]` that is open
         self.recording = None       # where what is written is recorded too
         self.everyone = []          # what `invoke()` without a prompt wrote
-        self.conditions = []        # of the open `tracer.cond`: True, False or a proxy, of all so far
+        # Of the open `tracer.cond`: True, False or a proxy, of it and those around it.
+        self.conditions = []
         self.saved, self.lists = [], []     # proxies and lists that get values
         self.request_id = self.timing = self._reasons = None
         self.outer = None
@@ -92,15 +71,24 @@ class Run:
         """Whether the block is still being written."""
         return self._state == "open"
 
+    @property
+    def is_ahead(self):
+        """Whether its values are still to come."""
+        return self._state in ("open", "waiting")
+
+    def __repr__(self):
+        return ("<a run that has not begun: write `with` in front of it>" if self._state == "new"
+                else f"<a run: {self._state}>")
+
     # The contexts.
 
     def __enter__(self):
         if self._state != "new":
             raise RuntimeError("a run can be entered once: open another with model.trace(...)")
-        self.outer = _current.get()
+        self.outer = INNERMOST.get()
         self._refuse_nesting()
         self._state = "open"
-        _current.set(self)
+        INNERMOST.set(self)
         try:
             self._open()
         except BaseException:
@@ -125,7 +113,7 @@ class Run:
                 each.write()
         finally:
             self._state, self.open_invoke = "failed" if kind is None else "abandoned", None
-            _current.set(self.outer)
+            INNERMOST.set(self.outer)
         if kind is not None:
             return
         try:
@@ -179,9 +167,10 @@ class Run:
         ids as a list of lists or a 2-D array, or {"input_ids": ..., "attention_mask": ...} of
         these, where what the mask hides at either end is left out. Prompts of one invoke may
         differ in length: hooks see them left-padded with zeros, so that -1 is the last token of
-        each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go through the model together. Without a prompt, hooks see the prompts of
-        all invokes of the run as one batch, left-padded where their lengths differ. `scan` is
-        nnsight's, and changes nothing.
+        each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go
+        through the model together. Without a prompt, hooks see the prompts of all invokes of the
+        run as one batch, left-padded where their lengths differ. `scan` is nnsight's, and changes
+        nothing.
 
         Raises TypeError for anything else, ValueError for a mask that hides tokens between others.
 
@@ -205,8 +194,8 @@ class Run:
         if self.open_invoke is not None:
             raise RuntimeError("another invoke of this run is open: end it first")
         if self.iteration is not None or self.chooses:
-            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, and "
-                               "the iteration or the condition inside it")
+            raise RuntimeError("an invoke cannot depend on a step or on a value: open it first, "
+                               "and the iteration or the condition inside it")
         self.open_invoke = invoke
 
     def leave_invoke(self, kind):
@@ -272,9 +261,9 @@ class Run:
         return Condition(self, condition)
 
     def stop(self):
-        """Ends the invoke here (outside invokes the run): what stands behind it is not computed, and
-        a value saved there is none. The server leaves the model at the last value that is wanted
-        by itself.
+        """Ends the invoke here (outside invokes the run): what stands behind it is not computed,
+        and a value saved there is none. The server leaves the model at the last value that is
+        wanted by itself.
 
         >>> with model.trace("Hello") as tracer:
         ...     x = model.transformer.h[0].output[0].save()
@@ -289,8 +278,8 @@ class Run:
         """
         self._check_open()
         if any(condition is not True for condition in self.conditions):
-            raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run computes "
-                               "must not depend on its values; set values inside the condition")
+            raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run "
+                               "computes must not depend on its values; set values inside the condition")
         if self.open_invoke is None:
             self._is_stopped = True
         else:
@@ -302,7 +291,8 @@ class Run:
         everything that the program sets, at each generation step.
 
         Returns a mapping of the modules' paths: see `help(interpose.cache.Cache)`.
-        Raises ValueError for what is no module; nnsight's `device`, `dtype` and `detach` change nothing.
+        Raises ValueError for what is no module; nnsight's `device`, `dtype` and `detach` change
+        nothing.
 
         >>> with model.trace([464]) as tracer:
         ...     cache = tracer.cache(modules=[model.transformer.h[0].mlp])
@@ -315,7 +305,8 @@ class Run:
                             "include_output and include_inputs")
         self._check_open()
         if self.open_invoke is None:
-            raise RuntimeError("a cache belongs to a prompt: open it inside `with run.invoke(prompt):`")
+            raise RuntimeError("a cache belongs to a prompt: open it inside "
+                               "`with run.invoke(prompt):`")
         cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
         self.open_invoke.caches.append(cache)
         return cache
@@ -410,6 +401,8 @@ class Run:
             raise RuntimeError(f"{module} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
         at = self.step_of(module) if step is None else step
+        if at is not None and at == self.n_steps:
+            raise IndexError(f"{module} has no next step: {self.steps_text()}")
         node = self.write_hook(path, at)
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
@@ -551,8 +544,8 @@ class Run:
 
     def _check_open(self):
         if not self.is_open:
-            raise RuntimeError("this run's block has ended, and nothing can be added to it: use "
-                               ".value for what was saved, or open another run")
+            raise RuntimeError("this run's block has ended, and nothing can be added to it: call "
+                               ".save() inside the block on what is wanted here, or open another run")
 
     # Talking to the server.
 
@@ -652,7 +645,6 @@ class Run:
         raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
                               place or self._place), place or self._place)
 
-
     def _place_of(self, path):
         """The line of the invoke that a path of the request names."""
         invoke = re.match(r"invokes\[(\d+)\]", path or "")
@@ -666,101 +658,6 @@ class Scan(Run):
     def _finish(self):
         self._plan()
         self._state = "scanned"
-
-
-class Invoke:
-    """One prompt of a run, as a context: hooks inside it see this prompt's rows."""
-
-    can_plan = True
-
-    def __init__(self, run, prompt, add_bos=False):
-        self.run = run
-        self.prompt, self.add_bos = prompt_of(prompt), add_bos
-        self.index = None
-        self.steps = {}     # module path -> how often .next() has moved it on
-        self.skipped = set()        # (module path, step) of module.skip()
-        self.caches = []            # what tracer.cache() gave
-        self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
-        self.place = user_place()
-        self._tokens = None
-
-    def __enter__(self):
-        if self.index is not None:
-            raise RuntimeError("an invoke can be entered once")
-        self.run.enter_invoke(self)
-        self.index = self.run.count(self)
-        for recording in self.run.model._edits:
-            recording.replay(self.run)
-        return self
-
-    def __exit__(self, kind, exception, traceback):
-        self.run.leave_invoke(kind)
-
-    def wire(self):
-        """The request's map of this invoke."""
-        return {"prompt": self.prompt, **({"add_bos": True} if self.add_bos else {})}
-
-    # Where the graph's hooks of this invoke are; everyone.py has those of all.
-
-    def hook(self, path, step):
-        """The node of a place."""
-        return self.run.graph.hook(path, self.index, step)
-
-    def replace(self, hook, value):
-        """Another tensor in the place; the old one stays that of its names."""
-        return self.run.graph.replace(hook, value)
-
-    def spread(self, target):
-        """Nothing: a set of its places is one of the model's."""
-
-    def next(self, increment=1):
-        """Moves all modules on to the next generation step, for the rest of the invoke."""
-        self.run.next(increment)
-
-    def positions(self, what, occurrence=0, prompt=0):
-        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's text
-        (`occurrence` chooses among several), of an index counted from either end, of a slice. Of
-        several prompts in the invoke, `prompt` chooses one; where their lengths differ, positions are
-        those of the left-padded rows that hooks see.
-
-        Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
-        range.
-
-        >>> with model.trace() as tracer:
-        ...     with tracer.invoke("The Eiffel Tower is in the city of") as invoker:
-        ...         tower = invoker.positions("Eiffel Tower")
-        ...         model.transformer.h[0].output[0][:, tower] = 0
-        >>> model.tokenizer.decode(invoker.tokens[0][tower]).strip()
-        'Eiffel Tower'
-        """
-        tokens = self.tokens[prompt]
-        padding = max(map(len, self.tokens)) - len(tokens)
-        if isinstance(what, str):
-            found = self.run.model.tokenizer.positions(tokens, what, occurrence)
-        elif isinstance(what, slice):
-            found = range(len(tokens))[what]
-        else:
-            what = whole(what, "a position")
-            if not -len(tokens) <= what < len(tokens):
-                raise IndexError(f"position {what} does not exist: the prompt has {len(tokens)} tokens")
-            found = [what % len(tokens)]
-        return [i + padding for i in found]
-
-    @property
-    def tokens(self):
-        """The token ids of each prompt, as a list of 1-D int64 arrays."""
-        if self._tokens is None:
-            prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
-            bos = BOS if self.add_bos else ""
-            texts = [bos + p for p in prompt if isinstance(p, str)]
-            encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
-            rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
-            self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
-        return self._tokens
-
-    def take_tokens(self, tokens):
-        """The ids that the server uses."""
-        self._tokens = tokens
 
 
 class Generated(collections.abc.Sequence):
@@ -789,75 +686,3 @@ class Generated(collections.abc.Sequence):
             return repr(self._run.sequences())
         except NoValue as e:
             return f"<{e}>"
-
-
-def _is_several(prompt):
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], (str, list))
-
-
-def prompt_of(prompt):
-    """A prompt as the wire has it: a text, a list of ids, or a list of either."""
-    if hasattr(prompt, "keys"):     # a dict, or a tokenizer's BatchEncoding
-        prompt = _of_encoding(prompt)
-    if isinstance(prompt, str):
-        return _text(prompt)
-    if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
-        return [_text(p) for p in prompt]
-    if isinstance(prompt, (list, tuple)) and prompt and all(
-            isinstance(p, (list, tuple)) or getattr(p, "ndim", 0) == 1 for p in prompt):
-        return [_ids(p) for p in prompt]
-    if getattr(prompt, "ndim", 1) == 2:
-        return [_ids(row) for row in prompt]
-    return _ids(prompt)
-
-
-def _text(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise ValueError(f"a prompt is no text: {e}") from None
-    return text
-
-
-def _ids(row):
-    try:
-        array = as_array(row)
-    except (TypeError, ValueError):
-        array = None
-    if array is None or array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
-        raise TypeError("a prompt is a text, a list of token ids, a list of either, a 1-D or 2-D "
-                        f"array of ids, or {{'input_ids': ...}}: not {row!r:.60}")
-    return [whole(i, "a token id") for i in array.tolist()]
-
-
-def _of_encoding(prompt):
-    unsupported = set(prompt.keys()) - {"input_ids", "attention_mask", "token_type_ids"}
-    if "input_ids" not in prompt.keys() or unsupported:
-        raise TypeError("a prompt given as a dict has input_ids and attention_mask: not "
-                        f"{', '.join(map(repr, sorted(prompt.keys())))}")
-    ids = prompt["input_ids"]
-    mask = prompt["attention_mask"] if "attention_mask" in prompt.keys() else None
-    if mask is None:
-        return ids
-    if not _is_nested(ids):
-        return _unpadded(ids, mask)
-    if not _is_nested(mask) or len(ids) != len(mask):
-        raise ValueError("attention_mask and input_ids are of different prompts")
-    return [_unpadded(*each) for each in zip(ids, mask)]
-
-
-def _is_nested(ids):
-    return getattr(ids, "ndim", 0) == 2 or isinstance(ids, (list, tuple)) and len(ids) > 0 and (
-        isinstance(ids[0], (list, tuple)) or getattr(ids[0], "ndim", 0) == 1)
-
-
-def _unpadded(ids, mask):
-    """The ids that the mask shows: padding is never sent."""
-    ids, mask = np.array(_ids(ids), np.int64), as_array(mask)
-    if ids.shape != mask.shape:
-        raise ValueError(f"attention_mask has the shape {mask.shape}, input_ids {ids.shape}")
-    shown = np.flatnonzero(mask)
-    if len(shown) and shown[-1] - shown[0] + 1 != len(shown):
-        raise ValueError("attention_mask hides tokens between others: only padding at the ends can "
-                         "be left out")
-    return ids[shown].tolist()

@@ -1,5 +1,5 @@
-"""`with model.session():`: several runs that go to the server as one request, and can use each other's
-values without their travelling back and forth."""
+"""`with model.session():`: several runs that go to the server as one request, and can use each
+other's values without their travelling back and forth."""
 from __future__ import annotations
 
 import re
