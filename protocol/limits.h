@@ -22,6 +22,11 @@ enum {
     INVOKES_MAX = 64,
     SEQUENCES_MAX = 256,           /* prompts, summed over the invokes */
     SAVES_MAX = 4096,
+    ACTIONS_MAX = 500000,          /* what a plan does, piece by piece: each takes a kilobyte of
+                                      planning, and a node on prompts of unequal length makes
+                                      several for each of them */
+    LOOKS_MAX = 1 << 26,           /* constant indices, and places between padding, that planning
+                                      looks at: half a second of a core */
     ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
                                       multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
                                       core does 50 multiply-adds in 1 */

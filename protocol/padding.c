@@ -66,8 +66,8 @@ void padding_zero(struct planner *s, int to, int turn, int behind, int node)
     const bool fits = view_expand(&wide, &s->p->values[number].view, shape.rank, shape.shape);
     assert(fits);
     const int from = value_add(s, s->value_roots[number], dtype, wide);
-    action_push(s, turn, behind,
-                (struct action){.op = OP_clone, .node = node, .out = to, .in = {from}});
+    s->cost += action_push(
+        s, turn, behind, (struct action){.op = OP_clone, .node = node, .out = to, .in = {from}});
 }
 
 void padding_clear(struct planner *s, int root, int node)
@@ -104,11 +104,11 @@ static void copy_rows(struct planner *s, int root, enum op op, int behind, int n
         const int padded = rows_value(s, root, at);
         const int live = rows_value(s, r.live, (struct stretch){row, at.count});
         const bool fills = op == OP_clone;
-        action_push(s, r.turn, behind,
-                    (struct action){.op = op,
-                                    .node = node,
-                                    .out = fills ? padded : live,
-                                    .in = {fills ? live : padded}});
+        s->cost += action_push(s, r.turn, behind,
+                               (struct action){.op = op,
+                                               .node = node,
+                                               .out = fills ? padded : live,
+                                               .in = {fills ? live : padded}});
     }
 }
 
@@ -147,7 +147,7 @@ void padding_close(struct planner *s)
 
 /* How many of a view's elements are no padding: at a time as many as lie in one row, where no
  * dimension walks from one row into the next. */
-int64_t padding_count_outside(const struct planner *s, const struct root *r, const struct view *v)
+int64_t padding_count_outside(struct planner *s, const struct root *r, const struct view *v)
 {
     const struct plan_invoke *invoke = &s->p->invokes[r->invoke];
     const int64_t row = point_row_stride(r->point, s->m), T = invoke->n_tokens;
@@ -166,8 +166,10 @@ int64_t padding_count_outside(const struct planner *s, const struct root *r, con
         rows = *v;
         in_row = 1;
     }
+    const int64_t n_rows = view_count(&rows);
     int64_t count = 0;
-    for (int64_t i = 0; i < view_count(&rows); i++) {
+    s->looks += n_rows;
+    for (int64_t i = 0; i < n_rows; i++) {
         int64_t at = rows.offset, rest = i;
         for (int k = rows.rank - 1; k >= 0; k--) {
             at += rest % rows.shape[k] * rows.stride[k];

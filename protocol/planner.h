@@ -93,6 +93,7 @@ struct planner {
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */
     bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
     double cost; /* of the graph so far */
+    int64_t looks; /* elements that planning has looked at one by one */
     int64_t result_bytes;
 };
 
@@ -157,7 +158,7 @@ int hook_root(struct planner *s, int invoke, int turn, int node, enum point poin
 /* Whether a root is an activation whose sequences differ in length: then all views of it are of a
  * padded copy. The calls below are for such roots. */
 bool is_padded(const struct planner *s, const struct root *r);
-int64_t padding_count_outside(const struct planner *s, const struct root *r, const struct view *v);
+int64_t padding_count_outside(struct planner *s, const struct root *r, const struct view *v);
 void padding_open(struct planner *s);                       /* before nodes are lowered */
 void padding_clear(struct planner *s, int root, int node);  /* behind a node that changed it */
 void padding_clear_gathered(struct planner *s, int node, int dim); /* of a hook with its own root */
@@ -186,7 +187,7 @@ int parameter_root(struct planner *s, enum parameter p, int block, int node);
  * costs. */
 double action_push(struct planner *s, int turn, int behind, struct action a);
 
-/* False (limit) where the graph's work up to this node is too much. */
+/* False (limit) where the graph's work up to this node is too much, or too many pieces. */
 bool cost_check(struct planner *s, int node);
 
 /* The work that makes roots inside of attention, where they are needed. */

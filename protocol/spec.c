@@ -39,7 +39,8 @@ static const struct {
     LIMIT(ELEMENT_COST),      LIMIT(TOKENIZE_MAX),
     LIMIT(PLANNING_MAX),      LIMIT(STOP_IDS_MAX),
     LIMIT(STOP_TEXTS_MAX),    LIMIT(STOP_TEXT_BYTES_MAX),
-    LIMIT(TOP_LOGPROBS_MAX),
+    LIMIT(TOP_LOGPROBS_MAX),  LIMIT(ACTIONS_MAX),
+    LIMIT(LOOKS_MAX),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 

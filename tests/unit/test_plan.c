@@ -659,6 +659,52 @@ static void a_set_of_padding_alone_is_refused(void **state)
        "shorter");
 }
 
+/* One of `longest` tokens and 255 of one. */
+static int unequal(int longest)
+{
+    tiny_invoke(&t, 256, longest);
+    for (int i = 1; i < 256; i++)
+        t.graph.invokes[0].prompts[i].n_tokens = 1;
+    return hook("transformer.h.0.output[0]");
+}
+
+static void clearing_the_padding_is_work_of_the_graph(void **state)
+{
+    (void)state;
+    t.model.width = 1 << 13;
+    const int x = unequal(8);
+    const int one = tiny_getitem(&t, x, "[0, -1, 0]");
+    for (int i = 0; i < 250; i++)
+        tiny_op(&t, set, NODE(one), FLOAT(0));
+    tiny_save(&t, hook("lm_head.output"));
+    IS("limit nodes[230]: up to here the graph itself asks for 2.15e+11 multiply-adds: the limit "
+       "is 2.15e+11");
+}
+
+static void a_plan_of_too_many_pieces_is_refused(void **state)
+{
+    (void)state;
+    const int one = tiny_getitem(&t, unequal(2), "[0, -1, 0]");
+    for (int i = 0; i < 2000; i++)
+        tiny_op(&t, set, NODE(one), FLOAT(0));
+    tiny_save(&t, hook("lm_head.output"));
+    IS("limit nodes[1951]: up to here the graph takes 500222 pieces of work, as prompts of unequal "
+       "length and picked rows are handled one by one: the limit is 500000");
+}
+
+static void what_planning_looks_at_one_by_one_has_an_end(void **state)
+{
+    (void)state;
+    t.model.width = 1 << 13;
+    const int flat = tiny_op(&t, flatten, NODE(unequal(8)));
+    const int most = tiny_getitem(&t, flat, "[1:]");
+    for (int i = 0; i < 5; i++)
+        tiny_op(&t, set, NODE(most), FLOAT(0));
+    tiny_save(&t, hook("lm_head.output"));
+    IS("limit nodes[7]: up to here 83886075 indices, or places between padding, have to be looked "
+       "at one by one before the graph runs: the limit is 67108864");
+}
+
 static void prompts_that_cannot_run_are_refused(void **state)
 {
     (void)state;
@@ -1113,6 +1159,9 @@ int main(void)
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
         TEST(prompts_of_unequal_length_have_their_own_rows),
+        TEST(clearing_the_padding_is_work_of_the_graph),
+        TEST(a_plan_of_too_many_pieces_is_refused),
+        TEST(what_planning_looks_at_one_by_one_has_an_end),
         TEST(a_set_of_padding_alone_is_refused),
         TEST(prompts_that_cannot_run_are_refused),
         TEST(tokens_that_do_not_exist_are_refused),
