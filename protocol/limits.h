@@ -30,6 +30,10 @@ enum {
     ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
                                       multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
                                       core does 50 multiply-adds in 1 */
+    PRODUCT_MARGIN = 32,           /* rows and terms that a product takes the time of beyond its own,
+                                      and of columns it takes the time of the next multiple: what
+                                      it packs, 1 ns an element */
+    PRODUCT_COLUMNS = 64,
     RANK_MAX = 8,                  /* torch code rarely passes 5; descriptors are copied freely */
 
     /* The work. */

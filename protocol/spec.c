@@ -40,7 +40,8 @@ static const struct {
     LIMIT(PLANNING_MAX),      LIMIT(STOP_IDS_MAX),
     LIMIT(STOP_TEXTS_MAX),    LIMIT(STOP_TEXT_BYTES_MAX),
     LIMIT(TOP_LOGPROBS_MAX),  LIMIT(ACTIONS_MAX),
-    LIMIT(LOOKS_MAX),
+    LIMIT(LOOKS_MAX),         LIMIT(PRODUCT_MARGIN),
+    LIMIT(PRODUCT_COLUMNS),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 
