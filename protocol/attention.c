@@ -325,7 +325,7 @@ static int64_t count_from(struct planner *s, const struct view *v, int64_t unit,
         high += (v->shape[i] - 1) * along.stride[along.rank++];
     }
     const int64_t n = high < size ? view_count(&along) : 0;
-    s->looks += n;
+    s->n_looks += n;
     for (int64_t i = 0; i < n; i++) {
         int64_t at = along.offset, rest = i;
         for (int k = along.rank - 1; k >= 0; k--) {
@@ -338,13 +338,16 @@ static int64_t count_from(struct planner *s, const struct view *v, int64_t unit,
 }
 
 /* How many elements of a view of (B, H, T, S) are in rows and keys that their sequences have; all,
- * where one of its dimensions walks from one row, head or sequence into the next. */
+ * where one of its dimensions walks from one row, head or sequence into the next, or many sets were
+ * counted before. */
 int64_t inside_count_outside(struct planner *s, const struct root *r, const struct view *v)
 {
     const struct inside a =
         inside_of(s, r, r->point == PT_scores ? r->turn : r->turn + PT_scores - PT_pattern);
     const int64_t row = a.S, head = a.T * row, sequence = a.H * head;
     const int64_t heads = count_from(s, v, head, a.H, 0);
+    if (s->n_looks > PADDING_LOOKS_MAX)
+        return view_count(v);
     int64_t count = 0, behind = 0;
     for (int i = (int)a.B - 1; i >= 0; i--) {
         const struct part p = part_of(&a, i);

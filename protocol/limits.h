@@ -22,18 +22,19 @@ enum {
     INVOKES_MAX = 64,
     SEQUENCES_MAX = 256,           /* prompts, summed over the invokes */
     SAVES_MAX = 4096,
-    ACTIONS_MAX = 500000,          /* what a plan does, piece by piece: each takes a kilobyte of
-                                      planning, and a node on prompts of unequal length makes
-                                      several for each of them */
-    LOOKS_MAX = 1 << 26,           /* constant indices, and places between padding, that planning
-                                      looks at: half a second of a core */
+    INDICES_MAX = 1 << 26,         /* constant indices that planning checks: half a second of a
+                                      core */
     ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
                                       multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
                                       core does 50 multiply-adds in 1 */
-    PRODUCT_MARGIN = 32,           /* rows and terms that a product takes the time of beyond its own,
-                                      and of columns it takes the time of the next multiple: what
-                                      it packs, 1 ns an element */
+    PRODUCT_MARGIN = 32,           /* a product takes the time of so many rows and terms beyond its
+                                      own, and of a multiple of columns: for what it packs, at
+                                      1 ns an element */
     PRODUCT_COLUMNS = 64,
+    ACTIONS_MAX = 300000,          /* of a graph's work: a list's tensors and all nodes; a set of
+                                      padded prompts takes one for each shorter prompt */
+    PADDING_LOOKS_MAX = 1 << 24,   /* rows of padded prompts that are looked at to count what sets
+                                      touch: about 0.2 s; later sets are counted with padding */
     RANK_MAX = 8,                  /* torch code rarely passes 5; descriptors are copied freely */
 
     /* The work. */

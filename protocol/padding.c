@@ -167,8 +167,10 @@ int64_t padding_count_outside(struct planner *s, const struct root *r, const str
         in_row = 1;
     }
     const int64_t n_rows = view_count(&rows);
+    if (n_rows > PADDING_LOOKS_MAX - s->n_looks)
+        return view_count(v);
+    s->n_looks += n_rows;
     int64_t count = 0;
-    s->looks += n_rows;
     for (int64_t i = 0; i < n_rows; i++) {
         int64_t at = rows.offset, rest = i;
         for (int k = rows.rank - 1; k >= 0; k--) {

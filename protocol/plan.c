@@ -588,7 +588,7 @@ static bool find_outside(struct planner *s, int64_t *outside, int64_t at[RANK_MA
 {
     const struct view once = view_once(v);
     const int64_t count = view_count(&once);
-    s->looks += count;
+    s->n_indices += count;
     for (int64_t i = 0; i < count; i++) {
         int64_t place = v->offset, rest = i;
         for (int k = v->rank - 1; k >= 0; k--) {
@@ -671,13 +671,13 @@ static bool infer_op(struct planner *s, int i, struct value *out)
 }
 
 /* Before the graph's cost is known: planning itself would take too long. */
-static bool check_looks(struct planner *s, const struct node *n)
+static bool check_indices(struct planner *s, const struct node *n)
 {
-    return s->looks <= LOOKS_MAX ||
+    return s->n_indices <= INDICES_MAX ||
            node_refuse(s->e, n, -1, ERR_limit,
-                       "up to here %lld indices, or places between padding, have to be looked at "
-                       "one by one before the graph runs: the limit is %d",
-                       (long long)s->looks, LOOKS_MAX);
+                       "up to here %lld constant indices have to be looked at before the graph "
+                       "runs: the limit is %d",
+                       (long long)s->n_indices, INDICES_MAX);
 }
 
 static bool infer(struct planner *s)
@@ -692,7 +692,7 @@ static bool infer(struct planner *s)
                      : n->op == OP_set       ? infer_set(s, i, &out)
                      : n->op == OP_save      ? infer_save(s, i, &out)
                                              : infer_op(s, i, &out);
-        if (!known || !check_looks(s, n))
+        if (!known || !check_indices(s, n))
             return false;
         if (s->needs)
             needs_pass_on(s, i);

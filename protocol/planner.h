@@ -92,8 +92,9 @@ struct planner {
     int n_heads, head_capacity, loop_capacity;
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */
     bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
+    int64_t n_looks; /* at places of padded prompts */
     double cost; /* of the graph so far */
-    int64_t looks; /* elements that planning has looked at one by one */
+    int64_t n_indices; /* of constants, checked */
     int64_t result_bytes;
 };
 

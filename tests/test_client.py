@@ -216,36 +216,36 @@ PROMPTS = [
 
 @pytest.mark.parametrize("prompt, wire", PROMPTS, ids=repr)
 def test_prompts(prompt, wire):
-    assert interpose.run.prompt_of(prompt) == wire
+    assert interpose.prompt.prompt_of(prompt) == wire
 
 
 def test_prompts_of_torch():
     torch = pytest.importorskip("torch")
-    assert interpose.run.prompt_of(torch.tensor([1, 2])) == [1, 2]
-    assert interpose.run.prompt_of(torch.tensor([[1, 2]])) == [[1, 2]]
+    assert interpose.prompt.prompt_of(torch.tensor([1, 2])) == [1, 2]
+    assert interpose.prompt.prompt_of(torch.tensor([[1, 2]])) == [[1, 2]]
     encoding = {"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 2)}
-    assert interpose.run.prompt_of(encoding) == [[1, 2]]
+    assert interpose.prompt.prompt_of(encoding) == [[1, 2]]
 
 
 @pytest.mark.parametrize("prompt", [3, 1.5, [1.5], [True], [[1], "a"], [["a"]], {"x": 1},
                                     np.zeros((1, 1, 1), int), object()], ids=repr)
 def test_what_is_no_prompt(prompt):
     with pytest.raises(TypeError):
-        interpose.run.prompt_of(prompt)
+        interpose.prompt.prompt_of(prompt)
 
 
 def test_a_text_that_is_none_is_refused_at_once():
     with pytest.raises(ValueError, match="a prompt is no text"):
-        interpose.run.prompt_of("\ud800")
+        interpose.prompt.prompt_of("\ud800")
 
 
 def test_a_mask_that_hides_tokens_is_refused():
     with pytest.raises(ValueError, match="attention_mask hides tokens between others: only padding"):
-        interpose.run.prompt_of({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]})
+        interpose.prompt.prompt_of({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]})
     with pytest.raises(ValueError, match=r"attention_mask has the shape \(1,\), input_ids \(2,\)"):
-        interpose.run.prompt_of({"input_ids": [1, 2], "attention_mask": [1]})
+        interpose.prompt.prompt_of({"input_ids": [1, 2], "attention_mask": [1]})
     with pytest.raises(ValueError, match="attention_mask and input_ids are of different prompts"):
-        interpose.run.prompt_of({"input_ids": [[1], [2]], "attention_mask": [[1]]})
+        interpose.prompt.prompt_of({"input_ids": [[1], [2]], "attention_mask": [[1]]})
 
 
 def test_prompts_of_unequal_length_and_a_beginning(model):
@@ -833,7 +833,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "transformer.h.0.mlp has no 'outptu': did you mean output?"),
     ("if model.lm_head.output.sum() > 0: pass", NoValue,
      "`if` (and `and`, `or`, `not`, bool()) needs a value now, and nothing has run yet: save "
-     "gt(sum(lm_head.output), 0) and use its .value behind the block"),
+     "gt(sum(lm_head.output), 0) and use its .value behind the block, or choose by it there: "
+     "`with tracer.cond(x):`, x.where(...), &, |, ~"),
     ("float(model.lm_head.output.sum())", NoValue,
      "float() needs a value now, and nothing has run yet: save sum(lm_head.output) and use its "
      ".value behind the block"),
@@ -923,7 +924,7 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "transformer.h.*.mlp.c_proj, transformer.ln_f, transformer.wpe, transformer.wte"),
     ("model.lm_head.step(1)", IndexError,
      "step 1 does not exist: this run has steps 0 to 0 (max_new_tokens=0)"),
-    ("model.lm_head.next()", IndexError,
+    ("model.lm_head.next().output", IndexError,
      "lm_head has no next step: this run has steps 0 to 0 (max_new_tokens=0)"),
     ("np.fft.fft(model.lm_head.output)", TypeError,
      "fft is not offered on proxies: save the tensor and use it on its .value, or write it with "
@@ -933,8 +934,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output + other", ValueError,
      "transformer.wte.output is of another run: save it there and use its .value here"),
     ("other[:] = 0", RuntimeError,
-     "this run's block has ended, and nothing can be added to it: use .value for what was saved, "
-     "or open another run"),
+     "this run's block has ended, and nothing can be added to it: call .save() inside the block on "
+     "what is wanted here, or open another run"),
     ("interpose.tensor('a')", TypeError, "a tensor, an array or a number is needed here, not 'a'"),
     ("interpose.tensor(2**63)", OverflowError, "9223372036854775808 does not fit into int64"),
     ("interpose.tensor(np.array(['a']))", TypeError,
@@ -1247,7 +1248,7 @@ def test_the_examples_run(model, module):
 def test_every_public_name_is_documented():
     for name in interpose.__all__:
         assert getattr(interpose, name).__doc__, name
-    for thing in (LanguageModel, interpose.Proxy, interpose.run.Run, interpose.model.Module):
+    for thing in (LanguageModel, interpose.Proxy, interpose.run.Run, interpose.tree.Module):
         for name, member in vars(thing).items():
             if not name.startswith("_") and not name.endswith("_") and callable(member):
                 assert member.__doc__, (thing, name)

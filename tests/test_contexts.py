@@ -1,6 +1,8 @@
 """The client's contexts: steps, conditions, stopping and what a saved proxy is behind its run; and how
 each thing that cannot work is refused."""
+import copy
 import json
+import pickle
 import random
 import re
 import traceback
@@ -596,6 +598,40 @@ def test_a_saved_proxy_is_its_value(model):
     torch = pytest.importorskip("torch")
     assert torch.all(y[:, 0] == 7) and torch.equal(y, y) and torch.is_tensor(torch.softmax(y, dim=-1))
     assert y.unsqueeze(0).shape == (1, *y.shape)
+    want = y.torch()
+    same([y.transpose(1, 2), y.view(1, -1), y.max(dim=-1).values, y.argsort(-1, descending=True)],
+         [want.transpose(1, 2), want.view(1, -1), want.max(-1).values, want.argsort(-1, descending=True)])
+
+
+def test_a_saved_proxy_is_shown_copied_and_kept_as_its_value(model):
+    with model.trace(PROMPT):
+        norms = interpose.list().save()
+        for block in model.transformer.h[:2]:
+            norms.append(block.output[0].norm().item())
+        norm = model.transformer.h[1].output[0].norm().item().save()
+    assert f"{norm:.3f}" == f"{float(norms[1]):.3f}" and repr(norms[1]) == repr(norm.value)
+    for kept in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
+        assert type(kept) is np.ndarray and kept == norm.value
+
+
+def test_a_loop_of_next_ends_behind_the_last_step(model):
+    with model.generate(PROMPT, max_new_tokens=3) as run:
+        best = []
+        for _ in range(3):
+            best.append(model.lm_head.output[0, -1].argmax().save())
+            model.lm_head.next()
+    assert [int(token) for token in best] == run.output[0][-3:].tolist()
+
+
+def test_the_ids_of_a_prompt_where_nnsight_has_them(model):
+    with model.trace() as tracer:
+        with tracer.invoke(PROMPT) as one:
+            pass
+        with tracer.invoke([PROMPT, "Hello"]) as several:
+            pass
+    assert one.inputs[0][0]["input_ids"].tolist() == [one.tokens[0].tolist()]
+    assert [row.tolist() for row in several.inputs[0][0]["input_ids"]] == [
+        row.tolist() for row in several.tokens]
 
 
 def test_a_finished_proxy_enters_another_run_as_its_value(model):
@@ -954,10 +990,17 @@ EVERY_REFUSAL = [
     # Values that Python would need.
     ("if model.lm_head.output.sum() > 0: pass",
      "`if` (and `and`, `or`, `not`, bool()) needs a value now, and nothing has run yet: save "
-     "gt(sum(lm_head.output), 0) and use its .value behind the block"),
+     "gt(sum(lm_head.output), 0) and use its .value behind the block, or choose by it there: "
+     "`with tracer.cond(x):`, x.where(...), &, |, ~"),
     ("while not model.lm_head.output.any(): pass",
      "`if` (and `and`, `or`, `not`, bool()) needs a value now, and nothing has run yet: save "
-     "{any} and use its .value behind the block"),
+     "{any} and use its .value behind the block, or choose by it there: `with tracer.cond(x):`, "
+     "x.where(...), &, |, ~"),
+    ("format(model.lm_head.output.sum(), '.3f')",
+     "the format '.3f' needs a value now, and nothing has run yet: save sum(lm_head.output) and use "
+     "its .value behind the block"),
+    ("model.transformer.h[0].mlp.output.item()",
+     "item() takes a tensor of one element: not (1, 10, {w})"),
     ("for x in model.lm_head.output.sum(): pass",
      "sum(lm_head.output) has no dimensions, and so no length"),
     ("range(model.lm_head.output[0, -1].argmax())",
@@ -982,7 +1025,9 @@ EVERY_REFUSAL = [
      "index 10 is out of range for dimension 1 of size 10 (index)"),
     ("model.lm_head.step(3).output",
      "step 3 does not exist: this run has steps 0 to 2 (max_new_tokens=3)"),
-    ("tracer.next(3)", "the model has no next step: this run has steps 0 to 2 (max_new_tokens=3)"),
+    ("tracer.next(3); model.lm_head.output",
+     "lm_head has no next step: this run has steps 0 to 2 (max_new_tokens=3)"),
+    ("tracer.next(4)", "the model has no next step: this run has steps 0 to 2 (max_new_tokens=3)"),
     # Sets of nothing.
     ("model.transformer.h[0].mlp.output[:, 3:3] = 0",
      "set of (1, 0, {w}), which has no elements to change (shape)"),

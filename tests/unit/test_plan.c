@@ -681,28 +681,30 @@ static void clearing_the_padding_is_work_of_the_graph(void **state)
        "is 2.15e+11");
 }
 
-static void a_plan_of_too_many_pieces_is_refused(void **state)
+static void constant_indices_are_looked_at_so_often(void **state)
 {
     (void)state;
-    const int one = tiny_getitem(&t, unequal(2), "[0, -1, 0]");
-    for (int i = 0; i < 2000; i++)
-        tiny_op(&t, set, NODE(one), FLOAT(0));
-    tiny_save(&t, hook("lm_head.output"));
-    IS("limit nodes[1951]: up to here the graph takes 500222 pieces of work, as prompts of unequal "
-       "length and picked rows are handled one by one: the limit is 500000");
+    static int64_t indices[1 << 20];
+    tiny_invoke(&t, 1, 2);
+    const int index = tiny_constant(&t, DT_i64, 1, (int64_t[]){1 << 20}, indices);
+    for (int i = 0; i < 70; i++)
+        tiny_op(&t, wrap_index, NODE(index), INT(5));
+    IS("limit nodes[65]: up to here 68157440 constant indices have to be looked at before the "
+       "graph runs: the limit is 67108864");
 }
 
-static void what_planning_looks_at_one_by_one_has_an_end(void **state)
+static void work_in_too_many_parts_is_refused(void **state)
 {
     (void)state;
-    t.model.width = 1 << 13;
-    const int flat = tiny_op(&t, flatten, NODE(unequal(8)));
-    const int most = tiny_getitem(&t, flat, "[1:]");
-    for (int i = 0; i < 5; i++)
-        tiny_op(&t, set, NODE(most), FLOAT(0));
-    tiny_save(&t, hook("lm_head.output"));
-    IS("limit nodes[7]: up to here 83886075 indices, or places between padding, have to be looked "
-       "at one by one before the graph runs: the limit is 67108864");
+    tiny_invoke(&t, 200, 2);
+    for (int i = 1; i < 200; i++)
+        t.graph.invokes[0].prompts[i].n_tokens = 1;
+    const int x = tiny_hook(&t, "transformer.h.0.ln_1.scale", 0, 0);
+    for (int i = 0; i < 2000; i++)
+        tiny_op(&t, set, NODE(x), FLOAT(i));
+    tiny_save(&t, x);
+    IS("limit nodes[1499]: up to here the graph's work has more than 300000 parts: send it as "
+       "several requests");
 }
 
 static void prompts_that_cannot_run_are_refused(void **state)
@@ -1174,9 +1176,9 @@ int main(void)
         TEST(rows_sequences_and_pages_are_dealt_out),
         TEST(prompts_of_unequal_length_have_their_own_rows),
         TEST(clearing_the_padding_is_work_of_the_graph),
-        TEST(a_plan_of_too_many_pieces_is_refused),
-        TEST(what_planning_looks_at_one_by_one_has_an_end),
+        TEST(constant_indices_are_looked_at_so_often),
         TEST(a_set_of_padding_alone_is_refused),
+        TEST(work_in_too_many_parts_is_refused),
         TEST(prompts_that_cannot_run_are_refused),
         TEST(tokens_that_do_not_exist_are_refused),
         TEST(too_many_prompts_are_refused),

@@ -5,7 +5,8 @@ import math
 import re
 import string
 
-from .proxy import Proxy, apply
+from .proxy import Proxy, proxy_of
+from .values import tensor_of
 
 
 def einsum(equation, *operands):
@@ -54,11 +55,11 @@ def _lettered(pattern):
 
 
 def _proxies(operands):
-    operands = [getattr(x, "_as_tensor", lambda x=x: x)() for x in operands]
+    operands = [tensor_of(x) for x in operands]
     run = next((x._run for x in operands if isinstance(x, Proxy)), None)
     if run is None:
         raise TypeError("einsum needs a proxy among its tensors")
-    return [x if isinstance(x, Proxy) else apply(run, "clone", [x]) for x in operands]
+    return [proxy_of(run, x) for x in operands]
 
 
 def _parse(equation, ranks):
@@ -68,8 +69,8 @@ def _parse(equation, ranks):
     for term in [*terms, result]:
         letters = term.replace("...", "", 1)
         if letters and not letters.isalpha():
-            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with letters and "
-                             "'...' in each term")
+            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with letters "
+                             "and '...' in each term")
     if len(terms) != len(ranks):
         raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(ranks)} "
                          "tensors are given")
@@ -77,8 +78,8 @@ def _parse(equation, ranks):
     for term, rank in zip(terms, ranks):
         more = rank - len(term.replace("...", ""))
         if more < 0 or more and "..." not in term:
-            raise ValueError(f"einsum: {term!r} names {len(term.replace('...', ''))} dimensions of a "
-                             f"tensor that has {rank}")
+            raise ValueError(f"einsum: {term!r} names {len(term.replace('...', ''))} dimensions "
+                             f"of a tensor that has {rank}")
         wide = max(wide, more)
     if wide > 10:
         raise ValueError(f"einsum: {wide} dimensions of '...' are too many")

@@ -12,9 +12,21 @@ class Value(np.ndarray):
     A method that only torch has is done by torch, if torch is there.
     """
 
+    def __repr__(self):
+        return repr(np.asarray(self))
+
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         return func(*map(_to_torch, args), **{k: _to_torch(v) for k, v in (kwargs or {}).items()})
+
+    def transpose(self, *axes):
+        """Two dimensions change places, as torch's do; else numpy's."""
+        return self.swapaxes(*axes) if len(axes) == 2 else super().transpose(*axes)
+
+    def view(self, *shape):
+        """The same elements in another shape; numpy's view as another type."""
+        return super().view(*shape) if isinstance(shape[0], (type, np.dtype, str)) else (
+            self.reshape(*shape))
 
     def __getattr__(self, name):
         if name.startswith("_") or "torch" not in sys.modules:
@@ -42,6 +54,20 @@ def _numpy_s(name):
     return called
 
 
+def _torch_s(name):
+    """A method that is numpy's but for torch's `dim` and `descending`, with which it is torch's."""
+    method = getattr(np.ndarray, name)
+
+    def called(self, *args, **kwargs):
+        is_torch_s = "torch" in sys.modules and not kwargs.keys().isdisjoint(("dim", "descending"))
+        bound = getattr(_to_torch(self), name) if is_torch_s else method.__get__(self)
+        return bound(*args, **kwargs)
+    called.__name__ = name
+    return called
+
+
+for _name in ("max", "min", "sort", "argsort"):
+    setattr(Value, _name, _torch_s(_name))
 for _name in ("sum", "mean", "std", "var", "prod", "all", "any", "argmax", "argmin", "cumsum",
               "cumprod"):
     setattr(Value, _name, _numpy_s(_name))

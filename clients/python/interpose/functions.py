@@ -11,9 +11,9 @@ import os
 
 from . import activations, functional, making, products, views     # they give methods, too
 from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
+from .current import current_run
 from .einsum import einsum
-from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape
-from .run import current_run
+from .proxy import ALIASES, COMPOSED, OF_RUN, OPERATORS, Proxy, apply, no_shape, proxy_of
 from .spec import Op
 
 # One sentence for each op that a formula does not say as well.
@@ -204,6 +204,7 @@ def topk(x, k, dim=-1, largest=True, sorted=True):
     return _call("topk", [x, k, dim, largest], {})
 
 
+# torch's and numpy's functions that neither the table of ops nor those of proxy.py have.
 _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": activations.silu,
            "softplus": activations.softplus, "leaky_relu": activations.leaky_relu,
            "log_sigmoid": activations.logsigmoid, "one_hot": making.one_hot,
@@ -243,8 +244,7 @@ def _call_method(run, name, args, kwargs):
     if "y" in kwargs:   # the table's name of torch's `other`
         kwargs = {**kwargs, "other": kwargs["y"]}
         del kwargs["y"]
-    x = getattr(args[0], "_as_tensor", lambda: args[0])()
-    x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
+    x = proxy_of(run, args[0])
     if "axis" in kwargs and name in COMPOSED:   # numpy's
         takes = inspect.signature(COMPOSED[name][0]).parameters
         kwargs["dims" if "dims" in takes else "dim"] = kwargs.pop("axis")
@@ -256,9 +256,7 @@ def call_by_name(name, args, kwargs):
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
     name = name.strip("_") if name.startswith("__") else name
-    name = {"floordiv": "floor_divide", "and": "bitwise_and", "or": "bitwise_or",
-            "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
-            "rshift": "bitwise_right_shift"}.get(name, name)
+    name = OPERATORS.get(name, name)
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)
@@ -274,9 +272,10 @@ def call_by_name(name, args, kwargs):
         return _call(op, args, kwargs)
     if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
         raise TypeError(no_shape(proxy._run, name.lstrip("_")))
-    near = difflib.get_close_matches(name, [*FUNCTIONS, *_OTHERS, *ALIASES], 3)
+    near = difflib.get_close_matches(name, {*FUNCTIONS, *_OTHERS, *ALIASES}, 3)
     raise TypeError(f"{name} is not offered on proxies: "
                     + (f"did you mean {' or '.join(near)}? Else " if near else "")
-                    + "save the tensor and use it on its .value, or write it with the ops of interpose")
+                    + "save the tensor and use it on its .value, or write it with the ops of "
+                    "interpose")
 
 

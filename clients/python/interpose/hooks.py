@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import NamedTuple
 
-from .spec import Parameter
+from .spec import Parameter, block_of, in_block
 
 # TransformerLens's short names, as get_act_name has them: "*" is the block's number.
 _SHORT = {
@@ -37,7 +37,8 @@ class Head(NamedTuple):
 def head(name):
     """The attention head of a name: "L9H6", "9.6", "a9.h6", or a pair of integers.
 
-    Returns a Head, the pair (layer, head); str() of it is "L9H6". Raises ValueError for other names.
+    Returns a Head, the pair (layer, head); str() of it is "L9H6". Raises ValueError for other
+    names.
 
     >>> layer, index = interpose.head("L3H1")
     >>> with model.trace("The Eiffel Tower is in the city of"):
@@ -84,10 +85,10 @@ def act_name(name, layer=None, kind=None):
 class Hooks(collections.abc.Mapping):
     """The hook points of a model by name, Hugging Face's and TransformerLens's.
 
-    `hooks[name]` is the tensor as the model's tree has it, a proxy; setting it replaces the whole. Short
-    names take their block and, for a layernorm's, which one: `hooks["resid_post", 5]`,
-    `hooks["normalized", 2, "ln1"]`. A negative block counts from the end. Iterating gives all names.
-    Raises KeyError for a name that is none, IndexError for a block that does not exist.
+    `hooks[name]` is the tensor as the model's tree has it, a proxy; setting it replaces the whole.
+    Short names take their block and, for a layernorm's, which one: `hooks["resid_post", 5]`,
+    `hooks["normalized", 2, "ln1"]`. A negative block counts from the end. Iterating gives all
+    names. Raises KeyError for a name that is none, IndexError for a block that does not exist.
     """
 
     def __init__(self, model, root):
@@ -130,10 +131,9 @@ class Hooks(collections.abc.Mapping):
         return module, leaf, [int(i) for i in re.findall(r"\d+", places)]
 
     def _unknown(self, path):
-        block = re.search(r"\.(-?\d+)(?=\.|$)", path)
-        generic = path.replace(block[0], ".*", 1) if block else path
-        near = [name.replace("*", block[1] if block else "*") for name in
-                difflib.get_close_matches(generic, self._model.spec.points, 3, 0.5)]
+        block = block_of(path)
+        near = [name if block is None else name.replace("*", str(block)) for name in
+                difflib.get_close_matches(in_block(path, "*"), self._model.spec.points, 3, 0.5)]
         return KeyError(f"there is no hook point {path!r}"
                         + (f": did you mean {' or '.join(near)}?" if near else ""))
 
@@ -147,3 +147,21 @@ class Hooks(collections.abc.Mapping):
 
     def __contains__(self, name):
         return name in iter(self)
+
+
+class HookPoint:
+    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its
+    own."""
+
+    def __init__(self, name):
+        self.name, self.ctx = name, {}
+
+    def layer(self):
+        """The block's number; ValueError for a place outside the blocks."""
+        block = block_of(self.name)
+        if block is None:
+            raise ValueError(f"{self.name} is in no block")
+        return block
+
+    def __repr__(self):
+        return f"<hook point {self.name}>"

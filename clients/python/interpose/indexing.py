@@ -1,7 +1,8 @@
 """x[key] and x[key] = v where the key holds lists, arrays or proxies: torch's advanced indexing.
 
-Places that are known travel as constants. Those that the graph computes are checked and counted from
-the front by the server (wrap_index). Several indices become one, over their dimensions flattened.
+Places that are known travel as constants. Those that the graph computes are checked and counted
+from the front by the server (wrap_index). Several indices become one, over their dimensions
+flattened.
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from .graph import Index
 from .proxy import Proxy, apply, proxy_of
-from .values import as_array, whole
+from .values import as_array, at_dim, tensor_of, whole
 
 # So many elements are set one by one: nothing else of the tensor is touched then.
 SINGLE_SETS_MAX = 64
@@ -49,10 +50,11 @@ class Chosen(NamedTuple):
 
 def _array_of(item):
     """An index as an array of integers or booleans, or a proxy."""
-    item = getattr(item, "_as_tensor", lambda: item)()
+    item = tensor_of(item)
     if isinstance(item, Proxy):
         if item.dtype.kind == "f":
-            raise IndexError(f"an index must be of integers or booleans: {item._label()} is float32")
+            raise IndexError(f"an index must be of integers or booleans: {item._label()} is "
+                             "float32")
         return item
     if isinstance(item, list) and any(isinstance(i, Proxy) for i in item):
         raise IndexError("a list in an index must be of numbers: join proxies with torch.stack or "
@@ -75,8 +77,8 @@ def _part_of(item):
 
 def _known(index):
     if isinstance(index, Proxy) and index.dtype.kind == "b":
-        raise IndexError("x[mask] has a shape that depends on values, and the mask is not known before "
-                         "the run: take where(mask, x, y); x[mask] = number works")
+        raise IndexError("x[mask] has a shape that depends on values, and the mask is not known "
+                         "before the run: take where(mask, x, y); x[mask] = number works")
     return index
 
 
@@ -93,7 +95,8 @@ def _expanded(x, items):
 
 
 def _chosen(x, key):
-    """The parts of a key; a mask becomes the places where it holds, one array for each dimension."""
+    """The parts of a key; a mask becomes the places where it holds, one array for each
+    dimension."""
     key = key if isinstance(key, tuple) else (key,)
     items = [_part_of(item) for item in key]
     basic, dims, indices, place = [], [], [], 0     # place: of the next dimension of x[basic]
@@ -183,8 +186,8 @@ def _moved(n, source, count, target):
 
 
 def _one_of_each(x, key):
-    """x[..., arange(a, b), index]: an element of each slice, by a gather, for which what lies between
-    need not exist; or None."""
+    """x[..., arange(a, b), index]: an element of each slice, by a gather, for which what lies
+    between need not exist; or None."""
     chosen = _chosen(x, key)
     dims, indices = chosen.dims, chosen.indices
     if len(dims) != 2 or dims[1] != dims[0] + 1 or any(i.ndim != 1 for i in indices) or (
@@ -199,7 +202,7 @@ def _one_of_each(x, key):
     index = proxy_of(x._run, _places(view, d + 1, indices[1]))
     shape = [*view.shape[:d], n, 1, *view.shape[d + 2:]]
     index = index.reshape([1] * d + [n] + [1] * (len(shape) - d - 1)).expand(shape)
-    rows = view[(slice(None),) * d + (slice(first, first + n),)]
+    rows = view[at_dim(d, slice(first, first + n))]
     return apply(x._run, "gather", [rows, d + 1, index]).squeeze(d + 1)
 
 
@@ -239,7 +242,7 @@ def _pick_known(x, key):
 
 def put(x, key, value):
     """x[key] = value."""
-    value = getattr(value, "_as_tensor", lambda: value)()
+    value = tensor_of(value)
     if not isinstance(value, (Proxy, numbers.Real)):
         value = as_array(value)
     for item in key if isinstance(key, tuple) else (key,):

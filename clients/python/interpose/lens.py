@@ -1,39 +1,20 @@
-"""TransformerLens's way to run a model: run_with_cache, run_with_hooks, to_tokens and their like."""
+"""TransformerLens's way to run a model: run_with_cache, run_with_hooks, to_tokens and the like."""
 from __future__ import annotations
-
-import re
 
 import numpy as np
 
 from .activation_cache import ActivationCache, Pass
+from .directions import residual_directions
 from .finished import Value
 from .folding import NUMERICS
 from .functions import FUNCTIONS
+from .prompt import BOS
 from .values import as_array, whole
-
-BOS = "<|endoftext|>"
-
-
-class HookPoint:
-    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its own."""
-
-    def __init__(self, name):
-        self.name, self.ctx = name, {}
-
-    def layer(self):
-        """The block's number; ValueError for a place outside the blocks."""
-        block = re.search(r"\.(\d+)\.", self.name)
-        if not block:
-            raise ValueError(f"{self.name} is in no block")
-        return int(block[1])
-
-    def __repr__(self):
-        return f"<hook point {self.name}>"
 
 
 class BlockParameters:
-    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a slice
-    of blocks they are stacked. Inside a run, as all parameters."""
+    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a
+    slice of blocks they are stacked. Inside a run, as all parameters."""
 
     def __init__(self, model, path):
         self._model, self._path = model, path
@@ -46,10 +27,8 @@ class BlockParameters:
         if isinstance(block, slice):
             found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
             return found[(slice(None), *rest)] if rest else found
-        module = self._model.blocks[block]
-        for name in self._path.split("."):
-            module = getattr(module, name)
-        return module[tuple(rest)] if rest else module
+        found = self._model.blocks[block]._at(self._path)
+        return found[tuple(rest)] if rest else found
 
     def __repr__(self):
         return f"<blocks.*.{self._path}>"
@@ -59,9 +38,9 @@ class Lens:
     """What a LanguageModel has of TransformerLens's HookedTransformer.
 
     `numerics="transformer_lens"` makes run_with_cache and run_with_hooks show, and take, what
-    TransformerLens's processed weights have at its hook points, and its centred logits; "hf" what Hugging
-    Face's weights have. No BOS is put in front of a text unless `prepend_bos=True` asks for it: numbers
-    are Hugging Face's of the same ids.
+    TransformerLens's processed weights have at its hook points, and its centred logits; "hf" what
+    Hugging Face's weights have. No BOS is put in front of a text unless `prepend_bos=True` asks for
+    it: numbers are Hugging Face's of the same ids.
     """
 
     numerics = "hf"
@@ -89,8 +68,8 @@ class Lens:
         rows = self.tokenizer.encode([text] if isinstance(text, str) else text)
         lengths = sorted({len(row) for row in rows})
         if len(lengths) != 1:
-            raise ValueError(f"texts of {' and '.join(map(str, lengths))} tokens are no array: take "
-                             "them one by one")
+            raise ValueError(f"texts of {' and '.join(map(str, lengths))} tokens are no array: "
+                             "take them one by one")
         rows = [[self.bos_token_id] * bool(prepend_bos) + row for row in rows]
         return np.array(rows, np.int64).view(Value)
 
@@ -149,14 +128,32 @@ class Lens:
 
     # Runs.
 
+    @property
+    def cfg(self):
+        """`config`, which has TransformerLens's names of the sizes too: n_layers, d_model, d_head,
+        ...
+
+        >>> model.cfg.d_head * model.cfg.n_heads == model.cfg.d_model
+        True
+        """
+        return self.config
+
+    def __call__(self, prompt, return_type="logits", **kwargs):
+        """run_with_hooks without hooks.
+
+        >>> model("The Eiffel Tower is in the city of").shape == (1, 10, model.cfg.d_vocab)
+        True
+        """
+        return self.run_with_hooks(prompt, return_type=return_type, **kwargs)
+
     def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
                        loss_per_token=False, **unsupported):
         """Runs a prompt with functions at hook points, and gives its logits.
 
         `fwd_hooks` are pairs of a name, or a function that is asked for each name, and a function
-        fn(tensor, hook): it is called once, in the order of the pass, with a proxy, while the request
-        is written. What it sets in the tensor, or returns, is what the model goes on with; what it
-        keeps for later it saves: `kept[hook.layer()] = tensor.mean(0).save()`.
+        fn(tensor, hook): it is called once, in the order of the pass, with a proxy, while the
+        request is written. What it sets in the tensor, or returns, is what the model goes on with;
+        what it keeps for later it saves: `kept[hook.layer()] = tensor.mean(0).save()`.
 
         `return_type` is "logits" (B, T, V), "loss" (a float, or with `loss_per_token` (B, T - 1)),
         "both" (a pair) or None. Raises KeyError for a name that is none; RequestError for what the
@@ -169,8 +166,8 @@ class Lens:
         >>> loss > 0
         True
         """
-        self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, prepend_bos and "
-                     "loss_per_token: there are no gradients")
+        self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, "
+                     "prepend_bos and loss_per_token: there are no gradients")
         one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
         return one.run(dict, return_type, loss_per_token)[0]
 
@@ -181,9 +178,9 @@ class Lens:
 
         `names_filter`, a name, a list of names or a function that is asked for each, chooses what
         travels at once. Without one nothing does: the cache asks the server for what is looked at,
-        which runs the same request again, to the same bits. `pos_slice` (an index, a slice or a list)
-        keeps these positions only, in all of the cache; `remove_batch_dim` drops the first dimension
-        of one prompt. The others are as in run_with_hooks, whose changes the cache shows.
+        which runs the same request again, to the same bits. `pos_slice` (an index, a slice or a
+        list) keeps these positions only, in all of the cache; `remove_batch_dim` drops the first
+        dimension of one prompt. The others are as in run_with_hooks, whose changes the cache shows.
 
         >>> logits, cache = model.run_with_cache("The Eiffel Tower is in the city of")
         >>> cache["resid_post", -1].shape == (1, 10, model.config.width)
@@ -191,8 +188,8 @@ class Lens:
         >>> cache["pattern", 3, "attn"].shape == (1, model.config.n_heads, 10, 10)
         True
         """
-        self._refuse("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, return_type, "
-                     "remove_batch_dim, prepend_bos, fwd_hooks and loss_per_token")
+        self._refuse("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, "
+                     "return_type, remove_batch_dim, prepend_bos, fwd_hooks and loss_per_token")
         one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
         cache = ActivationCache(one, names_filter, pos_slice)
         result = None
@@ -217,31 +214,3 @@ for _path in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "attn.b_Q", "attn.
               "attn.b_O", "mlp.W_in", "mlp.b_in", "mlp.W_out", "mlp.b_out"):
     setattr(Lens, _path.partition(".")[2],
             property(lambda self, path=_path: BlockParameters(self, path), doc=f"blocks.*.{_path}"))
-
-
-def ids_of(model, tokens):
-    """Ids as an array, from a text of one token, a list of such texts, an id or ids."""
-    if isinstance(tokens, str):
-        return np.array(model.to_single_token(tokens))
-    if isinstance(tokens, (list, tuple)) and tokens and all(isinstance(t, str) for t in tokens):
-        return np.array([model.to_single_token(t) for t in tokens])
-    ids = as_array(tokens)
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"tokens are ids or texts of one token: not {tokens!r:.60}")
-    return ids
-
-
-def residual_directions(model, tokens, less=None):
-    """The same as a proxy; of the differences, where `less` are tokens to be subtracted."""
-    ids = ids_of(model, tokens)
-    weight, gain = model.lm_head.weight, model.transformer.ln_f.weight
-    directions = weight[ids.reshape(-1)]
-    if less is not None:
-        others = ids_of(model, less)
-        if others.shape != ids.shape:
-            raise ValueError(f"incorrect_tokens have another shape than tokens: {others.shape} and "
-                             f"{ids.shape}")
-        directions = directions - weight[others.reshape(-1)]
-    elif model.numerics == "transformer_lens":
-        directions = directions - weight.mean(0)
-    return (directions * gain).reshape((*ids.shape, model.config.width))

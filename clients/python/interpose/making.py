@@ -1,20 +1,18 @@
-"""Tensors of a run that are made from sizes: filled, counted, random. They are made on the server, so
-that their size is nothing to send."""
+"""Tensors of a run that are made from sizes: filled, counted, random. They are made on the server,
+so that their size is nothing to send."""
 from __future__ import annotations
 
 import math
 
 import numpy as np
 
-from .proxy import apply, as_proxy
-from .run import current_run
-from .values import constant, whole
+from .current import current_run
+from .proxy import apply, as_proxy, method, only_method
+from .values import constant, whole, wholes
 
 
-def _size(size):
-    """(2, 3) and ((2, 3),) as [2, 3]."""
-    size = size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size
-    return [whole(n, "a size") for n in size]
+def _size(given):
+    return wholes(given, "a size")
 
 
 def _filled(run, size, value, dtype=None):
@@ -56,17 +54,35 @@ def full(size, fill_value, dtype=None):
 
 
 def zeros_like(x, dtype=None):
-    """Zeros of a proxy's shape, and of its dtype if no other is given."""
+    """Zeros of a proxy's shape, and of its dtype if no other is given.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.zeros_like(interpose.tensor([1, 2])).save()
+    >>> x.value
+    array([0, 0])
+    """
     return full_like(x, 0, dtype)
 
 
 def ones_like(x, dtype=None):
-    """Ones of a proxy's shape, and of its dtype if no other is given."""
+    """Ones of a proxy's shape, and of its dtype if no other is given.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.ones_like(interpose.tensor([1, 2]), dtype="float32").save()
+    >>> x.value
+    array([1., 1.], dtype=float32)
+    """
     return full_like(x, 1, dtype)
 
 
 def full_like(x, fill_value, dtype=None):
-    """One number in a proxy's shape, and in its dtype if no other is given."""
+    """One number in a proxy's shape, and in its dtype if no other is given.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.full_like(interpose.tensor([1, 2]), 7).save()
+    >>> x.value
+    array([7, 7])
+    """
     x = as_proxy(x)
     return _filled(x._run, list(x.shape), fill_value, x.dtype if dtype is None else dtype)
 
@@ -158,7 +174,8 @@ def _normal(run, size, seed):
 
 
 def rand(*size, seed=None):
-    """Uniform float32 numbers of 0 <= x < 1: multiples of 2 ** -24 from the bits of interpose.random.
+    """Uniform float32 numbers of 0 <= x < 1: multiples of 2 ** -24 from the bits of
+    interpose.random.
 
     They are a function of the seed and the place in the tensor alone, whoever shares the batch and
     wherever the model runs. Without a seed one is drawn from numpy's global generator.
@@ -184,12 +201,67 @@ def randn(*size, seed=None):
 
 
 def rand_like(x, seed=None):
-    """rand of a proxy's shape."""
+    """rand of a proxy's shape: float32, whatever the proxy is.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.rand_like(model.lm_head.output[0, -1, :3], seed=1).save()
+    >>> bool(((0 <= x.value) & (x.value < 1)).all())
+    True
+    """
     x = as_proxy(x)
     return _uniform(x._run, list(x.shape), seed)
 
 
 def randn_like(x, seed=None):
-    """randn of a proxy's shape."""
+    """randn of a proxy's shape: float32, whatever the proxy is.
+
+    >>> with model.trace("Hello"):
+    ...     hidden = model.transformer.h[0].output[0]
+    ...     hidden[:] = hidden + 0.1 * interpose.randn_like(hidden, seed=1)
+    ...     logits = model.lm_head.output.save()
+    >>> logits.value.shape == (1, logits.value.shape[1], model.config.vocab)
+    True
+    """
     x = as_proxy(x)
     return _normal(x._run, list(x.shape), seed)
+
+
+# Methods of proxies.
+
+@method("x, ()")
+def new_zeros(x, *size, dtype=None):
+    """Zeros of another size, of x's dtype if no other is given: new_zeros(2, 3) or
+    new_zeros((2, 3))."""
+    return _filled(x._run, _size(size), 0, x.dtype if dtype is None else dtype)
+
+
+@only_method
+def new_ones(x, *size, dtype=None):
+    """Ones of another size, of x's dtype if no other is given."""
+    return _filled(x._run, _size(size), 1, x.dtype if dtype is None else dtype)
+
+
+@only_method
+def new_full(x, size, fill_value, dtype=None):
+    """One number in another size, of x's dtype if no other is given."""
+    return _filled(x._run, _size((size,)), fill_value, x.dtype if dtype is None else dtype)
+
+
+@only_method
+def normal_(x, mean=0.0, std=1.0, *, seed=None):
+    """Sets every element to a normal number of this mean and standard deviation; seeds are as those
+    of interpose.rand."""
+    return x.copy_(randn_like(x, seed) * std + mean)
+
+
+@only_method
+def uniform_(x, low=0.0, high=1.0, *, seed=None):
+    """Sets every element to a uniform number of low <= x < high; seeds are as those of
+    interpose.rand."""
+    return x.copy_(rand_like(x, seed) * (high - low) + low)
+
+
+@only_method
+def bernoulli(x, *, seed=None):
+    """1 with the probability that an element says, else 0; seeds are as those of interpose.rand."""
+    return (rand_like(x, seed) < x).float()

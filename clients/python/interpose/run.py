@@ -1,4 +1,4 @@
-"""The contexts: `with model.generate(...) as generator: with generator.invoke(prompt): ...`.
+"""A run: `with model.generate(...) as generator: with generator.invoke(prompt): ...`.
 
 Nothing runs until the outer block has ended without an exception; then one request is posted, and
 the saved values are filled in as they arrive.
@@ -6,46 +6,22 @@ the saved values are filled in as they arrive.
 from __future__ import annotations
 
 import collections.abc
-import contextvars
-import re
 
 import numpy as np
 
-from . import graph as graphs
+from . import einops_backend
 from .cache import Cache, chosen
-from .client import request_error
 from .condition import Condition
-from .errors import NoValue, RequestError, ServerError, raise_at, user_place
+from .current import INNERMOST
+from .errors import NoValue, user_place
 from .everyone import Everyone
+from .graph import Graph, Node
+from .invoke import Invoke
 from .iteration import Iteration, Iterations, List
-from .progress import Progress
-from .values import array_of, as_array, id_lists, whole
-
-# What add_bos puts before a text.
-BOS = "<|endoftext|>"
-
-_current = contextvars.ContextVar("interpose_run", default=None)
+from .request import Request
 
 
-def current_run(model=None):
-    """The innermost run that is being written here (of a model)."""
-    run = _current.get()
-    while run is not None and model is not None and run.model.client is not model.client:
-        run = run.outer
-    if run is None:
-        raise RuntimeError("there is no run here: write it inside `with model.trace(prompt):`")
-    return run
-
-
-def apart(function, *args):
-    """Calls a function where no run is open: what it opens is a request of its own, at once."""
-    def call():
-        _current.set(None)
-        return function(*args)
-    return contextvars.copy_context().run(call)
-
-
-class Run:
+class Run(Request):
     """One request, from the `with` that opens it to its values.
 
     Attributes, after the block: `request_id` and `timing` (seconds: queue, run).
@@ -56,7 +32,7 @@ class Run:
         self.max_new_tokens = options["max_new_tokens"]
         self.n_copies = options.get("sampling", {}).get("n", 1)
         self._options = options     # the request's fields beside invokes and nodes
-        self.graph = graphs.Graph()
+        self.graph = Graph()
         self.invokes = []
         self.open_invoke = None
         self.iteration = None       # the `tracer.iter[...]` that is open
@@ -93,15 +69,25 @@ class Run:
         """Whether the block is still being written."""
         return self._state == "open"
 
+    @property
+    def is_ahead(self):
+        """Whether its values are still to come."""
+        return self._state in ("open", "waiting")
+
+    def __repr__(self):
+        return ("<a run that has not begun: write `with` in front of it>" if self._state == "new"
+                else f"<a run: {self._state}>")
+
     # The contexts.
 
     def __enter__(self):
         if self._state != "new":
             raise RuntimeError("a run can be entered once: open another with model.trace(...)")
-        self.outer = _current.get()
+        self.outer = INNERMOST.get()
         self._refuse_nesting()
+        einops_backend.offer()
         self._state = "open"
-        _current.set(self)
+        INNERMOST.set(self)
         try:
             self._open()
         except BaseException:
@@ -126,7 +112,7 @@ class Run:
                 each.write()
         finally:
             self._state, self.open_invoke = "failed" if kind is None else "abandoned", None
-            _current.set(self.outer)
+            INNERMOST.set(self.outer)
         if kind is not None:
             return
         try:
@@ -211,6 +197,13 @@ class Run:
                                "and the iteration or the condition inside it")
         self.open_invoke = invoke
 
+    def invoke_for(self, what, use="use"):
+        """The invoke that is open; RuntimeError where `what`, which belongs to one, has none."""
+        if self.open_invoke is None:
+            raise RuntimeError(f"{what} belongs to a prompt: {use} it inside "
+                               "`with run.invoke(prompt):`")
+        return self.open_invoke
+
     def leave_invoke(self, kind):
         """Ends what is open inside the invoke, and the invoke."""
         if kind is None:
@@ -292,7 +285,8 @@ class Run:
         self._check_open()
         if any(condition is not True for condition in self.conditions):
             raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run "
-                               "computes must not depend on its values; set values inside the condition")
+                               "computes must not depend on its values; set values inside the "
+                               "condition")
         if self.open_invoke is None:
             self._is_stopped = True
         else:
@@ -317,11 +311,9 @@ class Run:
             raise TypeError(f"cache() has no parameter {unknown.pop()!r}: it takes modules, "
                             "include_output and include_inputs")
         self._check_open()
-        if self.open_invoke is None:
-            raise RuntimeError("a cache belongs to a prompt: open it inside "
-                               "`with run.invoke(prompt):`")
-        cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
-        self.open_invoke.caches.append(cache)
+        invoke = self.invoke_for("a cache", "open")
+        cache = Cache(invoke, chosen(self.model, modules), include_output, include_inputs)
+        invoke.caches.append(cache)
         return cache
 
     def barrier(self, *args):
@@ -330,7 +322,12 @@ class Run:
         return lambda: None
 
     def log(self, *data):
-        """Prints behind the run: proxies as their values at this point."""
+        """Prints behind the run: proxies as their values at this point.
+
+        >>> with model.trace("Hello") as tracer:
+        ...     tracer.log("the sum is", interpose.tensor([1.0, 2.0]).sum())
+        the sum is 3.0
+        """
         kept = [x.save() if hasattr(x, "_kept") else x for x in data]
         self._logs.append(kept)
 
@@ -357,7 +354,13 @@ class Run:
     @property
     def output(self):
         """The ids of each sequence, prompt and generated, in the order of the prompts: after the
-        run it reads as a list of 1-D int64 arrays."""
+        run it reads as a list of 1-D int64 arrays. Before it, reading raises NoValue.
+
+        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2) as run:
+        ...     pass
+        >>> len(run.output[0]) - len(run.tokens[0]), run.finish_reasons
+        (2, ['length'])
+        """
         return Generated(self)
 
     @property
@@ -410,10 +413,10 @@ class Run:
         module is."""
         self._check_open()
         module = path.rpartition(".")[0]
-        if self.open_invoke is None:
-            raise RuntimeError(f"{module} belongs to a prompt: use it inside "
-                               "`with run.invoke(prompt):`")
+        self.invoke_for(module)
         at = self.step_of(module) if step is None else step
+        if at is not None and at == self.n_steps:
+            raise IndexError(f"{module} has no next step: {self.steps_text()}")
         node = self.write_hook(path, at)
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
@@ -470,7 +473,7 @@ class Run:
     def _mute(self, op, args, kwargs, facts):
         if op not in ("set", "save"):
             return self.write(op, args, kwargs, **{**facts, "optional": True})
-        node = graphs.Node(op, args)
+        node = Node(op, args)
         node.missing = ("the condition of its tracer.cond is false" if self.condition is False else
                         "tracer.stop() stands before it")
         return node
@@ -555,113 +558,9 @@ class Run:
 
     def _check_open(self):
         if not self.is_open:
-            raise RuntimeError("this run's block has ended, and nothing can be added to it: use "
-                               ".value for what was saved, or open another run")
-
-    # Talking to the server.
-
-    def planned(self, node):
-        """The node with its shape and dtype, as the server plans the request so far."""
-        if node.shape is None:
-            if not self.can_plan:
-                raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, and "
-                                   "more may come: it is not known inside `with run.invoke():`")
-            self._plan()
-        return node
-
-    def _plan(self):
-        """Gives all nodes so far their shapes and dtypes."""
-        if self.session is not None:
-            self.session._plan()
-            return
-        nodes = graphs.with_constants(self.graph.nodes)
-        try:
-            plan = self.model.client.ask("/v1/plan", self._request(nodes))
-        except RequestError as e:
-            self._raise(e, nodes)
-        rows = plan.get("nodes")
-        if not isinstance(rows, list) or len(rows) != len(nodes):
-            raise ServerError("the server's plan is not of the request")
-        for each, row in zip(nodes, rows):
-            each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
-
-    def _request(self, nodes):
-        return {"model": self.model.server_name, **self.trace_of(nodes),
-                "nodes": graphs.wire(nodes)}
-
-    def trace_of(self, nodes):
-        """The request's prompts, and how they go on."""
-        n_new = self._wanted_tokens(nodes)
-        return {"invokes": [invoke.wire() for invoke in self.invokes],
-                **self._options, "max_new_tokens": n_new,
-                "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0))}
-
-    def _wanted_tokens(self, nodes):
-        """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
-        if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
-            return self.max_new_tokens
-        ours = {invoke.index for invoke in self.invokes}
-        last = max((node.step or 0 for node in nodes if node.invoke in ours), default=0)
-        return min(self.max_new_tokens, last + bool(last))
-
-    def _send(self):
-        nodes = graphs.with_constants(self.graph.needed())
-        n_saves = sum(node.op == "save" for node in nodes)
-        n_arrived = 0
-        try:
-            with Progress(self._progress) as progress:
-                for frame in self.model.client.stream("/v1/run", self._request(nodes)):
-                    kind = frame and frame.get("type")
-                    if kind == "head":
-                        self._take_head(frame)
-                        progress.text = f"running, {n_saves} values to come"
-                    elif kind == "tensor":
-                        self._take_tensor(frame, nodes)
-                        n_arrived += 1
-                        progress.text = (f"step {frame.get('step')} of {self.n_steps - 1}, "
-                                         f"{n_arrived} of {n_saves} values")
-                    elif kind == "absent":
-                        n_arrived += 1
-                    elif kind == "end":
-                        self._reasons = frame.get("finish")
-                        self._new_tokens = self._by_invoke(frame.get("generated"))
-                        self.timing = frame.get("timing")
-                    elif kind == "error":
-                        raise request_error(frame, self.request_id)
-        except RequestError as e:
-            self._raise(e, nodes)
-
-    def _take_head(self, frame):
-        self.request_id = frame.get("request_id")
-        for invoke, prompts in zip(self.invokes, self._by_invoke(frame.get("tokens"))):
-            invoke.take_tokens(prompts)
-
-    def _by_invoke(self, tokens):
-        if not isinstance(tokens, list) or len(tokens) != len(self.invokes):
-            raise ServerError("the server's reply is malformed: tokens of other prompts")
-        return [id_lists(prompts) for prompts in tokens]
-
-    def _take_tensor(self, frame, nodes):
-        i = frame.get("node")
-        if type(i) is not int or not 0 <= i < len(nodes) or nodes[i].op != "save":
-            raise ServerError(f"the server sent a value that nobody saved: {frame.get('name')!r}")
-        nodes[i].value = array_of(frame.get("dtype"), frame.get("shape"), frame.get("data"))
-
-    def _raise(self, error, nodes):
-        """Raises a refusal at the line of the node that it is about."""
-        place = None
-        if type(error.node) is int and 0 <= error.node < len(nodes):
-            place = nodes[error.node].place
-        place = place or self._place_of(error.path)
-        raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
-                              place or self._place), place or self._place)
-
-
-    def _place_of(self, path):
-        """The line of the invoke that a path of the request names."""
-        invoke = re.match(r"invokes\[(\d+)\]", path or "")
-        return self.invokes[int(invoke[1])].place if (
-            invoke and int(invoke[1]) < len(self.invokes)) else None
+            raise RuntimeError("this run's block has ended, and nothing can be added to it: call "
+                               ".save() inside the block on what is wanted here, or open another "
+                               "run")
 
 
 class Scan(Run):
@@ -670,102 +569,6 @@ class Scan(Run):
     def _finish(self):
         self._plan()
         self._state = "scanned"
-
-
-class Invoke:
-    """One prompt of a run, as a context: hooks inside it see this prompt's rows."""
-
-    can_plan = True
-
-    def __init__(self, run, prompt, add_bos=False):
-        self.run = run
-        self.prompt, self.add_bos = prompt_of(prompt), add_bos
-        self.index = None
-        self.steps = {}     # module path -> how often .next() has moved it on
-        self.skipped = set()        # (module path, step) of module.skip()
-        self.caches = []            # what tracer.cache() gave
-        self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
-        self.place = user_place()
-        self._tokens = None
-
-    def __enter__(self):
-        if self.index is not None:
-            raise RuntimeError("an invoke can be entered once")
-        self.run.enter_invoke(self)
-        self.index = self.run.count(self)
-        for recording in self.run.model._edits:
-            recording.replay(self.run)
-        return self
-
-    def __exit__(self, kind, exception, traceback):
-        self.run.leave_invoke(kind)
-
-    def wire(self):
-        """The request's map of this invoke."""
-        return {"prompt": self.prompt, **({"add_bos": True} if self.add_bos else {})}
-
-    # Where the graph's hooks of this invoke are; everyone.py has those of all.
-
-    def hook(self, path, step):
-        """The node of a place."""
-        return self.run.graph.hook(path, self.index, step)
-
-    def replace(self, hook, value):
-        """Another tensor in the place; the old one stays that of its names."""
-        return self.run.graph.replace(hook, value)
-
-    def spread(self, target):
-        """Nothing: a set of its places is one of the model's."""
-
-    def next(self, increment=1):
-        """Moves all modules on to the next generation step, for the rest of the invoke."""
-        self.run.next(increment)
-
-    def positions(self, what, occurrence=0, prompt=0):
-        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's
-        text (`occurrence` chooses among several), of an index counted from either end, of a
-        slice. Of several prompts in the invoke, `prompt` chooses one; where their lengths differ,
-        positions are those of the left-padded rows that hooks see.
-
-        Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
-        range.
-
-        >>> with model.trace() as tracer:
-        ...     with tracer.invoke("The Eiffel Tower is in the city of") as invoker:
-        ...         tower = invoker.positions("Eiffel Tower")
-        ...         model.transformer.h[0].output[0][:, tower] = 0
-        >>> model.tokenizer.decode(invoker.tokens[0][tower]).strip()
-        'Eiffel Tower'
-        """
-        tokens = self.tokens[prompt]
-        padding = max(map(len, self.tokens)) - len(tokens)
-        if isinstance(what, str):
-            found = self.run.model.tokenizer.positions(tokens, what, occurrence)
-        elif isinstance(what, slice):
-            found = range(len(tokens))[what]
-        else:
-            what = whole(what, "a position")
-            if not -len(tokens) <= what < len(tokens):
-                raise IndexError(
-                    f"position {what} does not exist: the prompt has {len(tokens)} tokens")
-            found = [what % len(tokens)]
-        return [i + padding for i in found]
-
-    @property
-    def tokens(self):
-        """The token ids of each prompt, as a list of 1-D int64 arrays."""
-        if self._tokens is None:
-            prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
-            bos = BOS if self.add_bos else ""
-            texts = [bos + p for p in prompt if isinstance(p, str)]
-            encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
-            rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
-            self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
-        return self._tokens
-
-    def take_tokens(self, tokens):
-        """The ids that the server uses."""
-        self._tokens = tokens
 
 
 class Generated(collections.abc.Sequence):
@@ -794,75 +597,3 @@ class Generated(collections.abc.Sequence):
             return repr(self._run.sequences())
         except NoValue as e:
             return f"<{e}>"
-
-
-def _is_several(prompt):
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], (str, list))
-
-
-def prompt_of(prompt):
-    """A prompt as the wire has it: a text, a list of ids, or a list of either."""
-    if hasattr(prompt, "keys"):     # a dict, or a tokenizer's BatchEncoding
-        prompt = _of_encoding(prompt)
-    if isinstance(prompt, str):
-        return _text(prompt)
-    if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
-        return [_text(p) for p in prompt]
-    if isinstance(prompt, (list, tuple)) and prompt and all(
-            isinstance(p, (list, tuple)) or getattr(p, "ndim", 0) == 1 for p in prompt):
-        return [_ids(p) for p in prompt]
-    if getattr(prompt, "ndim", 1) == 2:
-        return [_ids(row) for row in prompt]
-    return _ids(prompt)
-
-
-def _text(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise ValueError(f"a prompt is no text: {e}") from None
-    return text
-
-
-def _ids(row):
-    try:
-        array = as_array(row)
-    except (TypeError, ValueError):
-        array = None
-    if array is None or array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
-        raise TypeError("a prompt is a text, a list of token ids, a list of either, a 1-D or 2-D "
-                        f"array of ids, or {{'input_ids': ...}}: not {row!r:.60}")
-    return [whole(i, "a token id") for i in array.tolist()]
-
-
-def _of_encoding(prompt):
-    unsupported = set(prompt.keys()) - {"input_ids", "attention_mask", "token_type_ids"}
-    if "input_ids" not in prompt.keys() or unsupported:
-        raise TypeError("a prompt given as a dict has input_ids and attention_mask: not "
-                        f"{', '.join(map(repr, sorted(prompt.keys())))}")
-    ids = prompt["input_ids"]
-    mask = prompt["attention_mask"] if "attention_mask" in prompt.keys() else None
-    if mask is None:
-        return ids
-    if not _is_nested(ids):
-        return _unpadded(ids, mask)
-    if not _is_nested(mask) or len(ids) != len(mask):
-        raise ValueError("attention_mask and input_ids are of different prompts")
-    return [_unpadded(*each) for each in zip(ids, mask)]
-
-
-def _is_nested(ids):
-    return getattr(ids, "ndim", 0) == 2 or isinstance(ids, (list, tuple)) and len(ids) > 0 and (
-        isinstance(ids[0], (list, tuple)) or getattr(ids[0], "ndim", 0) == 1)
-
-
-def _unpadded(ids, mask):
-    """The ids that the mask shows: padding is never sent."""
-    ids, mask = np.array(_ids(ids), np.int64), as_array(mask)
-    if ids.shape != mask.shape:
-        raise ValueError(f"attention_mask has the shape {mask.shape}, input_ids {ids.shape}")
-    shown = np.flatnonzero(mask)
-    if len(shown) and shown[-1] - shown[0] + 1 != len(shown):
-        raise ValueError("attention_mask hides tokens between others: only padding at the ends can "
-                         "be left out")
-    return ids[shown].tolist()

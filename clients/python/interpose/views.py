@@ -1,33 +1,26 @@
-"""Tensors arranged anew, with torch's meaning: written with the views and copies that a server has."""
+"""Tensors arranged anew, with torch's meaning: written with the views and copies that a server
+has."""
 from __future__ import annotations
 
 import numpy as np
 
 from .indexing import scattered
-from .proxy import Proxy, apply, function, method, proxy_of
-from .values import as_array, whole
+from .numeric import dims_of
+from .proxy import Proxy, apply, function, is_listed, method, only_method, proxy_of
+from .values import as_array, at_dim, whole, wholes
 
 
 def _listed(given):
-    """(2, 3) and ((2, 3),) as integers."""
-    if len(given) == 1 and not hasattr(given[0], "__index__"):
-        given = given[0]
-    return [whole(i, "a size or a dimension") for i in given]
+    return wholes(given, "a size or a dimension")
 
 
 def _ints(value):
     return _listed((value,))
 
 
-def dims_of(x, dims, n=None):
-    """Dimensions counted from the front; IndexError where there is none or one is named twice."""
-    n = x.ndim if n is None else n
-    dims, least = _ints(dims), max(n, 1)
-    for dim in dims:
-        if not -least <= dim < least:
-            raise IndexError(f"dimension {dim} is out of range for {x.shape}, whose dimensions are "
-                             f"{-least} to {least - 1}")
-    dims = [dim % least for dim in dims]
+def distinct_dims(x, dims, rank=None):
+    """As dims_of, of one or several; ValueError where one is named twice."""
+    dims = dims_of(x, _ints(dims), rank)
     if len(set(dims)) < len(dims):
         raise ValueError(f"a dimension is named twice: {dims}")
     return dims
@@ -38,9 +31,92 @@ def dim_of(x, dim):
     return dims_of(x, whole(dim, "dim"))[0]
 
 
-def _at(dim, item):
-    """The key of x[..., item, ...] at a dimension counted from the front."""
-    return (slice(None),) * dim + (item,)
+# The same elements in another shape: ops of the table, with torch's spelling of sizes.
+
+def _varargs(given):
+    """(2, -1) and ((2, -1),) as the one argument that the op takes; none where none is given."""
+    return given if len(given) == 1 and is_listed(given[0]) else [list(given)] * bool(given)
+
+
+@only_method
+def reshape(x, *shape, **named):
+    """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
+    return apply(x._run, "reshape", [x, *_varargs(shape)], named)
+
+
+@only_method
+def view(x, *shape, **named):
+    """As reshape, but refused where that would copy: what is set in a view is set in x."""
+    return apply(x._run, "view", [x, *_varargs(shape)], named)
+
+
+@only_method
+def expand(x, *shape, **named):
+    """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
+    return apply(x._run, "expand", [x, *_varargs(shape)], named)
+
+
+@only_method
+def expand_as(x, other):
+    """Expanded to the shape of another."""
+    return x.expand(other.shape)
+
+
+@only_method
+def view_as(x, other):
+    """Reshaped to the shape of another."""
+    return x.reshape(other.shape)
+
+
+@only_method
+def permute(x, *dims, **named):
+    """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
+    return apply(x._run, "permute", [x, *_varargs(dims)], named)
+
+
+@only_method
+def flatten(x, start_dim=0, end_dim=-1):
+    """Dimensions start_dim to end_dim as one."""
+    return apply(x._run, "flatten", [x, start_dim, end_dim])
+
+
+@only_method
+def split(x, split_size, dim=0):
+    """Views of split_size (or of the sizes in a list) along a dimension, as a tuple."""
+    dim, size = whole(dim, "dim"), x.size(dim)
+    if isinstance(split_size, (list, tuple)):
+        sizes = [whole(n, "a size") for n in split_size]
+        if sum(sizes) != size:
+            raise ValueError(f"split: the sizes {sizes} do not add up to {size}")
+    else:
+        step = whole(split_size, "split_size")
+        if step < 1:
+            raise ValueError(f"split: split_size must be at least 1: it is {step}")
+        sizes = [min(step, size - start) for start in range(0, size, step)]
+    dim, ends = dim % x.ndim, np.cumsum(sizes).tolist()
+    return tuple(x[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
+
+
+@only_method
+def chunk(x, chunks, dim=0):
+    """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
+    return x.split(max(1, -(-x.size(dim) // whole(chunks, "chunks"))), dim)
+
+
+@only_method
+def unbind(x, dim=0):
+    """The views along a dimension, as a tuple."""
+    size = x.size(dim)
+    return tuple(x[at_dim(dim % x.ndim, i)] for i in range(size))
+
+
+@only_method
+def t(x):
+    """The transpose of a matrix."""
+    if x.ndim > 2:
+        raise ValueError(f"t() is for matrices: {x._label()} has {x.ndim} dimensions, "
+                         "name two with transpose(dim0, dim1)")
+    return x if x.ndim < 2 else x.transpose(0, 1)
 
 
 # Views.
@@ -48,7 +124,7 @@ def _at(dim, item):
 @method("x, 0, 1")
 def movedim(x, source, destination):
     """Dimensions moved to other places, the rest in their order: a view."""
-    source, destination = dims_of(x, source), dims_of(x, destination)
+    source, destination = distinct_dims(x, source), distinct_dims(x, destination)
     if len(source) != len(destination):
         raise ValueError(f"movedim: {len(source)} dimensions to {len(destination)} places")
     order = [d for d in range(x.ndim) if d not in source]
@@ -83,13 +159,13 @@ def narrow(x, dim, start, length):
     if not (0 <= first <= size and 0 <= length <= size - first):
         raise IndexError(f"narrow: {length} elements from {start} on are not in dimension {dim} of "
                          f"{x.shape}")
-    return x[_at(dim, slice(first, first + length))]
+    return x[at_dim(dim, slice(first, first + length))]
 
 
 @method("x, 1, -1")
 def select(x, dim, index):
     """x at one place of a dimension, which is gone: a view."""
-    return x[_at(dim_of(x, dim), whole(index, "index"))]
+    return x[at_dim(dim_of(x, dim), whole(index, "index"))]
 
 
 @method("x, 2, 1")
@@ -104,7 +180,7 @@ def tensor_split(x, indices_or_sections, dim=0):
         bounds = np.cumsum([size // n + (i < size % n) for i in range(n)])[:-1].tolist()
     else:
         bounds = _ints(indices_or_sections)
-    return tuple(x[_at(dim, slice(a, b))] for a, b in zip([None, *bounds], [*bounds, None]))
+    return tuple(x[at_dim(dim, slice(a, b))] for a, b in zip([None, *bounds], [*bounds, None]))
 
 
 @method("x")
@@ -139,8 +215,8 @@ def repeat(x, *repeats):
     repeats = _listed(repeats)
     new = len(repeats) - x.ndim
     if new < 0 or any(n < 0 for n in repeats):
-        raise ValueError(f"repeat{tuple(repeats)} of {x.shape}: each dimension needs a number, 0 or "
-                         "more; new ones come first")
+        raise ValueError(f"repeat{tuple(repeats)} of {x.shape}: each dimension needs a number, 0 "
+                         "or more; new ones come first")
     shape = (1,) * new + x.shape
     wide = [n for i, n in enumerate(repeats) for n in ((n, shape[i]) if n != 1 else (shape[i],))]
     x = x.reshape(shape)[tuple(i for n in repeats for i in ([None, slice(None)] if n != 1
@@ -162,11 +238,12 @@ def repeat_interleave(x, repeats, dim=None, output_size=None):
     del output_size
     x, dim = (x.flatten(), 0) if dim is None else (x, dim_of(x, dim))
     if isinstance(repeats, Proxy):
-        raise TypeError("repeat_interleave: the shape would depend on values: repeats must be known "
-                        "before the run")
+        raise TypeError("repeat_interleave: the shape would depend on values: repeats must be "
+                        "known before the run")
     repeats = as_array(repeats)
     if repeats.ndim > 1 or repeats.ndim and len(repeats) not in (1, x.shape[dim]):
-        raise ValueError(f"repeat_interleave: {repeats.shape} repeats for dimension {dim} of {x.shape}")
+        raise ValueError(f"repeat_interleave: {repeats.shape} repeats for dimension {dim} of "
+                         f"{x.shape}")
     if (repeats < 0).any():
         raise ValueError("repeat_interleave: repeats must be 0 or more")
     places = np.repeat(np.arange(x.shape[dim]), repeats)
@@ -179,7 +256,7 @@ def flip(x, *given, dims=None):
     if not given and dims is None:
         raise TypeError("flip needs the dimensions that it turns around")
     dims = _listed(given if dims is None else (dims,))
-    for dim in dims_of(x, dims):
+    for dim in distinct_dims(x, dims):
         if x.ndim:
             x = apply(x._run, "index_select", [x, dim, np.arange(x.shape[dim])[::-1]])
     return x if dims and x.ndim else x.clone()
@@ -210,7 +287,7 @@ def roll(x, shifts, dims=None):
         size = x.shape[dim]
         if size and shift % size:
             cut = size - shift % size
-            parts = [moved[_at(dim, slice(cut, None))], moved[_at(dim, slice(cut))]]
+            parts = [moved[at_dim(dim, slice(cut, None))], moved[at_dim(dim, slice(cut))]]
             moved = apply(x._run, "cat", [parts, dim])
     return x.clone() if moved is x else moved
 
@@ -239,7 +316,7 @@ def triu(x, diagonal=0):
 def diag_embed(x, offset=0, dim1=-2, dim2=-1):
     """The last dimension as a diagonal of two new ones, 0 elsewhere."""
     offset, n = whole(offset, "offset"), x.shape[-1]
-    dims = dims_of(x, (dim1, dim2), x.ndim + 1)
+    dims = distinct_dims(x, (dim1, dim2), x.ndim + 1)
     size = n + abs(offset)
     matrix = x.new_zeros((*x.shape[:-1], size, size))
     matrix.diagonal(offset, -2, -1).copy_(x)
@@ -252,13 +329,6 @@ def diag(x, diagonal=0):
     if x.ndim not in (1, 2):
         raise ValueError(f"diag is of one or two dimensions: {x._label()} has {x.ndim}")
     return x.diag_embed(diagonal) if x.ndim == 1 else x.diagonal(diagonal).clone()
-
-
-@method("x, ()")
-def new_zeros(x, *shape):
-    """Zeros of x's dtype: new_zeros(2, 3) or new_zeros((2, 3))."""
-    zero = apply(x._run, "to", [0, x.dtype.name])
-    return apply(x._run, "expand", [zero, _listed(shape)]).clone()
 
 
 # Elements by their places.
@@ -298,8 +368,8 @@ def _along(x, dim, index, source):
                          f"{index.shape} of {x.shape}")
     shape[dim] = index.numel()
     if source is not None and list(source.shape) != shape:
-        raise ValueError(f"the source of {source.shape} must be {tuple(shape)}: as {x.shape}, and in "
-                         f"dimension {dim} as long as the index")
+        raise ValueError(f"the source of {source.shape} must be {tuple(shape)}: as {x.shape}, and "
+                         f"in dimension {dim} as long as the index")
     return dim, index.reshape([*[1] * dim, -1, *[1] * (len(shape) - dim - 1)]).expand(shape)
 
 
