@@ -324,6 +324,24 @@ def test_one_path_from_a_head_to_a_query(model, hf, ids):
 
 # torch's idioms.
 
+def test_prompts_of_the_tokenizer_and_logits_of_a_call(model, hf, ids):
+    tokenizer = model.tokenizer
+    tokenizer.pad_token = tokenizer.eos_token
+    inputs = tokenizer(EIFFEL, return_tensors="pt")
+    assert inputs.input_ids.tolist() == [ids[EIFFEL]] and tokenizer(EIFFEL).input_ids == ids[EIFFEL]
+    assert tokenizer.eos_token_id == hf.model.config.eos_token_id
+    with model.trace(inputs):
+        logits = model.output.logits.save()
+    want = hf.run(ids[EIFFEL], [LAST])[LAST][0]
+    same(logits[0], want)
+    called = model(inputs["input_ids"])
+    loss = F.cross_entropy(called[0, :-1], torch.tensor(model.to_tokens(EIFFEL))[0, 1:])
+    same(loss, F.cross_entropy(want[:-1], inputs.input_ids[0, 1:]))
+    same(model(EIFFEL, return_type="loss").item(), loss)
+    with pytest.raises(ValueError, match="texts of 7 and 10 tokens are no array: take them one by one"):
+        tokenizer([EIFFEL, "The Red Square is in the"], return_tensors="pt")
+
+
 def test_losses_and_numbers_of_logits(model, hf, ids):
     tokens = torch.tensor([ids[EIFFEL]])
 
