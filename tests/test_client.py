@@ -216,36 +216,36 @@ PROMPTS = [
 
 @pytest.mark.parametrize("prompt, wire", PROMPTS, ids=repr)
 def test_prompts(prompt, wire):
-    assert interpose.run.prompt_of(prompt) == wire
+    assert interpose.prompt.prompt_of(prompt) == wire
 
 
 def test_prompts_of_torch():
     torch = pytest.importorskip("torch")
-    assert interpose.run.prompt_of(torch.tensor([1, 2])) == [1, 2]
-    assert interpose.run.prompt_of(torch.tensor([[1, 2]])) == [[1, 2]]
+    assert interpose.prompt.prompt_of(torch.tensor([1, 2])) == [1, 2]
+    assert interpose.prompt.prompt_of(torch.tensor([[1, 2]])) == [[1, 2]]
     encoding = {"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 2)}
-    assert interpose.run.prompt_of(encoding) == [[1, 2]]
+    assert interpose.prompt.prompt_of(encoding) == [[1, 2]]
 
 
 @pytest.mark.parametrize("prompt", [3, 1.5, [1.5], [True], [[1], "a"], [["a"]], {"x": 1},
                                     np.zeros((1, 1, 1), int), object()], ids=repr)
 def test_what_is_no_prompt(prompt):
     with pytest.raises(TypeError):
-        interpose.run.prompt_of(prompt)
+        interpose.prompt.prompt_of(prompt)
 
 
 def test_a_text_that_is_none_is_refused_at_once():
     with pytest.raises(ValueError, match="a prompt is no text"):
-        interpose.run.prompt_of("\ud800")
+        interpose.prompt.prompt_of("\ud800")
 
 
 def test_a_mask_that_hides_tokens_is_refused():
     with pytest.raises(ValueError, match="attention_mask hides tokens between others: only padding"):
-        interpose.run.prompt_of({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]})
+        interpose.prompt.prompt_of({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]})
     with pytest.raises(ValueError, match=r"attention_mask has the shape \(1,\), input_ids \(2,\)"):
-        interpose.run.prompt_of({"input_ids": [1, 2], "attention_mask": [1]})
+        interpose.prompt.prompt_of({"input_ids": [1, 2], "attention_mask": [1]})
     with pytest.raises(ValueError, match="attention_mask and input_ids are of different prompts"):
-        interpose.run.prompt_of({"input_ids": [[1], [2]], "attention_mask": [[1]]})
+        interpose.prompt.prompt_of({"input_ids": [[1], [2]], "attention_mask": [[1]]})
 
 
 def test_prompts_of_unequal_length_and_a_beginning(model):

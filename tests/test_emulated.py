@@ -5,15 +5,14 @@ import concurrent.futures
 import json
 import random
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import wire
-from conftest import BINARY, IS_SLOW, ROOT, run_server
+from conftest import BINARY, IS_SLOW, run_server
 from random_requests import random_job, sizes_of
-from test_schedules import counts_of
+from test_schedules import counts_of, files_in
 
 EMULATED = BINARY.parent / "emulated"
 TOOL = EMULATED / "tests/schedules_tool"
@@ -23,13 +22,7 @@ SMALL = ["--rows", "2048", "--cache-tokens", "4096", "--slab-mb", "16"]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """(a model, a file of requests for it)"""
-    folder = tmp_path_factory.mktemp("emulated")
-    subprocess.run([TOOL, "make", folder], check=True, timeout=60)
-    made = subprocess.run([sys.executable, ROOT / "tests/random_requests.py", folder, "0",
-                           str(N_REQUESTS)], check=True, timeout=60, stdout=subprocess.PIPE)
-    (folder / "requests").write_bytes(made.stdout)
-    return folder, folder / "requests"
+    return files_in(tmp_path_factory.mktemp("emulated"), TOOL, N_REQUESTS)
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,19 @@ N_REQUESTS, N_SCHEDULES, N_JOBS = (40, 40, 400) if IS_SLOW else (200, 600, 4000)
 GROWTH_KB = 2048  # pages that the allocator holds back, and what is touched late
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """(a model, a file of requests for it)"""
-    folder = tmp_path_factory.mktemp("schedules")
-    subprocess.run([TOOL, "make", folder], check=True, timeout=60)
+def files_in(folder, tool, n_requests):
+    """(a model, a file of requests for it), made there."""
+    subprocess.run([tool, "make", folder], check=True, timeout=60)
     made = subprocess.run([sys.executable, ROOT / "tests/random_requests.py", folder, "0",
-                           str(N_REQUESTS)], check=True, timeout=60, stdout=subprocess.PIPE)
+                           str(n_requests)], check=True, timeout=60, stdout=subprocess.PIPE)
     requests = folder / "requests"
     requests.write_bytes(made.stdout)
     return folder, requests
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return files_in(tmp_path_factory.mktemp("schedules"), TOOL, N_REQUESTS)
 
 
 def counts_of(command, files, *numbers, tool=TOOL):

@@ -146,6 +146,16 @@ __device__ __forceinline__ float lane_zero(float x)
     return __shfl_sync(ALL_LANES, x, 0, LANES);
 }
 
+/* Element (.., n) of a product, at `at` of the residual, by its epilogue. */
+template <enum epilogue E>
+__device__ __forceinline__ float finish(float y, const float *bias, const float *residual, int n,
+                                        size_t at)
+{
+    if (bias)
+        y += bias[n];
+    return E == EPILOGUE_gelu ? scalar_gelu_new(y) : E == EPILOGUE_residual ? residual[at] + y : y;
+}
+
 static inline unsigned blocks_for(int64_t count, int per_block)
 {
     return (unsigned)((count + per_block - 1) / per_block);

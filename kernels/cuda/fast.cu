@@ -82,15 +82,6 @@ __device__ __forceinline__ void multiply(float (&p)[4], const A &a, const B &b)
         multiply_tf32<P == PRECISION_tf32x3>(p, a, b);
 }
 
-template <enum epilogue E>
-__device__ __forceinline__ float finish_fast(float y, const float *bias, const float *residual,
-                                             int n, size_t at)
-{
-    if (bias)
-        y += bias[n];
-    return E == EPILOGUE_gelu ? scalar_gelu_new(y) : E == EPILOGUE_residual ? residual[at] + y : y;
-}
-
 struct fast {
     float *out;
     const float *x, *bias, *residual, *weights;
@@ -144,7 +135,7 @@ __global__ void __launch_bounds__(FAST_WARPS * 32, 1) fast_few_kernel(struct fas
     const int n = column_first + column;
     const size_t at = (size_t)row * (size_t)f.columns.n_out + (size_t)n;
     if (row < f.n_rows && n < f.columns.n_out)
-        f.out[at] = finish_fast<E>(sum, f.bias, f.residual, n, at);
+        f.out[at] = finish<E>(sum, f.bias, f.residual, n, at);
 }
 
 /* Many rows: a block makes 64 rows by 64 columns, each of four warps 32 by 32, from slices of
@@ -203,7 +194,7 @@ __global__ void __launch_bounds__(FAST_THREADS) fast_tile_kernel(struct fast f)
                 const int n = column_first + warp_column + j * MMA_COLUMNS + lane % 4 * 2 + e % 2;
                 const size_t at = (size_t)r * (size_t)f.columns.n_out + (size_t)n;
                 if (r < f.n_rows && n < f.columns.n_out)
-                    f.out[at] = finish_fast<E>(sum[i][j][e], f.bias, f.residual, n, at);
+                    f.out[at] = finish<E>(sum[i][j][e], f.bias, f.residual, n, at);
             }
 }
 

@@ -15,15 +15,6 @@ __device__ __forceinline__ float add_chunk(float sum, float partial, int k)
  * order. */
 constexpr int COLUMNS = 32, WARPS = 16, FEW_ROWS = 8;
 
-template <enum epilogue E>
-__device__ __forceinline__ float finish(float y, const float *bias, const float *residual, int n,
-                                        size_t at)
-{
-    if (bias)
-        y += bias[n];
-    return E == EPILOGUE_gelu ? scalar_gelu_new(y) : E == EPILOGUE_residual ? residual[at] + y : y;
-}
-
 /* out (n_rows, N) = finish(x (n_rows, K) @ w), n_rows <= ROWS. Grid: N by COLUMNS. */
 template <int ROWS, enum epilogue E>
 __global__ void __launch_bounds__(WARPS * 32)

@@ -10,11 +10,16 @@ import re
 
 import numpy as np
 
+from .current import apart
+from .directions import residual_directions
 from .finished import Value
 from .folding import folded, unfolded
 from .functions import FUNCTIONS
-from .hooks import act_name
-from .run import apart, prompt_of
+from .hooks import HookPoint, act_name
+from .losses import negative_log_probs
+from .prompt import is_several, prompt_of
+from .spec import block_of, in_block
+from .values import at_dim
 
 
 class Pass:
@@ -34,9 +39,8 @@ class Pass:
         """Names sort by this in the order in which the pass comes to them."""
         points = list(self.model.spec.points)
         each = [i for i, path in enumerate(points) if "*" in path]
-        i = points.index(re.sub(r"\.\d+\.", ".*.", name, count=1))
-        block = re.search(r"\.(\d+)\.", name)
-        return (0, 0, i) if i < each[0] else (1, int(block[1]), i) if block else (2, 0, i)
+        i, block = points.index(in_block(name, "*")), block_of(name)
+        return (0, 0, i) if i < each[0] else (2, 0, i) if block is None else (1, block, i)
 
     def _hooks(self, fwd_hooks):
         for pair in fwd_hooks:
@@ -57,13 +61,12 @@ class Pass:
             name = act_name(short[1], int(short[2]), short[3])
         elif "." not in name:
             name = act_name(name)
-        block = re.search(r"\.(-?\d+)\.", name)
-        n = self.model.config.n_blocks
-        if block and not -n <= int(block[1]) < n:
-            raise IndexError(f"{name} does not exist: this model has blocks 0 to {n - 1}")
-        if block and int(block[1]) < 0:
-            name = name.replace(block[0], f".{int(block[1]) % n}.", 1)
-        if re.sub(r"\.\d+\.", ".*.", name, count=1) not in self.model.spec.points:
+        block, n = block_of(name), self.model.config.n_blocks
+        if block is not None:
+            if not -n <= block < n:
+                raise IndexError(f"{name} does not exist: this model has blocks 0 to {n - 1}")
+            name = in_block(name, block % n)
+        if in_block(name, "*") not in self.model.spec.points:
             self.model.hooks._find(name)    # which says what is near
         return name
 
@@ -99,7 +102,6 @@ class Pass:
         return folded(self.model, name, x) if self.model.numerics == "transformer_lens" else x
 
     def _call(self, run, name, function):
-        from .lens import HookPoint
         own = self.model.hooks[name]
         seen = self.read(name)
         is_other = seen._node is not own._node
@@ -121,8 +123,7 @@ class Pass:
             raise ValueError("a loss needs prompts of one length, of two tokens or more: these have "
                              f"{', '.join(map(str, sorted(lengths)))}")
         logits, ids = self.model.lm_head.output[:, :-1], self.model.transformer.wte.input
-        right = FUNCTIONS["gather"](logits, -1, ids[:, 1:, None])
-        losses = (FUNCTIONS["logsumexp"](logits, -1, keepdim=True) - right).squeeze(-1)
+        losses = negative_log_probs(logits, ids[:, 1:])
         return losses if per_token else losses.mean()
 
 
@@ -237,8 +238,7 @@ class ActivationCache(collections.abc.Mapping):
         >>> cache.remove_batch_dim()["embed"].ndim
         2
         """
-        several = isinstance(self._pass.prompt, list) and isinstance(self._pass.prompt[0], (str, list))
-        if several and len(self._pass.prompt) > 1:
+        if is_several(self._pass.prompt) and len(self._pass.prompt) > 1:
             raise ValueError(f"a cache of {len(self._pass.prompt)} prompts has its batch dimension")
         self.has_batch_dim = False
         return self
@@ -249,13 +249,13 @@ class ActivationCache(collections.abc.Mapping):
         if self._positions is None:
             return x
         dim = 2 if name.endswith(("hook_pattern", "hook_attn_scores")) else 1
-        return x[(slice(None),) * dim + (self._positions,)]
+        return x[at_dim(dim, self._positions)]
 
     def _part(self, name, pos_slice):
         """As it goes into a stack: (B, T, D), (B, D) for one position, without B where it is gone."""
         x = self._act(self._pass.full_name(name))
         x = x if self.has_batch_dim else x[0]
-        return _at(x, pos_slice, int(self.has_batch_dim))
+        return x if pos_slice is None else x[at_dim(int(self.has_batch_dim), pos_slice)]
 
     def _ask(self, write):
         return self._pass.run(lambda: {"x": write()})[1]["x"]
@@ -418,7 +418,6 @@ class ActivationCache(collections.abc.Mapping):
         >>> attrs.shape == (len(labels), 1)
         True
         """
-        from .lens import residual_directions
 
         def directions():
             return residual_directions(self.model, tokens, incorrect_tokens)
@@ -428,7 +427,3 @@ class ActivationCache(collections.abc.Mapping):
                                       * directions()).sum(-1))
         scaled = self.apply_ln_to_stack(residual_stack, pos_slice=pos_slice)
         return (scaled * self._ask(directions)).sum(-1)
-
-
-def _at(x, pos_slice, dim):
-    return x if pos_slice is None else x[(slice(None),) * dim + (pos_slice,)]

@@ -8,6 +8,7 @@ where that was false.
 from __future__ import annotations
 
 from .proxy import Proxy, apply
+from .values import tensor_of
 
 
 class Condition:
@@ -57,7 +58,7 @@ class Condition:
 
 def _scalar(run, condition):
     """True, False, or a proxy of shape () and dtype bool."""
-    condition = getattr(condition, "_as_tensor", lambda: condition)()
+    condition = tensor_of(condition)
     if not isinstance(condition, Proxy) or condition._run is not run and condition._has_come():
         return bool(condition)
     if run.can_plan and condition.numel() != 1:

@@ -2,8 +2,9 @@
 of each invoke of the edited model."""
 from __future__ import annotations
 
+from .invoke import Invoke
 from .recording import Recording
-from .run import Invoke, Run
+from .run import Run
 
 
 class Edit(Run):

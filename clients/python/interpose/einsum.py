@@ -5,7 +5,8 @@ import math
 import re
 import string
 
-from .proxy import Proxy, apply
+from .proxy import Proxy, proxy_of
+from .values import tensor_of
 
 
 def einsum(equation, *operands):
@@ -54,11 +55,11 @@ def _lettered(pattern):
 
 
 def _proxies(operands):
-    operands = [getattr(x, "_as_tensor", lambda x=x: x)() for x in operands]
+    operands = [tensor_of(x) for x in operands]
     run = next((x._run for x in operands if isinstance(x, Proxy)), None)
     if run is None:
         raise TypeError("einsum needs a proxy among its tensors")
-    return [x if isinstance(x, Proxy) else apply(run, "clone", [x]) for x in operands]
+    return [proxy_of(run, x) for x in operands]
 
 
 def _parse(equation, ranks):

@@ -8,7 +8,7 @@ logits lack theirs. Queries, keys, scores, patterns, the MLP's inside, scales an
 """
 from __future__ import annotations
 
-import re
+from .spec import block_of
 
 NUMERICS = ("hf", "transformer_lens")
 
@@ -30,14 +30,13 @@ def value_bias(model, block):
 def folded(model, name, x):
     """The tensor that TransformerLens has at its hook point, from the one that the model has."""
     part = name.rpartition(".")[2]
-    block = re.match(r"blocks\.(-?\d+)\.", name)
     if part in _CENTRED:
         return centred(x)
     if part in ("hook_v", "hook_z"):
-        return x - value_bias(model, int(block[1]))
+        return x - value_bias(model, block_of(name))
     if part == "hook_result":
-        bias = value_bias(model, int(block[1]))[:, None]
-        return centred(x - (bias @ model.blocks[int(block[1])].attn.W_O)[:, 0])
+        bias = value_bias(model, block_of(name))[:, None]
+        return centred(x - (bias @ model.blocks[block_of(name)].attn.W_O)[:, 0])
     if name == "unembed.hook_out":
         return centred(x)
     return x
@@ -47,7 +46,7 @@ def unfolded(model, name, new, x):
     """What the model gets where TransformerLens's would get `new` in the place of folded(x)."""
     part = name.rpartition(".")[2]
     if part in ("hook_v", "hook_z"):
-        return new + value_bias(model, int(re.match(r"blocks\.(-?\d+)\.", name)[1]))
+        return new + value_bias(model, block_of(name))
     if part in _CENTRED or name == "unembed.hook_out":
         return new + x.mean(-1, keepdim=True)
     return new

@@ -4,11 +4,11 @@ from __future__ import annotations
 import numpy as np
 
 from .proxy import Proxy, apply, function, method, proxy_of
-from .values import as_array, whole
+from .values import as_array, tensor_of, whole, wholes
 
 
 def _normalized(x, shape):
-    shape = [whole(n, "a size") for n in (shape if isinstance(shape, (list, tuple)) else [shape])]
+    shape = wholes((shape,), "a size")
     if not shape or tuple(shape) != x.shape[-len(shape):]:
         raise ValueError(f"the last dimensions of {x.shape} are not normalized_shape, {tuple(shape)}")
     return list(range(-len(shape), 0))
@@ -193,7 +193,7 @@ class _Targets:
 
 
 def _target_of(target):
-    target = getattr(target, "_as_tensor", lambda: target)()
+    target = tensor_of(target)
     return target if isinstance(target, Proxy) else as_array(target)
 
 

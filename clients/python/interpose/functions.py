@@ -11,9 +11,9 @@ import os
 
 from . import activations, functional, making, products, views     # they give methods, too
 from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
+from .current import current_run
 from .einsum import einsum
-from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape
-from .run import current_run
+from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape, proxy_of
 from .spec import Op
 
 # One sentence for each op that a formula does not say as well.
@@ -243,8 +243,7 @@ def _call_method(run, name, args, kwargs):
     if "y" in kwargs:   # the table's name of torch's `other`
         kwargs = {**kwargs, "other": kwargs["y"]}
         del kwargs["y"]
-    x = getattr(args[0], "_as_tensor", lambda: args[0])()
-    x = x if isinstance(x, Proxy) else apply(run, "clone", [x])
+    x = proxy_of(run, args[0])
     if "axis" in kwargs and name in COMPOSED:   # numpy's
         takes = inspect.signature(COMPOSED[name][0]).parameters
         kwargs["dims" if "dims" in takes else "dim"] = kwargs.pop("axis")

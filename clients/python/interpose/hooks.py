@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import NamedTuple
 
-from .spec import Parameter
+from .spec import Parameter, block_of, in_block
 
 # TransformerLens's short names, as get_act_name has them: "*" is the block's number.
 _SHORT = {
@@ -130,10 +130,9 @@ class Hooks(collections.abc.Mapping):
         return module, leaf, [int(i) for i in re.findall(r"\d+", places)]
 
     def _unknown(self, path):
-        block = re.search(r"\.(-?\d+)(?=\.|$)", path)
-        generic = path.replace(block[0], ".*", 1) if block else path
-        near = [name.replace("*", block[1] if block else "*") for name in
-                difflib.get_close_matches(generic, self._model.spec.points, 3, 0.5)]
+        block = block_of(path)
+        near = [name if block is None else name.replace("*", str(block)) for name in
+                difflib.get_close_matches(in_block(path, "*"), self._model.spec.points, 3, 0.5)]
         return KeyError(f"there is no hook point {path!r}"
                         + (f": did you mean {' or '.join(near)}?" if near else ""))
 
@@ -147,3 +146,20 @@ class Hooks(collections.abc.Mapping):
 
     def __contains__(self, name):
         return name in iter(self)
+
+
+class HookPoint:
+    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its own."""
+
+    def __init__(self, name):
+        self.name, self.ctx = name, {}
+
+    def layer(self):
+        """The block's number; ValueError for a place outside the blocks."""
+        block = block_of(self.name)
+        if block is None:
+            raise ValueError(f"{self.name} is in no block")
+        return block
+
+    def __repr__(self):
+        return f"<hook point {self.name}>"

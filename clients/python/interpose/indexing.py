@@ -12,7 +12,7 @@ import numpy as np
 
 from .graph import Index
 from .proxy import Proxy, apply, proxy_of
-from .values import as_array, whole
+from .values import as_array, at_dim, tensor_of, whole
 
 # So many elements are set one by one: nothing else of the tensor is touched then.
 SINGLE_SETS_MAX = 64
@@ -49,7 +49,7 @@ class Chosen(NamedTuple):
 
 def _array_of(item):
     """An index as an array of integers or booleans, or a proxy."""
-    item = getattr(item, "_as_tensor", lambda: item)()
+    item = tensor_of(item)
     if isinstance(item, Proxy):
         if item.dtype.kind == "f":
             raise IndexError(f"an index must be of integers or booleans: {item._label()} is float32")
@@ -199,7 +199,7 @@ def _one_of_each(x, key):
     index = proxy_of(x._run, _places(view, d + 1, indices[1]))
     shape = [*view.shape[:d], n, 1, *view.shape[d + 2:]]
     index = index.reshape([1] * d + [n] + [1] * (len(shape) - d - 1)).expand(shape)
-    rows = view[(slice(None),) * d + (slice(first, first + n),)]
+    rows = view[at_dim(d, slice(first, first + n))]
     return apply(x._run, "gather", [rows, d + 1, index]).squeeze(d + 1)
 
 
@@ -239,7 +239,7 @@ def _pick_known(x, key):
 
 def put(x, key, value):
     """x[key] = value."""
-    value = getattr(value, "_as_tensor", lambda: value)()
+    value = tensor_of(value)
     if not isinstance(value, (Proxy, numbers.Real)):
         value = as_array(value)
     for item in key if isinstance(key, tuple) else (key,):

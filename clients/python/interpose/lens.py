@@ -1,35 +1,16 @@
 """TransformerLens's way to run a model: run_with_cache, run_with_hooks, to_tokens and their like."""
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from .activation_cache import ActivationCache, Pass
+from .directions import residual_directions
 from .finished import Value
 from .folding import NUMERICS
 from .functions import FUNCTIONS
+from .prompt import BOS
 from .tokenizer import rectangle
 from .values import as_array, whole
-
-BOS = "<|endoftext|>"
-
-
-class HookPoint:
-    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its own."""
-
-    def __init__(self, name):
-        self.name, self.ctx = name, {}
-
-    def layer(self):
-        """The block's number; ValueError for a place outside the blocks."""
-        block = re.search(r"\.(\d+)\.", self.name)
-        if not block:
-            raise ValueError(f"{self.name} is in no block")
-        return int(block[1])
-
-    def __repr__(self):
-        return f"<hook point {self.name}>"
 
 
 class BlockParameters:
@@ -230,31 +211,3 @@ for _path in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "attn.b_Q", "attn.
               "attn.b_O", "mlp.W_in", "mlp.b_in", "mlp.W_out", "mlp.b_out"):
     setattr(Lens, _path.partition(".")[2],
             property(lambda self, path=_path: BlockParameters(self, path), doc=f"blocks.*.{_path}"))
-
-
-def ids_of(model, tokens):
-    """Ids as an array, from a text of one token, a list of such texts, an id or ids."""
-    if isinstance(tokens, str):
-        return np.array(model.to_single_token(tokens))
-    if isinstance(tokens, (list, tuple)) and tokens and all(isinstance(t, str) for t in tokens):
-        return np.array([model.to_single_token(t) for t in tokens])
-    ids = as_array(tokens)
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"tokens are ids or texts of one token: not {tokens!r:.60}")
-    return ids
-
-
-def residual_directions(model, tokens, less=None):
-    """The same as a proxy; of the differences, where `less` are tokens to be subtracted."""
-    ids = ids_of(model, tokens)
-    weight, gain = model.lm_head.weight, model.transformer.ln_f.weight
-    directions = weight[ids.reshape(-1)]
-    if less is not None:
-        others = ids_of(model, less)
-        if others.shape != ids.shape:
-            raise ValueError(f"incorrect_tokens have another shape than tokens: {others.shape} and "
-                             f"{ids.shape}")
-        directions = directions - weight[others.reshape(-1)]
-    elif model.numerics == "transformer_lens":
-        directions = directions - weight.mean(0)
-    return (directions * gain).reshape((*ids.shape, model.config.width))

@@ -5,7 +5,7 @@ import numpy as np
 
 from .functions import FUNCTIONS
 from .proxy import Proxy
-from .values import as_array
+from .values import as_array, tensor_of
 
 
 def cross_entropy_loss(logits, tokens, shift=True):
@@ -33,7 +33,7 @@ def cross_entropy_loss(logits, tokens, shift=True):
     >>> loss.value.shape
     ()
     """
-    logits, tokens = (getattr(x, "_as_tensor", lambda x=x: x)() for x in (logits, tokens))
+    logits, tokens = map(tensor_of, (logits, tokens))
     if isinstance(logits, Proxy) or isinstance(tokens, Proxy):
         return _by_the_server(logits, tokens, shift)
     logits, tokens = as_array(logits), as_array(tokens)
@@ -73,5 +73,10 @@ def _by_the_server(logits, tokens, shift):
         logits, tokens = logits[..., :-1, :], tokens[..., 1:]
     if rows[-1] - bool(shift) < 1:
         raise ValueError("cross_entropy_loss of no position: a shifted sequence needs two tokens")
+    return negative_log_probs(logits, tokens).mean()
+
+
+def negative_log_probs(logits, tokens):
+    """How unlikely logits (..., V) make the tokens (...), in nats: (...), computed by the server."""
     right = FUNCTIONS["gather"](logits, -1, tokens[..., None])
-    return (FUNCTIONS["logsumexp"](logits, -1, keepdim=True) - right).mean()
+    return (FUNCTIONS["logsumexp"](logits, -1, keepdim=True) - right).squeeze(-1)

@@ -6,15 +6,13 @@ import math
 
 import numpy as np
 
-from .proxy import apply, as_proxy
-from .run import current_run
-from .values import constant, whole
+from .current import current_run
+from .proxy import apply, as_proxy, method, only_method
+from .values import constant, whole, wholes
 
 
-def _size(size):
-    """(2, 3) and ((2, 3),) as [2, 3]."""
-    size = size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size
-    return [whole(n, "a size") for n in size]
+def _size(given):
+    return wholes(given, "a size")
 
 
 def _filled(run, size, value, dtype=None):
@@ -193,3 +191,44 @@ def randn_like(x, seed=None):
     """randn of a proxy's shape."""
     x = as_proxy(x)
     return _normal(x._run, list(x.shape), seed)
+
+
+# Methods of proxies.
+
+@method("x, ()")
+def new_zeros(x, *size, dtype=None):
+    """Zeros of another size, of x's dtype if no other is given: new_zeros(2, 3) or
+    new_zeros((2, 3))."""
+    return _filled(x._run, _size(size), 0, x.dtype if dtype is None else dtype)
+
+
+@only_method
+def new_ones(x, *size, dtype=None):
+    """Ones of another size, of x's dtype if no other is given."""
+    return _filled(x._run, _size(size), 1, x.dtype if dtype is None else dtype)
+
+
+@only_method
+def new_full(x, size, fill_value, dtype=None):
+    """One number in another size, of x's dtype if no other is given."""
+    return _filled(x._run, _size((size,)), fill_value, x.dtype if dtype is None else dtype)
+
+
+@only_method
+def normal_(x, mean=0.0, std=1.0, *, seed=None):
+    """Sets every element to a normal number of this mean and standard deviation; seeds are as those
+    of interpose.rand."""
+    return x.copy_(randn_like(x, seed) * std + mean)
+
+
+@only_method
+def uniform_(x, low=0.0, high=1.0, *, seed=None):
+    """Sets every element to a uniform number of low <= x < high; seeds are as those of
+    interpose.rand."""
+    return x.copy_(rand_like(x, seed) * (high - low) + low)
+
+
+@only_method
+def bernoulli(x, *, seed=None):
+    """1 with the probability that an element says, else 0; seeds are as those of interpose.rand."""
+    return (rand_like(x, seed) < x).float()

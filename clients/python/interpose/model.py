@@ -5,8 +5,8 @@ import copy
 import difflib
 import types
 
-from . import run as runs
 from .client import Client
+from .current import current_run
 from .edit import Edit
 from .errors import RequestError, ServerError
 from .hooks import Hooks
@@ -15,6 +15,7 @@ from .lens import Lens
 from .modules import applied
 from .nested import Inputs, ModelOutput, Outputs
 from .proxy import Proxy, operand
+from .run import Run, Scan
 from .session import Session
 from .spec import Op, Parameter, Point, tree_of
 from .tokenizer import Tokenizer
@@ -100,7 +101,7 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run = runs.current_run(self._model)
+        run = current_run(self._model)
         path, leaf = self._join(name), self._branch.leaves[name]
         if isinstance(leaf, Parameter):
             return Proxy(run, run.parameter(path))
@@ -149,7 +150,7 @@ class Module:
         >>> last.value.shape[:2]
         (1, 1)
         """
-        k = runs.current_run(self._model).checked_step(whole(k, "a step"))
+        k = current_run(self._model).checked_step(whole(k, "a step"))
         return type(self)(self._model, self._path, self._branch, k)
 
     def next(self, increment=1, propagate=False):
@@ -167,7 +168,7 @@ class Module:
         """
         if self._step is not None:
             return self.step(self._step + increment)
-        invoke, run = self._invoke(), runs.current_run(self._model)
+        invoke, run = self._invoke(), current_run(self._model)
         if run.iteration is not None:
             raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
                                "the iteration's, take .step(k) for another")
@@ -183,7 +184,7 @@ class Module:
     @property
     def iter(self):
         """As `tracer.iter`, for this module and those below it: `with model.lm_head.iter[1:]:`."""
-        return Iterations(runs.current_run(self._model), self._path)
+        return Iterations(current_run(self._model), self._path)
 
     def all(self):
         """As `tracer.all`, for this module and those below it.
@@ -195,10 +196,10 @@ class Module:
         >>> bool(last.value.any())
         False
         """
-        return Iteration(runs.current_run(self._model), self._path, slice(None)).begin()
+        return Iteration(current_run(self._model), self._path, slice(None)).begin()
 
     def _invoke(self):
-        invoke = runs.current_run(self._model).open_invoke
+        invoke = current_run(self._model).open_invoke
         if invoke is None:
             raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
                                "`with run.invoke(prompt):`")
@@ -474,7 +475,7 @@ class LanguageModel(Lens):
             "eos_token_id": [] if ignore_eos else None if eos_token_id is None else
                             [whole(i, "eos_token_id") for i in _listed(eos_token_id)],
         }
-        return runs.Run(self, options, self._progress(progress), prompt, add_bos)
+        return Run(self, options, self._progress(progress), prompt, add_bos)
 
     def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
@@ -490,7 +491,7 @@ class LanguageModel(Lens):
         True
         """
         self._refuse("trace", unsupported, "a prompt, add_bos and progress")
-        run = runs.Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
+        run = Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
         if trace:
             return run
         if prompt is None:
@@ -509,7 +510,7 @@ class LanguageModel(Lens):
         True
         """
         self._refuse("scan", unsupported, "a prompt")
-        return runs.Scan(self, {"max_new_tokens": 0}, False, prompt)
+        return Scan(self, {"max_new_tokens": 0}, False, prompt)
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a

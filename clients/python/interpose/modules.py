@@ -9,28 +9,29 @@ import re
 
 import numpy as np
 
-from . import run as runs
+from .current import current_run
 from .nested import Outputs
-from .proxy import Proxy, apply
+from .proxy import apply, proxy_of
+from .spec import in_block
 from .values import as_array
 
 
 def applied(module, x):
     """What `module(x)` is: a proxy, or a tuple of one where the module returns a tuple."""
-    run = runs.current_run(module._model)
+    run = current_run(module._model)
     path = module._path
     same = _of_hugging_face(path)
     if same != path:    # TransformerLens's modules return tensors
         found = applied(_module_at(module._model, same), x)
         return found[0] if isinstance(found, tuple) else found
-    generic = re.sub(r"\.\d+(?=\.|$)", ".*", path)
+    generic = in_block(path, "*")
     if generic in run.spec.modules:
         return apply(run, "apply", [x, path])
     parts = _PARTS.get(generic)
     if parts is None:
         raise TypeError(f"{path or 'the model'} cannot be applied: the modules that can are "
                         + ", ".join(sorted({*run.spec.modules, *_PARTS})))
-    return parts(module, _tensor(run, x))
+    return parts(module, proxy_of(run, x))
 
 
 # TransformerLens's names of modules, as the beginnings and ends of Hugging Face's.
@@ -49,11 +50,6 @@ def _module_at(model, path):
     for name in path.split("."):
         module = module[int(name)] if name.isdigit() else getattr(module, name)
     return module
-
-
-def _tensor(run, x):
-    x = getattr(x, "_as_tensor", lambda: x)()
-    return x if isinstance(x, Proxy) else apply(run, "clone", [x])
 
 
 def _mlp(mlp, x):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .values import whole
+from .values import at_dim, whole
 
 
 # The methods that torch has with a "_" behind their names too, for x to become what they give.
@@ -41,16 +41,14 @@ def spelled(method):
     return also
 
 
-def _size(given):
-    """(2, 3) and ((2, 3),) as (2, 3)."""
-    return given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+def dims_of(x, dim, rank=None):
+    """`dim` as a list of dimensions (of x's, or of `rank`) counted from the front; all of x's for None.
 
-
-def dims_of(x, dim):
-    """`dim` as a list of dimensions counted from the front; all of them for None."""
+    Raises IndexError for a dimension that does not exist.
+    """
     if dim is None:
         return list(range(x.ndim))
-    rank, found = max(x.ndim, 1), []
+    rank, found = max(x.ndim if rank is None else rank, 1), []
     for d in dim if isinstance(dim, (tuple, list)) else [dim]:
         d = whole(d, "dim")
         if not -rank <= d < rank:
@@ -188,40 +186,9 @@ class Numeric:
     def diff(self, n=1, dim=-1):
         """The differences of neighbours in a dimension, n times over."""
         x, at = self, dims_of(self, dim)[0]
-        before = (slice(None),) * at
         for _ in range(whole(n, "n")):
-            x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
+            x = x[at_dim(at, slice(1, None))] - x[at_dim(at, slice(None, -1))]
         return x
-
-    def new_zeros(self, *size, dtype=None):
-        """Zeros of another size, of this dtype if no other is given."""
-        return self.new_full(_size(size), 0, dtype)
-
-    def new_ones(self, *size, dtype=None):
-        """Ones of another size, of this dtype if no other is given."""
-        return self.new_full(_size(size), 1, dtype)
-
-    def new_full(self, size, fill_value, dtype=None):
-        """One number in another size, of this dtype if no other is given."""
-        from .making import full
-        return full(size, fill_value, self.dtype if dtype is None else dtype)
-
-    # Chance, by the seeds of interpose.rand.
-
-    def normal_(self, mean=0.0, std=1.0, *, seed=None):
-        """Sets every element to a normal number of this mean and standard deviation."""
-        from .making import randn_like
-        return self.copy_(randn_like(self, seed) * std + mean)
-
-    def uniform_(self, low=0.0, high=1.0, *, seed=None):
-        """Sets every element to a uniform number of low <= x < high."""
-        from .making import rand_like
-        return self.copy_(rand_like(self, seed) * (high - low) + low)
-
-    def bernoulli(self, *, seed=None):
-        """1 with the probability that an element says, else 0."""
-        from .making import rand_like
-        return (rand_like(self, seed) < self).float()
 
     # Reductions.
 
@@ -351,7 +318,7 @@ class Numeric:
         """The k-th least element of a dimension, counted from 1: the pair (values, indices)."""
         x, at = self if self.shape else self[None], dims_of(self, dim)[0]
         k = whole(k, "k")
-        place = self._op("topk_indices", x, k, at, False)[(slice(None),) * at + (slice(k - 1, k),)]
+        place = self._op("topk_indices", x, k, at, False)[at_dim(at, slice(k - 1, k))]
         return self._chosen(x, at, place, keepdim)
 
     @spelled
@@ -367,9 +334,8 @@ class Numeric:
         if self.dtype.kind != "f":
             raise TypeError(f"quantile of {self.dtype} is not defined: it takes float32")
         place = q * (x.shape[at] - 1)
-        before = (slice(None),) * at
         order = x._op("topk_values", x, math.ceil(place) + 1, at, False)
-        low, high = (order[(*before, slice(i, i + 1))] for i in (int(place), math.ceil(place)))
+        low, high = (order[at_dim(at, slice(i, i + 1))] for i in (int(place), math.ceil(place)))
         value = low.lerp(high, place - int(place))
         wrong = x.isnan().any(at, keepdim=True)
         value = self._op("where", wrong, math.nan, value)
@@ -395,7 +361,7 @@ class Numeric:
         x = self if self.shape else self[None]
         middle = (size - 1) // 2
         place = self._op("topk_indices", x, middle + 1, at, False)
-        place = place[(slice(None),) * at + (slice(middle, None),)]
+        place = place[at_dim(at, slice(middle, None))]
         if self.dtype.kind == "f":
             wrong = x.isnan().any(at, keepdim=True)
             place = self._op("where", wrong, x.argmax(at, keepdim=True), place)

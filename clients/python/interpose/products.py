@@ -5,7 +5,7 @@ import numpy as np
 
 from .proxy import apply, function, method, proxy_of
 from .values import whole
-from .views import dims_of
+from .views import distinct_dims
 
 
 def _must_be(name, *pairs):
@@ -56,7 +56,7 @@ def tensordot(x, other, dims=2):
         if not 0 <= n <= min(x.ndim, other.ndim):
             raise ValueError(f"tensordot over {n} dimensions of {x.shape} and {other.shape}")
         dims = list(range(x.ndim - n, x.ndim)), list(range(n))
-    mine, theirs = dims_of(x, dims[0]), dims_of(other, dims[1])
+    mine, theirs = distinct_dims(x, dims[0]), distinct_dims(other, dims[1])
     if [x.shape[d] for d in mine] != [other.shape[d] for d in theirs]:
         raise ValueError(f"tensordot over {mine} of {x.shape} and {theirs} of {other.shape}")
     rows = [d for d in range(x.ndim) if d not in mine]

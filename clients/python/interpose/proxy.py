@@ -7,12 +7,13 @@ import numpy as np
 
 from . import converted
 from .converted import Converted
+from .current import current_run
 from .errors import NoValue
 from .finished import Value
 from .graph import MAY_COPY
 from .numeric import IN_PLACE, Numeric
 from .spec import bind
-from .values import constant, dtype_name, dtype_text, is_array_like, whole
+from .values import at_dim, constant, dtype_name, dtype_text, is_array_like, tensor_of, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
@@ -240,7 +241,8 @@ class Proxy(Numeric):
         value = f" = {self.value!r}" if self._has_come() else ""
         return f"<proxy of {self._label()}{value}>"
 
-    # Reading and changing parts.
+    # Reading and changing parts. What is made of proxies (indexing.py, functions.py) is imported where
+    # it is called: at its top this module would have to wait for itself.
 
     def __getitem__(self, key):
         from . import indexing
@@ -369,9 +371,8 @@ class Proxy(Numeric):
             if step < 1:
                 raise ValueError(f"split: split_size must be at least 1: it is {step}")
             sizes = [min(step, size - start) for start in range(0, size, step)]
-        before = (slice(None),) * (dim if dim >= 0 else dim + self.ndim)
-        ends = np.cumsum(sizes).tolist()
-        return tuple(self[before + (slice(end - n, end),)] for n, end in zip(sizes, ends))
+        dim, ends = dim % self.ndim, np.cumsum(sizes).tolist()
+        return tuple(self[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
 
     def chunk(self, chunks, dim=0):
         """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
@@ -379,8 +380,8 @@ class Proxy(Numeric):
 
     def unbind(self, dim=0):
         """The views along a dimension, as a tuple."""
-        before = (slice(None),) * (dim if dim >= 0 else dim + self.ndim)
-        return tuple(self[before + (i,)] for i in range(self.size(dim)))
+        size = self.size(dim)
+        return tuple(self[at_dim(dim % self.ndim, i)] for i in range(size))
 
     def t(self):
         """The transpose of a matrix."""
@@ -680,7 +681,7 @@ def _convert(run, op, name, value):
 
 def operand(run, value):
     """What stands for a tensor among a node's arguments: a node, a number, a constant."""
-    value = getattr(value, "_as_tensor", lambda: value)()
+    value = tensor_of(value)
     if isinstance(value, Finished) and value._run is not run:
         value = value.value
     if isinstance(value, Proxy):
@@ -706,6 +707,12 @@ def method(arguments):
     return give
 
 
+def only_method(made):
+    """Makes a function of a tensor a method of proxies, and no function of torch's."""
+    setattr(Proxy, made.__name__, made)
+    return made
+
+
 def function(arguments):
     """Makes a function of a run and of tensors, of which any may be the proxy, torch's of its name."""
     def give(made):
@@ -717,7 +724,7 @@ def function(arguments):
 
 def proxy_of(run, value):
     """The proxy that stands for a tensor, an array or a number."""
-    value = getattr(value, "_as_tensor", lambda: value)()
+    value = tensor_of(value)
     return value if isinstance(value, Proxy) else apply(run, "clone", [value])
 
 
@@ -729,17 +736,12 @@ def no_shape(run, name):
 
 def as_proxy(x):
     """A proxy as it is; what is none becomes a tensor of the run that is open."""
-    from .run import current_run
-    x = getattr(x, "_as_tensor", lambda: x)()
-    return x if isinstance(x, Proxy) else apply(current_run(), "clone", [x])
+    x = tensor_of(x)
+    return x if isinstance(x, Proxy) else proxy_of(current_run(), x)
 
 
 def _is_listed(value):
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
-
-
-def _ints(value):
-    return [whole(v, "dim") for v in (value if _is_listed(value) else [value])]
 
 
 def _varargs(given):

@@ -1,4 +1,4 @@
-"""The contexts: `with model.generate(...) as generator: with generator.invoke(prompt): ...`.
+"""A run: `with model.generate(...) as generator: with generator.invoke(prompt): ...`.
 
 Nothing runs until the outer block has ended without an exception; then one request is posted, and
 the saved values are filled in as they arrive.
@@ -6,7 +6,6 @@ the saved values are filled in as they arrive.
 from __future__ import annotations
 
 import collections.abc
-import contextvars
 import re
 
 import numpy as np
@@ -16,34 +15,13 @@ from . import graph as graphs
 from .cache import Cache, chosen
 from .client import request_error
 from .condition import Condition
+from .current import INNERMOST
 from .errors import NoValue, RequestError, ServerError, raise_at, user_place
 from .everyone import Everyone
+from .invoke import Invoke
 from .iteration import Iteration, Iterations, List
 from .progress import Progress
-from .values import array_of, as_array, id_lists, whole
-
-# What add_bos puts before a text.
-BOS = "<|endoftext|>"
-
-_current = contextvars.ContextVar("interpose_run", default=None)
-
-
-def current_run(model=None):
-    """The innermost run that is being written here (of a model)."""
-    run = _current.get()
-    while run is not None and model is not None and run.model.client is not model.client:
-        run = run.outer
-    if run is None:
-        raise RuntimeError("there is no run here: write it inside `with model.trace(prompt):`")
-    return run
-
-
-def apart(function, *args):
-    """Calls a function where no run is open: what it opens is a request of its own, at once."""
-    def call():
-        _current.set(None)
-        return function(*args)
-    return contextvars.copy_context().run(call)
+from .values import array_of, id_lists
 
 
 class Run:
@@ -108,11 +86,11 @@ class Run:
     def __enter__(self):
         if self._state != "new":
             raise RuntimeError("a run can be entered once: open another with model.trace(...)")
-        self.outer = _current.get()
+        self.outer = INNERMOST.get()
         self._refuse_nesting()
         einops_backend.offer()
         self._state = "open"
-        _current.set(self)
+        INNERMOST.set(self)
         try:
             self._open()
         except BaseException:
@@ -137,7 +115,7 @@ class Run:
                 each.write()
         finally:
             self._state, self.open_invoke = "failed" if kind is None else "abandoned", None
-            _current.set(self.outer)
+            INNERMOST.set(self.outer)
         if kind is not None:
             return
         try:
@@ -669,7 +647,6 @@ class Run:
         raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
                               place or self._place), place or self._place)
 
-
     def _place_of(self, path):
         """The line of the invoke that a path of the request names."""
         invoke = re.match(r"invokes\[(\d+)\]", path or "")
@@ -683,117 +660,6 @@ class Scan(Run):
     def _finish(self):
         self._plan()
         self._state = "scanned"
-
-
-class Invoke:
-    """One prompt of a run, as a context: hooks inside it see this prompt's rows."""
-
-    can_plan = True
-
-    def __init__(self, run, prompt, add_bos=False):
-        self.run = run
-        self.prompt, self.add_bos = prompt_of(prompt), add_bos
-        self.index = None
-        self.steps = {}     # module path -> how often .next() has moved it on
-        self.skipped = set()        # (module path, step) of module.skip()
-        self.caches = []            # what tracer.cache() gave
-        self.is_stopped = False     # by tracer.stop(): what is written behind it does not count
-        self.place = user_place()
-        self._tokens = None
-
-    def __enter__(self):
-        if self.index is not None:
-            raise RuntimeError("an invoke can be entered once")
-        self.run.enter_invoke(self)
-        self.index = self.run.count(self)
-        for recording in self.run.model._edits:
-            recording.replay(self.run)
-        return self
-
-    def __exit__(self, kind, exception, traceback):
-        self.run.leave_invoke(kind)
-
-    def wire(self):
-        """The request's map of this invoke."""
-        return {"prompt": self.prompt, **({"add_bos": True} if self.add_bos else {})}
-
-    # Where the graph's hooks of this invoke are; everyone.py has those of all.
-
-    def hook(self, path, step):
-        """The node of a place."""
-        return self.run.graph.hook(path, self.index, step)
-
-    def replace(self, hook, value):
-        """Another tensor in the place; the old one stays that of its names."""
-        return self.run.graph.replace(hook, value)
-
-    def spread(self, target):
-        """Nothing: a set of its places is one of the model's."""
-
-    def next(self, increment=1):
-        """Moves all modules on to the next generation step, for the rest of the invoke."""
-        self.run.next(increment)
-
-    def positions(self, what, occurrence=0, prompt=0):
-        """The positions of tokens, as a list of ints: of those that spell a part of the prompt's
-        text (`occurrence` chooses among several), of an index counted from either end, of a
-        slice. Of several prompts in the invoke, `prompt` chooses one; where their lengths differ,
-        positions are those of the left-padded rows that hooks see.
-
-        Raises ValueError for a text that the prompt does not hold, IndexError for an index out of
-        range.
-
-        >>> with model.trace() as tracer:
-        ...     with tracer.invoke("The Eiffel Tower is in the city of") as invoker:
-        ...         tower = invoker.positions("Eiffel Tower")
-        ...         model.transformer.h[0].output[0][:, tower] = 0
-        >>> model.tokenizer.decode(invoker.tokens[0][tower]).strip()
-        'Eiffel Tower'
-        """
-        tokens = self.tokens[prompt]
-        padding = max(map(len, self.tokens)) - len(tokens)
-        if isinstance(what, str):
-            found = self.run.model.tokenizer.positions(tokens, what, occurrence)
-        elif isinstance(what, slice):
-            found = range(len(tokens))[what]
-        else:
-            what = whole(what, "a position")
-            if not -len(tokens) <= what < len(tokens):
-                raise IndexError(
-                    f"position {what} does not exist: the prompt has {len(tokens)} tokens")
-            found = [what % len(tokens)]
-        return [i + padding for i in found]
-
-    @property
-    def tokens(self):
-        """The token ids of each prompt, as a list of 1-D int64 arrays."""
-        if self._tokens is None:
-            prompt = self.prompt if _is_several(self.prompt) else [self.prompt]
-            bos = BOS if self.add_bos else ""
-            texts = [bos + p for p in prompt if isinstance(p, str)]
-            encoded = iter(self.run.model.tokenizer.encode(texts)) if texts else iter(())
-            rows = [next(encoded) if isinstance(p, str) else p for p in prompt]
-            self.take_tokens(id_lists([row for row in rows for _ in range(self.run.n_copies)]))
-        return self._tokens
-
-    @property
-    def inputs(self):
-        """What nnsight gives the model: (({"input_ids": ids},), {}), with ids (B, T), or a list of
-        those of each prompt where their lengths differ, for nothing is padded.
-
-        >>> with model.trace() as tracer:
-        ...     with tracer.invoke("The Eiffel Tower") as invoker:
-        ...         pass
-        >>> model.tokenizer.decode(invoker.inputs[0][0]["input_ids"][0])
-        'The Eiffel Tower'
-        """
-        rows = self.tokens
-        ids = np.stack(rows) if len({len(row) for row in rows}) == 1 else rows
-        return ({"input_ids": ids},), {}
-
-    def take_tokens(self, tokens):
-        """The ids that the server uses."""
-        self._tokens = tokens
 
 
 class Generated(collections.abc.Sequence):
@@ -822,75 +688,3 @@ class Generated(collections.abc.Sequence):
             return repr(self._run.sequences())
         except NoValue as e:
             return f"<{e}>"
-
-
-def _is_several(prompt):
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], (str, list))
-
-
-def prompt_of(prompt):
-    """A prompt as the wire has it: a text, a list of ids, or a list of either."""
-    if hasattr(prompt, "keys"):     # a dict, or a tokenizer's BatchEncoding
-        prompt = _of_encoding(prompt)
-    if isinstance(prompt, str):
-        return _text(prompt)
-    if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
-        return [_text(p) for p in prompt]
-    if isinstance(prompt, (list, tuple)) and prompt and all(
-            isinstance(p, (list, tuple)) or getattr(p, "ndim", 0) == 1 for p in prompt):
-        return [_ids(p) for p in prompt]
-    if getattr(prompt, "ndim", 1) == 2:
-        return [_ids(row) for row in prompt]
-    return _ids(prompt)
-
-
-def _text(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise ValueError(f"a prompt is no text: {e}") from None
-    return text
-
-
-def _ids(row):
-    try:
-        array = as_array(row)
-    except (TypeError, ValueError):
-        array = None
-    if array is None or array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
-        raise TypeError("a prompt is a text, a list of token ids, a list of either, a 1-D or 2-D "
-                        f"array of ids, or {{'input_ids': ...}}: not {row!r:.60}")
-    return [whole(i, "a token id") for i in array.tolist()]
-
-
-def _of_encoding(prompt):
-    unsupported = set(prompt.keys()) - {"input_ids", "attention_mask", "token_type_ids"}
-    if "input_ids" not in prompt.keys() or unsupported:
-        raise TypeError("a prompt given as a dict has input_ids and attention_mask: not "
-                        f"{', '.join(map(repr, sorted(prompt.keys())))}")
-    ids = prompt["input_ids"]
-    mask = prompt["attention_mask"] if "attention_mask" in prompt.keys() else None
-    if mask is None:
-        return ids
-    if not _is_nested(ids):
-        return _unpadded(ids, mask)
-    if not _is_nested(mask) or len(ids) != len(mask):
-        raise ValueError("attention_mask and input_ids are of different prompts")
-    return [_unpadded(*each) for each in zip(ids, mask)]
-
-
-def _is_nested(ids):
-    return getattr(ids, "ndim", 0) == 2 or isinstance(ids, (list, tuple)) and len(ids) > 0 and (
-        isinstance(ids[0], (list, tuple)) or getattr(ids[0], "ndim", 0) == 1)
-
-
-def _unpadded(ids, mask):
-    """The ids that the mask shows: padding is never sent."""
-    ids, mask = np.array(_ids(ids), np.int64), as_array(mask)
-    if ids.shape != mask.shape:
-        raise ValueError(f"attention_mask has the shape {mask.shape}, input_ids {ids.shape}")
-    shown = np.flatnonzero(mask)
-    if len(shown) and shown[-1] - shown[0] + 1 != len(shown):
-        raise ValueError("attention_mask hides tokens between others: only padding at the ends can "
-                         "be left out")
-    return ids[shown].tolist()

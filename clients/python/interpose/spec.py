@@ -38,6 +38,20 @@ class Parameter(NamedTuple):
     shape: str      # "(D,)"
 
 
+_BLOCK = re.compile(r"\.(-?\d+)(?=\.|$)")
+
+
+def block_of(path):
+    """The number of the block that a path leads into, or None: 3 of "blocks.3.hook_resid_pre"."""
+    found = _BLOCK.search(path)
+    return None if found is None else int(found[1])
+
+
+def in_block(path, block):
+    """The same place in another block; "*" gives the path that the server's tables have."""
+    return _BLOCK.sub(f".{block}", path, count=1)
+
+
 class Branch:
     """A module of the tree: its submodules, and its places that hold tensors.
 

@@ -5,6 +5,7 @@ import collections
 
 import numpy as np
 
+from .prompt import BOS
 from .values import as_array, whole
 
 _REMEMBERED = 4096
@@ -38,7 +39,7 @@ class Tokenizer:
     True
     """
 
-    bos_token = eos_token = "<|endoftext|>"     # GPT-2's only special token
+    bos_token = eos_token = BOS
     pad_token = None    # scripts set it; nothing is ever padded with it
 
     def __init__(self, client):

@@ -48,6 +48,17 @@ def constant(data):
     return {"tensor": array.tobytes(), "dtype": dtype, "shape": list(array.shape)}
 
 
+def tensor_of(x):
+    """The tensor that something of ours stands for (a module's tuple, a cache's stack), or else what
+    is given; TypeError for what stands for none (see _as_tensor in nested.py and converted.py)."""
+    return getattr(x, "_as_tensor", lambda: x)()
+
+
+def at_dim(dim, item):
+    """The key of x[..., item, ...] at a dimension counted from the front."""
+    return (slice(None),) * dim + (item,)
+
+
 def is_array_like(data):
     """Whether `data` can be a constant: a number, an array, a torch tensor, a list of numbers."""
     return (isinstance(data, (numbers.Real, np.ndarray, np.generic, list))
@@ -85,6 +96,13 @@ def whole(number, what):
     if not -2**63 <= number < 2**63:
         raise OverflowError(f"{what} must fit into int64: it is {number}")
     return number
+
+
+def wholes(given, what):
+    """Integers that a call has one by one or as a list: (2, 3) and ((2, 3),) as [2, 3]."""
+    if len(given) == 1 and not hasattr(given[0], "__index__"):
+        given = given[0]
+    return [whole(number, what) for number in given]
 
 
 def id_lists(prompts):

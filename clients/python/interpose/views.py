@@ -4,30 +4,22 @@ from __future__ import annotations
 import numpy as np
 
 from .indexing import scattered
+from .numeric import dims_of
 from .proxy import Proxy, apply, function, method, proxy_of
-from .values import as_array, whole
+from .values import as_array, at_dim, whole, wholes
 
 
 def _listed(given):
-    """(2, 3) and ((2, 3),) as integers."""
-    if len(given) == 1 and not hasattr(given[0], "__index__"):
-        given = given[0]
-    return [whole(i, "a size or a dimension") for i in given]
+    return wholes(given, "a size or a dimension")
 
 
 def _ints(value):
     return _listed((value,))
 
 
-def dims_of(x, dims, n=None):
-    """Dimensions counted from the front; IndexError where there is none or one is named twice."""
-    n = x.ndim if n is None else n
-    dims, least = _ints(dims), max(n, 1)
-    for dim in dims:
-        if not -least <= dim < least:
-            raise IndexError(f"dimension {dim} is out of range for {x.shape}, whose dimensions are "
-                             f"{-least} to {least - 1}")
-    dims = [dim % least for dim in dims]
+def distinct_dims(x, dims, rank=None):
+    """As dims_of, of one or several; ValueError where one is named twice."""
+    dims = dims_of(x, _ints(dims), rank)
     if len(set(dims)) < len(dims):
         raise ValueError(f"a dimension is named twice: {dims}")
     return dims
@@ -38,17 +30,12 @@ def dim_of(x, dim):
     return dims_of(x, whole(dim, "dim"))[0]
 
 
-def _at(dim, item):
-    """The key of x[..., item, ...] at a dimension counted from the front."""
-    return (slice(None),) * dim + (item,)
-
-
 # Views.
 
 @method("x, 0, 1")
 def movedim(x, source, destination):
     """Dimensions moved to other places, the rest in their order: a view."""
-    source, destination = dims_of(x, source), dims_of(x, destination)
+    source, destination = distinct_dims(x, source), distinct_dims(x, destination)
     if len(source) != len(destination):
         raise ValueError(f"movedim: {len(source)} dimensions to {len(destination)} places")
     order = [d for d in range(x.ndim) if d not in source]
@@ -83,13 +70,13 @@ def narrow(x, dim, start, length):
     if not (0 <= first <= size and 0 <= length <= size - first):
         raise IndexError(f"narrow: {length} elements from {start} on are not in dimension {dim} of "
                          f"{x.shape}")
-    return x[_at(dim, slice(first, first + length))]
+    return x[at_dim(dim, slice(first, first + length))]
 
 
 @method("x, 1, -1")
 def select(x, dim, index):
     """x at one place of a dimension, which is gone: a view."""
-    return x[_at(dim_of(x, dim), whole(index, "index"))]
+    return x[at_dim(dim_of(x, dim), whole(index, "index"))]
 
 
 @method("x, 2, 1")
@@ -104,7 +91,7 @@ def tensor_split(x, indices_or_sections, dim=0):
         bounds = np.cumsum([size // n + (i < size % n) for i in range(n)])[:-1].tolist()
     else:
         bounds = _ints(indices_or_sections)
-    return tuple(x[_at(dim, slice(a, b))] for a, b in zip([None, *bounds], [*bounds, None]))
+    return tuple(x[at_dim(dim, slice(a, b))] for a, b in zip([None, *bounds], [*bounds, None]))
 
 
 @method("x")
@@ -179,7 +166,7 @@ def flip(x, *given, dims=None):
     if not given and dims is None:
         raise TypeError("flip needs the dimensions that it turns around")
     dims = _listed(given if dims is None else (dims,))
-    for dim in dims_of(x, dims):
+    for dim in distinct_dims(x, dims):
         if x.ndim:
             x = apply(x._run, "index_select", [x, dim, np.arange(x.shape[dim])[::-1]])
     return x if dims and x.ndim else x.clone()
@@ -210,7 +197,7 @@ def roll(x, shifts, dims=None):
         size = x.shape[dim]
         if size and shift % size:
             cut = size - shift % size
-            parts = [moved[_at(dim, slice(cut, None))], moved[_at(dim, slice(cut))]]
+            parts = [moved[at_dim(dim, slice(cut, None))], moved[at_dim(dim, slice(cut))]]
             moved = apply(x._run, "cat", [parts, dim])
     return x.clone() if moved is x else moved
 
@@ -239,7 +226,7 @@ def triu(x, diagonal=0):
 def diag_embed(x, offset=0, dim1=-2, dim2=-1):
     """The last dimension as a diagonal of two new ones, 0 elsewhere."""
     offset, n = whole(offset, "offset"), x.shape[-1]
-    dims = dims_of(x, (dim1, dim2), x.ndim + 1)
+    dims = distinct_dims(x, (dim1, dim2), x.ndim + 1)
     size = n + abs(offset)
     matrix = x.new_zeros((*x.shape[:-1], size, size))
     matrix.diagonal(offset, -2, -1).copy_(x)
@@ -252,13 +239,6 @@ def diag(x, diagonal=0):
     if x.ndim not in (1, 2):
         raise ValueError(f"diag is of one or two dimensions: {x._label()} has {x.ndim}")
     return x.diag_embed(diagonal) if x.ndim == 1 else x.diagonal(diagonal).clone()
-
-
-@method("x, ()")
-def new_zeros(x, *shape):
-    """Zeros of x's dtype: new_zeros(2, 3) or new_zeros((2, 3))."""
-    zero = apply(x._run, "to", [0, x.dtype.name])
-    return apply(x._run, "expand", [zero, _listed(shape)]).clone()
 
 
 # Elements by their places.
