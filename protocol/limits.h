@@ -25,6 +25,10 @@ enum {
     ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
                                       multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
                                       core does 50 multiply-adds in 1 */
+    ACTIONS_MAX = 300000,          /* of a graph's work: a list's tensors and all nodes; a set of
+                                      padded prompts takes one for each shorter prompt */
+    PADDING_LOOKS_MAX = 1 << 24,   /* rows of padded prompts that are looked at to count what sets
+                                      touch: about 0.2 s; later sets are counted with padding */
     RANK_MAX = 8,                  /* torch code rarely passes 5; descriptors are copied freely */
 
     /* The work. */

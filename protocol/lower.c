@@ -722,6 +722,11 @@ static void sort_drafts(struct planner *s)
 
 bool cost_check(struct planner *s, int node)
 {
+    if (s->n_drafts > ACTIONS_MAX)
+        return node_refuse(s->e, &s->g->nodes[node], -1, ERR_limit,
+                           "up to here the graph's work has more than %d parts: send it as several "
+                           "requests",
+                           ACTIONS_MAX);
     return s->cost <= (double)COMPUTE_MAX ||
            node_refuse(s->e, &s->g->nodes[node], -1, ERR_limit,
                        "up to here the graph itself asks for %.3g multiply-adds: the limit is %.3g",

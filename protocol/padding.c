@@ -147,7 +147,7 @@ void padding_close(struct planner *s)
 
 /* How many of a view's elements are no padding: at a time as many as lie in one row, where no
  * dimension walks from one row into the next. */
-int64_t padding_count_outside(const struct planner *s, const struct root *r, const struct view *v)
+int64_t padding_count_outside(struct planner *s, const struct root *r, const struct view *v)
 {
     const struct plan_invoke *invoke = &s->p->invokes[r->invoke];
     const int64_t row = point_row_stride(r->point, s->m), T = invoke->n_tokens;
@@ -166,8 +166,12 @@ int64_t padding_count_outside(const struct planner *s, const struct root *r, con
         rows = *v;
         in_row = 1;
     }
+    const int64_t n_rows = view_count(&rows);
+    if (n_rows > PADDING_LOOKS_MAX - s->n_looks)
+        return view_count(v);
+    s->n_looks += n_rows;
     int64_t count = 0;
-    for (int64_t i = 0; i < view_count(&rows); i++) {
+    for (int64_t i = 0; i < n_rows; i++) {
         int64_t at = rows.offset, rest = i;
         for (int k = rows.rank - 1; k >= 0; k--) {
             at += rest % rows.shape[k] * rows.stride[k];

@@ -92,6 +92,7 @@ struct planner {
     int n_heads, head_capacity, loop_capacity;
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */
     bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
+    int64_t n_looks; /* at rows of padded prompts */
     double cost; /* of the graph so far */
     int64_t result_bytes;
 };
@@ -157,7 +158,7 @@ int hook_root(struct planner *s, int invoke, int turn, int node, enum point poin
 /* Whether a root is an activation whose sequences differ in length: then all views of it are of a
  * padded copy. The calls below are for such roots. */
 bool is_padded(const struct planner *s, const struct root *r);
-int64_t padding_count_outside(const struct planner *s, const struct root *r, const struct view *v);
+int64_t padding_count_outside(struct planner *s, const struct root *r, const struct view *v);
 void padding_open(struct planner *s);                       /* before nodes are lowered */
 void padding_clear(struct planner *s, int root, int node);  /* behind a node that changed it */
 void padding_clear_gathered(struct planner *s, int node, int dim); /* of a hook with its own root */

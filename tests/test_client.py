@@ -1248,7 +1248,7 @@ def test_the_examples_run(model, module):
 def test_every_public_name_is_documented():
     for name in interpose.__all__:
         assert getattr(interpose, name).__doc__, name
-    for thing in (LanguageModel, interpose.Proxy, interpose.run.Run, interpose.model.Module):
+    for thing in (LanguageModel, interpose.Proxy, interpose.run.Run, interpose.tree.Module):
         for name, member in vars(thing).items():
             if not name.startswith("_") and not name.endswith("_") and callable(member):
                 assert member.__doc__, (thing, name)

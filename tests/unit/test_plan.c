@@ -659,6 +659,20 @@ static void a_set_of_padding_alone_is_refused(void **state)
        "shorter");
 }
 
+static void work_in_too_many_parts_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 200, 2);
+    for (int i = 1; i < 200; i++)
+        t.graph.invokes[0].prompts[i].n_tokens = 1;
+    const int x = tiny_hook(&t, "transformer.h.0.ln_1.scale", 0, 0);
+    for (int i = 0; i < 2000; i++)
+        tiny_op(&t, set, NODE(x), FLOAT(i));
+    tiny_save(&t, x);
+    IS("limit nodes[1499]: up to here the graph's work has more than 300000 parts: send it as "
+       "several requests");
+}
+
 static void prompts_that_cannot_run_are_refused(void **state)
 {
     (void)state;
@@ -1114,6 +1128,7 @@ int main(void)
         TEST(rows_sequences_and_pages_are_dealt_out),
         TEST(prompts_of_unequal_length_have_their_own_rows),
         TEST(a_set_of_padding_alone_is_refused),
+        TEST(work_in_too_many_parts_is_refused),
         TEST(prompts_that_cannot_run_are_refused),
         TEST(tokens_that_do_not_exist_are_refused),
         TEST(too_many_prompts_are_refused),

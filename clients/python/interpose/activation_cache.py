@@ -1,7 +1,7 @@
 """A run's activations by name, and what is made of them: TransformerLens's ActivationCache.
 
-A cache holds what its run has sent. Whatever else is asked of it is computed by the server, in the same
-run written once more: the bits of a request depend on nothing but the request.
+A cache holds what its run has sent. Whatever else is asked of it is computed by the server, in the
+same run written once more: the bits of a request depend on nothing but the request.
 """
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Pass:
                 yield self.full_name(name), function
 
     def full_name(self, key):
-        """The name of a hook point from a full name, a short one or a tuple; KeyError, IndexError."""
+        """The full name of a hook point from that, a short name or a tuple; KeyError for none,
+        IndexError for a block that does not exist."""
         name = act_name(*key) if isinstance(key, tuple) else key
         short = re.fullmatch(r"([a-z_]+?)(\d+)(ln\d)?", name)
         if short and "." not in name:   # "pre5", "scale4ln1"
@@ -73,14 +74,16 @@ class Pass:
     # Writing it.
 
     def run(self, write, return_type=None, loss_per_token=False):
-        """(what return_type asks for, what write() gives, a dict of proxies, as values). The request
-        is one of its own, also where a run is open: a hook may look into the cache of another run.
+        """(what return_type asks for, what write() gives, a dict of proxies, as values). The
+        request is one of its own, also where a run is open: a hook may look into the cache of
+        another run.
         """
         return apart(self._run, write, return_type, loss_per_token)
 
     def _run(self, write, return_type, loss_per_token):
         if return_type not in ("logits", "loss", "both", None):
-            raise ValueError(f"return_type is 'logits', 'loss', 'both' or None: not {return_type!r}")
+            raise ValueError("return_type is 'logits', 'loss', 'both' or None: not "
+                             f"{return_type!r}")
         result = [None, None]
         with self.model.trace(self.prompt) as run:
             for name, function in self.hooks:
@@ -120,8 +123,8 @@ class Pass:
     def _loss(self, run, per_token):
         lengths = {len(tokens) for tokens in run.tokens}
         if len(lengths) > 1 or min(lengths) < 2:
-            raise ValueError("a loss needs prompts of one length, of two tokens or more: these have "
-                             f"{', '.join(map(str, sorted(lengths)))}")
+            raise ValueError("a loss needs prompts of one length, of two tokens or more: these "
+                             f"have {', '.join(map(str, sorted(lengths)))}")
         logits, ids = self.model.lm_head.output[:, :-1], self.model.transformer.wte.input
         losses = negative_log_probs(logits, ids[:, 1:])
         return losses if per_token else losses.mean()
@@ -134,8 +137,8 @@ def _root(node):
 
 
 class Stack(np.lib.mixins.NDArrayOperatorsMixin):
-    """Tensors stacked along a first dimension: an array, which the server computes when it is looked at,
-    and not at all where a cache's method makes something smaller of it."""
+    """Tensors stacked along a first dimension: an array, which the server computes when it is
+    looked at, and not at all where a cache's method makes something smaller of it."""
 
     def __init__(self, cache, write):
         self._cache, self._write, self._value = cache, write, None
@@ -178,8 +181,8 @@ class ActivationCache(collections.abc.Mapping):
     """The activations of a run: `cache["blocks.5.hook_resid_post"]`, `cache["resid_post", 5]`,
     `cache["pattern", -1]`, `cache["scale", 2, "ln1"]`, as arrays.
 
-    Made by `model.run_with_cache`. Iterating gives the names that its filter chose, of all hook points
-    without one. Methods that stack, and `logit_attrs`, are computed by the server.
+    Made by `model.run_with_cache`. Iterating gives the names that its filter chose, of all hook
+    points without one. Methods that stack, and `logit_attrs`, are computed by the server.
     """
 
     def __init__(self, one, names_filter=None, pos_slice=None):
@@ -252,7 +255,8 @@ class ActivationCache(collections.abc.Mapping):
         return x[at_dim(dim, self._positions)]
 
     def _part(self, name, pos_slice):
-        """As it goes into a stack: (B, T, D), (B, D) for one position, without B where it is gone."""
+        """As it goes into a stack: (B, T, D), of one position (B, D), without B where that is
+        gone."""
         x = self._act(self._pass.full_name(name))
         x = x if self.has_batch_dim else x[0]
         return x if pos_slice is None else x[at_dim(int(self.has_batch_dim), pos_slice)]
@@ -279,10 +283,10 @@ class ActivationCache(collections.abc.Mapping):
 
     def accumulated_resid(self, layer=None, incl_mid=False, apply_ln=False, pos_slice=None,
                           mlp_input=False, return_labels=False):
-        """The residual stream in front of each block up to `layer` (None or -1: to the end), stacked
-        (n, B, T, D); with `incl_mid` between attention and MLP too. `apply_ln` centres each and divides
-        it by the scale of the layernorm in front of `layer`; at the end by its own, as in a logit lens.
-        An index as `pos_slice` drops T.
+        """The residual stream in front of each block up to `layer` (None or -1: to the end),
+        stacked (n, B, T, D); with `incl_mid` between attention and MLP too. `apply_ln` centres each
+        and divides it by the scale of the layernorm in front of `layer`; at the end by its own, as
+        in a logit lens. An index as `pos_slice` drops T.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
         >>> stack, labels = cache.accumulated_resid(return_labels=True, pos_slice=-1)
@@ -342,8 +346,8 @@ class ActivationCache(collections.abc.Mapping):
 
     def stack_head_results(self, layer=-1, return_labels=False, incl_remainder=False,
                            pos_slice=None, apply_ln=False):
-        """What each head in front of `layer` adds to the residual stream, stacked (n, B, T, D), heads
-        of a block one behind the other; with `incl_remainder` last what is none of theirs.
+        """What each head in front of `layer` adds to the residual stream, stacked (n, B, T, D),
+        heads of a block one behind the other; with `incl_remainder` last what is none of theirs.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
         >>> _, labels = cache.stack_head_results(return_labels=True, pos_slice=-1)
@@ -384,9 +388,9 @@ class ActivationCache(collections.abc.Mapping):
 
     def apply_ln_to_stack(self, residual_stack, layer=None, mlp_input=False, pos_slice=None,
                           recompute_ln=False):
-        """A stack centred, and divided by the scale that the layernorm in front of `layer` (None or -1:
-        the last one) has in this run, or with `recompute_ln` each tensor by its own. The gain and the
-        bias are left out. `pos_slice` is the one with which the stack was made.
+        """A stack centred, and divided by the scale that the layernorm in front of `layer` (None or
+        -1: the last one) has in this run, or with `recompute_ln` each tensor by its own. The gain
+        and the bias are left out. `pos_slice` is the one with which the stack was made.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
         >>> stack = cache.decompose_resid(pos_slice=-1)
@@ -408,9 +412,9 @@ class ActivationCache(collections.abc.Mapping):
         """How much each part of a stack adds to the logit of `tokens` (or to the logit less that of
         `incorrect_tokens`): (n, ...), without the last dimension.
 
-        `tokens` is a text of one token, an id, or ids that broadcast with the stack's dimensions between
-        the first and the last. `pos_slice` is the one with which the stack was made. The last layernorm
-        is applied with its scale of this run and with its gain; biases are left out.
+        `tokens` is a text of one token, an id, or ids that broadcast with the stack's dimensions
+        between the first and the last. `pos_slice` is the one with which the stack was made. The
+        last layernorm is applied with its scale of this run and with its gain; biases are left out.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in the city of", return_type=None)
         >>> heads, labels = cache.stack_head_results(return_labels=True, pos_slice=-1)

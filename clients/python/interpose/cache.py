@@ -85,10 +85,7 @@ class Cache(collections.abc.Mapping):
         if path in self._entries or not isinstance(path, str):
             return path
         try:
-            module = self._invoke.run.model
-            for name in path.removeprefix("model.").split("."):
-                module = module[int(name)] if name.isdigit() else getattr(module, name)
-            return module._path
+            return self._invoke.run.model._root()._at(path.removeprefix("model."))._path
         except (AttributeError, IndexError, TypeError):
             return path
 

@@ -81,8 +81,8 @@ class Converted:
         return self._proxy.bool()
 
     def _refuse(self, wish):
-        raise TypeError(f"{wish} of {self._name} is not offered: it is a dtype of results. Save it, "
-                        "or convert it with .float() or .long() first")
+        raise TypeError(f"{wish} of {self._name} is not offered: it is a dtype of results. Save "
+                        "it, or convert it with .float() or .long() first")
 
     def _as_tensor(self):
         self._refuse("an op")

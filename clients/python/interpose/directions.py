@@ -19,8 +19,8 @@ def ids_of(model, tokens):
 
 
 def residual_directions(model, tokens, less=None):
-    """A proxy of (..., D) for tokens (...), in a run: the unembedding's rows, times the last layernorm's
-    gain; less those of the tokens `less`, where these are given."""
+    """A proxy of (..., D) for tokens (...), in a run: the unembedding's rows, times the last
+    layernorm's gain; less those of the tokens `less`, where these are given."""
     ids = ids_of(model, tokens)
     weight, gain = model.lm_head.weight, model.transformer.ln_f.weight
     directions = weight[ids.reshape(-1)]

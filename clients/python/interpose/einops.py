@@ -34,7 +34,7 @@ def _side(text, pattern):
 
 
 class _Pattern:
-    """A pattern over a tensor of this shape: `left` and `right` are groups of axes, `sizes` theirs."""
+    """A pattern over a tensor of a shape: `left` and `right` are groups of axes, `sizes` theirs."""
 
     def __init__(self, pattern, shape, lengths):
         self.text = pattern
@@ -49,7 +49,8 @@ class _Pattern:
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{pattern!r}: {twice[0]!r} stands twice on one side")
-        unknown = set(lengths) - {name for side in (self.left, self.right) for g in side for name in g}
+        known = {name for group in [*self.left, *self.right] for name in group}
+        unknown = set(lengths) - known
         if unknown:
             raise ValueError(f"{pattern!r} has no axis {min(unknown)!r}")
         for group, size in zip(self.left, shape):
@@ -73,7 +74,8 @@ class _Pattern:
                      for g in ([[name] for name in wide] if group == ["..."] else [group])]
         self.right = [g for group in self.right
                       for g in ([[name] for name in wide] if group == ["..."] else
-                                [[n for name in group for n in (wide if name == "..." else [name])]])]
+                                [[n for name in group
+                                  for n in (wide if name == "..." else [name])]])]
         for mark, side in (("<", self.left), (">", self.right)):
             for i, group in enumerate(side):
                 for j, name in enumerate(group):
@@ -86,8 +88,8 @@ class _Pattern:
         open_ = [name for name in group if name not in self.sizes]
         known = math.prod(self.sizes[name] for name in group if name in self.sizes)
         if len(open_) > 1:
-            raise ValueError(f"{self.text!r}: the sizes of {' and '.join(open_)} are not known: give "
-                             f"{open_[0]}=... or {open_[1]}=...")
+            raise ValueError(f"{self.text!r}: the sizes of {' and '.join(open_)} are not known: "
+                             f"give {open_[0]}=... or {open_[1]}=...")
         if open_ and known and size % known == 0:
             self.sizes[open_[0]] = size // known
         elif open_ or known != size:
@@ -186,7 +188,8 @@ def reduce(run, tensor, pattern, reduction, **axes_lengths):
 
 @function("x, 't d -> t 4 d'")
 def repeat(run, tensor, pattern, **axes_lengths):
-    """As rearrange, with new axes along which elements repeat: their sizes are given, or numbers."""
+    """As rearrange, with new axes along which elements repeat: their sizes are given, or
+    numbers."""
     x = _tensor(run, tensor)
     p = _Pattern(pattern, x.shape, axes_lengths)
     x, names = _squeezed(x, p)

@@ -38,7 +38,8 @@ def _backend(abstract):
                 for dim in sorted(axes, reverse=True):
                     x = getattr(x, operation)(dim=dim)
                 return x
-            return getattr(x, {"max": "amax", "min": "amin"}.get(operation, operation))(dim=tuple(axes))
+            named = {"max": "amax", "min": "amin"}.get(operation, operation)
+            return getattr(x, named)(dim=tuple(axes))
 
         def stack_on_zeroth_dimension(self, tensors):
             return apply(tensors[0]._run, "stack", [list(tensors)])

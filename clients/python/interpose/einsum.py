@@ -69,8 +69,8 @@ def _parse(equation, ranks):
     for term in [*terms, result]:
         letters = term.replace("...", "", 1)
         if letters and not letters.isalpha():
-            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with letters and "
-                             "'...' in each term")
+            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with letters "
+                             "and '...' in each term")
     if len(terms) != len(ranks):
         raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(ranks)} "
                          "tensors are given")
@@ -78,8 +78,8 @@ def _parse(equation, ranks):
     for term, rank in zip(terms, ranks):
         more = rank - len(term.replace("...", ""))
         if more < 0 or more and "..." not in term:
-            raise ValueError(f"einsum: {term!r} names {len(term.replace('...', ''))} dimensions of a "
-                             f"tensor that has {rank}")
+            raise ValueError(f"einsum: {term!r} names {len(term.replace('...', ''))} dimensions "
+                             f"of a tensor that has {rank}")
         wide = max(wide, more)
     if wide > 10:
         raise ValueError(f"einsum: {wide} dimensions of '...' are too many")

@@ -60,7 +60,8 @@ def _torch_s(name):
 
     def called(self, *args, **kwargs):
         is_torch_s = "torch" in sys.modules and not kwargs.keys().isdisjoint(("dim", "descending"))
-        return (getattr(_to_torch(self), name) if is_torch_s else method.__get__(self))(*args, **kwargs)
+        bound = getattr(_to_torch(self), name) if is_torch_s else method.__get__(self)
+        return bound(*args, **kwargs)
     called.__name__ = name
     return called
 

@@ -1,10 +1,12 @@
-"""TransformerLens's numbers: what its processed weights compute where Hugging Face's compute otherwise.
+"""TransformerLens's numbers: what its processed weights compute where Hugging Face's compute
+otherwise.
 
 from_pretrained folds the layernorms' gains and biases into the weights behind them, centres what is
-written to the residual stream and the unembedding, and moves the values' biases into the attention's
-output. The model stays the same function up to a shift of all logits, but some of what is inside it
-differs: the residual stream and what is added to it lacks its mean, v and z lack the values' bias, and
-logits lack theirs. Queries, keys, scores, patterns, the MLP's inside, scales and probabilities are equal.
+written to the residual stream and the unembedding, and moves the values' biases into the
+attention's output. The model stays the same function up to a shift of all logits, but some of what
+is inside it differs: the residual stream and what is added to it lacks its mean, v and z lack the
+values' bias, and logits lack theirs. Queries, keys, scores, patterns, the MLP's inside, scales and
+probabilities are equal.
 """
 from __future__ import annotations
 

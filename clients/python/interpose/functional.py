@@ -10,7 +10,8 @@ from .values import as_array, tensor_of, whole, wholes
 def _normalized(x, shape):
     shape = wholes((shape,), "a size")
     if not shape or tuple(shape) != x.shape[-len(shape):]:
-        raise ValueError(f"the last dimensions of {x.shape} are not normalized_shape, {tuple(shape)}")
+        raise ValueError(f"the last dimensions of {x.shape} are not normalized_shape, "
+                         f"{tuple(shape)}")
     return list(range(-len(shape), 0))
 
 
@@ -67,20 +68,22 @@ def embedding(run, input, weight, padding_idx=None, max_norm=None, norm_type=2.0
 
 @method("x, (1, 0, 0, 2), value=1.0")
 def pad(x, pad, mode="constant", value=None):
-    """x with a number (0) around it: pad holds how many in front and behind, from the last dimension
-    on; negative numbers cut off."""
+    """x with a number (0) around it: pad holds how many in front and behind, from the last
+    dimension on; negative numbers cut off."""
     if mode != "constant":
         raise ValueError(f"pad: only mode='constant' is offered, not {mode!r}")
     pad = [whole(n, "pad") for n in pad]
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
-        raise ValueError(f"pad holds two numbers for each of at most {x.ndim} dimensions: not {pad}")
+        raise ValueError(f"pad holds two numbers for each of at most {x.ndim} dimensions: not "
+                         f"{pad}")
     shape, key = list(x.shape), [slice(None)] * x.ndim
     kept = list(key)
     for i, (front, behind) in enumerate(zip(pad[::2], pad[1::2])):
         dim = x.ndim - 1 - i
         size = shape[dim] = x.shape[dim] + front + behind
         if size < 0:
-            raise ValueError(f"pad: {front} and {behind} leave nothing of dimension {dim} of {x.shape}")
+            raise ValueError(f"pad: {front} and {behind} leave nothing of dimension {dim} of "
+                             f"{x.shape}")
         key[dim] = slice(max(front, 0), max(size - max(behind, 0), 0))
         kept[dim] = slice(max(-front, 0), max(x.shape[dim] - max(-behind, 0), 0))
     number = apply(x._run, "to", [0 if value is None else value, x.dtype.name])
@@ -93,8 +96,8 @@ def pad(x, pad, mode="constant", value=None):
 @method("x, x, x")
 def scaled_dot_product_attention(x, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
                                  scale=None, enable_gqa=False):
-    """softmax(x @ key transposed * scale, + mask) @ value: where a mask of booleans does not hold, or
-    behind the diagonal with is_causal, keys are not seen."""
+    """softmax(x @ key transposed * scale, + mask) @ value: where a mask of booleans does not hold,
+    or behind the diagonal with is_causal, keys are not seen."""
     if dropout_p or enable_gqa:
         raise ValueError("scaled_dot_product_attention: dropout_p and enable_gqa are not offered")
     key, value = proxy_of(x._run, key), proxy_of(x._run, value)

@@ -13,7 +13,7 @@ from . import activations, functional, making, products, views     # they give m
 from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
 from .current import current_run
 from .einsum import einsum
-from .proxy import ALIASES, COMPOSED, OF_RUN, Proxy, apply, no_shape, proxy_of
+from .proxy import ALIASES, COMPOSED, OF_RUN, OPERATORS, Proxy, apply, no_shape, proxy_of
 from .spec import Op
 
 # One sentence for each op that a formula does not say as well.
@@ -255,9 +255,7 @@ def call_by_name(name, args, kwargs):
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
     name = name.strip("_") if name.startswith("__") else name
-    name = {"floordiv": "floor_divide", "and": "bitwise_and", "or": "bitwise_or",
-            "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
-            "rshift": "bitwise_right_shift"}.get(name, name)
+    name = OPERATORS.get(name, name)
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)
@@ -276,6 +274,7 @@ def call_by_name(name, args, kwargs):
     near = difflib.get_close_matches(name, {*FUNCTIONS, *_OTHERS, *ALIASES}, 3)
     raise TypeError(f"{name} is not offered on proxies: "
                     + (f"did you mean {' or '.join(near)}? Else " if near else "")
-                    + "save the tensor and use it on its .value, or write it with the ops of interpose")
+                    + "save the tensor and use it on its .value, or write it with the ops of "
+                    "interpose")
 
 

@@ -35,6 +35,7 @@ class Node:
         self.place = user_place()
 
     def inputs(self):
+        """The nodes among its arguments."""
         for arg in [*self.args, *self.kwargs.values()]:
             if isinstance(arg, Node):
                 yield arg

@@ -37,7 +37,8 @@ class Head(NamedTuple):
 def head(name):
     """The attention head of a name: "L9H6", "9.6", "a9.h6", or a pair of integers.
 
-    Returns a Head, the pair (layer, head); str() of it is "L9H6". Raises ValueError for other names.
+    Returns a Head, the pair (layer, head); str() of it is "L9H6". Raises ValueError for other
+    names.
 
     >>> layer, index = interpose.head("L3H1")
     >>> with model.trace("The Eiffel Tower is in the city of"):
@@ -84,10 +85,10 @@ def act_name(name, layer=None, kind=None):
 class Hooks(collections.abc.Mapping):
     """The hook points of a model by name, Hugging Face's and TransformerLens's.
 
-    `hooks[name]` is the tensor as the model's tree has it, a proxy; setting it replaces the whole. Short
-    names take their block and, for a layernorm's, which one: `hooks["resid_post", 5]`,
-    `hooks["normalized", 2, "ln1"]`. A negative block counts from the end. Iterating gives all names.
-    Raises KeyError for a name that is none, IndexError for a block that does not exist.
+    `hooks[name]` is the tensor as the model's tree has it, a proxy; setting it replaces the whole.
+    Short names take their block and, for a layernorm's, which one: `hooks["resid_post", 5]`,
+    `hooks["normalized", 2, "ln1"]`. A negative block counts from the end. Iterating gives all
+    names. Raises KeyError for a name that is none, IndexError for a block that does not exist.
     """
 
     def __init__(self, model, root):
@@ -149,7 +150,8 @@ class Hooks(collections.abc.Mapping):
 
 
 class HookPoint:
-    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its own."""
+    """What a hook function is told about its place: `name`, `layer()`, and `ctx`, a dict of its
+    own."""
 
     def __init__(self, name):
         self.name, self.ctx = name, {}

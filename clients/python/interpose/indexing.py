@@ -1,7 +1,8 @@
 """x[key] and x[key] = v where the key holds lists, arrays or proxies: torch's advanced indexing.
 
-Places that are known travel as constants. Those that the graph computes are checked and counted from
-the front by the server (wrap_index). Several indices become one, over their dimensions flattened.
+Places that are known travel as constants. Those that the graph computes are checked and counted
+from the front by the server (wrap_index). Several indices become one, over their dimensions
+flattened.
 """
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def _array_of(item):
     item = tensor_of(item)
     if isinstance(item, Proxy):
         if item.dtype.kind == "f":
-            raise IndexError(f"an index must be of integers or booleans: {item._label()} is float32")
+            raise IndexError(f"an index must be of integers or booleans: {item._label()} is "
+                             "float32")
         return item
     if isinstance(item, list) and any(isinstance(i, Proxy) for i in item):
         raise IndexError("a list in an index must be of numbers: join proxies with torch.stack or "
@@ -75,8 +77,8 @@ def _part_of(item):
 
 def _known(index):
     if isinstance(index, Proxy) and index.dtype.kind == "b":
-        raise IndexError("x[mask] has a shape that depends on values, and the mask is not known before "
-                         "the run: take where(mask, x, y); x[mask] = number works")
+        raise IndexError("x[mask] has a shape that depends on values, and the mask is not known "
+                         "before the run: take where(mask, x, y); x[mask] = number works")
     return index
 
 
@@ -93,7 +95,8 @@ def _expanded(x, items):
 
 
 def _chosen(x, key):
-    """The parts of a key; a mask becomes the places where it holds, one array for each dimension."""
+    """The parts of a key; a mask becomes the places where it holds, one array for each
+    dimension."""
     key = key if isinstance(key, tuple) else (key,)
     items = [_part_of(item) for item in key]
     basic, dims, indices, place = [], [], [], 0     # place: of the next dimension of x[basic]
@@ -183,8 +186,8 @@ def _moved(n, source, count, target):
 
 
 def _one_of_each(x, key):
-    """x[..., arange(a, b), index]: an element of each slice, by a gather, for which what lies between
-    need not exist; or None."""
+    """x[..., arange(a, b), index]: an element of each slice, by a gather, for which what lies
+    between need not exist; or None."""
     chosen = _chosen(x, key)
     dims, indices = chosen.dims, chosen.indices
     if len(dims) != 2 or dims[1] != dims[0] + 1 or any(i.ndim != 1 for i in indices) or (

@@ -1,4 +1,4 @@
-"""TransformerLens's way to run a model: run_with_cache, run_with_hooks, to_tokens and their like."""
+"""TransformerLens's way to run a model: run_with_cache, run_with_hooks, to_tokens and the like."""
 from __future__ import annotations
 
 import numpy as np
@@ -14,8 +14,8 @@ from .values import as_array, whole
 
 
 class BlockParameters:
-    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a slice
-    of blocks they are stacked. Inside a run, as all parameters."""
+    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a
+    slice of blocks they are stacked. Inside a run, as all parameters."""
 
     def __init__(self, model, path):
         self._model, self._path = model, path
@@ -28,10 +28,8 @@ class BlockParameters:
         if isinstance(block, slice):
             found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
             return found[(slice(None), *rest)] if rest else found
-        module = self._model.blocks[block]
-        for name in self._path.split("."):
-            module = getattr(module, name)
-        return module[tuple(rest)] if rest else module
+        found = self._model.blocks[block]._at(self._path)
+        return found[tuple(rest)] if rest else found
 
     def __repr__(self):
         return f"<blocks.*.{self._path}>"
@@ -41,9 +39,9 @@ class Lens:
     """What a LanguageModel has of TransformerLens's HookedTransformer.
 
     `numerics="transformer_lens"` makes run_with_cache and run_with_hooks show, and take, what
-    TransformerLens's processed weights have at its hook points, and its centred logits; "hf" what Hugging
-    Face's weights have. No BOS is put in front of a text unless `prepend_bos=True` asks for it: numbers
-    are Hugging Face's of the same ids.
+    TransformerLens's processed weights have at its hook points, and its centred logits; "hf" what
+    Hugging Face's weights have. No BOS is put in front of a text unless `prepend_bos=True` asks for
+    it: numbers are Hugging Face's of the same ids.
     """
 
     numerics = "hf"
@@ -128,7 +126,8 @@ class Lens:
 
     @property
     def cfg(self):
-        """`config`, which has TransformerLens's names of the sizes too: n_layers, d_model, d_head, ...
+        """`config`, which has TransformerLens's names of the sizes too: n_layers, d_model, d_head,
+        ...
 
         >>> model.cfg.d_head * model.cfg.n_heads == model.cfg.d_model
         True
@@ -148,9 +147,9 @@ class Lens:
         """Runs a prompt with functions at hook points, and gives its logits.
 
         `fwd_hooks` are pairs of a name, or a function that is asked for each name, and a function
-        fn(tensor, hook): it is called once, in the order of the pass, with a proxy, while the request
-        is written. What it sets in the tensor, or returns, is what the model goes on with; what it
-        keeps for later it saves: `kept[hook.layer()] = tensor.mean(0).save()`.
+        fn(tensor, hook): it is called once, in the order of the pass, with a proxy, while the
+        request is written. What it sets in the tensor, or returns, is what the model goes on with;
+        what it keeps for later it saves: `kept[hook.layer()] = tensor.mean(0).save()`.
 
         `return_type` is "logits" (B, T, V), "loss" (a float, or with `loss_per_token` (B, T - 1)),
         "both" (a pair) or None. Raises KeyError for a name that is none; RequestError for what the
@@ -163,8 +162,8 @@ class Lens:
         >>> bool(loss > 0)
         True
         """
-        self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, prepend_bos and "
-                     "loss_per_token: there are no gradients")
+        self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, "
+                     "prepend_bos and loss_per_token: there are no gradients")
         one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
         return one.run(dict, return_type, loss_per_token)[0]
 
@@ -175,9 +174,9 @@ class Lens:
 
         `names_filter`, a name, a list of names or a function that is asked for each, chooses what
         travels at once. Without one nothing does: the cache asks the server for what is looked at,
-        which runs the same request again, to the same bits. `pos_slice` (an index, a slice or a list)
-        keeps these positions only, in all of the cache; `remove_batch_dim` drops the first dimension
-        of one prompt. The others are as in run_with_hooks, whose changes the cache shows.
+        which runs the same request again, to the same bits. `pos_slice` (an index, a slice or a
+        list) keeps these positions only, in all of the cache; `remove_batch_dim` drops the first
+        dimension of one prompt. The others are as in run_with_hooks, whose changes the cache shows.
 
         >>> logits, cache = model.run_with_cache("The Eiffel Tower is in the city of")
         >>> cache["resid_post", -1].shape == (1, 10, model.config.width)
@@ -185,8 +184,8 @@ class Lens:
         >>> cache["pattern", 3, "attn"].shape == (1, model.config.n_heads, 10, 10)
         True
         """
-        self._refuse("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, return_type, "
-                     "remove_batch_dim, prepend_bos, fwd_hooks and loss_per_token")
+        self._refuse("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, "
+                     "return_type, remove_batch_dim, prepend_bos, fwd_hooks and loss_per_token")
         one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
         cache = ActivationCache(one, names_filter, pos_slice)
         result = None

@@ -77,6 +77,7 @@ def _by_the_server(logits, tokens, shift):
 
 
 def negative_log_probs(logits, tokens):
-    """How unlikely logits (..., V) make the tokens (...), in nats: (...), computed by the server."""
+    """How unlikely logits (..., V) make the tokens (...), in nats: (...), computed by the
+    server."""
     right = FUNCTIONS["gather"](logits, -1, tokens[..., None])
     return (FUNCTIONS["logsumexp"](logits, -1, keepdim=True) - right).squeeze(-1)

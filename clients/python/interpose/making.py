@@ -1,5 +1,5 @@
-"""Tensors of a run that are made from sizes: filled, counted, random. They are made on the server, so
-that their size is nothing to send."""
+"""Tensors of a run that are made from sizes: filled, counted, random. They are made on the server,
+so that their size is nothing to send."""
 from __future__ import annotations
 
 import math
@@ -156,7 +156,8 @@ def _normal(run, size, seed):
 
 
 def rand(*size, seed=None):
-    """Uniform float32 numbers of 0 <= x < 1: multiples of 2 ** -24 from the bits of interpose.random.
+    """Uniform float32 numbers of 0 <= x < 1: multiples of 2 ** -24 from the bits of
+    interpose.random.
 
     They are a function of the seed and the place in the tensor alone, whoever shares the batch and
     wherever the model runs. Without a seed one is drawn from numpy's global generator.

@@ -1,329 +1,37 @@
-"""The model as a tree of modules, built from the hook points that its server has."""
+"""The model: what runs are opened with, and what its server says of it."""
 from __future__ import annotations
 
 import copy
-import difflib
 import types
 
 from .client import Client
-from .current import current_run
 from .edit import Edit
 from .errors import RequestError, ServerError
 from .hooks import Hooks
-from .iteration import Iteration, Iterations
 from .lens import Lens
-from .modules import applied
-from .nested import Inputs, ModelOutput, Outputs
-from .proxy import Proxy, operand
+from .nested import ModelOutput
 from .run import Run, Scan
 from .session import Session
-from .spec import Op, Parameter, Point, tree_of
+from .spec import Spec
 from .tokenizer import Tokenizer
+from .tree import Module, drawn
 from .values import whole
-
-
-class Spec:
-    """GET /v1/spec: the ops by name and the tree of hook points."""
-
-    def __init__(self, document):
-        self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
-        self.refused = document.get("refused", {})
-        self.points = [row["path"] for row in document["points"]]
-        self.tree = tree_of([
-            *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
-            *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
-        self.modules = set(document["modules"])     # that can be applied, by path with a *
-
-
-class Module:
-    """A module of the model: its submodules, and its tensors (`output`, `input`, ...)."""
-
-    __slots__ = ("_model", "_path", "_branch", "_step")
-
-    def __init__(self, model, path, branch, step=None):
-        for name, value in zip(Module.__slots__, (model, path, branch, step)):
-            object.__setattr__(self, name, value)
-
-    def __getattr__(self, name):
-        if name.startswith("_"):
-            raise AttributeError(name)
-        branch = self._branch
-        if name in branch.children and name != "*":
-            kind = Modules if branch.children[name].is_list else Module
-            return kind(self._model, self._join(name), branch.children[name], self._step)
-        if name in branch.leaves:
-            return self._tensors(name)
-        if name == "inputs" and "input" in branch.leaves:
-            return self._tensors("input")
-        return self._renamed(name)
-
-    def _renamed(self, name):
-        """The module below this one that LanguageModel(rename=...) calls so."""
-        for old, new in self._model._renamed.items():
-            module = self
-            for part in old.strip(".").split(".") if new == name else ():
-                if module is not None and part not in module._branch.children and not (
-                        module._branch.is_list and part.isdigit()):
-                    module = None
-                if module is not None:
-                    module = module[int(part)] if module._branch.is_list else getattr(module, part)
-            if module is not None and module is not self:
-                return module
-        raise self._unknown(name)
-
-    def __setattr__(self, name, value):
-        name = "input" if name == "inputs" else name
-        if name not in self._branch.leaves:
-            raise self._unknown(name)
-        leaf = self._branch.leaves[name]
-        if isinstance(leaf, Parameter):
-            raise AttributeError(f"{self._join(name)} is a parameter: it can be read, but not set")
-        place = self._tensors(name)
-        if isinstance(leaf, Point):
-            if isinstance(place, Inputs):
-                place = place._tensor
-                if isinstance(value, tuple) and not isinstance(value, Inputs):  # (args, kwargs)
-                    value = value[0][0] if isinstance(value[0], tuple) else value[0]
-            _replace(place, value)
-        elif isinstance(value, tuple):
-            self._set_tuple(place, value)
-        else:
-            place[0] = value
-
-    def _set_tuple(self, place, value):
-        if len(value) != len(place):
-            raise ValueError(f"{place._path} is a tuple of {len(place)}: {len(value)} are given")
-        for i, (old, new) in enumerate(zip(place, value)):
-            if isinstance(old, tuple):
-                self._set_tuple(old, new)
-            elif not isinstance(new, Proxy) or new._node is not old._node:
-                place[i] = new
-
-    def _tensors(self, name):
-        """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run = current_run(self._model)
-        path, leaf = self._join(name), self._branch.leaves[name]
-        if isinstance(leaf, Parameter):
-            return Proxy(run, run.parameter(path))
-        if not isinstance(leaf, Point):
-            return _outputs(run, path, leaf, self._step)
-        tensor = Proxy(run, run.hook(path, self._step))
-        return Inputs(tensor, _replace) if name == "input" else tensor
-
-    def _modules(self):
-        """All modules below this one that have an input or an output, in the order of the tree."""
-        for name in self._branch.children:
-            child = getattr(self, name)
-            for module in child if child._branch.is_list else [child]:
-                if {"input", "output"} & set(module._branch.leaves):
-                    yield module
-                yield from module._modules()
-
-    def _join(self, name):
-        return f"{self._path}.{name}" if self._path else name
-
-    def _unknown(self, name):
-        if name == "source":
-            return AttributeError(f"{self._path}.source is not offered: no Python runs in the model; "
-                                  f"print(model) shows what can be looked at")
-        if self._branch.is_list:
-            return AttributeError(f"{self._path} has no {name!r}: it is a list of "
-                                  f"{self._model.config.n_blocks} blocks")
-        names = self._branch.names()
-        near = difflib.get_close_matches(name, names, 3, 0.5)
-        return AttributeError(
-            f"{self._path or 'the model'} has no {name!r}"
-            + (f": did you mean {' or '.join(near)}?" if near else f": it has {', '.join(names)}"))
-
-    def __dir__(self):
-        return [*self._branch.names(), "all", "iter", "next", "step"]
-
-    # Generation steps.
-
-    def step(self, k):
-        """This module at generation step k (0 is the pass over the prompt, -1 the last step).
-
-        Raises IndexError for a step that the run does not have, RuntimeError outside a run.
-
-        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=3):
-        ...     last = model.lm_head.step(2).output.save()
-        >>> last.value.shape[:2]
-        (1, 1)
-        """
-        k = current_run(self._model).checked_step(whole(k, "a step"))
-        return type(self)(self._model, self._path, self._branch, k)
-
-    def next(self, increment=1, propagate=False):
-        """Moves this module (with `propagate` its submodules too) on to the next generation step,
-        for the rest of the invoke; returns it.
-
-        Behind the last step, where a loop may end, nothing is there to be seen: IndexError for what is
-        looked at there, and for steps beyond. Raises RuntimeError outside an invoke.
-
-        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2):
-        ...     first = model.lm_head.output.save()
-        ...     second = model.lm_head.next().output.save()
-        >>> first.value.shape[1] > second.value.shape[1]
-        True
-        """
-        if self._step is not None:
-            return self.step(self._step + increment)
-        invoke, run = self._invoke(), current_run(self._model)
-        if run.iteration is not None:
-            raise RuntimeError(f"{self._path or 'the model'}.next() inside an iteration: its step is "
-                               "the iteration's, take .step(k) for another")
-        moved = run.step_of(self._path) + whole(increment, "increment")
-        if not run.has_step(moved) and not run.has_step(moved - 1):     # a loop ends behind the last
-            raise IndexError(f"{self._path or 'the model'} has no next step: {run.steps_text()}")
-        invoke.steps[self._path] = moved
-        if propagate or self._branch.is_list or not self._path:
-            for path in self._model._paths_below(self._path, self._branch):
-                invoke.steps[path] = moved
-        return self
-
-    @property
-    def iter(self):
-        """As `tracer.iter`, for this module and those below it: `with model.lm_head.iter[1:]:`."""
-        return Iterations(current_run(self._model), self._path)
-
-    def all(self):
-        """As `tracer.all`, for this module and those below it.
-
-        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=3):
-        ...     with model.transformer.h.all():
-        ...         model.transformer.h[0].output[0][:] = 0
-        ...     last = model.transformer.h[0].step(2).output[0].save()
-        >>> bool(last.value.any())
-        False
-        """
-        return Iteration(current_run(self._model), self._path, slice(None)).begin()
-
-    def _invoke(self):
-        invoke = current_run(self._model).open_invoke
-        if invoke is None:
-            raise RuntimeError(f"{self._path or 'the model'} belongs to a prompt: use it inside "
-                               "`with run.invoke(prompt):`")
-        return invoke
-
-    def skip(self, replacement):
-        """The module is left out: its output is `replacement`, a tensor or a tuple like its output,
-        and nothing inside it can be looked at in this step.
-
-        Raises RequestError, when the block ends, for a module that cannot be skipped (those that can
-        are blocks, attn, mlp and layernorms) and for looking inside.
-
-        >>> with model.trace("The Eiffel Tower is in the city of"):
-        ...     before = model.transformer.h[0].output
-        ...     model.transformer.h[1].skip(before)
-        ...     after = model.transformer.h[1].output[0].save()
-        ...     before = before[0].save()
-        >>> bool((after == before.value).all())
-        True
-        """
-        place = self._tensors("output") if "output" in self._branch.leaves else None
-        if place is None:
-            raise self._unknown("output")
-        if isinstance(place, tuple):
-            place = place[0]
-            replacement = replacement[0] if isinstance(replacement, tuple) else replacement
-        run = place._run
-        run.skip(self._path, place._node, operand(run, replacement))
-
-    # The rest.
-
-    def __call__(self, x):
-        """What the module makes of a tensor, with the model's own numbers; no hook sees it.
-
-        Layernorms, c_attn, c_proj, c_fc, act, mlp and lm_head take (..., width) of what they are
-        given in the model and give a tensor; wte and wpe take ids. attn and a block take
-        (..., T, D), the rows of a whole sequence from position 0 on, and give a tuple of one
-        tensor, as their `.output` is.
-
-        Raises TypeError for a module that computes nothing; RequestError, when the block ends, for
-        another width or dtype.
-
-        >>> with model.trace("The Eiffel Tower is in the city of"):
-        ...     hidden = model.transformer.h[2].output[0][:, -1]
-        ...     logits = model.lm_head(model.transformer.ln_f(hidden)).save()
-        >>> logits.value.shape == (1, model.config.vocab)
-        True
-        """
-        return applied(self, x)
-
-    def __repr__(self):
-        return "\n".join(_drawn(self._path or "model", self._branch, self._model, 0))
-
-
-class Modules(Module):
-    """The list of blocks."""
-
-    __slots__ = ()
-
-    def __getitem__(self, i):
-        n = len(self)
-        if isinstance(i, str):
-            return getattr(self, i)
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(n))]
-        i = whole(i, "a block's number")
-        if not -n <= i < n:
-            raise IndexError(f"{self._path}.{i} does not exist: this model has blocks 0 to {n - 1}")
-        return Module(self._model, f"{self._path}.{i % n}", self._branch.children["*"], self._step)
-
-    def __len__(self):
-        return self._model.config.n_blocks
-
-    def __iter__(self):
-        return (self[i] for i in range(len(self)))
-
-
-def _outputs(run, path, leaves, step):
-    items = [Proxy(run, run.hook(f"{path}[{i}]", step)) if isinstance(leaf, Point)
-             else _outputs(run, f"{path}[{i}]", leaf, step) for i, leaf in enumerate(leaves)]
-    return Outputs(items, path, _replace)
-
-
-def _replace(place, value):
-    run = place._run
-    run.replace(place._node, operand(run, value))
-
-
-def _drawn(name, branch, model, depth):
-    """The lines of a module's tree, blocks drawn once."""
-    indent = "    " * depth
-    if branch.is_list:
-        yield f"{indent}{name}: blocks 0 to {model.config.n_blocks - 1}, each"
-        branch = branch.children["*"]
-    else:
-        yield indent + name
-    for leaf, points in sorted(branch.leaves.items()):
-        yield f"{indent}    .{leaf} {_shapes(points)}"
-    for child, below in branch.children.items():
-        yield from _drawn(child, below, model, depth + 1)
-
-
-def _shapes(points):
-    if isinstance(points, Parameter):
-        return f"{points.shape}, a parameter"
-    if isinstance(points, Point):
-        return points.shape + ("" if points.writable else ", read only")
-    return f"({', '.join(_shapes(p) for p in points)}{',' * (len(points) == 1)})"
 
 
 class LanguageModel(Lens):
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
-    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER) is
-    the name under which the server shares itself out fairly. The server is asked when the model is
-    first used: then ServerError is raised where none answers, RequestError where it has
-    no such model. A model can be shared by threads.
+    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER)
+    is the name under which the server shares itself out fairly. The server is asked when the model
+    is first used: then ServerError is raised where none answers, RequestError where it has no such
+    model. A model can be shared by threads.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
-    print(model) shows them all. `rename` gives some of them further names, by the name of a module or a
-    path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`, which nnsight takes, change nothing.
-    `numerics="transformer_lens"`: run_with_cache and run_with_hooks speak of TransformerLens's
-    processed weights.
+    print(model) shows them all. `rename` gives some of them further names, by the name of a module
+    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`,
+    which nnsight takes, change nothing. `numerics="transformer_lens"`: run_with_cache and
+    run_with_hooks speak of TransformerLens's processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
     ...     hidden = model.transformer.h[-1].output[0].save()
@@ -398,7 +106,7 @@ class LanguageModel(Lens):
     def __repr__(self):
         return f"{self.server_name} at {self.client.host}\n" + "\n".join(
             line for name, branch in self.spec.tree.children.items()
-            for line in _drawn(name, branch, self, 0))
+            for line in drawn(name, branch, self, 0))
 
     def _root(self):
         """The module that all others are below."""
@@ -440,12 +148,12 @@ class LanguageModel(Lens):
 
         A sequence ends behind an end token, which is its last: the model's own, or the id or ids of
         `eos_token_id`, or none with `ignore_eos`; behind an id of `stop`; or when what is generated
-        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`, as far
-        as tokens go. Values of steps that do not come then have no `.value` (NoValue). A sequence
-        that has ended goes on beside others of its invoke as padding.
+        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`, as
+        far as tokens go. Values of steps that do not come then have no `.value` (NoValue). A
+        sequence that has ended goes on beside others of its invoke as padding.
 
-        `num_return_sequences` of each prompt are generated, one behind the other in its invoke, each
-        with its own random numbers: B of the hooks' shapes counts them all.
+        `num_return_sequences` of each prompt are generated, one behind the other in its invoke,
+        each with its own random numbers: B of the hooks' shapes counts them all.
 
         Raises TypeError for other parameters; RequestError, when the block ends, for everything
         that the server refuses.
@@ -481,9 +189,9 @@ class LanguageModel(Lens):
         """Opens a run of one pass over the prompts; nothing is generated.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate`
-        are taken and change nothing: every run is remote, and checked before it runs.
-        Raises as generate does.
+        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's
+        `remote`, `scan` and `validate` are taken and change nothing: every run is remote, and
+        checked before it runs. Raises as generate does.
 
         >>> with model.trace("Hello"):
         ...     logits = model.lm_head.output[0, -1].save()
@@ -514,11 +222,11 @@ class LanguageModel(Lens):
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a
-        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks are
-        of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
+        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks
+        are of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
 
-        Without a prompt shapes are not known inside the block; with one they are those of that prompt.
-        Raises RuntimeError for what saves, stops or opens invokes.
+        Without a prompt shapes are not known inside the block; with one they are those of that
+        prompt. Raises RuntimeError for what saves, stops or opens invokes.
 
         >>> with model.edit() as edited:
         ...     model.transformer.h[1].mlp.output[:] = 0

@@ -1,7 +1,7 @@
 """What a module's `.output` and `.input` are where they hold several tensors."""
 from __future__ import annotations
 
-from .proxy import Proxy
+from .proxy import OPERATORS, Proxy
 
 
 class Outputs(tuple):
@@ -138,6 +138,7 @@ class ModelOutput:
 
     @logits.setter
     def logits(self, value):
+        """Replaces the logits, as `model.lm_head.output = value`."""
         self._model.lm_head.output = value
 
     @property
@@ -176,7 +177,7 @@ def _refuse(name):
     return method
 
 
-for _op in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+for _op in (*OPERATORS, "matmul"):
     for _name in (f"__{_op}__", f"__r{_op}__"):
         setattr(Inputs, _name, _forward(_name))
         setattr(Outputs, _name, _refuse(_name))

@@ -1,5 +1,5 @@
-"""The methods of a proxy that compute values with torch's own conventions; what has none is an op of
-the table as it stands, and found there by its name."""
+"""The methods of a proxy that compute values with torch's own conventions; what has none is an op
+of the table as it stands, and found there by its name."""
 from __future__ import annotations
 
 import functools
@@ -19,8 +19,8 @@ IN_PLACE = frozenset("""
     expm1 fix floor floor_divide fmod frac ge greater greater_equal gt le lerp less less_equal log
     log10 log1p log2 logical_and logical_not logical_or logical_xor lt mul multiply
     nan_to_num ne neg negative not_equal pow reciprocal relu remainder round rsqrt scatter
-    scatter_add index_add index_copy index_fill index_put tril triu sigmoid sign sin sqrt square sub subtract
-    tan tanh true_divide trunc""".split())
+    scatter_add index_add index_copy index_fill index_put tril triu sigmoid sign sin sqrt square
+    sub subtract tan tanh true_divide trunc""".split())
 
 
 class Extremes(NamedTuple):
@@ -29,6 +29,7 @@ class Extremes(NamedTuple):
     indices: "Proxy"
 
     def save(self):
+        """Asks for both tensors, as a proxy's save."""
         return Extremes(self.values.save(), self.indices.save())
 
 
@@ -42,7 +43,8 @@ def spelled(method):
 
 
 def dims_of(x, dim, rank=None):
-    """`dim` as a list of dimensions (of x's, or of `rank`) counted from the front; all of x's for None.
+    """`dim` as a list of dimensions (of x's, or of `rank`) counted from the front; all of x's for
+    None.
 
     Raises IndexError for a dimension that does not exist.
     """
@@ -175,7 +177,8 @@ class Numeric:
         return (self == other).all()
 
     def round(self, decimals=0):
-        """Rounded to this many digits behind the point (or, negative, before it), halves to even."""
+        """Rounded to this many digits behind the point (or, negative, before it), halves to
+        even."""
         if decimals == 0:
             return self._op("round", self)
         if self.dtype.kind != "f":

@@ -13,7 +13,7 @@ from .finished import Value
 from .graph import MAY_COPY
 from .numeric import IN_PLACE, Numeric
 from .spec import bind
-from .values import at_dim, constant, dtype_name, dtype_text, is_array_like, tensor_of, whole
+from .values import constant, dtype_name, dtype_text, is_array_like, tensor_of, whole
 
 # torch's and numpy's other names of ops.
 ALIASES = {
@@ -21,8 +21,8 @@ ALIASES = {
     "absolute": "abs", "fabs": "abs", "greater": "gt", "greater_equal": "ge", "less": "lt",
     "less_equal": "le", "equal": "eq", "not_equal": "ne", "power": "pow",
     "mod": "remainder", "invert": "bitwise_not", "rint": "round", "mm": "matmul", "bmm": "matmul",
-    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc", "arcsin": "asin",
-    "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
+    "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "fix": "trunc",
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2",
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
@@ -36,6 +36,17 @@ class Proxy(Numeric):
     Python's operators, torch's methods and torch's and numpy's functions work on it and give new
     proxies; `x[...] = v`, `x += v` and `x.add_(v)` change what x is a view of, the model's own
     activation included. `.shape`, `.dtype`, `.ndim` and len() are known before anything has run.
+
+    A server computes in float32, int64 and bool, with torch's rules of promotion and broadcasting.
+    Python raises TypeError, ValueError or IndexError for what it can see to be wrong; all else that
+    does not fit is a RequestError at its line, when the block ends.
+
+    >>> with model.trace("The Eiffel Tower is in the city of"):
+    ...     x = model.transformer.h[0].mlp.output           # (B, T, D), float32
+    ...     x[:, -1] *= 0.5
+    ...     norms = x.norm(dim=-1).save()                   # (B, T)
+    >>> norms.value.shape, norms.value.dtype
+    ((1, 10), dtype('float32'))
     """
 
     __slots__ = ("_run", "_node", "_save")
@@ -108,6 +119,14 @@ class Proxy(Numeric):
         """Asks for this tensor as it is at this point of the program: it comes back as `.value`.
 
         Returns a proxy of the same tensor, so that `x = model.lm_head.output.save()` reads well.
+
+        >>> with model.trace("Hello"):
+        ...     logits = model.lm_head.output
+        ...     before = logits.max().save()
+        ...     logits[:] = 0
+        ...     after = logits.max().save()
+        >>> float(before) != 0, float(after)
+        (True, 0.0)
         """
         self._run.saved.append(self)
         return self._kept(optional=False)._want()
@@ -204,11 +223,12 @@ class Proxy(Numeric):
 
     def __bool__(self):
         return bool(self._now("`if` (and `and`, `or`, `not`, bool())",
-                              ", or choose by it there: `with tracer.cond(x):`, x.where(...), &, |, ~"))
+                              ", or choose by it there: `with tracer.cond(x):`, x.where(...), &, "
+                              "|, ~"))
 
     def item(self):
-        """The one element of a tensor that has one: Python's number after the run, before it a value
-        of the run without dimensions.
+        """The one element of a tensor that has one: Python's number after the run, before it a
+        value of the run without dimensions.
 
         >>> with model.trace("Hello"):
         ...     norm = model.transformer.h[0].output[0].norm().item().save()
@@ -241,8 +261,8 @@ class Proxy(Numeric):
         value = f" = {self.value!r}" if self._has_come() else ""
         return f"<proxy of {self._label()}{value}>"
 
-    # Reading and changing parts. What is made of proxies (indexing.py, functions.py) is imported where
-    # it is called: at its top this module would have to wait for itself.
+    # Reading and changing parts. indexing.py and functions.py, which are made of proxies, are
+    # imported where they are called: they cannot be there before this file.
 
     def __getitem__(self, key):
         from . import indexing
@@ -330,65 +350,6 @@ class Proxy(Numeric):
     def masked_fill(self, mask, value):
         """`value` where the mask holds, else this, promoted as by where."""
         return apply(self._run, "where", [mask, value, self])
-
-    def reshape(self, *shape, **named):
-        """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
-        return apply(self._run, "reshape", [self, *_varargs(shape)], named)
-
-    def view(self, *shape, **named):
-        """As reshape, but refused where that would copy: what is set in a view is set in x."""
-        return apply(self._run, "view", [self, *_varargs(shape)], named)
-
-    def expand(self, *shape, **named):
-        """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
-        return apply(self._run, "expand", [self, *_varargs(shape)], named)
-
-    def expand_as(self, other):
-        """Expanded to the shape of another."""
-        return self.expand(other.shape)
-
-    def view_as(self, other):
-        """Reshaped to the shape of another."""
-        return self.reshape(other.shape)
-
-    def permute(self, *dims, **named):
-        """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
-        return apply(self._run, "permute", [self, *_varargs(dims)], named)
-
-    def flatten(self, start_dim=0, end_dim=-1):
-        """Dimensions start_dim to end_dim as one."""
-        return apply(self._run, "flatten", [self, start_dim, end_dim])
-
-    def split(self, split_size, dim=0):
-        """Views of split_size (or of the sizes in a list) along a dimension, as a tuple."""
-        dim, size = whole(dim, "dim"), self.size(dim)
-        if isinstance(split_size, (list, tuple)):
-            sizes = [whole(n, "a size") for n in split_size]
-            if sum(sizes) != size:
-                raise ValueError(f"split: the sizes {sizes} do not add up to {size}")
-        else:
-            step = whole(split_size, "split_size")
-            if step < 1:
-                raise ValueError(f"split: split_size must be at least 1: it is {step}")
-            sizes = [min(step, size - start) for start in range(0, size, step)]
-        dim, ends = dim % self.ndim, np.cumsum(sizes).tolist()
-        return tuple(self[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
-
-    def chunk(self, chunks, dim=0):
-        """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
-        return self.split(max(1, -(-self.size(dim) // whole(chunks, "chunks"))), dim)
-
-    def unbind(self, dim=0):
-        """The views along a dimension, as a tuple."""
-        size = self.size(dim)
-        return tuple(self[at_dim(dim % self.ndim, i)] for i in range(size))
-
-    def t(self):
-        """The transpose of a matrix."""
-        if self.ndim > 2:
-            raise ValueError(f"t() is for matrices: {self._label()} has {self.ndim} dimensions, "
-                             "name two with transpose(dim0, dim1)")
-        return self if self.ndim < 2 else self.transpose(0, 1)
 
     @property
     def T(self):
@@ -537,10 +498,11 @@ class Method:
         return f"<op {self._op} of {self._proxy!r}>"
 
 
-_OPERATORS = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div",
-              "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
-              "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
-              "rshift": "bitwise_right_shift"}
+# Python's names of its operators of two, and the ops that they are.
+OPERATORS = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div",
+             "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
+             "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+             "rshift": "bitwise_right_shift"}
 
 
 def _give_operators():
@@ -554,7 +516,7 @@ def _give_operators():
     def in_place(op):
         return lambda self, other: self._change(apply(self._run, op, [self, other]))
 
-    for name, op in _OPERATORS.items():
+    for name, op in OPERATORS.items():
         setattr(Proxy, f"__{name}__", forward(op))
         setattr(Proxy, f"__r{name}__", reflected(op))
         setattr(Proxy, f"__i{name}__", in_place(op))
@@ -626,7 +588,7 @@ def _give_array_s():
     def operator(name):
         return lambda self, *args: getattr(self._as_value(), name)(*_plain(args))
 
-    names = [f"__{side}{op}__" for op in _OPERATORS for side in ("", "r", "i")]
+    names = [f"__{side}{op}__" for op in OPERATORS for side in ("", "r", "i")]
     for name in [*names, *(f"__{op}__" for op in (
             "eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert", "matmul", "rmatmul",
             "len", "iter"))]:
@@ -671,7 +633,7 @@ def _convert(run, op, name, value):
     if kind == "int":
         return whole(value, what)
     if kind == "ints":
-        return [whole(i, what) for i in value] if _is_listed(value) else whole(value, what)
+        return [whole(i, what) for i in value] if is_listed(value) else whole(value, what)
     if kind == "bool":
         return bool(value)
     if kind == "dtype":
@@ -714,7 +676,8 @@ def only_method(made):
 
 
 def function(arguments):
-    """Makes a function of a run and of tensors, of which any may be the proxy, torch's of its name."""
+    """Makes a function of a run and of tensors, of which any may be the proxy, torch's of its
+    name."""
     def give(made):
         COMPOSED[made.__name__] = made, arguments
         OF_RUN[made.__name__] = made
@@ -740,13 +703,9 @@ def as_proxy(x):
     return x if isinstance(x, Proxy) else proxy_of(current_run(), x)
 
 
-def _is_listed(value):
+def is_listed(value):
+    """Whether a call has several integers in one argument."""
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
-
-
-def _varargs(given):
-    """(2, -1) and ((2, -1),) as the one argument that the op takes; none where none is given."""
-    return given if len(given) == 1 and _is_listed(given[0]) else [list(given)] * bool(given)
 
 
 def _is_device(arg):

@@ -18,6 +18,7 @@ class Recording:
         self.outer = None   # the recording in which this one is made
 
     def take(self, verb, given, *what):
+        """Keeps an event: its verb, the node that it gave (or None), and its arguments."""
         self.events.append((verb, given, what))
 
     def forget_items(self):

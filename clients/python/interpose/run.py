@@ -6,25 +6,22 @@ the saved values are filled in as they arrive.
 from __future__ import annotations
 
 import collections.abc
-import re
 
 import numpy as np
 
 from . import einops_backend
-from . import graph as graphs
 from .cache import Cache, chosen
-from .client import request_error
 from .condition import Condition
 from .current import INNERMOST
-from .errors import NoValue, RequestError, ServerError, raise_at, user_place
+from .errors import NoValue, user_place
 from .everyone import Everyone
+from .graph import Graph, Node
 from .invoke import Invoke
 from .iteration import Iteration, Iterations, List
-from .progress import Progress
-from .values import array_of, id_lists
+from .request import Request
 
 
-class Run:
+class Run(Request):
     """One request, from the `with` that opens it to its values.
 
     Attributes, after the block: `request_id` and `timing` (seconds: queue, run).
@@ -35,7 +32,7 @@ class Run:
         self.max_new_tokens = options["max_new_tokens"]
         self.n_copies = options.get("sampling", {}).get("n", 1)
         self._options = options     # the request's fields beside invokes and nodes
-        self.graph = graphs.Graph()
+        self.graph = Graph()
         self.invokes = []
         self.open_invoke = None
         self.iteration = None       # the `tracer.iter[...]` that is open
@@ -200,6 +197,13 @@ class Run:
                                "and the iteration or the condition inside it")
         self.open_invoke = invoke
 
+    def invoke_for(self, what, use="use"):
+        """The invoke that is open; RuntimeError where `what`, which belongs to one, has none."""
+        if self.open_invoke is None:
+            raise RuntimeError(f"{what} belongs to a prompt: {use} it inside "
+                               "`with run.invoke(prompt):`")
+        return self.open_invoke
+
     def leave_invoke(self, kind):
         """Ends what is open inside the invoke, and the invoke."""
         if kind is None:
@@ -281,7 +285,8 @@ class Run:
         self._check_open()
         if any(condition is not True for condition in self.conditions):
             raise RuntimeError("tracer.stop() inside tracer.cond is not offered: what a run "
-                               "computes must not depend on its values; set values inside the condition")
+                               "computes must not depend on its values; set values inside the "
+                               "condition")
         if self.open_invoke is None:
             self._is_stopped = True
         else:
@@ -306,11 +311,9 @@ class Run:
             raise TypeError(f"cache() has no parameter {unknown.pop()!r}: it takes modules, "
                             "include_output and include_inputs")
         self._check_open()
-        if self.open_invoke is None:
-            raise RuntimeError("a cache belongs to a prompt: open it inside "
-                               "`with run.invoke(prompt):`")
-        cache = Cache(self.open_invoke, chosen(self.model, modules), include_output, include_inputs)
-        self.open_invoke.caches.append(cache)
+        invoke = self.invoke_for("a cache", "open")
+        cache = Cache(invoke, chosen(self.model, modules), include_output, include_inputs)
+        invoke.caches.append(cache)
         return cache
 
     def barrier(self, *args):
@@ -346,7 +349,13 @@ class Run:
     @property
     def output(self):
         """The ids of each sequence, prompt and generated, in the order of the prompts: after the
-        run it reads as a list of 1-D int64 arrays."""
+        run it reads as a list of 1-D int64 arrays. Before it, reading raises NoValue.
+
+        >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2) as run:
+        ...     pass
+        >>> len(run.output[0]) - len(run.tokens[0]), run.finish_reasons
+        (2, ['length'])
+        """
         return Generated(self)
 
     @property
@@ -399,9 +408,7 @@ class Run:
         module is."""
         self._check_open()
         module = path.rpartition(".")[0]
-        if self.open_invoke is None:
-            raise RuntimeError(f"{module} belongs to a prompt: use it inside "
-                               "`with run.invoke(prompt):`")
+        self.invoke_for(module)
         at = self.step_of(module) if step is None else step
         if at is not None and at == self.n_steps:
             raise IndexError(f"{module} has no next step: {self.steps_text()}")
@@ -461,7 +468,7 @@ class Run:
     def _mute(self, op, args, kwargs, facts):
         if op not in ("set", "save"):
             return self.write(op, args, kwargs, **{**facts, "optional": True})
-        node = graphs.Node(op, args)
+        node = Node(op, args)
         node.missing = ("the condition of its tracer.cond is false" if self.condition is False else
                         "tracer.stop() stands before it")
         return node
@@ -547,111 +554,8 @@ class Run:
     def _check_open(self):
         if not self.is_open:
             raise RuntimeError("this run's block has ended, and nothing can be added to it: call "
-                               ".save() inside the block on what is wanted here, or open another run")
-
-    # Talking to the server.
-
-    def planned(self, node):
-        """The node with its shape and dtype, as the server plans the request so far."""
-        if node.shape is None:
-            if not self.can_plan:
-                raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, and "
-                                   "more may come: it is not known inside `with run.invoke():`")
-            self._plan()
-        return node
-
-    def _plan(self):
-        """Gives all nodes so far their shapes and dtypes."""
-        if self.session is not None:
-            self.session._plan()
-            return
-        nodes = graphs.with_constants(self.graph.nodes)
-        try:
-            plan = self.model.client.ask("/v1/plan", self._request(nodes))
-        except RequestError as e:
-            self._raise(e, nodes)
-        rows = plan.get("nodes")
-        if not isinstance(rows, list) or len(rows) != len(nodes):
-            raise ServerError("the server's plan is not of the request")
-        for each, row in zip(nodes, rows):
-            each.shape, each.dtype = tuple(row["shape"]), row["dtype"]
-
-    def _request(self, nodes):
-        return {"model": self.model.server_name, **self.trace_of(nodes),
-                "nodes": graphs.wire(nodes)}
-
-    def trace_of(self, nodes):
-        """The request's prompts, and how they go on."""
-        n_new = self._wanted_tokens(nodes)
-        return {"invokes": [invoke.wire() for invoke in self.invokes],
-                **self._options, "max_new_tokens": n_new,
-                "min_new_tokens": min(n_new, self._options.get("min_new_tokens", 0))}
-
-    def _wanted_tokens(self, nodes):
-        """max_new_tokens, or no more than the nodes need where tracer.stop() ended every invoke."""
-        if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
-            return self.max_new_tokens
-        ours = {invoke.index for invoke in self.invokes}
-        last = max((node.step or 0 for node in nodes if node.invoke in ours), default=0)
-        return min(self.max_new_tokens, last + bool(last))
-
-    def _send(self):
-        nodes = graphs.with_constants(self.graph.needed())
-        n_saves = sum(node.op == "save" for node in nodes)
-        n_arrived = 0
-        try:
-            with Progress(self._progress) as progress:
-                for frame in self.model.client.stream("/v1/run", self._request(nodes)):
-                    kind = frame and frame.get("type")
-                    if kind == "head":
-                        self._take_head(frame)
-                        progress.text = f"running, {n_saves} values to come"
-                    elif kind == "tensor":
-                        self._take_tensor(frame, nodes)
-                        n_arrived += 1
-                        progress.text = (f"step {frame.get('step')} of {self.n_steps - 1}, "
-                                         f"{n_arrived} of {n_saves} values")
-                    elif kind == "absent":
-                        n_arrived += 1
-                    elif kind == "end":
-                        self._reasons = frame.get("finish")
-                        self._new_tokens = self._by_invoke(frame.get("generated"))
-                        self.timing = frame.get("timing")
-                    elif kind == "error":
-                        raise request_error(frame, self.request_id)
-        except RequestError as e:
-            self._raise(e, nodes)
-
-    def _take_head(self, frame):
-        self.request_id = frame.get("request_id")
-        for invoke, prompts in zip(self.invokes, self._by_invoke(frame.get("tokens"))):
-            invoke.take_tokens(prompts)
-
-    def _by_invoke(self, tokens):
-        if not isinstance(tokens, list) or len(tokens) != len(self.invokes):
-            raise ServerError("the server's reply is malformed: tokens of other prompts")
-        return [id_lists(prompts) for prompts in tokens]
-
-    def _take_tensor(self, frame, nodes):
-        i = frame.get("node")
-        if type(i) is not int or not 0 <= i < len(nodes) or nodes[i].op != "save":
-            raise ServerError(f"the server sent a value that nobody saved: {frame.get('name')!r}")
-        nodes[i].value = array_of(frame.get("dtype"), frame.get("shape"), frame.get("data"))
-
-    def _raise(self, error, nodes):
-        """Raises a refusal at the line of the node that it is about."""
-        place = None
-        if type(error.node) is int and 0 <= error.node < len(nodes):
-            place = nodes[error.node].place
-        place = place or self._place_of(error.path)
-        raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
-                              place or self._place), place or self._place)
-
-    def _place_of(self, path):
-        """The line of the invoke that a path of the request names."""
-        invoke = re.match(r"invokes\[(\d+)\]", path or "")
-        return self.invokes[int(invoke[1])].place if (
-            invoke and int(invoke[1]) < len(self.invokes)) else None
+                               ".save() inside the block on what is wanted here, or open another "
+                               "run")
 
 
 class Scan(Run):

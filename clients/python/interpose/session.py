@@ -43,7 +43,7 @@ class Session(Run):
         """The run that is written just now, or the session itself between them."""
         return next((run for run in self.runs if run.is_open), self)
 
-    def invoke(self, prompt, **unsupported):
+    def invoke(self, *args, **kwargs):
         """Refused: prompts belong to the session's runs."""
         raise RuntimeError("a session's prompts belong to its runs: open one, "
                            "`with model.trace(prompt):`")

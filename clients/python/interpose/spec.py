@@ -10,12 +10,16 @@ from typing import Dict, List, NamedTuple, Optional
 
 
 class Param(NamedTuple):
+    """A parameter of an op."""
+
     name: str
     kind: str       # tensor, tensors, int, ints, bool, index, dtype, path, text
     optional: bool
 
 
 class Op(NamedTuple):
+    """A row of the table of ops."""
+
     name: str
     kind: str               # unary, binary, view, call, effect
     types: Optional[str]    # of unary and binary: same, number, real, bits, whole, compare
@@ -23,17 +27,22 @@ class Op(NamedTuple):
 
     @classmethod
     def of(cls, row):
+        """The op of a row of GET /v1/spec or of ops.json."""
         params = [Param(p["name"], p["kind"], bool(p.get("optional"))) for p in row["params"]]
         return cls(row["name"], row["kind"], row.get("types"), params)
 
 
 class Point(NamedTuple):
+    """A hook point, of all blocks at once."""
+
     path: str       # "transformer.h.*.output[0]": * is a block's number
     shape: str      # "(B, T, D)"
     writable: bool
 
 
 class Parameter(NamedTuple):
+    """A parameter of the model, of all blocks at once."""
+
     path: str       # "transformer.h.*.ln_1.weight"
     shape: str      # "(D,)"
 
@@ -66,9 +75,11 @@ class Branch:
 
     @property
     def is_list(self):
+        """Whether it is the list of blocks."""
         return "*" in self.children
 
     def names(self):
+        """What can be written behind a dot."""
         return sorted(self.children) + sorted(self.leaves)
 
 
@@ -99,6 +110,19 @@ def _tuple_of(leaves):
     if isinstance(leaves, dict):
         return tuple(_tuple_of(leaves[i]) for i in sorted(leaves))
     return leaves
+
+
+class Spec:
+    """GET /v1/spec: the ops by name and the tree of hook points."""
+
+    def __init__(self, document):
+        self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
+        self.refused = document.get("refused", {})
+        self.points = [row["path"] for row in document["points"]]
+        self.tree = tree_of([
+            *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
+            *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.modules = set(document["modules"])     # that can be applied, by path with a *
 
 
 # numpy's and torch's own names for parameters that the table calls otherwise.

@@ -49,8 +49,9 @@ def constant(data):
 
 
 def tensor_of(x):
-    """The tensor that something of ours stands for (a module's tuple, a cache's stack), or else what
-    is given; TypeError for what stands for none (see _as_tensor in nested.py and converted.py)."""
+    """The tensor that something of ours stands for (a module's tuple, a cache's stack), or else
+    what is given; TypeError for what stands for none (see _as_tensor in nested.py and
+    converted.py)."""
     return getattr(x, "_as_tensor", lambda: x)()
 
 

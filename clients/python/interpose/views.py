@@ -1,11 +1,12 @@
-"""Tensors arranged anew, with torch's meaning: written with the views and copies that a server has."""
+"""Tensors arranged anew, with torch's meaning: written with the views and copies that a server
+has."""
 from __future__ import annotations
 
 import numpy as np
 
 from .indexing import scattered
 from .numeric import dims_of
-from .proxy import Proxy, apply, function, method, proxy_of
+from .proxy import Proxy, apply, function, is_listed, method, only_method, proxy_of
 from .values import as_array, at_dim, whole, wholes
 
 
@@ -28,6 +29,94 @@ def distinct_dims(x, dims, rank=None):
 def dim_of(x, dim):
     """One dimension, counted from the front."""
     return dims_of(x, whole(dim, "dim"))[0]
+
+
+# The same elements in another shape: ops of the table, with torch's spelling of sizes.
+
+def _varargs(given):
+    """(2, -1) and ((2, -1),) as the one argument that the op takes; none where none is given."""
+    return given if len(given) == 1 and is_listed(given[0]) else [list(given)] * bool(given)
+
+
+@only_method
+def reshape(x, *shape, **named):
+    """The same elements in another shape: reshape(2, -1) or reshape((2, -1))."""
+    return apply(x._run, "reshape", [x, *_varargs(shape)], named)
+
+
+@only_method
+def view(x, *shape, **named):
+    """As reshape, but refused where that would copy: what is set in a view is set in x."""
+    return apply(x._run, "view", [x, *_varargs(shape)], named)
+
+
+@only_method
+def expand(x, *shape, **named):
+    """Dimensions of size 1 repeated without a copy: expand(3, -1) or expand((3, -1))."""
+    return apply(x._run, "expand", [x, *_varargs(shape)], named)
+
+
+@only_method
+def expand_as(x, other):
+    """Expanded to the shape of another."""
+    return x.expand(other.shape)
+
+
+@only_method
+def view_as(x, other):
+    """Reshaped to the shape of another."""
+    return x.reshape(other.shape)
+
+
+@only_method
+def permute(x, *dims, **named):
+    """The dimensions in another order: permute(0, 2, 1) or permute((0, 2, 1))."""
+    return apply(x._run, "permute", [x, *_varargs(dims)], named)
+
+
+@only_method
+def flatten(x, start_dim=0, end_dim=-1):
+    """Dimensions start_dim to end_dim as one."""
+    return apply(x._run, "flatten", [x, start_dim, end_dim])
+
+
+@only_method
+def split(x, split_size, dim=0):
+    """Views of split_size (or of the sizes in a list) along a dimension, as a tuple."""
+    dim, size = whole(dim, "dim"), x.size(dim)
+    if isinstance(split_size, (list, tuple)):
+        sizes = [whole(n, "a size") for n in split_size]
+        if sum(sizes) != size:
+            raise ValueError(f"split: the sizes {sizes} do not add up to {size}")
+    else:
+        step = whole(split_size, "split_size")
+        if step < 1:
+            raise ValueError(f"split: split_size must be at least 1: it is {step}")
+        sizes = [min(step, size - start) for start in range(0, size, step)]
+    dim, ends = dim % x.ndim, np.cumsum(sizes).tolist()
+    return tuple(x[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
+
+
+@only_method
+def chunk(x, chunks, dim=0):
+    """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
+    return x.split(max(1, -(-x.size(dim) // whole(chunks, "chunks"))), dim)
+
+
+@only_method
+def unbind(x, dim=0):
+    """The views along a dimension, as a tuple."""
+    size = x.size(dim)
+    return tuple(x[at_dim(dim % x.ndim, i)] for i in range(size))
+
+
+@only_method
+def t(x):
+    """The transpose of a matrix."""
+    if x.ndim > 2:
+        raise ValueError(f"t() is for matrices: {x._label()} has {x.ndim} dimensions, "
+                         "name two with transpose(dim0, dim1)")
+    return x if x.ndim < 2 else x.transpose(0, 1)
 
 
 # Views.
@@ -126,8 +215,8 @@ def repeat(x, *repeats):
     repeats = _listed(repeats)
     new = len(repeats) - x.ndim
     if new < 0 or any(n < 0 for n in repeats):
-        raise ValueError(f"repeat{tuple(repeats)} of {x.shape}: each dimension needs a number, 0 or "
-                         "more; new ones come first")
+        raise ValueError(f"repeat{tuple(repeats)} of {x.shape}: each dimension needs a number, 0 "
+                         "or more; new ones come first")
     shape = (1,) * new + x.shape
     wide = [n for i, n in enumerate(repeats) for n in ((n, shape[i]) if n != 1 else (shape[i],))]
     x = x.reshape(shape)[tuple(i for n in repeats for i in ([None, slice(None)] if n != 1
@@ -149,11 +238,12 @@ def repeat_interleave(x, repeats, dim=None, output_size=None):
     del output_size
     x, dim = (x.flatten(), 0) if dim is None else (x, dim_of(x, dim))
     if isinstance(repeats, Proxy):
-        raise TypeError("repeat_interleave: the shape would depend on values: repeats must be known "
-                        "before the run")
+        raise TypeError("repeat_interleave: the shape would depend on values: repeats must be "
+                        "known before the run")
     repeats = as_array(repeats)
     if repeats.ndim > 1 or repeats.ndim and len(repeats) not in (1, x.shape[dim]):
-        raise ValueError(f"repeat_interleave: {repeats.shape} repeats for dimension {dim} of {x.shape}")
+        raise ValueError(f"repeat_interleave: {repeats.shape} repeats for dimension {dim} of "
+                         f"{x.shape}")
     if (repeats < 0).any():
         raise ValueError("repeat_interleave: repeats must be 0 or more")
     places = np.repeat(np.arange(x.shape[dim]), repeats)
@@ -278,8 +368,8 @@ def _along(x, dim, index, source):
                          f"{index.shape} of {x.shape}")
     shape[dim] = index.numel()
     if source is not None and list(source.shape) != shape:
-        raise ValueError(f"the source of {source.shape} must be {tuple(shape)}: as {x.shape}, and in "
-                         f"dimension {dim} as long as the index")
+        raise ValueError(f"the source of {source.shape} must be {tuple(shape)}: as {x.shape}, and "
+                         f"in dimension {dim} as long as the index")
     return dim, index.reshape([*[1] * dim, -1, *[1] * (len(shape) - dim - 1)]).expand(shape)
 
 

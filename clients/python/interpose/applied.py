@@ -22,7 +22,7 @@ def applied(module, x):
     path = module._path
     same = _of_hugging_face(path)
     if same != path:    # TransformerLens's modules return tensors
-        found = applied(_module_at(module._model, same), x)
+        found = applied(module._model._root()._at(same), x)
         return found[0] if isinstance(found, tuple) else found
     generic = in_block(path, "*")
     if generic in run.spec.modules:
@@ -35,7 +35,8 @@ def applied(module, x):
 
 
 # TransformerLens's names of modules, as the beginnings and ends of Hugging Face's.
-_OF_LENS = {r"^blocks\.": "transformer.h.", r"\.ln([12])$": r".ln_\1", "^ln_final$": "transformer.ln_f",
+_OF_LENS = {r"^blocks\.": "transformer.h.", r"\.ln([12])$": r".ln_\1",
+            "^ln_final$": "transformer.ln_f",
             "^unembed$": "lm_head", "^embed$": "transformer.wte", "^pos_embed$": "transformer.wpe"}
 
 
@@ -43,13 +44,6 @@ def _of_hugging_face(path):
     for theirs, ours in _OF_LENS.items():
         path = re.sub(theirs, ours, path)
     return path
-
-
-def _module_at(model, path):
-    module = model._root()
-    for name in path.split("."):
-        module = module[int(name)] if name.isdigit() else getattr(module, name)
-    return module
 
 
 def _mlp(mlp, x):
@@ -69,8 +63,8 @@ def _attention(attn, x):
     config = attn._model.config
     shape, heads = x.shape, config.n_heads
     if len(shape) < 2:
-        raise ValueError(f"{attn._path} takes (..., T, {config.width}), the rows of a sequence, not "
-                         f"{shape}")
+        raise ValueError(f"{attn._path} takes (..., T, {config.width}), the rows of a sequence, "
+                         f"not {shape}")
     width = config.width // heads
     q, k, v = (part.reshape((*shape[:-1], heads, width)).transpose(-2, -3)
                for part in attn.c_attn(x).split(config.width, -1))
