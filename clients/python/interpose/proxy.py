@@ -584,7 +584,7 @@ def _plain(x):
     return {k: _plain(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
-def _give_array_s():
+def _give_operators_of_arrays():
     """The operators of arrays, for which Python looks at the class."""
     def operator(name):
         return lambda self, *args: getattr(self._as_value(), name)(*_plain(args))
@@ -596,7 +596,7 @@ def _give_array_s():
         setattr(Finished, name, operator(name))
 
 
-_give_array_s()
+_give_operators_of_arrays()
 
 
 # From a call to a node.
