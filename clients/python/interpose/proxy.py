@@ -427,7 +427,8 @@ class Proxy(Numeric):
         return self
 
     def contiguous(self):
-        """Itself: how it lies in memory is the server's business."""
+        """Itself: how it lies in memory is the server's business. So it stays a view where torch
+        would copy, as of a transpose: `clone()` before changing what shall be apart."""
         return self
 
     # torch's and numpy's functions, and arrays on the left of an operator.
