@@ -310,7 +310,8 @@ static void lower_result(const struct inside *a, int root)
 
 /* Of the dimensions of a view that walk along one of (B, H, T, S), `size` long and with this
  * stride: how many of their places are `from` or more. -1 where they leave it. */
-static int64_t count_from(const struct view *v, int64_t unit, int64_t size, int64_t from)
+static int64_t count_from(struct planner *s, const struct view *v, int64_t unit, int64_t size,
+                          int64_t from)
 {
     struct view along = {.offset = v->offset / unit % size};
     int64_t high = along.offset, count = 0;
@@ -323,7 +324,9 @@ static int64_t count_from(const struct view *v, int64_t unit, int64_t size, int6
         along.stride[along.rank] = v->stride[i] / unit;
         high += (v->shape[i] - 1) * along.stride[along.rank++];
     }
-    for (int64_t i = 0; i < view_count(&along) && high < size; i++) {
+    const int64_t n = high < size ? view_count(&along) : 0;
+    s->n_looks += n;
+    for (int64_t i = 0; i < n; i++) {
         int64_t at = along.offset, rest = i;
         for (int k = along.rank - 1; k >= 0; k--) {
             at += rest % along.shape[k] * along.stride[k];
@@ -335,19 +338,22 @@ static int64_t count_from(const struct view *v, int64_t unit, int64_t size, int6
 }
 
 /* How many elements of a view of (B, H, T, S) are in rows and keys that their sequences have; all,
- * where one of its dimensions walks from one row, head or sequence into the next. */
+ * where one of its dimensions walks from one row, head or sequence into the next, or many sets were
+ * counted before. */
 int64_t inside_count_outside(struct planner *s, const struct root *r, const struct view *v)
 {
     const struct inside a =
         inside_of(s, r, r->point == PT_scores ? r->turn : r->turn + PT_scores - PT_pattern);
     const int64_t row = a.S, head = a.T * row, sequence = a.H * head;
-    const int64_t heads = count_from(v, head, a.H, 0);
+    const int64_t heads = count_from(s, v, head, a.H, 0);
+    if (s->n_looks > PADDING_LOOKS_MAX)
+        return view_count(v);
     int64_t count = 0, behind = 0;
     for (int i = (int)a.B - 1; i >= 0; i--) {
         const struct part p = part_of(&a, i);
-        const int64_t sequences = count_from(v, sequence, a.B, i);
-        const int64_t rows = count_from(v, row, a.T, a.T - p.T);
-        const int64_t keys = count_from(v, 1, a.S, a.S - p.S);
+        const int64_t sequences = count_from(s, v, sequence, a.B, i);
+        const int64_t rows = count_from(s, v, row, a.T, a.T - p.T);
+        const int64_t keys = count_from(s, v, 1, a.S, a.S - p.S);
         if (heads < 0 || sequences < 0 || rows < 0 || keys < 0)
             return view_count(v);
         count += (sequences - behind) * heads * rows * keys;

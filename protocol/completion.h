@@ -35,9 +35,8 @@ struct choice {
     char *text;         /* of what was generated, without what ended it */
     size_t size, capacity;
     size_t *ends;       /* [n_new_tokens] where each token's bytes end */
-    size_t sent;        /* bytes, tokens and characters that the reply has already */
+    size_t sent;        /* bytes and tokens that the reply has already */
     int tokens_sent;
-    int64_t characters_sent;
     bool has_begun, has_finished; /* in the reply */
 };
 

@@ -83,12 +83,18 @@ static bool read_prompt(struct invoke *invoke, struct tree t, const char *place,
     return true;
 }
 
-/* The tokenizer knows its own sign when it sees it. */
+/* The tokenizer knows its own sign when it sees it. A prompt's copies share its text, however long
+ * that is. */
 static bool add_bos(struct invoke *invoke, struct decoder *d)
 {
     static const char bos[] = "<|endoftext|>";
+    const int copies = trace_copies(&d->graph->traces[invoke->trace]);
     for (int i = 0; i < invoke->n_prompts; i++) {
         struct prompt *p = &invoke->prompts[i];
+        if (i % copies > 0) {
+            *p = p[-1];
+            continue;
+        }
         if (!p->text) {
             err_set(d->e, ERR_value, "add_bos is for texts: token ids are taken as they are");
             return err_at(d->e, -1, "%s.add_bos", invoke->place);

@@ -22,9 +22,15 @@ enum {
     INVOKES_MAX = 64,
     SEQUENCES_MAX = 256,           /* prompts, summed over the invokes */
     SAVES_MAX = 4096,
+    INDICES_MAX = 1 << 26,         /* constant indices that planning checks: half a second of a
+                                      core */
     ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
                                       multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
                                       core does 50 multiply-adds in 1 */
+    PRODUCT_MARGIN = 32,           /* a product takes the time of so many rows and terms beyond its
+                                      own, and of a multiple of columns: for what it packs, at
+                                      1 ns an element */
+    PRODUCT_COLUMNS = 64,
     ACTIONS_MAX = 300000,          /* of a graph's work: a list's tensors and all nodes; a set of
                                       padded prompts takes one for each shorter prompt */
     PADDING_LOOKS_MAX = 1 << 24,   /* rows of padded prompts that are looked at to count what sets

@@ -1,6 +1,7 @@
 /* Living nodes to actions: operands of the right dtype and shape, copies for late readers, all in
  * the order of running. Nothing here can be wrong with a request, but for the work it asks for. */
 #include "planner.h"
+#include <math.h>
 #include <string.h>
 
 struct lowering {
@@ -30,8 +31,23 @@ static int *ints_new(int n, int value, struct arena *a)
 
 /* Actions. */
 
-/* In multiply-adds. A product's are done many at once; what any other op does with one element
- * takes as long as some dozens of them. */
+static double up_to(double n, int multiple)
+{
+    return ceil(n / multiple) * multiple;
+}
+
+/* A product's multiply-adds are done many at once, so that one of few rows, columns or terms takes
+ * as long as a larger one: most of its time goes into what it is made from. */
+static double product_cost(const struct view *out, const struct view *x)
+{
+    const double rows = (double)out->shape[out->rank - 2], terms = (double)x->shape[x->rank - 1];
+    const double columns = (double)out->shape[out->rank - 1];
+    return (double)view_count(out) / (rows * columns) * (rows + PRODUCT_MARGIN) *
+           (terms + PRODUCT_MARGIN) * up_to(columns, PRODUCT_COLUMNS);
+}
+
+/* In multiply-adds. What an op that is no product does with one element takes as long as some
+ * dozens of them. */
 static double action_cost(const struct planner *s, const struct action *a)
 {
     const struct value *values = s->p->values;
@@ -39,7 +55,7 @@ static double action_cost(const struct planner *s, const struct action *a)
     const double n_out = a->op == OP_save ? n_in : (double)view_count(&values[a->out].view);
     const struct view *x = &values[a->in[0]].view;
     if (a->op == OP_matmul)
-        return n_out * (double)x->shape[x->rank - 1];
+        return n_out > 0 ? product_cost(&values[a->out].view, x) : 0;
     if (a->op == OP_apply && !a->module.is->is_layernorm)
         return n_out * (double)module_in(a->module.is, s->m);
     const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;

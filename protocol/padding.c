@@ -66,8 +66,8 @@ void padding_zero(struct planner *s, int to, int turn, int behind, int node)
     const bool fits = view_expand(&wide, &s->p->values[number].view, shape.rank, shape.shape);
     assert(fits);
     const int from = value_add(s, s->value_roots[number], dtype, wide);
-    action_push(s, turn, behind,
-                (struct action){.op = OP_clone, .node = node, .out = to, .in = {from}});
+    s->cost += action_push(
+        s, turn, behind, (struct action){.op = OP_clone, .node = node, .out = to, .in = {from}});
 }
 
 void padding_clear(struct planner *s, int root, int node)
@@ -104,11 +104,11 @@ static void copy_rows(struct planner *s, int root, enum op op, int behind, int n
         const int padded = rows_value(s, root, at);
         const int live = rows_value(s, r.live, (struct stretch){row, at.count});
         const bool fills = op == OP_clone;
-        action_push(s, r.turn, behind,
-                    (struct action){.op = op,
-                                    .node = node,
-                                    .out = fills ? padded : live,
-                                    .in = {fills ? live : padded}});
+        s->cost += action_push(s, r.turn, behind,
+                               (struct action){.op = op,
+                                               .node = node,
+                                               .out = fills ? padded : live,
+                                               .in = {fills ? live : padded}});
     }
 }
 

@@ -583,11 +583,12 @@ static bool infer_save(struct planner *s, int i, struct value *out)
 
 /* The first element of a constant's view that lies outside low .. high - 1, in row-major order.
  * What is repeated is looked at once. */
-static bool find_outside(int64_t *outside, int64_t at[RANK_MAX], const int64_t *constant,
-                         const struct view *v, int64_t low, int64_t high)
+static bool find_outside(struct planner *s, int64_t *outside, int64_t at[RANK_MAX],
+                         const int64_t *constant, const struct view *v, int64_t low, int64_t high)
 {
     const struct view once = view_once(v);
     const int64_t count = view_count(&once);
+    s->n_indices += count;
     for (int64_t i = 0; i < count; i++) {
         int64_t place = v->offset, rest = i;
         for (int k = v->rank - 1; k >= 0; k--) {
@@ -638,7 +639,7 @@ static bool check_index(struct planner *s, const struct node *n)
                          : x->rank == 0 ? 1
                                         : x->shape[asked < 0 ? asked + x->rank : asked];
     int64_t outside, at[RANK_MAX];
-    if (!find_outside(&outside, at, r->constant, index, wraps ? -size : 0, size))
+    if (!find_outside(s, &outside, at, r->constant, index, wraps ? -size : 0, size))
         return true;
     struct view place = {.rank = index->rank};
     memcpy(place.shape, at, sizeof at);
@@ -669,6 +670,16 @@ static bool infer_op(struct planner *s, int i, struct value *out)
     return true;
 }
 
+/* Before the graph's cost is known: planning itself would take too long. */
+static bool check_indices(struct planner *s, const struct node *n)
+{
+    return s->n_indices <= INDICES_MAX ||
+           node_refuse(s->e, n, -1, ERR_limit,
+                       "up to here %lld constant indices have to be looked at before the graph "
+                       "runs: the limit is %d",
+                       (long long)s->n_indices, INDICES_MAX);
+}
+
 static bool infer(struct planner *s)
 {
     for (int i = 0; i < s->g->n_nodes; i++) {
@@ -681,7 +692,7 @@ static bool infer(struct planner *s)
                      : n->op == OP_set       ? infer_set(s, i, &out)
                      : n->op == OP_save      ? infer_save(s, i, &out)
                                              : infer_op(s, i, &out);
-        if (!known)
+        if (!known || !check_indices(s, n))
             return false;
         if (s->needs)
             needs_pass_on(s, i);

@@ -92,8 +92,9 @@ struct planner {
     int n_heads, head_capacity, loop_capacity;
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */
     bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
-    int64_t n_looks; /* at rows of padded prompts */
+    int64_t n_looks; /* at places of padded prompts */
     double cost; /* of the graph so far */
+    int64_t n_indices; /* of constants, checked */
     int64_t result_bytes;
 };
 
@@ -187,7 +188,7 @@ int parameter_root(struct planner *s, enum parameter p, int block, int node);
  * costs. */
 double action_push(struct planner *s, int turn, int behind, struct action a);
 
-/* False (limit) where the graph's work up to this node is too much. */
+/* False (limit) where the graph's work up to this node is too much, or too many pieces. */
 bool cost_check(struct planner *s, int node);
 
 /* The work that makes roots inside of attention, where they are needed. */

@@ -283,8 +283,11 @@ static void run_loop(const struct place *all, const struct loop *l)
     for (int tile = 0; tile < l->n_tiles; tile++) {
         const int64_t row = tile * l->height, last = l->n_rows - l->height;
         p.row = row < last ? row : last;
-        for (int i = 0; i < l->n_actions && !job_cancelled(p.job); i++)
-            run(&p, &p.job->plan.actions[l->first + i]);
+        for (int i = 0; i < l->n_actions && !job_cancelled(p.job); i++) {
+            const struct action *a = &p.job->plan.actions[l->first + i];
+            if (is_there(p.job, a))
+                run(&p, a);
+        }
     }
 }
 
@@ -297,17 +300,14 @@ void dispatch_stop(struct job *j, const struct stop *stop, struct gpt2 *m,
     const struct action *actions = &j->plan.actions[stop->first];
     for (int i = 0; i < stop->n_actions && !job_cancelled(j); i++) {
         const struct loop *l = actions[i].loop ? &j->plan.loops[actions[i].loop - 1] : NULL;
-        if (!is_there(j, &actions[i])) {
-            if (actions[i].op == OP_save)
-                j->absent[actions[i].out] = true;
-            continue;
-        }
-        if (!l) {
+        if (l) { /* which may hold what is there and what is not */
+            run_loop(&p, l);
+            i += l->n_actions - 1;
+        } else if (is_there(j, &actions[i])) {
             run(&p, &actions[i]);
-            continue;
+        } else if (actions[i].op == OP_save) {
+            j->absent[actions[i].out] = true;
         }
-        run_loop(&p, l);
-        i += l->n_actions - 1;
     }
     if (stop->gathers) {
         const struct tensor faults = tensor_at(&p, j->plan.faults);

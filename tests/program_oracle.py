@@ -20,7 +20,8 @@ from transformers.models.gpt2 import modeling_gpt2
 
 import oracle
 from program_rows import Torch
-from programs import PARAMETERS, POINTS, Moments, named_view, parameter_view
+from programs import (PARAMETERS, POINTS, Moments, named_view, parameter_view,
+                      tokens_of)
 
 WOBBLE = 5e-7           # the second track's noise, relative
 JUMP = 10               # how many distances of the tracks an operand keeps from where it jumps
@@ -278,25 +279,17 @@ class Run:
         self.wobble(base)       # what a layernorm makes of constant rows is all noise
         return base - residual if point == "mid" else base
 
-    def tokens_of(self, x, sequence, point, pad):
-        """The rows of one sequence, without its padding."""
-        pad_now = pad if self.step == 0 else 0
-        if point in ("scores", "pattern"):
-            return x[sequence, :, pad_now:, pad:]
-        if point in ("block_keys", "block_values"):
-            return x[sequence, :, pad:]
-        return x[sequence, pad_now:]
-
     def cut(self, x, turn, point):
         """Each invoke's own tensors, without what lies in front of its longest prompt."""
         for invoke, rows in enumerate(self.rows):
             beside = min(batch - own for batch, own in self.pads[invoke])
             for track in TRACKS:
                 chosen = x[rows.start + track * self.n_rows:rows.stop + track * self.n_rows]
-                base = x.new_zeros(self.tokens_of(chosen, slice(None), point, beside).shape)
+                base = x.new_zeros(
+                    tokens_of(chosen, slice(None), point, beside, self.step).shape)
                 for i, (pad, own_pad) in enumerate(self.pads[invoke]):
-                    self.tokens_of(base, i, point, own_pad)[...] = self.tokens_of(
-                        chosen, i, point, pad)
+                    tokens_of(base, i, point, own_pad, self.step)[...] = tokens_of(
+                        chosen, i, point, pad, self.step)
                 self.live.setdefault((invoke, turn), [None, None])[track] = base
 
     def put(self, x, turn, point):
@@ -304,8 +297,18 @@ class Run:
             for track in TRACKS:
                 base = self.live[invoke, turn][track]
                 for i, (pad, own_pad) in enumerate(self.pads[invoke]):
-                    self.tokens_of(x, rows.start + i + track * self.n_rows, point, pad)[...] = (
-                        self.tokens_of(base, i, point, own_pad))
+                    row = rows.start + i + track * self.n_rows
+                    tokens_of(x, row, point, pad, self.step)[...] = tokens_of(
+                        base, i, point, own_pad, self.step)
+
+    def clear(self, invoke, turn):
+        """What is written to padding is dropped."""
+        for base in self.live[invoke, turn]:
+            written = base.clone()
+            base.zero_()
+            for i, (_, pad) in enumerate(self.pads[invoke]):
+                tokens_of(base, i, POINTS.point_at(turn), pad, self.step)[...] = tokens_of(
+                    written, i, POINTS.point_at(turn), pad, self.step)
 
     # Statements.
 
@@ -393,6 +396,8 @@ class Run:
             self.executed(s, self.operands(i, s, track))
         a, b = (whole_of(self.operands(i, s, track)[s.reads[0]]) for track in TRACKS)
         b[...] = self.moved(a, b)
+        if "@" in s.root:       # an activation
+            self.clear(*map(int, re.split("[@#]", s.root)[:2]))
 
     def replace(self, i, s):
         place = s.text.split(" = ")[0]
@@ -404,6 +409,7 @@ class Run:
             names = {"torch": torch, **self.operands(i, s, track)}
             exec(value, names)
             named_view(self.live[key][track], name)[...] = names["value"]
+        self.clear(*key)
 
     def save(self, i, s):
         self.saves[s.out] = [self.operands(i, s, track)[s.reads[0]].clone() for track in TRACKS]

@@ -124,6 +124,16 @@ def base_shape(name, n_sequences, n_tokens, past, n_new):
     return (n_sequences, n_tokens, ROW_WIDTHS[POINTS.rows[name.point]])
 
 
+def tokens_of(x, sequence, point, pad, step):
+    """The rows of one sequence, or of all, without so much padding."""
+    pad_now = pad if step == 0 else 0
+    if point in ("scores", "pattern"):
+        return x[sequence, :, pad_now:, pad:]
+    if point in ("block_keys", "block_values"):
+        return x[sequence, :, pad:]
+    return x[sequence, pad_now:]
+
+
 def named_view(base, name):
     """What a name shows of that tensor."""
     if name.shape not in ("heads", "heads_last"):
@@ -281,6 +291,7 @@ class Generator:
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
+        self.unequal = random.Random(f"unequal {seed}")     # equal prompts: the same as without it
         self.vars, self.statements, self.moments = [], [], Moments()
         self.n_names = 0
         self.bases = {}         # root -> the tensor that its hooks are views of
@@ -294,7 +305,9 @@ class Generator:
         n_invokes = rng.choice([1, 1, 2, 2, 3])
         n_new = rng.choice([0, 0, 0, 1, 2, 3, 4])
         prompts = [self.prompts() for _ in range(n_invokes)]
-        self.lengths, self.n_new = [(len(p), max(map(len, p))) for p in prompts], n_new
+        if self.unequal.randrange(4) == 0:
+            prompts = [self.shortened(p) for p in prompts]
+        self.lengths, self.n_new = [[len(prompt) for prompt in p] for p in prompts], n_new
         for self.invoke in range(n_invokes):
             self.body()
         return Program(prompts, n_new, self.statements)
@@ -304,6 +317,10 @@ class Generator:
         length = rng.choice([1, 2, 3, 5, 6, 8, 11] if rng.randrange(50) else range(12, 80))
         lengths = [length] * rng.choice([1, 1, 1, 2, 3])
         return [[rng.randrange(SIZES["vocab_size"]) for _ in range(n)] for n in lengths]
+
+    def shortened(self, prompts):
+        """All but the first by some tokens, or by none."""
+        return prompts[:1] + [p[self.unequal.randrange(len(p)):] for p in prompts[1:]]
 
     def body(self):
         """An invoke's statements: places mostly in the order of the pass, with work at each."""
@@ -358,7 +375,7 @@ class Generator:
         return f"{self.invoke}@{turn}#{self.replaced.get((self.invoke, turn), 0)}"
 
     def hook(self, name, block, step):
-        n_sequences, n_tokens = self.lengths[self.invoke]
+        n_sequences, n_tokens = len(self.lengths[self.invoke]), max(self.lengths[self.invoke])
         root = self.root_at(name, block, step)
         if root not in self.bases:
             of_prompt = step == 0 or name.shape == "ids"
@@ -625,7 +642,7 @@ class Generator:
         part = f"{target.name}[{index}]" if index else target.name
         like = self.evaluated(part)
         shape = like.shape
-        if 0 in shape or is_overlapping(like):      # refused
+        if 0 in shape or is_overlapping(like) or self.is_padding(like, target.root):    # refused
             raise Misfit
         latest = where.turn if where.is_live else 1 << 30
 
@@ -638,6 +655,17 @@ class Generator:
             text = f"{target.name}[...]" + text[len(target.name):]
         self.evaluated(text, exec)
         self.add(Statement("change", text, "", tuple(dict.fromkeys(self.reads)), target.root))
+
+    def is_padding(self, part, root):
+        """Whether a part of a tensor is padding alone."""
+        if not self.moments.roots[root].is_live:
+            return False
+        invoke, turn, _ = map(int, re.split("[@#]", root))
+        is_token = torch.zeros(self.bases[root].shape, dtype=torch.bool)
+        for i, length in enumerate(self.lengths[invoke]):
+            tokens_of(is_token, i, POINTS.point_at(turn), max(self.lengths[invoke]) - length,
+                      turn // POINTS.n_sites)[...] = True
+        return not is_token.flatten()[places_of(part)].any()
 
     def replace(self, name, block, step):
         """`module.output = value`: old names keep the old tensor. Those of the place's other names
@@ -710,11 +738,15 @@ def address(x):
     return x.untyped_storage().data_ptr()
 
 
+def places_of(x):
+    """Of each element the place in memory."""
+    size = x.untyped_storage().nbytes() // x.element_size()
+    return torch.arange(size).as_strided(x.shape, x.stride(), x.storage_offset())
+
+
 def is_overlapping(x):
     """Whether elements share their place."""
-    size = x.untyped_storage().nbytes() // x.element_size()
-    places = torch.arange(size).as_strided(x.shape, x.stride(), x.storage_offset())
-    return len(places.unique()) < x.numel()
+    return len(places_of(x).unique()) < x.numel()
 
 
 def is_broadcast(small, large):

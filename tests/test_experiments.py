@@ -303,26 +303,47 @@ def test_one_path_from_a_head_to_a_query(model, hf, ids):
     """What head 7 of block 0 has of another prompt reaches the queries of head 5 in block 2, no other."""
     with model.trace() as tracer:
         with tracer.invoke(SQUARE):
-            donor = model.blocks[0].attn.hook_z[:, -1, 7]
+            donor = model.blocks[0].attn.hook_z[:, 4, 7]
         with tracer.invoke(EIFFEL):
-            other = (donor - model.blocks[0].attn.hook_z[:, -1, 7]) @ model.blocks[0].attn.W_O[7]
-            x = model.transformer.h[2].ln_1(model.blocks[2].hook_resid_pre[:, -1] + other)
+            other = (donor - model.blocks[0].attn.hook_z[:, 4, 7]) @ model.blocks[0].attn.W_O[7]
+            x = model.transformer.h[2].ln_1(model.blocks[2].hook_resid_pre[:, 4] + other)
             attn = model.blocks[2].attn
-            attn.hook_q[:, -1, 5] = x @ attn.W_Q[5] + attn.b_Q[5]
-            logits = model.lm_head.output.save()
+            attn.hook_q[:, 4, 5] = x @ attn.W_Q[5] + attn.b_Q[5]
+            scores = attn.hook_attn_scores[0, 5, 4, :5].save()
     place, resid, query = HEADS.format(0), WIDTH.format(1), "transformer.h.2.attn.query.output"
     own, theirs = hf.run(ids[EIFFEL], [place, resid]), hf.run(ids[SQUARE], [place])
     with torch.no_grad():
         block = hf.model.transformer.h
-        other = (theirs[place][:, 7, -1] - own[place][:, 7, -1]) @ block[0].attn.c_proj.weight[7 * 32:8 * 32]
-        q = block[2].attn.c_attn(block[2].ln_1(own[resid][:, -1] + other))[:, 5 * 32:6 * 32]
+        other = (theirs[place][:, 7, 4] - own[place][:, 7, 4]) @ block[0].attn.c_proj.weight[7 * 32:8 * 32]
+        q = block[2].attn.c_attn(block[2].ln_1(own[resid][:, 4] + other))[:, 5 * 32:6 * 32]
 
     def edit(x):
-        x[:, 5, -1] = q
-    same(logits, hf.run(ids[EIFFEL], [LAST], [(query, edit)])[LAST])
+        x[:, 5, 4] = q
+    place = "transformer.h.2.attn.scores.output"
+    own, want = (hf.run(ids[EIFFEL], [place], edits)[place][0, 5, 4, :5] for edits in ([], [(query, edit)]))
+    assert (own - want).abs().max() > 0.05
+    same(scores, want, 1e-3)
 
 
 # torch's idioms.
+
+def test_prompts_of_the_tokenizer_and_logits_of_a_call(model, hf, ids):
+    tokenizer = model.tokenizer
+    tokenizer.pad_token = tokenizer.eos_token
+    inputs = tokenizer(EIFFEL, return_tensors="pt")
+    assert inputs.input_ids.tolist() == [ids[EIFFEL]] and tokenizer(EIFFEL).input_ids == ids[EIFFEL]
+    assert tokenizer.eos_token_id == hf.model.config.eos_token_id
+    with model.trace(inputs):
+        logits = model.output.logits.save()
+    want = hf.run(ids[EIFFEL], [LAST])[LAST][0]
+    same(logits[0], want)
+    called = model(inputs["input_ids"])
+    loss = F.cross_entropy(called[0, :-1], torch.tensor(model.to_tokens(EIFFEL))[0, 1:])
+    same(loss, F.cross_entropy(want[:-1], inputs.input_ids[0, 1:]))
+    same(model(EIFFEL, return_type="loss").item(), loss)
+    with pytest.raises(ValueError, match="texts of 7 and 10 tokens are no array: take them one by one"):
+        tokenizer([EIFFEL, "The Red Square is in the"], return_tensors="pt")
+
 
 def test_losses_and_numbers_of_logits(model, hf, ids):
     tokens = torch.tensor([ids[EIFFEL]])

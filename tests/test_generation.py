@@ -239,6 +239,27 @@ def test_what_is_made_of_steps_that_do_not_come_is_absent(server):
     assert kinds["late", 7] == {"type": "absent", "name": "late", "node": len(nodes) - 4, "step": 7}
 
 
+@pytest.mark.parametrize("ended", [0, 1])
+def test_products_that_run_together_are_absent_each_by_itself(server, ended):
+    """Products of the head with as many rows run in one loop, whichever of them are there."""
+    prompts, nodes = [[5, 6, 7], [8, 9, 10]], []
+    for i in range(2):
+        nodes += [{"op": "hook", "args": ["transformer.ln_f.output"], "invoke": i, "step": 2},
+                  {"op": "expand", "args": [{"node": 5 * i}, [1, 64, 256]]},
+                  {"op": "apply", "args": [{"node": 5 * i + 1}, "lm_head"]},
+                  {"op": "max", "args": [{"node": 5 * i + 2}, [-1]]},
+                  {"op": "save", "args": [{"node": 5 * i + 3}], "name": f"most {i}"}]
+    request = {"invokes": [{"prompt": p} for p in prompts], "max_new_tokens": 4, "nodes": nodes,
+               "eos_token_id": []}
+    all_saved, end = wire.run(server.host, request)
+    first = end["generated"][ended][0][0]
+    frames = wire.frames_of(server.host, {**request, "eos_token_id": [first]})
+    kinds = {f["name"]: f for f in frames if f["type"] in ("tensor", "absent")}
+    assert kinds[f"most {ended}"]["type"] == "absent"
+    other = f"most {1 - ended}"
+    assert kinds[other]["data"] == all_saved[other, 2].tobytes()
+
+
 def test_all_absent_where_all_have_ended(server):
     whole, _, _, _ = generate(server, max_new_tokens=5, eos_token_id=[])
     new, why, tensors, absent = generate(

@@ -473,6 +473,8 @@ def test_parameters_of_all_blocks(model, hf):
     (lambda m: m.run_with_hooks(TEXT, bwd_hooks=[]), TypeError, "there are no gradients"),
     (lambda m: m.run_with_hooks(" Paris", return_type="loss"), ValueError, "of two tokens or more"),
     (lambda m: m.to_single_token("The Eiffel Tower"), ValueError, "is 5 tokens, not one: ["),
+    (lambda m: m.run_with_hooks(TEXT, fwd_hooks=("blocks.0.attn.hook_z", print)), TypeError,
+     "fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): not 'blocks.0.attn.hook_z'"),
     (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array"),
     (lambda m: m.run_with_cache(TEXT)[1].accumulated_resid(7), IndexError,
      "layer 7 does not exist: this model has layers 0 to 6"),

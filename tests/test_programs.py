@@ -63,6 +63,13 @@ def test_programs_are_what_torch_computes(outcomes):
     print(dict(kinds))
     assert kinds["equal"] >= N_PROGRAMS
     assert kinds["fragile"] <= len(outcomes) / 4
+    assert sum(is_unequal(o.sent) for o in outcomes.values() if o.kind == "equal") > 50
+
+
+def is_unequal(sent):
+    """Whether prompts of one invoke differ in length."""
+    prompts = [invoke["prompt"] for invoke in sent.request["invokes"]]
+    return any(len({len(ids) for ids in p}) > 1 for p in prompts if isinstance(p[0], list))
 
 
 def test_every_op_and_place_is_reached(checker, outcomes):

@@ -378,6 +378,19 @@ static void several_continuations_repeat_each_prompt(void **state)
         assert_int_equal(graph.invokes[0].prompts[i].tokens[0], i < 3 ? 1 : 3);
 }
 
+/* 15 MB of prompt would else be 4 GB. */
+static void copies_share_a_text_behind_its_sign(void **state)
+{
+    (void)state;
+    assert_true(decode("{\"invokes\": [{\"prompt\": [\"a\", \"b\"], \"add_bos\": true}], "
+                       "\"sampling\": {\"n\": 2}}"));
+    const struct prompt *p = graph.invokes[0].prompts;
+    assert_string_equal(p[1].text, "<|endoftext|>a");
+    assert_ptr_equal(p[1].text, p[0].text);
+    assert_string_equal(p[3].text, "<|endoftext|>b");
+    assert_int_equal(p[3].text_bytes, 14);
+}
+
 struct refusal {
     const char *body;
     enum err_code code;
@@ -917,6 +930,7 @@ int main(void)
         cmocka_unit_test(the_rest_of_a_request_is_read),
         cmocka_unit_test(the_end_of_a_generation_is_read),
         cmocka_unit_test(several_continuations_repeat_each_prompt),
+        cmocka_unit_test(copies_share_a_text_behind_its_sign),
         cmocka_unit_test(a_broken_body_is_refused),
         cmocka_unit_test(a_wrong_node_is_refused),
         cmocka_unit_test(a_wrong_constant_is_refused),

@@ -659,6 +659,40 @@ static void a_set_of_padding_alone_is_refused(void **state)
        "shorter");
 }
 
+/* One of `longest` tokens and 255 of one. */
+static int unequal(int longest)
+{
+    tiny_invoke(&t, 256, longest);
+    for (int i = 1; i < 256; i++)
+        t.graph.invokes[0].prompts[i].n_tokens = 1;
+    return hook("transformer.h.0.output[0]");
+}
+
+static void clearing_the_padding_is_work_of_the_graph(void **state)
+{
+    (void)state;
+    t.model.width = 1 << 13;
+    const int x = unequal(8);
+    const int one = tiny_getitem(&t, x, "[0, -1, 0]");
+    for (int i = 0; i < 250; i++)
+        tiny_op(&t, set, NODE(one), FLOAT(0));
+    tiny_save(&t, hook("lm_head.output"));
+    IS("limit nodes[230]: up to here the graph itself asks for 2.15e+11 multiply-adds: the limit "
+       "is 2.15e+11");
+}
+
+static void constant_indices_are_looked_at_so_often(void **state)
+{
+    (void)state;
+    static int64_t indices[1 << 20];
+    tiny_invoke(&t, 1, 2);
+    const int index = tiny_constant(&t, DT_i64, 1, (int64_t[]){1 << 20}, indices);
+    for (int i = 0; i < 70; i++)
+        tiny_op(&t, wrap_index, NODE(index), INT(5));
+    IS("limit nodes[65]: up to here 68157440 constant indices have to be looked at before the "
+       "graph runs: the limit is 67108864");
+}
+
 static void work_in_too_many_parts_is_refused(void **state)
 {
     (void)state;
@@ -857,7 +891,21 @@ static void too_much_work_is_refused(void **state)
     tiny_invoke(&t, 1, 4);
     const int x = tiny_op(&t, expand, FLOAT(1), INTS(1 << 13, 1 << 13));
     tiny_save(&t, tiny_op(&t, sum, NODE(tiny_op(&t, matmul, NODE(x), NODE(x)))));
-    IS("limit nodes[1]: up to here the graph itself asks for 5.5e+11 multiply-adds: the limit is "
+    IS("limit nodes[1]: up to here the graph itself asks for 5.54e+11 multiply-adds: the limit is "
+       "2.15e+11");
+}
+
+/* A million products of one number each pack as much as a million of 64 columns. */
+static void small_products_are_work_too(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, expand, FLOAT(2), INTS(1 << 20, 1, 1));
+    int y = x;
+    for (int i = 0; i < 4; i++)
+        y = tiny_op(&t, matmul, NODE(y), NODE(x));
+    tiny_save(&t, tiny_op(&t, sum, NODE(y)));
+    IS("limit nodes[3]: up to here the graph itself asks for 2.19e+11 multiply-adds: the limit is "
        "2.15e+11");
 }
 
@@ -1127,6 +1175,8 @@ int main(void)
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
         TEST(prompts_of_unequal_length_have_their_own_rows),
+        TEST(clearing_the_padding_is_work_of_the_graph),
+        TEST(constant_indices_are_looked_at_so_often),
         TEST(a_set_of_padding_alone_is_refused),
         TEST(work_in_too_many_parts_is_refused),
         TEST(prompts_that_cannot_run_are_refused),
@@ -1139,6 +1189,7 @@ int main(void)
         TEST(lives_that_meet_never_share_bytes),
         TEST(too_much_is_refused_before_it_is_allocated),
         TEST(too_much_work_is_refused),
+        TEST(small_products_are_work_too),
         TEST(too_much_work_without_a_product_is_refused),
         TEST(too_many_saves_are_refused),
         TEST(the_cost_counts_what_is_run),

@@ -10,7 +10,7 @@
 Start with help(interpose.LanguageModel): its `trace` and `generate` open runs, print(model) shows
 what there is to be looked at and set, and help(interpose.Proxy) says what a tensor of a run can do.
 Every op of the server is also a function here (`interpose.softmax(x, dim=-1)`), and so is what
-`interpose.__all__` lists besides.
+`interpose.__all__` lists besides; `interpose.list()` collects a value of each generation step.
 
 The files, in the order in which one may read them:
 

@@ -43,7 +43,11 @@ class Pass:
         return (0, 0, i) if i < each[0] else (2, 0, i) if block is None else (1, block, i)
 
     def _hooks(self, fwd_hooks):
-        for name, function in fwd_hooks:
+        for pair in fwd_hooks:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError("fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): "
+                                f"not {pair!r:.60}")
+            name, function = pair
             if callable(name):
                 yield from ((each, function) for each in self.names() if name(each))
             else:
@@ -89,9 +93,9 @@ class Pass:
             if return_type in ("loss", "both"):
                 result[1] = self._loss(run, loss_per_token).save()
             made = {key: x.save() for key, x in write().items()}
-        logits, loss = (x if x is None else x.value for x in result)
+        logits, loss = (x if x is None else x.value.view(Value) for x in result)
         if loss is not None and not loss_per_token:
-            loss = float(loss)
+            loss = np.float64(loss)
         chosen = {"logits": logits, "loss": loss, "both": (logits, loss), None: None}[return_type]
         return chosen, {key: x.value.view(Value) for key, x in made.items()}
 

@@ -9,7 +9,7 @@ from .proxy import as_proxy
 
 def gelu(x, approximate="none"):
     """x times the normal distribution's share below x; approximate="tanh" is the form that GPT-2
-    uses. Takes float32; raises ValueError for another `approximate`.
+    uses. Float32 of x's shape; raises ValueError for another `approximate`.
 
     >>> with model.trace("Hello"):
     ...     y = interpose.gelu(interpose.tensor([1.0])).save()
@@ -25,7 +25,7 @@ def gelu(x, approximate="none"):
 
 
 def silu(x):
-    """x * sigmoid(x).
+    """x * sigmoid(x), float32 of x's shape.
 
     >>> with model.trace("Hello"):
     ...     y = interpose.silu(interpose.tensor([0.0, 1.0])).save()
@@ -37,7 +37,8 @@ def silu(x):
 
 
 def softplus(x, beta=1, threshold=20):
-    """log(1 + exp(beta * x)) / beta; x itself where beta * x is above the threshold.
+    """log(1 + exp(beta * x)) / beta; x itself where beta * x is above the threshold. Float32 of
+    x's shape.
 
     >>> with model.trace("Hello"):
     ...     y = interpose.softplus(interpose.tensor([100.0])).save()
@@ -50,7 +51,7 @@ def softplus(x, beta=1, threshold=20):
 
 
 def logsigmoid(x):
-    """log(sigmoid(x)), without underflow.
+    """log(sigmoid(x)), without underflow: float32 of x's shape.
 
     >>> with model.trace("Hello"):
     ...     y = interpose.logsigmoid(interpose.tensor([-200.0])).save()
@@ -62,7 +63,7 @@ def logsigmoid(x):
 
 
 def leaky_relu(x, negative_slope=0.01):
-    """x where it is positive, else negative_slope * x.
+    """x where it is positive, else negative_slope * x: float32 of x's shape.
 
     >>> with model.trace("Hello"):
     ...     y = interpose.leaky_relu(interpose.tensor([-2.0, 3.0]), 0.5).save()
@@ -74,7 +75,8 @@ def leaky_relu(x, negative_slope=0.01):
 
 
 def vector_norm(x, ord=2, dim=None, keepdim=False):
-    """torch.linalg.vector_norm: the norm of all elements, or over dimensions.
+    """torch.linalg.vector_norm: the norm of all elements, (), or over one or several dimensions,
+    which are gone or with `keepdim` 1. Float32; `ord` is a number, infinities included.
 
     >>> with model.trace("Hello"):
     ...     y = interpose.vector_norm(interpose.tensor([3.0, -4.0]), 1).save()

@@ -204,6 +204,7 @@ def topk(x, k, dim=-1, largest=True, sorted=True):
     return _call("topk", [x, k, dim, largest], {})
 
 
+# torch's and numpy's functions that neither the table of ops nor those of proxy.py have.
 _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": activations.silu,
            "softplus": activations.softplus, "leaky_relu": activations.leaky_relu,
            "log_sigmoid": activations.logsigmoid, "one_hot": making.one_hot,

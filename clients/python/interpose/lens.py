@@ -9,6 +9,7 @@ from .finished import Value
 from .folding import NUMERICS
 from .functions import FUNCTIONS
 from .prompt import BOS
+from .tokenizer import rectangle
 from .values import as_array, whole
 
 
@@ -66,12 +67,7 @@ class Lens:
         1
         """
         rows = self.tokenizer.encode([text] if isinstance(text, str) else text)
-        lengths = sorted({len(row) for row in rows})
-        if len(lengths) != 1:
-            raise ValueError(f"texts of {' and '.join(map(str, lengths))} tokens are no array: "
-                             "take them one by one")
-        rows = [[self.bos_token_id] * bool(prepend_bos) + row for row in rows]
-        return np.array(rows, np.int64).view(Value)
+        return rectangle([[self.bos_token_id] * bool(prepend_bos) + row for row in rows]).view(Value)
 
     def to_str_tokens(self, text, prepend_bos=False):
         """The tokens of a text, of a list of texts, or of ids (T) or (1, T), as texts.
@@ -163,7 +159,7 @@ class Lens:
         ...     z[:, :, 3] = 0.
         >>> loss = model.run_with_hooks("The Eiffel Tower is in the city of Paris",
         ...     fwd_hooks=[("blocks.2.attn.hook_z", without_head_3)], return_type="loss")
-        >>> loss > 0
+        >>> bool(loss > 0)
         True
         """
         self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, "

@@ -54,17 +54,35 @@ def full(size, fill_value, dtype=None):
 
 
 def zeros_like(x, dtype=None):
-    """Zeros of a proxy's shape, and of its dtype if no other is given."""
+    """Zeros of a proxy's shape, and of its dtype if no other is given.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.zeros_like(interpose.tensor([1, 2])).save()
+    >>> x.value
+    array([0, 0])
+    """
     return full_like(x, 0, dtype)
 
 
 def ones_like(x, dtype=None):
-    """Ones of a proxy's shape, and of its dtype if no other is given."""
+    """Ones of a proxy's shape, and of its dtype if no other is given.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.ones_like(interpose.tensor([1, 2]), dtype="float32").save()
+    >>> x.value
+    array([1., 1.], dtype=float32)
+    """
     return full_like(x, 1, dtype)
 
 
 def full_like(x, fill_value, dtype=None):
-    """One number in a proxy's shape, and in its dtype if no other is given."""
+    """One number in a proxy's shape, and in its dtype if no other is given.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.full_like(interpose.tensor([1, 2]), 7).save()
+    >>> x.value
+    array([7, 7])
+    """
     x = as_proxy(x)
     return _filled(x._run, list(x.shape), fill_value, x.dtype if dtype is None else dtype)
 
@@ -183,13 +201,27 @@ def randn(*size, seed=None):
 
 
 def rand_like(x, seed=None):
-    """rand of a proxy's shape."""
+    """rand of a proxy's shape: float32, whatever the proxy is.
+
+    >>> with model.trace("Hello"):
+    ...     x = interpose.rand_like(model.lm_head.output[0, -1, :3], seed=1).save()
+    >>> bool(((0 <= x.value) & (x.value < 1)).all())
+    True
+    """
     x = as_proxy(x)
     return _uniform(x._run, list(x.shape), seed)
 
 
 def randn_like(x, seed=None):
-    """randn of a proxy's shape."""
+    """randn of a proxy's shape: float32, whatever the proxy is.
+
+    >>> with model.trace("Hello"):
+    ...     hidden = model.transformer.h[0].output[0]
+    ...     hidden[:] = hidden + 0.1 * interpose.randn_like(hidden, seed=1)
+    ...     logits = model.lm_head.output.save()
+    >>> logits.value.shape == (1, logits.value.shape[1], model.config.vocab)
+    True
+    """
     x = as_proxy(x)
     return _normal(x._run, list(x.shape), seed)
 

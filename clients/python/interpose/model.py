@@ -256,7 +256,16 @@ class LanguageModel(Lens):
         return Session(self, self._progress(progress))
 
     def clear_edits(self):
-        """Takes back all edits of this model."""
+        """Takes back all edits of this model: those made in place, or all that it came from.
+
+        >>> with model.edit() as edited:
+        ...     model.transformer.h[1].mlp.output[:] = 0
+        >>> edited.clear_edits()
+        >>> with edited.trace("Hello"):
+        ...     x = edited.transformer.h[1].mlp.output.save()
+        >>> bool(x.value.any())
+        True
+        """
         self._edits = ()
 
     def forward(self, *args, **kwargs):

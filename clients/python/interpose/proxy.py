@@ -427,7 +427,8 @@ class Proxy(Numeric):
         return self
 
     def contiguous(self):
-        """Itself: how it lies in memory is the server's business."""
+        """Itself: how it lies in memory is the server's business. So it stays a view where torch
+        would copy, as of a transpose: `clone()` before changing what shall be apart."""
         return self
 
     # torch's and numpy's functions, and arrays on the left of an operator.
@@ -583,7 +584,7 @@ def _plain(x):
     return {k: _plain(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
-def _give_array_s():
+def _give_operators_of_arrays():
     """The operators of arrays, for which Python looks at the class."""
     def operator(name):
         return lambda self, *args: getattr(self._as_value(), name)(*_plain(args))
@@ -595,7 +596,7 @@ def _give_array_s():
         setattr(Finished, name, operator(name))
 
 
-_give_array_s()
+_give_operators_of_arrays()
 
 
 # From a call to a node.

@@ -322,7 +322,12 @@ class Run(Request):
         return lambda: None
 
     def log(self, *data):
-        """Prints behind the run: proxies as their values at this point."""
+        """Prints behind the run: proxies as their values at this point.
+
+        >>> with model.trace("Hello") as tracer:
+        ...     tracer.log("the sum is", interpose.tensor([1.0, 2.0]).sum())
+        the sum is 3.0
+        """
         kept = [x.save() if hasattr(x, "_kept") else x for x in data]
         self._logs.append(kept)
 

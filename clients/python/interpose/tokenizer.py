@@ -5,9 +5,28 @@ import collections
 
 import numpy as np
 
+from .prompt import BOS
 from .values import as_array, whole
 
 _REMEMBERED = 4096
+
+
+def rectangle(rows):
+    """Ids of texts as one int64 array (B, T); ValueError for texts of several lengths."""
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) != 1:
+        raise ValueError(f"texts of {' and '.join(map(str, lengths))} tokens are no array: take them one "
+                         "by one")
+    return np.array(rows, np.int64)
+
+
+class Encoding(dict):
+    """What a tokenizer gives, by key and by attribute."""
+
+    def __getattr__(self, name):
+        if name not in self:
+            raise AttributeError(f"an encoding has {' and '.join(self)}: not {name!r}")
+        return self[name]
 
 
 class Tokenizer:
@@ -16,13 +35,23 @@ class Tokenizer:
     >>> ids = model.tokenizer.encode("The Eiffel Tower")
     >>> model.tokenizer.decode(ids)
     'The Eiffel Tower'
-    >>> model.tokenizer("The Eiffel Tower")["input_ids"] == ids
+    >>> model.tokenizer("The Eiffel Tower").input_ids == ids
     True
     """
+
+    bos_token = eos_token = BOS
+    pad_token = None    # scripts set it; nothing is ever padded with it
 
     def __init__(self, client):
         self._client = client
         self._known = collections.OrderedDict()
+
+    @property
+    def eos_token_id(self):
+        """The id of <|endoftext|>."""
+        return self.encode(self.eos_token)[0]
+
+    bos_token_id = eos_token_id
 
     def encode(self, text):
         """The ids of a text as a list of ints; of a list of texts, a list of such lists.
@@ -107,13 +136,22 @@ class Tokenizer:
 
     batch_decode = decode
 
-    def __call__(self, text, **unsupported):
-        """{"input_ids": ..., "attention_mask": ...}, as Hugging Face's tokenizers give it."""
+    def __call__(self, text, return_tensors=None, **unsupported):
+        """{"input_ids": ..., "attention_mask": ...}, as Hugging Face's tokenizers give it: lists, or of
+        texts of one length with return_tensors "np" or "pt" numpy's or torch's tensors (B, T)."""
+        if return_tensors not in (None, "np", "pt"):
+            raise ValueError(f"return_tensors is 'np', 'pt' or None: not {return_tensors!r}")
         if unsupported:
             raise TypeError(f"the tokenizer has no parameter {next(iter(unsupported))!r}")
         ids = self.encode(text)
+        if return_tensors:
+            ids = rectangle([ids] if isinstance(text, str) else ids)
+            if return_tensors == "pt":
+                import torch
+                ids = torch.from_numpy(ids)
+            return Encoding(input_ids=ids, attention_mask=ids * 0 + 1)
         ones = [1] * len(ids) if isinstance(text, str) else [[1] * len(row) for row in ids]
-        return {"input_ids": ids, "attention_mask": ones}
+        return Encoding(input_ids=ids, attention_mask=ones)
 
     def _ask(self, text, field):
         if isinstance(text, str):
