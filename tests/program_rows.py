@@ -35,6 +35,7 @@ def rows(caution, texts):
     return [(text.strip(), caution) for text in texts.strip().splitlines()]
 
 
+# Far below zero torch's gelu takes 1 from nearly 1 and keeps few digits: it is asked above -1.
 ROWS = rows("", """
     -{n}
     abs({n})
@@ -49,7 +50,7 @@ ROWS = rows("", """
     {f}.tanh()
     torch.sigmoid({f})
     {n}.relu()
-    torch.nn.functional.gelu({f}, approximate='tanh')
+    torch.nn.functional.gelu({f}.clamp(min=-1), approximate='tanh')
     {f}.sin()
     {f}.cos()
     {n}.isnan()
@@ -68,7 +69,7 @@ ROWS = rows("", """
     {f}.atan()
     {f}.atan2({same}.float().abs() + 0.5)
     {n}.isfinite()
-    torch.nn.functional.gelu({f})
+    torch.nn.functional.gelu({f}.clamp(min=-1))
     torch.nn.functional.silu({f})
     {f}.nan_to_num()
     {x} + {y}
