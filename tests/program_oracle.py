@@ -386,6 +386,7 @@ class Run:
         x = x.flatten() if dim is None or x.ndim == 0 else x.movedim(dim, -1)
         most = x.shape[-1] if "whole" in kinds else (k or 1) + 1
         gaps = -x.sort(-1, descending=True).values[..., :most].diff(dim=-1)
+        gaps = gaps.nan_to_num(nan=0.0)     # equal infinities are a tie too
         margin = self.margin(a[subject], b[subject])
         close = gaps <= margin if "ties" in kinds or margin else gaps < 0
         if close.any():

@@ -9,7 +9,7 @@ import pytest
 import wire
 from random_requests import random_request
 
-SEEDS = range(48)
+SEEDS = range(36)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from test_schedules import counts_of, files_in
 
 EMULATED = BINARY.parent / "emulated"
 TOOL = EMULATED / "tests/schedules_tool"
-N_REQUESTS, N_SCHEDULES, N_POSTED = (40, 6, 12) if IS_SLOW else (150, 24, 40)
+N_REQUESTS, N_SCHEDULES, N_POSTED = (40, 6, 12) if IS_SLOW else (150, 16, 32)
 SMALL = ["--rows", "2048", "--cache-tokens", "4096", "--slab-mb", "16"]
 
 

@@ -3,15 +3,16 @@ the demo model; each beside Hugging Face's model with torch's hooks."""
 import contextlib
 import json
 
+import einops
 import numpy as np
 import pytest
+import torch
 
 import interpose
+import oracle
 from interpose import LanguageModel
 from conftest import MODEL
 
-torch = pytest.importorskip("torch")
-oracle = pytest.importorskip("oracle")
 F = torch.nn.functional
 
 EIFFEL = "The Eiffel Tower is in the city of"
@@ -383,7 +384,6 @@ def test_edits_in_place(model, hf, ids):
 
 
 def test_einops_own_functions(model, hf, ids):
-    einops = pytest.importorskip("einops")
     place = WIDTH.format(1)
     weight = hf.model.transformer.h[1].attn.c_proj.weight.detach().reshape(8, 32, 256)
 

@@ -131,7 +131,7 @@ static void check_panels(const struct product *p)
 static void bits_depend_on_neither_rows_nor_columns(void **unused)
 {
     (void)unused;
-    for (int round = 0; round < 6 * COUNT(precisions); round++) {
+    for (int round = 0; round < 4 * COUNT(precisions); round++) {
         struct product p = {.d = precisions[round % COUNT(precisions)].device};
         p.M = 1 + chance(round % 3 ? ROWS : 20);
         p.K = 1 + chance(K_MAX);
