@@ -179,18 +179,25 @@ static void write_wire(struct writer *w, int wire)
         write_int(w, wire);
 }
 
-/* All of a tensor's frame but the data, which is its last field. */
-static void write_tensor(struct writer *w, const struct reply_facts *f, const struct save *s)
+/* What the frames of a save begin with; `count` with those. */
+static void begin_save(struct writer *w, const struct reply_facts *f, const struct save *s,
+                       const char *type, int count)
 {
-    write_map(w, 7);
+    write_map(w, count);
     write_key(w, "type");
-    write_text(w, "tensor");
+    write_text(w, type);
     write_key(w, "name");
     write_text(w, s->name);
     write_key(w, "node");
     write_wire(w, f->graph->nodes[s->node].wire);
     write_key(w, "step");
     write_int(w, s->step);
+}
+
+/* All of a tensor's frame but the data, which is its last field. */
+static void write_tensor(struct writer *w, const struct reply_facts *f, const struct save *s)
+{
+    begin_save(w, f, s, "tensor", 7);
     write_key(w, "dtype");
     write_text(w, dtype_name(s->dtype));
     write_key(w, "shape");
@@ -202,15 +209,7 @@ static void write_tensor(struct writer *w, const struct reply_facts *f, const st
 
 static void write_absent(struct writer *w, const struct reply_facts *f, const struct save *s)
 {
-    write_map(w, 4);
-    write_key(w, "type");
-    write_text(w, "absent");
-    write_key(w, "name");
-    write_text(w, s->name);
-    write_key(w, "node");
-    write_wire(w, f->graph->nodes[s->node].wire);
-    write_key(w, "step");
-    write_int(w, s->step);
+    begin_save(w, f, s, "absent", 4);
     write_end(w);
 }
 
