@@ -57,7 +57,7 @@ static int set_up(void **state)
                                    .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {
         .slab_bytes = SLAB_BYTES, .jobs_max = JOBS, .shares_prefixes = true};
-    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
+    tiny_engine_open(&device, &model, &batch, &backend_cpu, folder, &d, &o, &b, &arena);
     return 0;
 }
 
