@@ -486,8 +486,9 @@ static bool check_target(struct planner *s, const struct node *n)
                            SHAPE_TEXT(to));
     struct view wide, value = view_without_ones(from, to->rank);
     if (!view_expand(&wide, &value, to->rank, to->shape))
-        return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
-                           SHAPE_TEXT(from));
+        return node_refuse(s->e, n, 1, ERR_shape,
+                           "set: the value, %s, does not fit the target, %s", SHAPE_TEXT(from),
+                           SHAPE_TEXT(to));
     return check_in_place(s, n);
 }
 

@@ -354,7 +354,7 @@ static void a_set_of_another_shape_is_refused(void **state)
     tiny_invoke(&t, 1, 4);
     const int value = tiny_shape(&t, DT_f32, 1, 4, 7);
     tiny_op(&t, set, NODE(hook("transformer.h.0.output[0]")), NODE(value));
-    IS("shape nodes[2].args[1]: set of (1, 4, 8) to (1, 4, 7)");
+    IS("shape nodes[2].args[1]: set: the value, (1, 4, 7), does not fit the target, (1, 4, 8)");
 }
 
 static void a_set_that_changes_nothing_is_refused(void **state)
