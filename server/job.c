@@ -64,7 +64,7 @@ bool job_reserve(struct job *j, struct err *e)
     }
     j->held_bytes = bytes;
     j->results = arena_alloc(j->arena, p->result_bytes);
-    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_pages);
+    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_listed);
     j->row_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->logits_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->n_shared = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
