@@ -38,14 +38,13 @@ static struct pages pages_of(const struct cache *c, int block)
 bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_blocks, int n_heads,
                      int head_dim, struct err *e)
 {
-    (void)d;
     struct cache *c = static_cast<struct cache *>(memory_map(sizeof *c));
     if (!c)
         return err_set(e, ERR_device, "no memory for a cache");
     const size_t page = (size_t)n_heads * 2 * CHUNK * (size_t)head_dim;
     void *data;
-    if (cudaMalloc(&data, sizeof(float) * page * (size_t)n_pages * (size_t)n_blocks)
-        != cudaSuccess) {
+    if (cudaMalloc(&data, sizeof(float) * page * (size_t)n_pages * (size_t)n_blocks) != cudaSuccess
+        || cuda_steps_reserve(d, n_pages) != cudaSuccess) {
         memory_unmap(c, sizeof *c);
         return err_set(e, ERR_device, "no memory for a cache of %d pages: lower --cache-tokens",
                        n_pages);

@@ -3,44 +3,43 @@
  * a counterpart of the same layout, `here` and `there`. */
 #include "device.h"
 
-/* What calls read of the host: some numbers for each row, and the pages of each, twice. */
-static size_t step_size(const struct device_options *o)
+cudaError_t cuda_both_open(struct both *b, size_t size)
 {
-    const size_t pages = ((size_t)o->context_max + CHUNK - 1) / CHUNK;
-    const size_t rows = (size_t)(o->rows_max > 0 ? o->rows_max : 1);
-    return rows * 2 * (8 + pages) * sizeof(int32_t) + 4096;
+    void *here = NULL, *there = NULL;
+    cudaError_t error = cudaMallocHost(&here, size);
+    if (error == cudaSuccess)
+        error = cudaMalloc(&there, size);
+    *b = {static_cast<char *>(here), static_cast<char *>(there), size, 0};
+    return error;
 }
 
-size_t cuda_copies_size(struct device *d, const struct device_options *o)
+void cuda_both_close(struct both *b)
 {
-    d->step_size = (step_size(o) + 63) / 64 * 64;
-    d->staging_size = d->step_size + 65536;
-    return d->staging_size + LANE_COUNT * d->step_size;
+    cudaFree(b->there);
+    cudaFreeHost(b->here);
+    *b = {};
 }
 
 /* To the same place on the other side. */
-static const void *send(struct device *d, const char *from, size_t size)
+static const void *send(struct device *d, const struct both *b, const char *from, size_t size)
 {
-    char *to = d->there + (from - d->here);
+    char *to = b->there + (from - b->here);
     cuda_note(d, cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, d->stream), __func__);
     return to;
 }
 
-/* Small arrays. */
+/* Small arrays: room begins anew after each fence. */
 
-void cuda_stage_restart(struct device *d)
+static char *stage_room(struct device *d, size_t size)
 {
-    cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
-    d->staging_used = 0;
-}
-
-char *cuda_stage_room(struct device *d, size_t size)
-{
-    assert(size <= d->staging_size);
-    if (d->staging_used + size > d->staging_size)
-        cuda_stage_restart(d);
-    char *room = d->here + d->staging_used;
-    d->staging_used += (size + 63) / 64 * 64;
+    struct both *b = &d->staging;
+    assert(size <= b->size);
+    if (b->used + size > b->size) {
+        cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
+        b->used = 0;
+    }
+    char *room = b->here + b->used;
+    b->used += (size + 63) / 64 * 64;
     return room;
 }
 
@@ -49,9 +48,9 @@ const void *cuda_stage(struct device *d, const void *from, size_t size)
     const void *told = cuda_told(d, from);
     if (told)
         return told;
-    char *room = cuda_stage_room(d, size);
+    char *room = stage_room(d, size);
     memcpy(room, from, size);
-    return send(d, room, size);
+    return send(d, &d->staging, room, size);
 }
 
 const void *cuda_stage_spans(struct device *d, const struct span *spans, int n_spans)
@@ -60,30 +59,48 @@ const void *cuda_stage_spans(struct device *d, const struct span *spans, int n_s
     if (told)
         return told;
     const size_t size = cuda_spans_size(spans, n_spans);
-    char *room = cuda_stage_room(d, size);
+    char *room = stage_room(d, size);
     cuda_spans_write(room, spans, n_spans);
-    return send(d, room, size);
+    return send(d, &d->staging, room, size);
 }
 
 /* What is large, as weights are, makes the host wait. */
 void cuda_upload(struct device *d, void *to, const void *from, size_t size)
 {
     const void *source = from;
-    if (size <= d->staging_size / 4)
-        source = memcpy(cuda_stage_room(d, size), from, size);
+    if (size <= d->staging.size / 4)
+        source = memcpy(stage_room(d, size), from, size);
     cuda_note(d, cudaMemcpyAsync(to, source, size, cudaMemcpyHostToDevice, d->stream), __func__);
 }
 
 /* A pass's arrays. */
 
+/* Some numbers and the pages of each row and of its logits; and of the positions that a cache has,
+ * in case all are copies. */
+cudaError_t cuda_steps_reserve(struct device *d, int n_pages)
+{
+    const size_t pages = (size_t)(d->context_max / CHUNK) * sizeof(int32_t);
+    const size_t size = (size_t)d->rows_max * 2 * (32 + pages)
+                        + (size_t)n_pages * (CHUNK * 16 + pages) + STEP_ARRAYS * 64;
+    cudaError_t error = cudaSuccess;
+    for (int i = 0; i < LANE_COUNT && error == cudaSuccess; i++) {
+        if (d->steps[i].memory.size >= size)
+            continue;
+        cuda_both_close(&d->steps[i].memory);
+        error = cuda_both_open(&d->steps[i].memory, size);
+    }
+    return error;
+}
+
 /* Room for what calls will know as `host`. */
 static char *tell(struct device *d, const void *host, size_t size)
 {
-    struct told_step *t = &d->told[d->lane];
-    char *room = d->here + d->staging_size + (size_t)d->lane * d->step_size + t->used;
-    t->used += (size + 63) / 64 * 64;
-    assert(t->used <= d->step_size && t->n < STEP_ARRAYS);
-    t->arrays[t->n++] = {host, d->there + (room - d->here)};
+    struct sent_step *s = &d->steps[d->lane];
+    struct both *b = &s->memory;
+    char *room = b->here + b->used;
+    b->used += (size + 63) / 64 * 64;
+    assert(b->used <= b->size && s->n_arrays < STEP_ARRAYS);
+    s->arrays[s->n_arrays++] = {host, b->there + (room - b->here)};
     return room;
 }
 
@@ -102,26 +119,27 @@ static void tell_spans(struct device *d, const struct span *spans, int n_spans)
 
 void cuda_begin(struct device *d, enum lane lane, const struct step *s)
 {
-    struct told_step *t = &d->told[lane];
+    struct sent_step *sent = &d->steps[lane];
     d->lane = lane;
-    t->n = 0;
-    t->used = 0;
+    sent->n_arrays = 0;
+    sent->memory.used = 0;
     tell_ids(d, s->tokens, s->n_rows);
     tell_ids(d, s->positions, s->n_rows);
     tell_ids(d, s->logits_rows, s->n_logits);
     tell_spans(d, s->spans, s->n_spans);
+    tell_spans(d, s->copies, s->n_copies);
     tell_spans(d, s->logits_spans, s->n_logits_spans);
-    send(d, d->here + d->staging_size + (size_t)lane * d->step_size, t->used);
+    send(d, &sent->memory, sent->memory.here, sent->memory.used);
 }
 
 /* The lane that began last is asked first: an array may be told again in another one. */
 const void *cuda_told(const struct device *d, const void *host)
 {
     for (int i = 0; i < LANE_COUNT; i++) {
-        const struct told_step *t = &d->told[(d->lane + i) % LANE_COUNT];
-        for (int k = 0; k < t->n; k++)
-            if (t->arrays[k].host == host)
-                return t->arrays[k].there;
+        const struct sent_step *s = &d->steps[(d->lane + i) % LANE_COUNT];
+        for (int k = 0; k < s->n_arrays; k++)
+            if (s->arrays[k].host == host)
+                return s->arrays[k].there;
     }
     return NULL;
 }
