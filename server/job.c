@@ -89,7 +89,7 @@ bool job_reserve(struct job *j, struct err *e)
     if (!hold(j, (int64_t)p->result_bytes + (int64_t)j->arena->used, e))
         return false;
     j->results = arena_alloc(j->arena, p->result_bytes);
-    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_pages);
+    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_listed);
     j->row_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->logits_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->n_shared = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);

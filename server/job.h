@@ -51,7 +51,7 @@ struct job {
     struct outcome *outcomes; /* [plan.n_sequences] to be read when the state is final */
     const struct bpe *bpe;    /* borrowed, for texts that end a generation; or NULL */
     bool is_followed;         /* the connection waits for tokens, not only for saves */
-    int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
+    int32_t *pages;     /* the cache's pages, plan.n_listed of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */

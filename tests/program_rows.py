@@ -14,10 +14,9 @@ torch. A word in braces is filled in by programs.py:
                     gather; a matrix to be multiplied with; of einsum, which takes its subject
     extent          the size of its first dimension, 1 or more
 
-`rows` is told what makes a result's comparison meaningless, as two right programs differ in
-their last bits: `step`, an operand near a place where the result jumps; `order`, two of the
-subject's elements along `dim0` that are nearly equal, among the first `k` (`whole`: among all);
-`ties`, or just equal.
+`rows` is told where two right programs, which differ in their last bits, may give something else:
+`step`, an operand near a place where the result jumps; `order`, elements of the subject that are
+nearly equal; `ties`, or just equal.
 """
 
 import torch
@@ -144,6 +143,7 @@ ROWS = rows("", """
     {f}.norm(dim={dims}, keepdim={keep})
     {f}.norm()
     {f}.logsumexp({dims}, keepdim={keep})
+    {n}.gather({dim}, {0}.argmax({dim0}, keepdim=True))
     {n}.topk({k}, {dim0}).values
     {n}.topk({k}, {dim0}, largest=False).values
     {n}.cumsum({dim})
@@ -223,16 +223,12 @@ ROWS = rows("", """
     {n}.argmax({dim}, keepdim={keep})
     {n}.flatten().argmax()
     {n}.max({dim}).indices
-    {n}.gather({dim}, {0}.argmax({dim0}, keepdim=True))
-""") + rows("order least", """
     {n}.argmin({dim}, keepdim={keep})
-""") + rows("order ties", """
-    {n}.topk({k}, {dim0}).indices
-""") + rows("order least ties", """
-    {n}.topk({k}, {dim0}, largest=False).indices
-""") + rows("order whole", """
     {n}.argsort({dim}, stable=True)
     {n}.sort(stable=True, dim={dim}, descending=True).indices
+""") + rows("order ties", """
+    {n}.topk({k}, {dim0}).indices
+    {n}.topk({k}, {dim0}, largest=False).indices
 """)
 
 # Statements that change their target: {t} is a tensor or a part of one, {v} what broadcasts to it

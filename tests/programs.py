@@ -166,7 +166,7 @@ class Statement:
     root: str = ""          # the tensor that `out`, or the target, is a view of
     invoke: int = 0         # in whose block it stands
     place: tuple = ()       # of hook and replace: (Name, block, step)
-    caution: tuple = ()     # see program_rows: (kinds, subject, dim, k)
+    caution: tuple = ()     # see program_rows: (kinds, subject)
 
     @functools.cached_property
     def code(self):
@@ -298,7 +298,7 @@ class Generator:
         self.replaced = {}      # (invoke, turn) -> how often
         self.invoke = 0
         self.reads, self.subject = [], None     # of the text that is being made
-        self.dim = self.k = self.places = self.target_root = None
+        self.dim = self.places = self.target_root = None
 
     def program(self):
         rng = self.rng
@@ -427,12 +427,12 @@ class Generator:
         shared = next((v for v in self.vars if v.name in self.reads and v.like.numel()
                        and address(v.like) == address(like)), None)
         var = self.define(like, shared.root, shared.path) if shared else self.define(like)
-        about = (caution, self.subject.name, self.dim, self.k) if caution else ()
+        about = (caution, self.subject.name) if caution else ()
         self.add(Statement("make", f"{var.name} = {text}", var.name,
                            tuple(dict.fromkeys(self.reads)), var.root, caution=about))
 
     def filled(self, text):
-        self.reads, self.subject, self.dim, self.k = [], None, None, None
+        self.reads, self.subject, self.dim = [], None, None
         return re.sub(r"\{(\w+)\}", lambda m: str(getattr(self, "fill_" + m[1])()), text)
 
     def evaluated(self, text, run=eval):
@@ -549,8 +549,7 @@ class Generator:
         size = self.subject.like.shape[self.fill_dim()]
         if not size:
             raise Misfit
-        self.k = self.rng.randrange(1, min(size, 5) + 1)
-        return self.k
+        return self.rng.randrange(1, min(size, 5) + 1)
 
     def fill_index(self):
         return self.index(self.subject.like.shape)
@@ -781,9 +780,15 @@ class Sent:
 
 
 class Outcome(typing.NamedTuple):
-    kind: str       # equal, fragile, refused, wrong
+    kind: str       # equal, partly (some was uncertain and left out), uncertain, refused, wrong
     text: str = ""
     sent: typing.Optional[Sent] = None
+    n_compared: int = 0     # elements of saved values
+    n_left_out: int = 0
+
+    @property
+    def is_compared(self):
+        return self.kind in ("equal", "partly")
 
 
 class Checker:
@@ -799,22 +804,24 @@ class Checker:
             sent = Sent(self.model, program)
         except Exception as e:      # nothing that torch can do may be refused, in whatever way
             return Outcome("refused", f"{type(e).__name__}: {e}")
+        outcome = self.compared(sent, program, range(1))
+        if outcome.kind == "wrong":     # the noise may just be small there
+            outcome = self.compared(sent, program, range(8))
+        return outcome
+
+    def compared(self, sent, program, noises):
         try:
-            if self.why_wrong(sent, program, range(1)):     # the noise may just be small there
-                why = self.why_wrong(sent, program, range(8))
-                if why:
-                    return Outcome("wrong", why, sent)
-        except self.oracle.Fragile as e:
-            return Outcome("fragile", str(e), sent)
+            runs = [self.torch.saved(program, sent.generated, noise) for noise in noises]
         except self.oracle.Different as e:
             return Outcome("wrong", str(e), sent)
-        return Outcome("equal", "", sent)
-
-    def why_wrong(self, sent, program, noises):
-        runs = [self.torch.saved(program, sent.generated, noise) for noise in noises]
-        reasons = ((name, self.oracle.wrong(ours, [run[name] for run in runs]))
-                   for name, ours in sent.saved.items())
-        return next((f"{name}: {why}" for name, why in reasons if why), None)
+        n_compared = n_left_out = 0
+        for name, ours in sent.saved.items():
+            why, n = self.oracle.compared(ours, [run[name] for run in runs])
+            if why:
+                return Outcome("wrong", f"{name}: {why}", sent)
+            n_compared, n_left_out = n_compared + n, n_left_out + ours.size - n
+        kind = "partly" if n_left_out and n_compared else "uncertain" if n_left_out else "equal"
+        return Outcome(kind, "", sent, n_compared, n_left_out)
 
     def shrunk(self, program):
         """The least program that fails in the same way: statements are taken out while it does."""
@@ -879,18 +886,18 @@ def main():
             program = it.shrunk(program_of(chosen.shrink))
             return print(program.source(), json.dumps(program.as_json()), it.check(program).text,
                          sep="\n")
-        outcomes, used, n_values = collections.Counter(), collections.Counter(), 0
+        outcomes, used, elements = (collections.Counter() for _ in range(3))
         for seed in range(chosen.first, chosen.first + chosen.count):
             outcome = it.check(program_of(seed))
             outcomes[outcome.kind] += 1
             if outcome.kind in ("refused", "wrong"):
                 print(f"seed {seed} is {outcome.kind}: {outcome.text[:300]}", flush=True)
-            if outcome.kind == "equal":
-                n_values += len(outcome.sent.saved)
+            elements.update(compared=outcome.n_compared, left_out=outcome.n_left_out)
+            if outcome.is_compared:
                 used.update(outcome.sent.counts())
     for (table, name), count in sorted(used.items()):
         print(f"{table:10} {name:45} {count:8}")
-    print(f"{dict(outcomes)}, {n_values} values equal")
+    print(f"{dict(outcomes)}; elements: {dict(elements)}")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 enum {
-    ROWS = 96,
-    SHARED_ROWS = 64,
+    ROWS = 200,
+    SHARED_ROWS = 150,
     LOGITS = 16,
     JOBS = 256,
     PAGES = 8,
     SLAB_BYTES = 4096
 };
 
-static const struct model_shape shape = {2, 2, 16, 64, 61, 128, 1e-5f, 0, {0}};
+static const struct model_shape shape = {2, 2, 16, 64, 61, 256, 1e-5f, 0, {0}};
 
 static char folder[] = "/tmp/test_batch.XXXXXX";
 static struct arena arena;
@@ -57,7 +57,7 @@ static int set_up(void **state)
                                    .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {
         .slab_bytes = SLAB_BYTES, .jobs_max = JOBS, .shares_prefixes = true};
-    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
+    tiny_engine_open(&device, &model, &batch, &backend_cpu, folder, &d, &o, &b, &arena);
     return 0;
 }
 
@@ -612,6 +612,105 @@ static void a_shallow_pass_leaves_nothing_for_a_deeper_one(void **state)
         job_free(jobs[i]);
 }
 
+static void open_without_sharing(void)
+{
+    const struct batch_options o = {.slab_bytes = SLAB_BYTES, .jobs_max = JOBS};
+    struct err e = {0};
+    batch_close(batch);
+    assert_true(batch_open(&batch, model, &o, &arena, &e));
+}
+
+/* Of the second only the last row is computed. */
+static void who_comes_in_one_pass_shares_what_it_computes(void **state)
+{
+    (void)state;
+    const char *const edits[] = {
+        "", ", \"set\": {\"transformer.h.0.mlp.output[:, 64]\": 3.0}"};
+    struct job *shared[2], *alone[2];
+    watch();
+    for (int i = 0; i < 2; i++)
+        batch_add(batch, shared[i] = job_with_prompt(65, edits[i]));
+    run_once();
+    expect_rows((int[]){66, 66, 66, 66, 66, 2, 2, 2, 2}, 9);
+    assert_int_equal(shared[0]->n_shared[0] + shared[1]->n_shared[0], PAGE_TOKENS);
+    open_without_sharing();
+    for (int i = 0; i < 2; i++) {
+        batch_add(batch, alone[i] = job_with_prompt(65, edits[i]));
+        run_to_the_end();
+        assert_int_equal(alone[i]->n_shared[0], 0);
+        assert_memory_equal(shared[i]->results, alone[i]->results, alone[i]->plan.result_bytes);
+        job_free(shared[i]);
+        job_free(alone[i]);
+    }
+}
+
+static void invokes_share_what_they_begin_with(void **state)
+{
+    (void)state;
+    const char *one = prompt_of(1, 66, "");
+    struct job *j = job_of(arena_format(
+        &arena, "{\"invokes\": [%s, %s], \"save\": {\"x\": \"lm_head.output[:, -1]\"}}", one,
+        one));
+    watch();
+    batch_add(batch, j);
+    run_to_the_end();
+    expect_rows((int[]){68, 68, 68, 68, 68, 1, 1, 1, 1}, 9);
+    assert_int_equal(j->n_shared[1], PAGE_TOKENS);
+    job_free(j);
+}
+
+/* Beside a prompt that fills two pages. */
+static void a_short_prompt_leaves_no_more_than_it_has(void **state)
+{
+    (void)state;
+    const char *one = prompt_of(1, 129, "");
+    const char *last = ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}";
+    struct job *ragged = job_of(arena_format(&arena, "{\"prompt\": [[5, 6, 7], %.*s%s}",
+                                             (int)strlen(one) - 13, one + 12, last));
+    struct job *alone = job_of(prompt_of(1, 129, last));
+    batch_add(batch, ragged);
+    run_to_the_end();
+    batch_add(batch, alone);
+    run_to_the_end();
+    assert_int_equal(alone->n_shared[0], 2 * PAGE_TOKENS);
+    assert_memory_equal(alone->results, ragged->results + 61 * sizeof(float), 61 * sizeof(float));
+    job_free(ragged);
+    job_free(alone);
+}
+
+/* Two copies, with and without somebody who looks at their rows. The longest prompt begins as the
+ * one before it. */
+static void copies_have_the_bits_of_sequences_with_rows_of_their_own(void **state)
+{
+    (void)state;
+    static const int lengths[] = {1, 63, 64, 65};
+    for (int i = 0; i < 4; i++) {
+        const int T = lengths[i];
+        const char *format = ", \"max_new_tokens\": 4, \"sampling\": {\"n\": 2, \"seed\": 3, "
+                             "\"temperature\": 1.0}, \"nodes\": [{\"op\": \"save\", \"args\": "
+                             "[\"%s\"]}, {\"op\": \"save\", \"args\": [\"lm_head.output\"], "
+                             "\"step\": 3}]";
+        struct job *copies = job_of(prompt_of(1, T, arena_format(
+            &arena, format, "generator.streamer.output")));
+        struct job *apart = job_of(prompt_of(1, T, arena_format(
+            &arena, format, "transformer.h.1.output[0]")));
+        watch();
+        batch_add(batch, copies);
+        run_once();
+        const int rows = T > PAGE_TOKENS ? T - PAGE_TOKENS : T;
+        expect_rows((int[]){rows, rows, rows, rows, rows, 1, 1, 1, 1}, 9);
+        run_to_the_end();
+        batch_add(batch, apart);
+        run_to_the_end();
+        assert_memory_equal(copies->generated, apart->generated, 8 * sizeof *apart->generated);
+        assert_true(memcmp(copies->generated, copies->generated + 4, 4 * sizeof(int32_t)) != 0);
+        const struct save *a = &copies->plan.saves[1], *b = &apart->plan.saves[1];
+        assert_memory_equal(copies->results + a->offset, apart->results + b->offset, a->bytes);
+        job_free(copies);
+        job_free(apart);
+    }
+}
+
 static struct job *late_comer;
 
 static void come_late(void *context)
@@ -709,6 +808,10 @@ int main(void)
         TEST(a_prompts_beginning_is_computed_once),
         TEST(what_an_edit_shaped_is_shared_with_nobody),
         TEST(a_shallow_pass_leaves_nothing_for_a_deeper_one),
+        TEST(who_comes_in_one_pass_shares_what_it_computes),
+        TEST(invokes_share_what_they_begin_with),
+        TEST(a_short_prompt_leaves_no_more_than_it_has),
+        TEST(copies_have_the_bits_of_sequences_with_rows_of_their_own),
         TEST(a_large_pass_lets_small_ones_through),
         TEST(an_abort_fails_who_waits_and_who_runs),
     };
