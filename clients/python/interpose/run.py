@@ -316,6 +316,22 @@ class Run(Request):
         invoke.caches.append(cache)
         return cache
 
+    def positions(self, *args, **kwargs):
+        """Its invoke's `positions`, where the run has one prompt only.
+
+        >>> with model.trace("The Eiffel Tower is in the city of") as tracer:
+        ...     model.transformer.h[0].output[0][:, tracer.positions("Eiffel Tower")] = 0
+        """
+        return self._only("positions").positions(*args, **kwargs)
+
+    @property
+    def inputs(self):
+        """Its invoke's `inputs`, where the run has one prompt only."""
+        return self._only("inputs").inputs
+
+    def _only(self, what):
+        return self.invokes[0] if len(self.invokes) == 1 else self.invoke_for(f"tracer.{what}", "ask")
+
     def barrier(self, *args):
         """nnsight's barrier between invokes; calling what it gives does nothing: values of one
         invoke can be used in another wherever their moments allow it."""
