@@ -8,9 +8,6 @@
 #include "../protocol/modules.h"
 #include "backend.h"
 
-/* Two passes can be under way: while a large one pauses, shared ones run to their ends. */
-enum lane { LANE_shared, LANE_large, LANE_COUNT };
-
 struct gpt2_block {
     float *ln1_w, *ln1_b, *qkv_b, *proj_b, *ln2_w, *ln2_b, *fc_b, *out_b; /* on the device */
     struct weight *qkv, *proj, *fc, *out; /* (D, 3D) (D, D) (D, F) (F, D) */

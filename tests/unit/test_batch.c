@@ -57,7 +57,7 @@ static int set_up(void **state)
                                    .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {
         .slab_bytes = SLAB_BYTES, .jobs_max = JOBS, .shares_prefixes = true};
-    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
+    tiny_engine_open(&device, &model, &batch, &backend_cpu, folder, &d, &o, &b, &arena);
     return 0;
 }
 
@@ -72,10 +72,10 @@ static struct job *job_of(const char *request)
 {
     struct job *j = job_new("id", &arena);
     struct err e = {0};
+    j->turn.user = ++users;
     if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, &shape, &arena, &e) ||
         !plan_build(&j->plan, &j->graph, &shape, &arena, &e) || !job_reserve(j, &e))
         fail_msg("%s: %s", e.where, e.text);
-    j->turn.user = ++users;
     return j;
 }
 
@@ -166,6 +166,36 @@ static void graphs_count_as_much_as_replies(void **state)
     arena_free(&a);
     small = job_of(plain);
     job_free(small);
+}
+
+/* One user with large replies, read slowly, and another who comes then. */
+static void replies_leave_room_for_other_users(void **state)
+{
+    (void)state;
+    struct arena arenas[10] = {0}; /* whose memory is never touched */
+    struct job *jobs[10];
+    struct err e = {0};
+    int n = 0;
+    for (bool taken = true; taken; n++) {
+        jobs[n] = job_new("id", &arenas[n]);
+        jobs[n]->turn.user = 1;
+        jobs[n]->plan.result_bytes = RESULT_BYTES_MAX - jobs[n]->arena->used;
+        taken = job_reserve(jobs[n], &e);
+    }
+    assert_int_equal(n, 9);
+    assert_int_equal(e.code, ERR_busy);
+    assert_string_equal(e.text, "your requests that are being answered take 2147483648 bytes, this "
+                                "one would take 268435456, and the other 1879048192 are kept for "
+                                "others");
+    jobs[9] = job_new("id", &arenas[9]);
+    jobs[9]->turn.user = 2;
+    jobs[9]->plan.result_bytes = RESULT_BYTES_MAX;
+    e = (struct err){0};
+    assert_true(job_reserve(jobs[9], &e));
+    for (int i = 0; i < 10; i++) {
+        job_free(jobs[i]);
+        arena_free(&arenas[i]);
+    }
 }
 
 static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
@@ -822,6 +852,7 @@ int main(void)
         TEST(saves_are_published_as_steps_end),
         TEST(a_job_that_is_taken_back_ends_within_its_pass),
         TEST(graphs_count_as_much_as_replies),
+        TEST(replies_leave_room_for_other_users),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),
         TEST(pages_bound_the_sequences),
