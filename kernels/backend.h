@@ -100,9 +100,9 @@ struct backend {
     int64_t (*mark)(struct device *d);
     bool (*reached)(struct device *d, int64_t mark);
     bool (*fence)(struct device *d, struct err *e);
-    /* A pass of this lane begins: calls will be given these arrays, or the first few of one, so a
-     * device takes all of them at once. Who changes one and uses it again begins again first;
-     * arrays that no pass told of are taken as they come. */
+    /* A pass of this lane begins: calls will be given these arrays, or a part of one, so a device
+     * takes all of them at once. Who changes one and uses it again begins again first; arrays that
+     * no pass told of are taken as they come. */
     void (*begin)(struct device *d, enum lane lane, const struct step *s);
 
     /* The ops of a graph: any strides, operands broadcast by stride 0 and already of the dtype in

@@ -74,8 +74,9 @@ bool batch_open(struct batch **out, struct gpt2 *m, const struct batch_options *
                                     o->slab_bytes};
     b->shares_prefixes = o->shares_prefixes;
     void *slab;
-    if (!m->be->alloc(m->device, &slab, o->slab_bytes, e))
-        return false;
+    struct err why = {0};
+    if (!m->be->alloc(m->device, &slab, o->slab_bytes, &why))
+        return err_set(e, why.code, "%s that requests compute in: lower --slab-mb", why.text);
     b->slab = slab;
     b->pages = pages_new(m->n_pages, a);
     b->pass_cost = o->pass_cost > 0 ? o->pass_cost : cost_of_rows(m, m->rows_max[LANE_shared]);

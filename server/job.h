@@ -66,7 +66,7 @@ struct job {
     double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers,
                             when that has arrived */
-    struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
+    struct turn turn;    /* its place in the schedule; turn.user is set before job_reserve */
     int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
                             invoke's first position is, or would be if it were computed, and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
@@ -88,7 +88,8 @@ struct job *job_new(const char *request_id, struct arena *a);
 bool job_fits(const struct job *j, const struct capacity *c, struct err *e);
 
 /* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while other
- * requests, their graphs and their replies, take all that the server has for them. */
+ * requests, their graphs and their replies, take all that the server has for them, or its user's as
+ * much as they leave. */
 bool job_reserve(struct job *j, struct err *e);
 
 /* After its state is final, or if it never was in the queue. Its arena stays. */

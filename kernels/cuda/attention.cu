@@ -113,8 +113,11 @@ static struct staged stage_rows(struct device *d, const struct span *spans, int 
         s.n_rows += spans[i].n_rows;
         s.n_keys = n_keys > s.n_keys ? n_keys : s.n_keys;
     }
-    const void *table = s.n_rows > 0 ? cuda_stage_spans(d, spans, n_spans) : NULL;
-    s.rows = static_cast<const struct row *>(table);
+    if (s.n_rows == 0)
+        return s;
+    int n_rows_before;
+    const void *table = cuda_stage_spans(&n_rows_before, d, spans, n_spans);
+    s.rows = static_cast<const struct row *>(table) + n_rows_before;
     s.pages = static_cast<const int32_t *>(table);
     return s;
 }

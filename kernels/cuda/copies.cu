@@ -43,21 +43,40 @@ static char *stage_room(struct device *d, size_t size)
     return room;
 }
 
+/* A step's array that `host` lies in, or NULL. The lane that began last is asked first: an array
+ * may be told again in another one. */
+static const struct told *find_told(const struct device *d, const void *host)
+{
+    const char *at = static_cast<const char *>(host);
+    for (int i = 0; i < LANE_COUNT; i++) {
+        const struct sent_step *s = &d->steps[(d->lane + i) % LANE_COUNT];
+        for (int k = 0; k < s->n_told; k++)
+            if (at >= s->told[k].host && at < s->told[k].host + s->told[k].size)
+                return &s->told[k];
+    }
+    return NULL;
+}
+
 const void *cuda_stage(struct device *d, const void *from, size_t size)
 {
-    const void *told = cuda_told(d, from);
-    if (told)
-        return told;
+    const struct told *t = find_told(d, from);
+    if (t)
+        return t->there + (static_cast<const char *>(from) - t->host);
     char *room = stage_room(d, size);
     memcpy(room, from, size);
     return send(d, &d->staging, room, size);
 }
 
-const void *cuda_stage_spans(struct device *d, const struct span *spans, int n_spans)
+const void *cuda_stage_spans(int *n_rows_before, struct device *d, const struct span *spans,
+                             int n_spans)
 {
-    const void *told = cuda_told(d, spans);
-    if (told)
-        return told;
+    *n_rows_before = 0;
+    const struct told *t = find_told(d, spans);
+    if (t) {
+        for (const char *s = t->host; s < reinterpret_cast<const char *>(spans); s += sizeof *spans)
+            *n_rows_before += reinterpret_cast<const struct span *>(s)->n_rows;
+        return t->there;
+    }
     const size_t size = cuda_spans_size(spans, n_spans);
     char *room = stage_room(d, size);
     cuda_spans_write(room, spans, n_spans);
@@ -92,36 +111,38 @@ cudaError_t cuda_steps_reserve(struct device *d, int n_pages)
     return error;
 }
 
-/* Room for what calls will know as `host`. */
-static char *tell(struct device *d, const void *host, size_t size)
+/* Room for what calls will know as an array of the host. */
+static char *tell(struct device *d, const void *host, size_t host_size, size_t size)
 {
     struct sent_step *s = &d->steps[d->lane];
     struct both *b = &s->memory;
-    char *room = b->here + b->used;
+    const size_t at = b->used;
     b->used += (size + 63) / 64 * 64;
-    assert(b->used <= b->size && s->n_arrays < STEP_ARRAYS);
-    s->arrays[s->n_arrays++] = {host, b->there + (room - b->here)};
-    return room;
+    assert(b->used <= b->size && s->n_told < STEP_ARRAYS);
+    s->told[s->n_told++] = {static_cast<const char *>(host), b->there + at, host_size};
+    return b->here + at;
 }
 
 static void tell_ids(struct device *d, const int32_t *ids, int n)
 {
     const size_t size = sizeof *ids * (size_t)n;
     if (n > 0)
-        memcpy(tell(d, ids, size), ids, size);
+        memcpy(tell(d, ids, size, size), ids, size);
 }
 
 static void tell_spans(struct device *d, const struct span *spans, int n_spans)
 {
-    if (n_spans > 0)
-        cuda_spans_write(tell(d, spans, cuda_spans_size(spans, n_spans)), spans, n_spans);
+    if (n_spans == 0)
+        return;
+    const size_t size = cuda_spans_size(spans, n_spans);
+    cuda_spans_write(tell(d, spans, sizeof *spans * (size_t)n_spans, size), spans, n_spans);
 }
 
 void cuda_begin(struct device *d, enum lane lane, const struct step *s)
 {
     struct sent_step *sent = &d->steps[lane];
     d->lane = lane;
-    sent->n_arrays = 0;
+    sent->n_told = 0;
     sent->memory.used = 0;
     tell_ids(d, s->tokens, s->n_rows);
     tell_ids(d, s->positions, s->n_rows);
@@ -130,16 +151,4 @@ void cuda_begin(struct device *d, enum lane lane, const struct step *s)
     tell_spans(d, s->copies, s->n_copies);
     tell_spans(d, s->logits_spans, s->n_logits_spans);
     send(d, &sent->memory, sent->memory.here, sent->memory.used);
-}
-
-/* The lane that began last is asked first: an array may be told again in another one. */
-const void *cuda_told(const struct device *d, const void *host)
-{
-    for (int i = 0; i < LANE_COUNT; i++) {
-        const struct sent_step *s = &d->steps[(d->lane + i) % LANE_COUNT];
-        for (int k = 0; k < s->n_arrays; k++)
-            if (s->arrays[k].host == host)
-                return s->arrays[k].there;
-    }
-    return NULL;
 }

@@ -72,13 +72,16 @@ struct both {
     size_t size, used;
 };
 
-/* A lane's step: which arrays of the host its pass told of, and where the device has them. */
-struct sent_step {
+/* An array of the host, and where the device has what it needs of it. */
+struct told {
+    const char *host, *there;
+    size_t size; /* on the host */
+};
+
+struct sent_step { /* a lane's */
     struct both memory;
-    struct {
-        const void *host, *there;
-    } arrays[STEP_ARRAYS];
-    int n_arrays;
+    struct told told[STEP_ARRAYS];
+    int n_told;
 };
 
 /* A tensor, or a piece of one, on its way to the host: where in the ring. */
@@ -131,18 +134,19 @@ struct weight {
 /* Keeps the first error for the next fence. */
 void cuda_note(struct device *d, cudaError_t error, const char *where);
 
-/* Where the device has a small array of the host, or the table that it makes of spans: told of by
- * the pass, else sent now and good for what is queued before the next fence. */
+/* Where the device has a small array of the host, or the table that it makes of spans and of others
+ * before them: told of by the pass, else sent now and good for what is queued before the next
+ * fence. */
 const void *cuda_stage(struct device *d, const void *from, size_t size);
-const void *cuda_stage_spans(struct device *d, const struct span *spans, int n_spans);
-const void *cuda_told(const struct device *d, const void *host); /* or NULL */
+const void *cuda_stage_spans(int *n_rows_before, struct device *d, const struct span *spans,
+                             int n_spans);
 cudaError_t cuda_both_open(struct both *b, size_t size);
 void cuda_both_close(struct both *b);
 cudaError_t cuda_steps_reserve(struct device *d, int n_pages); /* of a cache */
 cudaError_t cuda_downloads_open(struct downloads *r, const struct device_options *o);
 void cuda_downloads_close(struct downloads *r);
 
-/* What kernels read of spans: the table of the first few is the beginning of that of all. */
+/* What kernels read of spans: first a row for each of theirs, in order. */
 size_t cuda_spans_size(const struct span *spans, int n_spans);
 void cuda_spans_write(char *to, const struct span *spans, int n_spans);
 

@@ -72,10 +72,10 @@ static struct job *job_of(const char *request)
 {
     struct job *j = job_new("id", &arena);
     struct err e = {0};
+    j->turn.user = ++users;
     if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, &shape, &arena, &e) ||
         !plan_build(&j->plan, &j->graph, &shape, &arena, &e) || !job_reserve(j, &e))
         fail_msg("%s: %s", e.where, e.text);
-    j->turn.user = ++users;
     return j;
 }
 
@@ -166,6 +166,36 @@ static void graphs_count_as_much_as_replies(void **state)
     arena_free(&a);
     small = job_of(plain);
     job_free(small);
+}
+
+/* One user with large replies, read slowly, and another who comes then. */
+static void replies_leave_room_for_other_users(void **state)
+{
+    (void)state;
+    struct arena arenas[10] = {0}; /* whose memory is never touched */
+    struct job *jobs[10];
+    struct err e = {0};
+    int n = 0;
+    for (bool taken = true; taken; n++) {
+        jobs[n] = job_new("id", &arenas[n]);
+        jobs[n]->turn.user = 1;
+        jobs[n]->plan.result_bytes = RESULT_BYTES_MAX - jobs[n]->arena->used;
+        taken = job_reserve(jobs[n], &e);
+    }
+    assert_int_equal(n, 9);
+    assert_int_equal(e.code, ERR_busy);
+    assert_string_equal(e.text, "your requests that are being answered take 2147483648 bytes, this "
+                                "one would take 268435456, and the other 1879048192 are kept for "
+                                "others");
+    jobs[9] = job_new("id", &arenas[9]);
+    jobs[9]->turn.user = 2;
+    jobs[9]->plan.result_bytes = RESULT_BYTES_MAX;
+    e = (struct err){0};
+    assert_true(job_reserve(jobs[9], &e));
+    for (int i = 0; i < 10; i++) {
+        job_free(jobs[i]);
+        arena_free(&arenas[i]);
+    }
 }
 
 static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
@@ -681,6 +711,66 @@ static void copies_have_the_bits_of_sequences_with_rows_of_their_own(void **stat
     }
 }
 
+/* Sets of 0.5 that say they skip, or do not; then the last logits are saved. */
+static struct job *job_that_sets(const char *const *paths, const char *more, const char *skip)
+{
+    const char *nodes = "";
+    for (int i = 0; paths[i]; i++)
+        nodes = arena_format(&arena, "%s{\"op\": \"set\", \"args\": [\"%s\", 0.5]%s}, ", nodes,
+                             paths[i], skip);
+    return job_of(arena_format(&arena,
+                               "{\"prompt\": [1, 2, 3, 4]%s, \"nodes\": [%s{\"op\": \"save\", "
+                               "\"args\": [\"lm_head.output[:, -1]\"]}]}",
+                               more, nodes));
+}
+
+/* Rows of products: qkv, proj, fc and out of both blocks, then the head; what has none is no call.
+ * Neighbours of 3 and 2 rows are picked before and behind. */
+static void a_module_that_is_skipped_is_not_computed(void **state)
+{
+    (void)state;
+    const struct {
+        const char *paths[4], *more;
+        bool before, behind;
+        int n, rows[9];
+    } cases[] = {
+        {{"transformer.h.0.mlp.output"}, "", false, false, 7, {4, 4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.attn.output[0]"}, "", false, false, 7, {4, 4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.output[0]"}, "", false, false, 5, {4, 1, 1, 1, 1}},
+        {{"transformer.h.0.output[0]", "transformer.h.1.output[0]"}, "", false, false, 1, {1}},
+        {{"transformer.h.0.output[0]"}, ", \"max_new_tokens\": 2", false, false, 6,
+         {4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.mlp.output"}, "", true, false, 9, {7, 7, 3, 3, 7, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", true, false, 9, {3, 3, 3, 3, 7, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", false, true, 9, {2, 2, 2, 2, 6, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", true, true, 9, {9, 9, 9, 9, 9, 3, 3, 3, 3}},
+        {{"transformer.h.0.ln_2.output"}, "", false, false, 9, {4, 4, 4, 4, 4, 1, 1, 1, 1}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *last = ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}";
+        struct job *sets = job_that_sets(cases[i].paths, cases[i].more, "");
+        struct job *skips = job_that_sets(cases[i].paths, cases[i].more,
+                                          ", \"kwargs\": {\"skip\": true}");
+        struct job *beside[] = {job_of(prompt_of(1, 3, last)), job_of(prompt_of(1, 2, last))};
+        batch_add(batch, sets);
+        run_to_the_end();
+        watch();
+        if (cases[i].before)
+            batch_add(batch, beside[0]);
+        batch_add(batch, skips);
+        if (cases[i].behind)
+            batch_add(batch, beside[1]);
+        run_once();
+        expect_rows(cases[i].rows, cases[i].n);
+        run_to_the_end();
+        assert_true(same_bits(skips, sets));
+        job_free(sets);
+        job_free(skips);
+        job_free(beside[0]);
+        job_free(beside[1]);
+    }
+}
+
 static struct job *late_comer;
 
 static void come_late(void *context)
@@ -762,6 +852,7 @@ int main(void)
         TEST(saves_are_published_as_steps_end),
         TEST(a_job_that_is_taken_back_ends_within_its_pass),
         TEST(graphs_count_as_much_as_replies),
+        TEST(replies_leave_room_for_other_users),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),
         TEST(pages_bound_the_sequences),
@@ -781,6 +872,7 @@ int main(void)
         TEST(invokes_share_what_they_begin_with),
         TEST(a_short_prompt_leaves_no_more_than_it_has),
         TEST(copies_have_the_bits_of_sequences_with_rows_of_their_own),
+        TEST(a_module_that_is_skipped_is_not_computed),
         TEST(a_large_pass_lets_small_ones_through),
         TEST(an_abort_fails_who_waits_and_who_runs),
     };
