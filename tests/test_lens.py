@@ -164,6 +164,45 @@ def test_tokens_are_the_tokenizer_s(model, tokenizer):
     assert model.to_single_str_token(paris) == " Paris"
 
 
+TEXTS = [TEXT, "na\u00efve", "<|endoftext|>Hi"]
+
+
+@pytest.mark.parametrize("call", [
+    lambda t: t.decode(t.encode(TEXTS[2]), skip_special_tokens=True),
+    lambda t: t.batch_decode([t.encode(x) for x in TEXTS], skip_special_tokens=True),
+    lambda t: t.decode(t.encode(TEXT), clean_up_tokenization_spaces=False),
+    lambda t: t.convert_ids_to_tokens(t.encode(TEXT)),
+    lambda t: t.convert_ids_to_tokens(t.encode(TEXTS[2]), skip_special_tokens=True),
+    lambda t: t.convert_ids_to_tokens(t.encode(" na\u00efve caf\u00e9\n\t")[1]),
+    lambda t: t.convert_tokens_to_ids("\u0120Paris"),
+    lambda t: t.convert_tokens_to_ids(t.convert_ids_to_tokens(list(range(300, 600)))),
+    lambda t: (t.vocab_size, len(t), t.unk_token_id, t.pad_token, t.pad_token_id, t.padding_side, bool(t)),
+    lambda t: t.encode(TEXT, add_special_tokens=False),
+    lambda t: t.encode(TEXT, return_tensors="np").tolist(),
+    lambda t: dict(t(TEXT, truncation=True, max_length=4)),
+    lambda t: dict(t(TEXTS, truncation=True)),
+    lambda t: t(TEXT, return_tensors="pt").to("cpu").input_ids.tolist(),
+    lambda t: (setattr(t, "pad_token", t.eos_token), dict(t(TEXTS, padding=True)))[1],
+    lambda t: (setattr(t, "pad_token_id", t.eos_token_id), t.pad_token)[1],
+    lambda t: (setattr(t, "padding_side", "left"), t(TEXTS, padding="longest", return_tensors="pt"),
+               setattr(t, "padding_side", "right"))[1].attention_mask.tolist(),
+    lambda t: dict(t(TEXTS, padding="max_length", truncation=True, max_length=5)),
+])
+def test_the_tokenizer_s_spellings_are_hugging_face_s(model, tokenizer, call):
+    assert call(model.tokenizer) == call(tokenizer)
+
+
+def test_a_padded_encoding_is_a_prompt(model):
+    model.tokenizer.pad_token = model.tokenizer.eos_token
+    padded = model.tokenizer([TEXT, "Hi"], padding=True, return_tensors="pt")
+    with model.trace(padded) as tracer:
+        logits = model.lm_head.output[:, -1].save()
+    with model.trace([TEXT, "Hi"]):
+        assert [len(row) for row in tracer.tokens] == [10, len(model.tokenizer.encode("Hi"))]
+        same_logits = model.lm_head.output[:, -1].save()
+    assert logits.value.tobytes() == same_logits.value.tobytes()
+
+
 def test_bos_is_prepended_where_it_is_asked_for(model, hf):
     with torch.no_grad():
         want = hf(torch.tensor(model.to_tokens(TEXT, prepend_bos=True))).logits
@@ -483,6 +522,13 @@ def test_parameters_of_all_blocks(model, hf):
      "mode is 'all', 'mlp' or 'attn': not 'head'"),
     (lambda m: m.run_with_cache(TEXT)[1].logit_attrs(np.ones((2, 1, 10, 256)), [1, 2], [3]),
      ValueError, "incorrect_tokens have another shape than tokens"),
+    (lambda m: (setattr(m.tokenizer, "pad_token", None), m.tokenizer(TEXT, padding=True)), ValueError,
+     "padding needs a token to pad with: write tokenizer.pad_token = tokenizer.eos_token first"),
+    (lambda m: m.tokenizer.convert_tokens_to_ids(" Paris"), ValueError,
+     "' Paris' is no token's name: a space in front of a word is '\u0120'"),
+    (lambda m: m.tokenizer.convert_ids_to_tokens(m.tokenizer.encode("\U0001f642")), ValueError,
+     "is a part of a character, whose name is not known here: take decode or tokenize"),
+    (lambda m: m.tokenizer.decoder, AttributeError, "the tokenizer has no 'decoder': did you mean decode"),
     (lambda m: LanguageModel("demo", numerics="jax"), ValueError,
      "numerics is 'hf' or 'transformer_lens': not 'jax'"),
 ])

@@ -43,7 +43,7 @@ class LanguageModel(Lens):
                  device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
-        self.tokenizer = Tokenizer(self.client)
+        self.tokenizer = Tokenizer(self.client, lambda: self.config)
         self._facts = self._spec = None
         self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
