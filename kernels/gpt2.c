@@ -10,7 +10,7 @@ struct walk {
     const struct pass *p;
     struct gpt2_scratch s; /* the lane's buffers: `narrow` swaps some */
     int block;
-    int n_rows, n_spans; /* that have not come to their last site yet, and */
+    int n_rows, n_spans, n_copies; /* that have not come to their last site yet, and */
     const struct span *spans; /* theirs */
     bool narrow;         /* only the rows of the logits are left */
 };
@@ -40,6 +40,8 @@ static void drop_rows(struct walk *w, int site)
     if (n < w->n_spans)
         w->n_rows = w->spans[n].row;
     w->n_spans = n;
+    while (w->n_copies > 0 && w->p->copies[w->n_copies - 1].row >= w->n_rows)
+        w->n_copies--;
 }
 
 /* A point with the rows of `rows`, which are its own or what it is made of. False where the pass
@@ -216,6 +218,8 @@ static bool run_attention(struct walk *w, const struct gpt2_block *b)
     HOOK(key, s->qkv + D);
     HOOK(value, s->qkv + 2 * D);
     w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->spans, w->n_spans);
+    if (w->n_copies > 0)
+        w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->p->copies, w->n_copies);
     HOOK_MADE(scores, qkv, s->qkv);
     HOOK(pattern, NULL);
     if (may_narrow(w))
@@ -294,6 +298,9 @@ bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
     assert(p->n_rows > 0 && p->n_spans > 0);
     assert(p->n_rows <= m->rows_max[p->lane]);
     assert(p->n_logits <= m->logits_max[p->lane]);
+    const struct step step = {p->n_rows, p->n_spans, p->n_logits, p->n_logits_spans,
+                              p->tokens, p->positions, p->spans, p->logits_rows, p->logits_spans};
+    m->be->begin(m->device, p->lane, &step);
     run(&(struct walk){.m = m,
                        .be = m->be,
                        .d = m->device,
@@ -301,6 +308,7 @@ bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
                        .s = *m->scratch[p->lane],
                        .n_rows = p->n_rows,
                        .n_spans = p->n_spans,
+                       .n_copies = p->n_copies,
                        .spans = p->spans});
     return m->be->fence(m->device, e);
 }

@@ -13,6 +13,9 @@
 #pragma once
 #include "graph.h"
 
+/* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
+enum { PAGE_TOKENS = 64 };
+
 enum home {
     HOME_activation, /* rows of the live activation, from the first row of `invoke` */
     HOME_slab,       /* the job's memory on the device; constants lie at its start */
@@ -96,12 +99,24 @@ struct save {
     size_t offset, bytes; /* into the job's results, a multiple of 64 */
 };
 
+/* A copy is a sequence with the same tokens as an earlier one of its invoke, its source, where no
+ * action touches rows of step 0: it has none of its own there, but the keys and values, and the
+ * logits if none are touched, of its source. Else a sequence is its own source. */
 struct plan_sequence {
     int n_tokens;
-    int row;                  /* its first row in step 0, from its invoke's, and */
-    int n_logits, logits_row; /* how many rows of logits it has there, and the first of them */
-    int page_first, n_pages;  /* of the job's pages: they follow one another */
+    int source;
+    int row;                  /* its source's first row in step 0, from its invoke's, and */
+    int n_logits, logits_row; /* how many rows of logits it has there (0: its source's are its own),
+                                 and the first of them */
+    int page_first, n_pages;  /* in the job's list of pages: they follow one another */
 };
+
+/* How many pages a sequence shares with its source: those that a copy's prompt fills. */
+static inline int plan_pages_copied(const struct plan_sequence *sequences, int sequence)
+{
+    const struct plan_sequence *q = &sequences[sequence];
+    return q->source == sequence ? 0 : q->n_tokens / PAGE_TOKENS;
+}
 
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
     int trace;
@@ -116,8 +131,10 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
                              each sequence, as far as it has so many; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
-    int read_from;        /* step 0: no action touches a row of an earlier position, and */
+    int read_from;        /* step 0: no action touches a row of an earlier position, but of logits,
+                             and */
     int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
+    bool touches_logits;  /* step 0: some action does */
 };
 
 struct plan_trace {
@@ -153,7 +170,8 @@ struct plan {
     int n_rows, n_logits;      /* of the largest pass */
     int n_sequences;           /* of all traces, and */
     int n_generated;           /* their new tokens */
-    int n_pages;               /* of the key/value cache, for all sequences to their last steps */
+    int n_pages;               /* of the key/value cache, for all sequences to their last steps, */
+    int n_listed;              /* and in their lists: copies share some */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
                                   index out of range, and that index; 0 where none gathers */
@@ -170,9 +188,6 @@ static inline int plan_step(const struct plan *p, int pass)
 {
     return pass - p->traces[p->passes[pass].trace].pass_first;
 }
-
-/* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
-enum { PAGE_TOKENS = 64 };
 
 /* Where the graph has prompts as token ids: checks sense and settles everything. The plan borrows
  * from the graph and lives in the same arena. Errors name the node and the numbers. Iterative,

@@ -93,6 +93,7 @@ class Track:
 
     def begin(self, which):
         self.at, self.is_first = 7919 * which, which == 0
+        torch.manual_seed(which)
 
     def take(self, x):
         if x.numel() > len(self.noise) // 2:
@@ -381,7 +382,7 @@ class Run:
             second = self.executed(s, b)[s.out]
             for result, differs in others:
                 second = torch.where(differs & self.track.turns(result), result, second)
-            results = first, second
+            results = first.contiguous(), second.contiguous()
         for track in TRACKS:
             self.env[track][s.out] = results[track]
 
@@ -442,13 +443,15 @@ def shifted(operands, name, margin, moves):
 
 
 def disturbed(x, margin, breaks_ties):
-    """A tensor in other orders of what is nearly equal, or of what is equal too."""
+    """A tensor in other orders of what is nearly equal; also of what is equal, infinities too, the
+    last or the first in front."""
     if not breaks_ties and not (margin > 0).any():
         return
-    for _ in TRACKS:
+    for sign in (-1, 1):
         other = x + margin * (2 * torch.rand(x.shape) - 1) if is_float(x) else x
-        if breaks_ties:     # infinities too
-            other = other.unique(return_inverse=True)[1] + torch.rand(x.shape) / 2
+        if breaks_ties:
+            places = torch.arange(x.numel(), dtype=torch.float64).view(x.shape) / (2 * x.numel())
+            other = other.unique(return_inverse=True)[1] + sign * places
         yield other
 
 

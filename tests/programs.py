@@ -291,7 +291,6 @@ class Generator:
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
-        self.unequal = random.Random(f"unequal {seed}")     # equal prompts: the same as without it
         self.vars, self.statements, self.moments = [], [], Moments()
         self.n_names = 0
         self.bases = {}         # root -> the tensor that its hooks are views of
@@ -304,23 +303,22 @@ class Generator:
         rng = self.rng
         n_invokes = rng.choice([1, 1, 2, 2, 3])
         n_new = rng.choice([0, 0, 0, 1, 2, 3, 4])
-        prompts = [self.prompts() for _ in range(n_invokes)]
-        if self.unequal.randrange(4) == 0:
-            prompts = [self.shortened(p) for p in prompts]
+        unequal = rng.randrange(n_invokes) if rng.randrange(4) == 0 else None
+        prompts = [self.prompts(i == unequal) for i in range(n_invokes)]
         self.lengths, self.n_new = [[len(prompt) for prompt in p] for p in prompts], n_new
         for self.invoke in range(n_invokes):
             self.body()
         return Program(prompts, n_new, self.statements)
 
-    def prompts(self):
+    def prompts(self, unequal):
+        """An invoke's, of one length or of several."""
         rng = self.rng
         length = rng.choice([1, 2, 3, 5, 6, 8, 11] if rng.randrange(50) else range(12, 80))
         lengths = [length] * rng.choice([1, 1, 1, 2, 3])
+        if unequal:
+            lengths = [length + 1] + [rng.randrange(1, length + 1) for _ in lengths[:2]]
+            rng.shuffle(lengths)
         return [[rng.randrange(SIZES["vocab_size"]) for _ in range(n)] for n in lengths]
-
-    def shortened(self, prompts):
-        """All but the first by some tokens, or by none."""
-        return prompts[:1] + [p[self.unequal.randrange(len(p)):] for p in prompts[1:]]
 
     def body(self):
         """An invoke's statements: places mostly in the order of the pass, with work at each."""
@@ -424,9 +422,11 @@ class Generator:
         like = self.evaluated(text)
         if like.numel() > ELEMENTS_MAX or like.ndim > RANK_MAX:
             raise Misfit
+        # Results lie row-major, where torch's may lie as their operands do.
         shared = next((v for v in self.vars if v.name in self.reads and v.like.numel()
                        and address(v.like) == address(like)), None)
-        var = self.define(like, shared.root, shared.path) if shared else self.define(like)
+        var = self.define(like, shared.root, shared.path) if shared else self.define(
+            like.contiguous())
         about = (caution, self.subject.name) if caution else ()
         self.add(Statement("make", f"{var.name} = {text}", var.name,
                            tuple(dict.fromkeys(self.reads)), var.root, caution=about))
@@ -494,10 +494,43 @@ class Generator:
             return self.rng.choice([self.fill_s, self.fill_c])()
         if kind == 1:
             return self.constant(shape[self.rng.randrange(len(shape) + 1):])
+        if kind == 2:
+            return self.cut(shape)
         return self.taken(lambda x: is_broadcast(x.shape, shape)).name
 
     def fill_same(self):
-        return self.taken(lambda x: x.shape == self.subject.like.shape).name
+        shape = self.subject.like.shape
+        if self.rng.randrange(5) == 0:
+            return self.cut(shape)
+        return self.taken(lambda x: x.shape == shape).name
+
+    def cut(self, shape, fits=lambda var: True):
+        """So much of something larger."""
+        fitting = [v for v in self.vars if v.like.ndim == len(shape) and v.like.shape != shape
+                   and all(a >= b for a, b in zip(v.like.shape, shape)) and fits(v)]
+        if not fitting or 0 in shape:
+            raise Misfit
+        var = self.rng.choice(fitting)
+        self.reads.append(var.name)
+        slices = [":" if a == b else self.rng.choice([f":{b}", f"-{b}:"])
+                  for a, b in zip(var.like.shape, shape)]
+        return f"{var.name}[{', '.join(slices)}]"
+
+    def fill_beside(self):
+        """What has another size along one dimension, `dim0`."""
+        shape = self.subject.like.shape
+        self.dim = self.rng.randrange(self.ndim())
+
+        def others(x):
+            return x[:self.dim] + x[self.dim + 1:]
+        return self.taken(lambda x: x.ndim == len(shape) and x.shape != shape
+                          and others(x.shape) == others(shape)).name
+
+    def fill_keys(self):
+        """What `m` can be compared with by rows, as queries with keys."""
+        shape = self.subject.like.shape
+        return self.taken(lambda x: x.dtype == torch.float32 and x.ndim > 1 and x.shape != shape
+                          and x.shape[-1] == shape[-1]).name
 
     def fill_mask(self):
         shape = self.subject.like.shape
@@ -713,9 +746,11 @@ class Generator:
             return (var.like.dtype != torch.bool and var.like.numel()
                     and self.moments.roots[var.root].set_turn <= latest)
         fitting = [v for v in self.vars if fits(v)]
-        whole = [v for v in fitting if is_broadcast(v.like.shape, shape)
-                 and len(v.like.shape) <= len(shape)]
-        if whole and self.rng.randrange(4):
+        whole = [v for v in fitting if is_broadcast(v.like.shape, shape)]
+        if self.rng.randrange(6) == 0:
+            text = self.cut(shape, fits)
+            var = next(v for v in self.vars if v.name == self.reads[-1])
+        elif whole and self.rng.randrange(4):
             var = self.rng.choice(whole[-5:])
             text = var.name
         else:
@@ -726,7 +761,7 @@ class Generator:
             var = self.rng.choice(wide[-5:])
             text = (f"{var.name}.mean({list(range(var.like.ndim - 1))})" if self.rng.randrange(2)
                     and var.like.ndim > 1 else f"{var.name}{'[' + '-1, ' * (var.like.ndim - 1)}:]")
-        self.reads.append(var.name)
+        self.reads += [var.name] if self.reads[-1] != var.name else []
         # What torch makes of a target that changes while it is read is nobody's business.
         shares = var.root == self.target_root
         return f"{text} * {self.fill_s()}" if shares or self.rng.randrange(3) == 0 else text
@@ -799,14 +834,16 @@ class Checker:
         self.oracle, self.torch = program_oracle, program_oracle.Oracle(folder)
         self.model = interpose.LanguageModel(pathlib.Path(folder).name, host, progress=False)
 
-    def check(self, program):
+    def check(self, program, most=64):
+        """What it makes of a program. So many second tracks may try to explain a difference."""
         try:
             sent = Sent(self.model, program)
         except Exception as e:      # nothing that torch can do may be refused, in whatever way
             return Outcome("refused", f"{type(e).__name__}: {e}")
-        outcome = self.compared(sent, program, range(1))
-        if outcome.kind == "wrong":     # the noise may just be small there
-            outcome = self.compared(sent, program, range(8))
+        n, outcome = 1, self.compared(sent, program, range(1))
+        while outcome.kind == "wrong" and n < most:
+            n *= 8
+            outcome = self.compared(sent, program, range(n))
         return outcome
 
     def compared(self, sent, program, noises):
@@ -829,7 +866,7 @@ class Checker:
         assert kind in ("refused", "wrong"), kind
 
         def fails(candidate):
-            return candidate is not None and self.check(candidate).kind == kind
+            return candidate is not None and self.check(candidate, 8).kind == kind
         size = max(1, len(program.statements) // 2)
         while size:
             at = 0

@@ -65,7 +65,7 @@ def test_programs_are_what_torch_computes(outcomes):
     assert kinds["equal"] + kinds["partly"] >= N_PROGRAMS
     assert kinds["uncertain"] <= len(outcomes) / 20
     assert n_left_out <= n_compared / 10
-    assert sum(is_unequal(o.sent) for o in outcomes.values() if o.is_compared) > 50
+    assert sum(is_unequal(o.sent) for o in outcomes.values() if o.is_compared) > N_PROGRAMS / 5
 
 
 def is_unequal(sent):
@@ -142,7 +142,7 @@ def test_a_wrong_value_is_found_and_its_program_is_shrunk(checker, outcomes, mon
     uses = [seed for seed, o in outcomes.items() if o.kind == "equal"
             and ("op", "tanh") in o.sent.counts()][:60]
     monkeypatch.setattr(torch.Tensor, "tanh", lambda x: x.sigmoid())
-    wrong = [seed for seed in uses if checker.check(programs.program_of(seed)).kind == "wrong"]
+    wrong = [seed for seed in uses if checker.check(programs.program_of(seed), 1).kind == "wrong"]
     assert len(wrong) > len(uses) / 2
     least = checker.shrunk(programs.program_of(wrong[0]))
     assert "tanh" in least.source() and len(least.statements) <= 6

@@ -629,6 +629,41 @@ static void rows_sequences_and_pages_are_dealt_out(void **state)
     assert_int_equal(v[1].logits_first, 2);
 }
 
+/* Eleven prompts and two copies, and what the copies have where a node touches these. */
+static void copies_of_a_prompt_share_its_rows(void **state)
+{
+    static const struct {
+        const char *touched;
+        int step, n_rows, n_logits, n_pages;
+    } cases[] = {
+        {NULL, 0, 11 * 130, 13, 11 * 3 + 2},
+        {"transformer.h.1.output[1][0]", 0, 11 * 130, 13, 11 * 3 + 2},
+        {"transformer.h.1.input", 1, 11 * 130, 13, 11 * 3 + 2},
+        {"lm_head.output", 0, 11 * 130, 13 * 130, 11 * 3 + 2},
+        {"transformer.h.1.input", 0, 13 * 130, 13, 13 * 3},
+        {"transformer.h.1.attn.scores.output", 0, 13 * 130, 13, 13 * 3},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tear_down(state);
+        set_up(state);
+        t.model.context = 1024;
+        t.graph.traces[0].n_new_tokens = 4;
+        tiny_invoke(&t, 13, 130);
+        if (cases[i].touched)
+            tiny_save(&t, tiny_hook(&t, cases[i].touched, 0, cases[i].step));
+        assert_true(tiny_plan(&t));
+        const bool copies = cases[i].n_rows < 13 * 130;
+        const struct plan_sequence *q = t.plan.invokes[0].sequences;
+        assert_int_equal(t.plan.passes[0].n_rows, cases[i].n_rows);
+        assert_int_equal(t.plan.passes[1].n_rows, 13);
+        assert_int_equal(t.plan.n_logits, cases[i].n_logits);
+        assert_int_equal(t.plan.n_pages, cases[i].n_pages);
+        assert_int_equal(t.plan.n_listed, 13 * 3);
+        assert_int_equal(q[12].source, copies ? 1 : 12);
+        assert_int_equal(q[12].row, copies ? 130 : 12 * 130);
+    }
+}
+
 static void prompts_of_unequal_length_have_their_own_rows(void **state)
 {
     (void)state;
@@ -742,6 +777,8 @@ static void too_many_prompts_are_refused(void **state)
     IS("limit invokes: 257 prompts in one request: the limit is 256");
     t.graph.n_invokes = t.graph.traces[0].n_invokes = 0;
     tiny_invoke(&t, 200, 21);
+    assert_true(tiny_plan(&t)); /* 11 of them, and copies */
+    tiny_save(&t, hook("transformer.h.0.input"));
     IS("limit invokes: the prompts have 4200 tokens together: the limit is 4096");
 }
 
@@ -1174,6 +1211,7 @@ int main(void)
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(copies_of_a_prompt_share_its_rows),
         TEST(prompts_of_unequal_length_have_their_own_rows),
         TEST(clearing_the_padding_is_work_of_the_graph),
         TEST(constant_indices_are_looked_at_so_often),
