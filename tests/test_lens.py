@@ -422,7 +422,7 @@ def test_hooks_that_stay(pair):
         return -x
 
     def more(x, hook=None):
-        x += 1
+        x[..., 1] += 1
     want, theirs = plain.run(ids, {"blocks.2.hook_mlp_out": negative, "blocks.1.attn.hook_z": more})
     with model.hooks(fwd_hooks=[("blocks.2.hook_mlp_out", negative)]) as same_model:
         assert same_model is model
@@ -439,7 +439,7 @@ def test_hooks_that_stay(pair):
     assert (model(TEXT) == own).all()
     model.add_perma_hook("mlp_out0", more)      # the order at a place is that of adding
     model.add_hook("mlp_out0", negative, prepend=True)
-    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": lambda x: 1 - x})[0])
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": lambda x: more(x.neg_())})[0])
     model.reset_hooks()
     same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
     model.reset_hooks(including_permanent=True)
@@ -482,9 +482,9 @@ def test_a_pass_that_stops_at_a_layer(pair, layer):
     want = theirs[f"blocks.{n}.hook_resid_pre" if n < 6 else "blocks.5.hook_resid_post"]
     same(model(TEXT, stop_at_layer=layer), want)
     resid, cache = model.run_with_cache(TEXT, stop_at_layer=layer, return_type="loss", names_filter=(
-        lambda name: "pattern" in name), fwd_hooks=[("blocks.5.hook_mlp_out", lambda x, hook: 1 / 0)][:n < 6])
+        lambda name: name.endswith(("pattern", "resid_pre"))), fwd_hooks=[("blocks.5.hook_mlp_out", lambda x, hook: 1 / 0)][:n < 6])
     same(resid, want)
-    assert list(cache) == [f"blocks.{i}.attn.hook_pattern" for i in range(n)]
+    assert list(cache) == [f"blocks.{i}.{name}" for i in range(n) for name in ("hook_resid_pre", "attn.hook_pattern")]
 
 
 @pytest.mark.parametrize("token, text, options, place", [

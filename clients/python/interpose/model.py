@@ -316,5 +316,5 @@ def _facts_of(document, name, host):
     if {"width", "n_heads"} <= row.keys():
         names["d_head"] = row["width"] // row["n_heads"]
     # Where torch's tensors that go along with a proxy live; and where the model does.
-    row = {**row, "device": "cpu", "server_device": row["device"]}
+    row = {**row, "device": "cpu", "server_device": row.get("device")}
     return types.SimpleNamespace(**{**names, **row})
