@@ -43,6 +43,8 @@ static bool open_memory(struct device *d, struct err *e)
         error = cudaMallocHost(&pinned, d->staging_size);
     if (error == cudaSuccess)
         error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
+    if (error == cudaSuccess)
+        error = cuda_linear_open(d);
     d->pinned = static_cast<char *>(pinned);
     d->staging = static_cast<char *>(staging);
     if (error == cudaSuccess) {
@@ -95,6 +97,8 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");
     d->precision = precision;
+    d->processors = properties.multiProcessorCount;
+    d->shared_max = (int)properties.sharedMemPerBlockOptin;
     d->staging_size = staging_size(o);
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);

@@ -132,7 +132,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-    *p = {"an emulated device"};
+    *p = {"an emulated device", 2, SHARED_MAX};
     return cudaSuccess;
 }
 
