@@ -60,20 +60,27 @@ def limit_of(weights, n_rows, limits):
                      2 * weights * n_rows / (1e9 * limits["fma_gflop"]))
 
 
+def tiles_of(kernel, n, m):
+    rows, columns, _ = KERNELS[kernel]
+    return math.ceil(m / rows) * math.ceil(n / columns)
+
+
 def kernel_for(n, m):
     """As linear_rows in kernels/cuda/matmul.cu chooses."""
-    tiles = math.ceil(m / KERNELS["large"][0]) * math.ceil(n / KERNELS["large"][1])
-    if m <= 8:
-        return "one" if m == 1 else "eight"
-    return "many" if m < 96 or tiles < 2 * PROCESSORS else "large"
+    if m == 1:
+        return "one"
+    if m <= 8 or tiles_of("eight", n, m) <= 2 * PROCESSORS:
+        return "eight"
+    return "many" if m < 96 or tiles_of("large", n, m) < 2 * PROCESSORS else "large"
 
 
 def predicted_product(k, n, m, limits):
     """Milliseconds of (m, k) @ (k, n): a launch, and the largest of the weights' way from memory,
     all blocks' slices' way from the second cache, and the multiply-adds of the busiest
     processor."""
-    rows, columns, part = KERNELS[kernel_for(n, m)]
-    blocks = math.ceil(m / rows) * math.ceil(n / columns)
+    kernel = kernel_for(n, m)
+    rows, columns, part = KERNELS[kernel]
+    blocks = tiles_of(kernel, n, m)
     busy = min(blocks, PROCESSORS)
     seconds = max(
         4e-9 * k * n / min(limits["read_gb"], busy * PROCESSOR_GB),
@@ -81,6 +88,25 @@ def predicted_product(k, n, m, limits):
         2e-9 * k * rows * columns * math.ceil(blocks / PROCESSORS)
         / (part * limits["fma_gflop"] / PROCESSORS))
     return 1e-3 * LAUNCH_US + 1e3 * seconds
+
+
+def predicted_attention(n, limits):
+    """Milliseconds of a prompt of n: 16 rows share each page of keys and values, and 6 loads from
+    shared memory come with 32 multiply-adds of a warp."""
+    seen = n * (n + 64) / 2
+    seconds = max(2e-9 * 2 * D * seen / (0.7 * limits["fma_gflop"]),
+                  4e-9 * 2 * D * seen / 16 / CACHE_GB)
+    return 1e-3 * LAUNCH_US + 1e3 * seconds
+
+
+def predicted_pass(kind, n, limits):
+    """Milliseconds: the products, attention, and what else is launched in each block (two norms,
+    the cache) and around them (two embeddings, an addition, the last norm)."""
+    products = {name: predicted_product(*shape, n, limits) for name, shape in SHAPES.items()}
+    head = products.pop("lm_head")
+    attention = predicted_attention(n if kind == "prefill" else 1, limits)
+    return BLOCKS * (sum(products.values()) + attention + 3e-3 * LAUNCH_US) + head \
+        + 4e-3 * LAUNCH_US
 
 
 def peers():
@@ -139,13 +165,13 @@ def part(limit, milliseconds):
 
 def rows_of(found, others, limits):
     names = sorted({name for name, _, _ in others})
-    yield ["", "limit, ms", "Interpose exact, ms", "of the limit", *names]
+    yield ["", "limit, ms", "predicted, ms", "Interpose exact, ms", "of the limit", *names]
     for kind, counts in (("decode", DECODE), ("prefill", PREFILL)):
         for n in counts:
             limit, ours = limit_of(WEIGHTS, n, limits), found.get((kind, n))
             unit = "a token of each of" if kind == "decode" else "all logits of"
-            yield [f"{kind}: {unit} {n}", cell(limit), cell(ours), part(limit, ours),
-                   *(cell(others.get((name, kind, n))) for name in names)]
+            yield [f"{kind}: {unit} {n}", cell(limit), cell(predicted_pass(kind, n, limits)), cell(ours),
+                   part(limit, ours), *(cell(others.get((name, kind, n))) for name in names)]
 
 
 def gemms_of(found, limits):

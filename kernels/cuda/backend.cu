@@ -45,6 +45,8 @@ static bool open_memory(struct device *d, struct err *e)
         error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
     if (error == cudaSuccess)
         error = cuda_linear_open(d);
+    if (error == cudaSuccess)
+        error = cuda_attend_open(d);
     d->pinned = static_cast<char *>(pinned);
     d->staging = static_cast<char *>(staging);
     if (error == cudaSuccess) {

@@ -192,8 +192,9 @@ bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, 
 void cuda_weight_free(struct device *d, struct weight *w);
 void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
                       const struct view *view);
-/* Allows the kernels of linear their shared memory. */
+/* Allow these kernels the shared memory that they may ask for. */
 cudaError_t cuda_linear_open(const struct device *d);
+cudaError_t cuda_attend_open(const struct device *d);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,

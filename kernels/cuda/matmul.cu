@@ -237,15 +237,20 @@ template <enum epilogue E> static void linear_large(struct device *d, const stru
     CHECK_LAUNCH(d);
 }
 
-/* Large tiles read less, where they are full and there are enough for two on each processor. */
+/* Larger tiles read less and multiply faster, where there are enough of them for all processors:
+ * small ones are better while no processor has more than two, and the largest need to be full
+ * and as many. bench/gpu.py reasons with the same numbers. */
 template <enum epilogue E> static void linear_rows(struct device *d, const struct linear &l)
 {
-    const unsigned tiles = blocks_for(l.n_rows, LARGE_ROWS) * blocks_for(l.N, LARGE_COLUMNS);
+    const unsigned processors = (unsigned)d->processors;
+    const unsigned large = blocks_for(l.n_rows, LARGE_ROWS) * blocks_for(l.N, LARGE_COLUMNS);
+    const unsigned eights
+        = blocks_for(l.n_rows, split_eight::ROWS) * blocks_for(l.N, split_eight::COLUMNS);
     if (l.n_rows == 1)
         linear_split<split_one, E>(d, l);
-    else if (l.n_rows <= split_eight::ROWS)
+    else if (l.n_rows <= split_eight::ROWS || eights <= 2 * processors)
         linear_split<split_eight, E>(d, l);
-    else if (l.n_rows < LARGE_ROWS * 3 / 4 || tiles < 2u * (unsigned)d->processors)
+    else if (l.n_rows < LARGE_ROWS * 3 / 4 || large < 2 * processors)
         linear_split<split_many, E>(d, l);
     else
         linear_large<E>(d, l);
