@@ -98,7 +98,7 @@ PLAIN_OBJECTS := $(call object,$(filter-out kernels/config.c kernels/safetensors
                  tests/made_model.c)
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/obj/emulated/%.o) $(EMULATOR_OBJECTS)
 EMULATED_PROGRAMS := $(EMULATED:tests/unit/%.cu=$(BUILD)/tests/%) \
-                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_passes_emulated $(BUILD)/tests/test_fast_emulated)
+                     $(if $(EMULATED),$(BUILD)/tests/test_backend_emulated $(BUILD)/tests/test_passes_emulated $(BUILD)/tests/test_fast_emulated $(BUILD)/tests/test_engine_emulated)
 # The whole engine on the emulated device: the server, and random schedules.
 EMULATED_ENGINE := $(if $(EMULATED),$(BUILD)/emulated/interposed $(BUILD)/emulated/tests/schedules_tool)
 EMULATED_ENGINE_OBJECTS := $(call object,$(LIBRARY) server/device_cuda.c $(filter-out \
@@ -176,6 +176,10 @@ $(BUILD)/tests/test_%_emulated: $(PLAIN_OBJECTS) $(BUILD)/obj/tests/unit/%.o $(E
 $(EMULATED_ENGINE): $(EMULATED_ENGINE_OBJECTS)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/tests/test_engine_emulated: $(BUILD)/obj/tests/unit/engine.o $(EMULATED_ENGINE_OBJECTS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
 
 $(BUILD)/emulated/interposed: $(BUILD)/obj/server/main.o
 $(BUILD)/emulated/tests/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c)

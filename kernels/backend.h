@@ -68,6 +68,18 @@ struct span {  /* one sequence's rows in a pass */
     const int32_t *pages; /* the cache's pages of positions 0 .. 63, 64 .. 127, ... */
 };
 
+/* Two passes can be under way: while a large one pauses, shared ones run to their ends. */
+enum lane { LANE_shared, LANE_large, LANE_COUNT };
+
+/* The arrays of the host that a pass's calls are given. */
+struct step {
+    int n_rows, n_spans, n_logits, n_logits_spans;
+    const int32_t *tokens, *positions; /* [n_rows] */
+    const struct span *spans;          /* [n_spans] rows in order */
+    const int32_t *logits_rows;        /* [n_logits] */
+    const struct span *logits_spans;   /* [n_logits_spans] */
+};
+
 enum layout { LAYOUT_kn, LAYOUT_nk }; /* a source matrix [K][N] as HF's Conv1D, or [N][K] */
 
 enum epilogue { EPILOGUE_none, EPILOGUE_gelu, EPILOGUE_residual };
@@ -84,6 +96,10 @@ struct backend {
     void (*upload)(struct device *d, void *to, const void *from, size_t size);
     void (*download)(struct device *d, void *to, const struct tensor *from); /* `to`: row-major */
     bool (*fence)(struct device *d, struct err *e);
+    /* A pass of this lane begins: calls will be given these arrays, or the first few of one, so a
+     * device takes all of them at once. Who changes one and uses it again begins again first;
+     * arrays that no pass told of are taken as they come. */
+    void (*begin)(struct device *d, enum lane lane, const struct step *s);
 
     /* The ops of a graph: any strides, operands broadcast by stride 0 and already of the dtype in
      * which the op computes (protocol/ops.def); `out` never overlaps an input, unless it is the

@@ -8,9 +8,6 @@
 #include "../protocol/modules.h"
 #include "backend.h"
 
-/* Two passes can be under way: while a large one pauses, shared ones run to their ends. */
-enum lane { LANE_shared, LANE_large, LANE_COUNT };
-
 struct gpt2_block {
     float *ln1_w, *ln1_b, *qkv_b, *proj_b, *ln2_w, *ln2_b, *fc_b, *out_b; /* on the device */
     struct weight *qkv, *proj, *fc, *out; /* (D, 3D) (D, D) (D, F) (F, D) */
@@ -47,19 +44,28 @@ struct gpt2_options {
  * belongs to no pass. */
 typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
 
+/* The rows that go without a part of a block: those before `head`, and where no others are left
+ * behind `end`, those from `tail` on. Their output is set in the part's hook. */
+struct spared {
+    int head, tail, end;
+};
+
 struct pass {
     enum lane lane;
-    int n_rows, n_spans, n_logits;
+    int n_rows, n_spans, n_copies, n_logits;
     const int32_t *tokens, *positions; /* [n_rows] */
     const struct span *spans;          /* rows in order */
     const int *last_sites;             /* [n_spans] descending: behind it, a span's rows are
                                           computed no more */
-    const int32_t *logits_rows; /* [n_logits] rows whose logits are computed, in order, */
+    const struct span *copies;         /* [n_copies] rows of `spans` that leave keys and values in
+                                          these pages too; of rows that end first, last */
+    const int32_t *logits_rows; /* [n_logits] rows whose logits are computed, */
     const struct span *logits_spans; /* and the same as spans: [n_logits_spans], `row` counted among
                                         the logits */
     int n_logits_spans; /* 0: not told, and then all rows go through the last block */
     const uint64_t *wanted;  /* a bit for each hooked site: the others may be fused away */
     const uint64_t *written; /* the hooked sites that may change the activation */
+    const struct spared *spared; /* [n_blocks][STAGE_COUNT], or NULL where no row goes without */
     hook_fn *hook;
     void (*pause)(void *context, int n_rows); /* before each block, with the rows that go into it;
                                                  or NULL */

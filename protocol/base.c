@@ -1,6 +1,7 @@
 #include "base.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,7 +72,7 @@ enum { ARENA_ALIGN = 64, ARENA_BLOCK = 32 << 10, ARENA_MAP = 1 << 20 };
 static void out_of_memory(size_t size)
 {
     fprintf(stderr, "interposed: the machine has no memory left for %zu bytes\n", size);
-    exit(70);
+    _exit(70); /* other threads run on: nothing may be taken from under them */
 }
 
 static struct arena_block *block_new(size_t size)
@@ -256,18 +257,30 @@ void log_open(enum log_format format)
     log_format = format;
 }
 
-/* JSON's escapes, which also keep control characters and terminal codes out of a text log. */
+/* ASCII alone: what clients send is neither a terminal's code, nor turns what stands beside it
+ * around, nor keeps a line from being UTF-8. */
 static void log_escape(char *out, size_t size, const char *text)
 {
     size_t n = 0;
     for (; *text && n + 7 < size; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c < 0x20 || c == 0x7f || (log_format == LOG_json && (c == '"' || c == '\\')))
+        const unsigned char c = (unsigned char)*text;
+        const bool is_json = log_format == LOG_json;
+        if (c >= 0x7f)
+            n += (size_t)snprintf(out + n, size - n, is_json ? "\\\\x%02x" : "\\x%02x", c);
+        else if (c < 0x20 || (is_json && (c == '"' || c == '\\')))
             n += (size_t)snprintf(out + n, size - n, "\\u%04x", c);
         else
             out[n++] = (char)c;
     }
     out[n] = '\0';
+}
+
+/* Whether a line can be written at once. Who does not read the log, a pager or a pipe's other end,
+ * would else stop whoever has something to say, one by one. */
+static bool log_is_read(void)
+{
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&p, 1, 0) > 0 && (p.revents & POLLOUT);
 }
 
 void log_line(const char *event, const char *format, ...)
@@ -289,6 +302,6 @@ void log_line(const char *event, const char *format, ...)
                             ? "{\"time\":\"%s.%03ldZ\",\"event\":\"%s\",\"text\":\"%s\"}\n"
                             : "%s.%03ldZ %s: %s\n";
     int n = snprintf(line, sizeof line, shape, when, now.tv_nsec / 1000000, event, safe);
-    if (n > 0 && write(STDERR_FILENO, line, (size_t)n) < 0)
-        return; /* nobody reads the log: nothing to do about it */
+    if (n > 0 && log_is_read() && write(STDERR_FILENO, line, (size_t)n) < 0)
+        return; /* a full disk: nothing to do about it */
 }

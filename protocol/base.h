@@ -83,7 +83,8 @@ int text_distance(const char *a, size_t a_length, const char *b, size_t b_length
 double seconds_now(void);
 
 /* One line on standard error, as text or as one JSON object, whole even with many threads. Text
- * from outside is escaped. Set the format once, before threads start. */
+ * from outside is escaped. A line that would have to wait, for a pipe that nobody reads, is
+ * dropped. Set the format once, before threads start. */
 enum log_format { LOG_text, LOG_json, LOG_quiet };
 void log_open(enum log_format format);
 void log_line(const char *event, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -166,7 +166,7 @@ static int park_whole(struct planner *s, struct parking *k, int value)
 {
     const int version = root_of(s, value)->version;
     const struct view rows = root_rows(s, root_of(s, value));
-    if (root_of(s, value)->home == HOME_activation)
+    if (root_of(s, value)->home == HOME_activation && root_of(s, value)->point != PT_logits)
         s->p->invokes[root_of(s, value)->invoke].read_from = 0;
     if (!k->whole[version]) {
         int all = value_add(s, s->value_roots[value], s->p->values[value].dtype, rows);

@@ -179,42 +179,7 @@ static bool check_prompts(const struct planner *s, int invoke)
     return true;
 }
 
-static bool check_counts(const struct planner *s, const struct trace *t, int n_sequences,
-                         int n_rows)
-{
-    if (n_sequences > SEQUENCES_MAX) {
-        err_set(s->e, ERR_limit, "%d prompts in one request: the limit is %d",
-                n_sequences, SEQUENCES_MAX);
-        return err_at(s->e, -1, "%sinvokes", t->place);
-    }
-    if (n_rows > ROWS_MAX) {
-        err_set(s->e, ERR_limit, "the prompts have %d tokens together: the limit is %d",
-                n_rows, ROWS_MAX);
-        return err_at(s->e, -1, "%sinvokes", t->place);
-    }
-    return true;
-}
-
-/* Gives the sequences of an invoke their rows and pages; returns how many rows. */
-static int place_sequences(struct planner *s, int invoke, int n_steps)
-{
-    struct plan_invoke *v = &s->p->invokes[invoke];
-    int n_rows = 0;
-    v->sequences = ARENA_ARRAY(s->a, struct plan_sequence, (size_t)v->n_sequences);
-    for (int i = 0; i < v->n_sequences; i++) {
-        const int n = s->g->invokes[invoke].prompts[i].n_tokens;
-        const int n_pages = (n + n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
-        v->sequences[i] = (struct plan_sequence){
-            .n_tokens = n, .row = n_rows, .page_first = s->p->n_pages, .n_pages = n_pages};
-        v->is_ragged |= n != v->sequences[0].n_tokens;
-        v->n_tokens = n > v->n_tokens ? n : v->n_tokens;
-        s->p->n_pages += n_pages;
-        n_rows += n;
-    }
-    return n_rows;
-}
-
-/* Checks an invoke's prompts and gives it its rows, sequences and pages. */
+/* Checks an invoke's prompts and gives it its sequences. */
 static bool place_invoke(struct planner *s, int i)
 {
     struct plan *p = s->p;
@@ -224,16 +189,23 @@ static bool place_invoke(struct planner *s, int i)
     v->trace = s->g->invokes[i].trace;
     struct plan_trace *t = &p->traces[v->trace];
     v->n_sequences = s->g->invokes[i].n_prompts;
-    v->row_first = t->n_rows;
     v->sequence_first = t->n_sequences;
     v->outcome_first = p->n_sequences;
     v->generated_first = p->n_generated;
-    const int n_rows = place_sequences(s, i, t->n_steps);
-    v->logits_from = t->samples ? v->n_tokens - 1 : v->n_tokens;
     p->n_sequences += v->n_sequences;
-    t->n_rows += n_rows;
-    if (!check_counts(s, &s->g->traces[v->trace], p->n_sequences, t->n_rows))
-        return false;
+    if (p->n_sequences > SEQUENCES_MAX) {
+        err_set(s->e, ERR_limit, "%d prompts in one request: the limit is %d", p->n_sequences,
+                SEQUENCES_MAX);
+        return err_at(s->e, -1, "%sinvokes", s->g->traces[v->trace].place);
+    }
+    v->sequences = ARENA_ARRAY(s->a, struct plan_sequence, (size_t)v->n_sequences);
+    for (int k = 0; k < v->n_sequences; k++) {
+        const int n = s->g->invokes[i].prompts[k].n_tokens;
+        v->sequences[k].n_tokens = n;
+        v->is_ragged |= n != v->sequences[0].n_tokens;
+        v->n_tokens = n > v->n_tokens ? n : v->n_tokens;
+    }
+    v->logits_from = t->samples ? v->n_tokens - 1 : v->n_tokens;
     t->n_sequences += v->n_sequences;
     p->n_generated += v->n_sequences * s->g->traces[v->trace].n_new_tokens;
     return true;
@@ -275,11 +247,8 @@ static bool place_traces(struct planner *s)
     p->passes = ARENA_ARRAY(s->a, struct plan_pass, (size_t)p->n_passes);
     for (int i = 0; i < p->n_traces; i++) {
         const struct plan_trace *t = &p->traces[i];
-        for (int k = 0; k < t->n_steps; k++) {
-            const int n_rows = k == 0 ? t->n_rows : t->n_sequences;
-            p->passes[t->pass_first + k] = (struct plan_pass){.trace = i, .n_rows = n_rows};
-            p->n_rows = n_rows > p->n_rows ? n_rows : p->n_rows;
-        }
+        for (int k = 0; k < t->n_steps; k++)
+            p->passes[t->pass_first + k].trace = i;
     }
     return true;
 }
@@ -517,8 +486,9 @@ static bool check_target(struct planner *s, const struct node *n)
                            SHAPE_TEXT(to));
     struct view wide, value = view_without_ones(from, to->rank);
     if (!view_expand(&wide, &value, to->rank, to->shape))
-        return node_refuse(s->e, n, 1, ERR_shape, "set of %s to %s", SHAPE_TEXT(to),
-                           SHAPE_TEXT(from));
+        return node_refuse(s->e, n, 1, ERR_shape,
+                           "set: the value, %s, does not fit the target, %s", SHAPE_TEXT(from),
+                           SHAPE_TEXT(to));
     return check_in_place(s, n);
 }
 
@@ -763,6 +733,62 @@ static void mark(struct planner *s)
 
 /* Rows on demand. */
 
+static bool same_tokens(const struct prompt *a, const struct prompt *b)
+{
+    return a->n_tokens == b->n_tokens &&
+           memcmp(a->tokens, b->tokens, (size_t)a->n_tokens * sizeof *a->tokens) == 0;
+}
+
+/* The first of an invoke's prompts that is the same as this one. */
+static int first_equal(const struct planner *s, int invoke, int prompt)
+{
+    const struct prompt *prompts = s->g->invokes[invoke].prompts;
+    int i = 0;
+    while (i < prompt && !same_tokens(&prompts[i], &prompts[prompt]))
+        i++;
+    return i;
+}
+
+/* Gives the sequences of an invoke their rows and pages; returns how many rows. */
+static int place_sequences(struct planner *s, int invoke, int n_steps)
+{
+    struct plan_invoke *v = &s->p->invokes[invoke];
+    const bool may_copy = v->read_from == v->n_tokens;
+    int n_rows = 0;
+    for (int i = 0; i < v->n_sequences; i++) {
+        struct plan_sequence *q = &v->sequences[i];
+        q->source = may_copy ? first_equal(s, invoke, i) : i;
+        q->row = q->source == i ? n_rows : v->sequences[q->source].row;
+        q->page_first = s->p->n_listed;
+        q->n_pages = (q->n_tokens + n_steps - 1 + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        s->p->n_listed += q->n_pages;
+        s->p->n_pages += q->n_pages - plan_pages_copied(v->sequences, i);
+        n_rows += q->source == i ? q->n_tokens : 0;
+    }
+    return n_rows;
+}
+
+static bool settle_rows(struct planner *s)
+{
+    struct plan *p = s->p;
+    for (int i = 0; i < p->n_invokes; i++) {
+        struct plan_trace *t = &p->traces[p->invokes[i].trace];
+        p->invokes[i].row_first = t->n_rows;
+        t->n_rows += place_sequences(s, i, t->n_steps);
+        if (t->n_rows <= ROWS_MAX)
+            continue;
+        err_set(s->e, ERR_limit, "the prompts have %d tokens together: the limit is %d",
+                t->n_rows, ROWS_MAX);
+        return err_at(s->e, -1, "%sinvokes", s->g->traces[p->invokes[i].trace].place);
+    }
+    for (int i = 0; i < p->n_passes; i++) {
+        const struct plan_trace *t = &p->traces[p->passes[i].trace];
+        p->passes[i].n_rows = plan_step(p, i) == 0 ? t->n_rows : t->n_sequences;
+        p->n_rows = p->passes[i].n_rows > p->n_rows ? p->passes[i].n_rows : p->n_rows;
+    }
+    return true;
+}
+
 /* The first position of any sequence that a view of rows for all T positions touches; 0 where one
  * of its dimensions walks from one sequence into the next. */
 static int64_t first_position(const struct view *v, int64_t T, int64_t row)
@@ -812,9 +838,12 @@ static void find_position(struct planner *s, const struct node *n, int k)
     /* What is inside of attention is made of all rows. */
     const int64_t from =
         r->is_inside ? 0 : first_position(view, v->n_tokens, point_row_stride(r->point, s->m));
-    if (r->point == PT_logits) /* one row at least, for a pass has no empty tensors */
+    if (r->point == PT_logits) { /* one row at least, for a pass has no empty tensors */
         lower_to(&v->logits_from, from < v->n_tokens ? from : v->n_tokens - 1);
-    lower_to(&v->read_from, from);
+        v->touches_logits = true;
+    } else {
+        lower_to(&v->read_from, from);
+    }
     if (n->op == OP_set && k == 0)
         lower_to(&v->set_from, from);
 }
@@ -840,7 +869,6 @@ static void find_positions(struct planner *s)
 static void settle_logits(struct planner *s)
 {
     struct plan *p = s->p;
-    find_positions(s);
     for (int i = 0; i < p->n_invokes; i++) {
         struct plan_invoke *v = &p->invokes[i];
         struct plan_trace *t = &p->traces[v->trace];
@@ -849,7 +877,8 @@ static void settle_logits(struct planner *s)
             struct plan_sequence *q = &v->sequences[k];
             const int most = v->n_tokens - v->logits_from;
             q->logits_row = t->n_logits - v->logits_first;
-            q->n_logits = q->n_tokens < most ? q->n_tokens : most;
+            if (q->source == k || v->touches_logits)
+                q->n_logits = q->n_tokens < most ? q->n_tokens : most;
             t->n_logits += q->n_logits;
         }
     }
@@ -1080,7 +1109,8 @@ static double pass_cost(const struct planner *s, int pass)
         for (int k = 0; k < v->n_sequences; k++) {
             const double T = v->sequences[k].n_tokens, rows = step == 0 ? T : 1;
             const double keys = step == 0 ? T * (T + 1) / 2 : T + step;
-            cost += blocks * (rows * row + 2 * D * keys);
+            if (step > 0 || v->sequences[k].source == k)
+                cost += blocks * (rows * row + 2 * D * keys);
         }
     }
     return cost + p->n_logits * head;
@@ -1162,6 +1192,9 @@ static bool make_order(struct planner *s, bool *again)
         return false;
     mark(s);
     heads_choose(s);
+    find_positions(s);
+    if (!settle_rows(s))
+        return false;
     settle_logits(s);
     if (!lower(s))
         return false;
@@ -1186,6 +1219,7 @@ bool plan_build(struct plan *p, const struct graph *g, const struct model_shape 
             return false;
     }
     make_stops(&s);
+    skips_make(&s);
     find_last_sites(&s);
     make_saves(&s);
     if (!make_slab(&s))

@@ -13,6 +13,9 @@
 #pragma once
 #include "graph.h"
 
+/* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
+enum { PAGE_TOKENS = 64 };
+
 enum home {
     HOME_activation, /* rows of the live activation, from the first row of `invoke` */
     HOME_slab,       /* the job's memory on the device; constants lie at its start */
@@ -78,9 +81,15 @@ struct loop {
     int64_t height, n_rows;
 };
 
+struct plan_skip { /* an invoke whose rows go without parts of a block, which nobody sees */
+    int invoke, block;
+    bool stages[STAGE_COUNT];
+};
+
 struct stop { /* the actions due at one site of one pass */
     int pass, site;
     int first, n_actions;
+    int first_skip, n_skips; /* what it replaces, of plan.skips: in that pass */
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
     bool gathers; /* may find an index out of range */
@@ -96,12 +105,24 @@ struct save {
     size_t offset, bytes; /* into the job's results, a multiple of 64 */
 };
 
+/* A copy is a sequence with the same tokens as an earlier one of its invoke, its source, where no
+ * action touches rows of step 0: it has none of its own there, but the keys and values, and the
+ * logits if none are touched, of its source. Else a sequence is its own source. */
 struct plan_sequence {
     int n_tokens;
-    int row;                  /* its first row in step 0, from its invoke's, and */
-    int n_logits, logits_row; /* how many rows of logits it has there, and the first of them */
-    int page_first, n_pages;  /* of the job's pages: they follow one another */
+    int source;
+    int row;                  /* its source's first row in step 0, from its invoke's, and */
+    int n_logits, logits_row; /* how many rows of logits it has there (0: its source's are its own),
+                                 and the first of them */
+    int page_first, n_pages;  /* in the job's list of pages: they follow one another */
 };
+
+/* How many pages a sequence shares with its source: those that a copy's prompt fills. */
+static inline int plan_pages_copied(const struct plan_sequence *sequences, int sequence)
+{
+    const struct plan_sequence *q = &sequences[sequence];
+    return q->source == sequence ? 0 : q->n_tokens / PAGE_TOKENS;
+}
 
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
     int trace;
@@ -116,8 +137,10 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of
                              each sequence, as far as it has so many; n_tokens: for none */
     int logits_first;     /* its first row among the job's rows of logits in step 0 */
-    int read_from;        /* step 0: no action touches a row of an earlier position, and */
+    int read_from;        /* step 0: no action touches a row of an earlier position, but of logits,
+                             and */
     int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
+    bool touches_logits;  /* step 0: some action does */
 };
 
 struct plan_trace {
@@ -138,12 +161,13 @@ struct plan_pass {
 };
 
 struct plan {
-    int n_values, n_actions, n_stops, n_saves, n_invokes;
+    int n_values, n_actions, n_stops, n_saves, n_skips, n_invokes;
     struct value *values;      /* values[i] belongs to nodes[i] for i < n_nodes, then temporaries */
     struct action *actions;    /* in the order of running */
     struct loop *loops;        /* of products of the head that nobody needs whole: tiles.c */
     int n_loops;
     struct stop *stops;        /* sorted by pass, then site */
+    struct plan_skip *skips;   /* in the order of the stops */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
     int64_t *touched;          /* of each node: how many elements it sets, without padding */
@@ -153,7 +177,8 @@ struct plan {
     int n_rows, n_logits;      /* of the largest pass */
     int n_sequences;           /* of all traces, and */
     int n_generated;           /* their new tokens */
-    int n_pages;               /* of the key/value cache, for all sequences to their last steps */
+    int n_pages;               /* of the key/value cache, for all sequences to their last steps, */
+    int n_listed;              /* and in their lists: copies share some */
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
                                   index out of range, and that index; 0 where none gathers */
@@ -170,9 +195,6 @@ static inline int plan_step(const struct plan *p, int pass)
 {
     return pass - p->traces[p->passes[pass].trace].pass_first;
 }
-
-/* Positions in a page of the key/value cache; attention sums in absolute chunks of as many keys. */
-enum { PAGE_TOKENS = 64 };
 
 /* Where the graph has prompts as token ids: checks sense and settles everything. The plan borrows
  * from the graph and lives in the same arena. Errors name the node and the numbers. Iterative,

@@ -74,8 +74,9 @@ bool batch_open(struct batch **out, struct gpt2 *m, const struct batch_options *
                                     o->slab_bytes};
     b->shares_prefixes = o->shares_prefixes;
     void *slab;
-    if (!m->be->alloc(m->device, &slab, o->slab_bytes, e))
-        return false;
+    struct err why = {0};
+    if (!m->be->alloc(m->device, &slab, o->slab_bytes, &why))
+        return err_set(e, why.code, "%s that requests compute in: lower --slab-mb", why.text);
     b->slab = slab;
     b->pages = pages_new(m->n_pages, a);
     b->pass_cost = o->pass_cost > 0 ? o->pass_cost : cost_of_rows(m, m->rows_max[LANE_shared]);
@@ -197,7 +198,11 @@ static int count_cached_blocks(const struct batch *b, const struct job *j, int i
 static int shareable_pages(const struct batch *b, const struct job *j, int invoke)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
-    if (!b->shares_prefixes || v->n_sequences != 1)
+    for (int k = 0; k < v->n_sequences; k++) {
+        if (v->sequences[k].source != 0)
+            return 0;
+    }
+    if (!b->shares_prefixes)
         return 0;
     int positions = v->n_tokens - 1;
     positions = v->read_from < positions ? v->read_from : positions;
@@ -205,27 +210,60 @@ static int shareable_pages(const struct batch *b, const struct job *j, int invok
     return positions / PAGE_TOKENS;
 }
 
+/* Others may share the pages that hold nothing but the beginnings of prompts. What an invoke's
+ * graph touches lies nearer to the beginning of a shorter sequence. */
+static void keep_pages(struct batch *b, const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int depth = count_cached_blocks(b, j, invoke);
+    for (int k = 0; k < v->n_sequences && b->shares_prefixes && depth > 0; k++) {
+        const int from = v->set_from - (v->n_tokens - v->sequences[k].n_tokens);
+        pages_keep(b->pages, job_pages(j, invoke, k), j->graph.invokes[invoke].prompts[k].tokens,
+                   from > 0 ? from / PAGE_TOKENS : 0, depth);
+    }
+}
+
+/* Of a sequence's pages those that are there: of its source, or of anybody's prompt. */
+static int share_pages(struct batch *b, struct job *j, int invoke, int sequence)
+{
+    const struct plan_sequence *sequences = j->plan.invokes[invoke].sequences;
+    int32_t *const pages = j->pages + sequences[sequence].page_first;
+    const int source = sequences[sequence].source, n = plan_pages_copied(sequences, sequence);
+    pages_hold(b->pages, pages, job_pages(j, invoke, source), n);
+    if (source != sequence)
+        return n;
+    const int n_shared = pages_share(
+        b->pages, pages, j->graph.invokes[invoke].prompts[sequence].tokens,
+        shareable_pages(b, j, invoke), count_cached_blocks(b, j, invoke));
+    j->n_shared[invoke] = n_shared * PAGE_TOKENS;
+    return n_shared;
+}
+
 /* Shares what it can and takes the rest of its pages: -1 and nothing where they are not there, else
- * how many it took. */
+ * how many it took. Where that cannot fail, and all who are admitted behind it until its first step
+ * are in the same pass, they share these pages already: a block's keys are all there before anybody
+ * reads one. */
 static int take_pages(struct batch *b, struct job *j, int most)
 {
     const struct plan *p = &j->plan;
+    const bool promises =
+        !j->turn.is_large && p->n_pages <= most && p->n_pages <= pages_left(b->pages);
     int n_held = 0, n_taken = 0;
     for (int i = 0; i < p->n_invokes; i++) {
         const struct plan_invoke *v = &p->invokes[i];
-        const struct plan_sequence *last = &v->sequences[v->n_sequences - 1];
-        const int first = v->sequences[0].page_first, n = last->page_first + last->n_pages - first;
-        int32_t *const pages = j->pages + first;
-        const int n_shared = pages_share(b->pages, pages, j->graph.invokes[i].prompts[0].tokens,
-                                         shareable_pages(b, j, i), count_cached_blocks(b, j, i));
-        n_held += n_shared;
-        n_taken += n - n_shared;
-        if (n_taken > most || !pages_take(b->pages, pages + n_shared, n - n_shared)) {
-            pages_release(b->pages, j->pages, n_held);
-            return -1;
+        for (int k = 0; k < v->n_sequences; k++) {
+            assert(v->sequences[k].page_first == n_held);
+            const int n_shared = share_pages(b, j, i, k), n = v->sequences[k].n_pages - n_shared;
+            n_held += n_shared;
+            n_taken += n;
+            if (n_taken > most || !pages_take(b->pages, j->pages + n_held, n)) {
+                pages_release(b->pages, j->pages, n_held);
+                return -1;
+            }
+            n_held += n;
         }
-        n_held += n - n_shared;
-        j->n_shared[i] = n_shared * PAGE_TOKENS;
+        if (promises && v->trace == 0)
+            keep_pages(b, j, i);
     }
     return n_taken;
 }
@@ -257,21 +295,8 @@ static void take_back(struct batch *b, struct job *j)
     while (b->admitted[i] != j)
         i++;
     b->admitted[i] = b->admitted[--b->n_admitted];
-    pages_release(b->pages, j->pages, j->plan.n_pages);
+    pages_release(b->pages, j->pages, j->plan.n_listed);
     j->slab = NULL;
-}
-
-/* Others may share the pages that hold nothing but the beginnings of prompts. */
-static void keep_pages(struct batch *b, const struct job *j)
-{
-    const struct plan_trace *t = job_trace(j);
-    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
-        const struct plan_invoke *v = &j->plan.invokes[i];
-        const int depth = count_cached_blocks(b, j, i);
-        for (int k = 0; k < v->n_sequences && b->shares_prefixes && depth > 0; k++)
-            pages_keep(b->pages, job_pages(j, i, k), j->graph.invokes[i].prompts[k].tokens,
-                       v->set_from / PAGE_TOKENS, depth);
-    }
 }
 
 /* The end of a job, wherever it is. Its state is the last thing that changes: then it is gone. */
@@ -300,8 +325,9 @@ static void left(void *context, struct job *j)
         let_go(b, j, &j->err);
         return;
     }
-    if (job_step(j) == 0 && !job_cancelled(j))
-        keep_pages(b, j);
+    const struct plan_trace *t = job_trace(j);
+    for (int i = 0; i < t->n_invokes && job_step(j) == 0 && !job_cancelled(j); i++)
+        keep_pages(b, j, t->invoke_first + i);
     if (!job_advance(j) || job_cancelled(j)) {
         let_go(b, j, NULL);
         return;

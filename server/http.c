@@ -9,12 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    SPARE_CONNECTIONS = 32,  /* above CONNECTIONS_MAX: room in which to say 503 */
+    SPARE_CONNECTIONS = 32,  /* above those that may be open: room in which to say 503 */
+    OTHER_FILES = 64,        /* that the process has open beside its connections: CUDA has dozens */
     STACK_BYTES = 256 << 10, /* of a connection's thread; decoding nests DEPTH_MAX deep at most */
     BACKLOG = 1024,
     BODY_FIRST_BYTES = 16 << 10, /* most requests fit; then it doubles */
@@ -48,6 +50,7 @@ struct http {
     atomic_int n_active;
     atomic_int_least64_t body_bytes; /* that all bodies hold now */
     atomic_bool draining, stopping;
+    atomic_int_least64_t said_in; /* the last second in which the library said something */
     pthread_t watchdog;
 
     pthread_mutex_t lock; /* guards everything below */
@@ -412,7 +415,7 @@ static void log_request(const struct exchange *x)
 {
     const struct http_request *r = &x->request;
     if (x->reply.status >= 400 || strcmp(r->method, "POST") == 0)
-        log_line("request", "%s %s %s %d, %zu bytes in %.1f ms%s%s", r->id, r->method, r->path,
+        log_line("request", "%s %s %.200s %d, %zu bytes in %.1f ms%s%s", r->id, r->method, r->path,
                  x->reply.status, r->body_size, (seconds_now() - x->started_at) * 1e3,
                  x->err.code ? ": " : "", x->err.code ? x->err.text : "");
 }
@@ -481,9 +484,13 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
 
 /* Start and stop. */
 
+/* The library may have the same to say ten thousand times a second: once is enough. */
 static void on_log(void *context, const char *format, va_list args)
 {
-    (void)context;
+    struct http *h = context;
+    const int64_t second = (int64_t)seconds_now();
+    if (atomic_exchange(&h->said_in, second) == second)
+        return;
     char text[512];
     vsnprintf(text, sizeof text, format, args);
     text[strcspn(text, "\n")] = '\0';
@@ -538,12 +545,37 @@ static bool open_socket(int *fd, int *port, const struct http_options *o, struct
     return true;
 }
 
+/* A connection takes a file, and systems give a process 1,024 where it does not ask for more. Where
+ * it gets no more than that, fewer connections may be open: the library would try to take the next
+ * one, in vain and without end. */
+static bool allow_connections(struct http *h, int asked, struct err *e)
+{
+    struct rlimit files;
+    const rlim_t wanted = (rlim_t)(asked + SPARE_CONNECTIONS + OTHER_FILES);
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+        return err_set(e, ERR_device, "the limit of open files: %s", strerror(errno));
+    if (files.rlim_cur < wanted) {
+        files.rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    const int n_files = files.rlim_cur < wanted ? (int)files.rlim_cur : (int)wanted;
+    h->connections_max = n_files - SPARE_CONNECTIONS - OTHER_FILES;
+    if (h->connections_max < 1)
+        return err_set(e, ERR_value,
+                       "this process may have %d files open (ulimit -n), and needs %d beside those "
+                       "of its connections",
+                       n_files, SPARE_CONNECTIONS + OTHER_FILES);
+    if (h->connections_max < asked)
+        log_line("start", "%d connections may be open at once, not %d: ulimit -n is %d",
+                 h->connections_max, asked, n_files);
+    return true;
+}
+
 bool http_open(struct http **out, int *port, const struct http_options *o,
                const struct http_service *service, struct arena *a, struct err *e)
 {
     struct http *h = ARENA_NEW(a, struct http);
     h->policy = (struct headers_policy){o->host, o->allow_origin};
-    h->connections_max = o->connections;
     h->header_seconds = o->header_seconds;
     h->body_seconds = o->body_seconds;
     h->service = *service;
@@ -551,16 +583,16 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
     if (getrandom(&h->boot, sizeof h->boot, 0) != sizeof h->boot)
         h->boot = (uint32_t)getpid();
     int fd = -1;
-    if (!open_socket(&fd, port, o, e))
+    if (!allow_connections(h, o->connections, e) || !open_socket(&fd, port, o, e))
         return false;
     MHD_set_panic_func(on_panic, NULL);
     h->daemon = MHD_start_daemon(
         MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
             MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
         MHD_OPTION_URI_LOG_CALLBACK, on_uri, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(o->connections + SPARE_CONNECTIONS),
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)(h->connections_max + SPARE_CONNECTIONS),
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS_MAX,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES_MAX, MHD_OPTION_THREAD_STACK_SIZE,
         (size_t)STACK_BYTES, MHD_OPTION_END);

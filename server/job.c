@@ -5,10 +5,15 @@
 
 /* What all requests that wait or run may take together, graphs and replies: sixteen of the largest
  * replies, or the usual thousands of small ones. A reply's memory is touched as values arrive, so a
- * reservation alone costs nothing. */
+ * reservation alone costs nothing. Who reads slowly holds it for long: a user may hold no more than
+ * is left for the others. */
 #define HELD_BYTES_MAX (16 * RESULT_BYTES_MAX)
 
-static atomic_int_least64_t held_bytes;
+enum {
+    USERS = 1024 /* sums of bytes: users whose numbers fall together share one */
+};
+
+static atomic_int_least64_t held_bytes, held_by[USERS];
 
 struct job *job_new(const char *request_id, struct arena *a)
 {
@@ -50,21 +55,41 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
     return true;
 }
 
+static void let_go(struct job *j)
+{
+    atomic_fetch_sub(&held_bytes, j->held_bytes);
+    atomic_fetch_sub(&held_by[j->turn.user % USERS], j->held_bytes);
+    j->held_bytes = 0;
+}
+
+/* Two at a time may refuse one another where either alone would be taken: they come back. */
+static bool hold(struct job *j, int64_t bytes, struct err *e)
+{
+    const int64_t all = atomic_fetch_add(&held_bytes, bytes);
+    const int64_t own = atomic_fetch_add(&held_by[j->turn.user % USERS], bytes);
+    const int64_t left = HELD_BYTES_MAX - all - bytes;
+    j->held_bytes = bytes;
+    if (left >= 0 && (own == 0 || own + bytes <= left))
+        return true;
+    let_go(j);
+    if (left < 0)
+        return err_set(e, ERR_busy,
+                       "requests that are being answered take %lld of %lld bytes, this one would "
+                       "take %lld",
+                       (long long)all, (long long)HELD_BYTES_MAX, (long long)bytes);
+    return err_set(e, ERR_busy,
+                   "your requests that are being answered take %lld bytes, this one would take "
+                   "%lld, and the other %lld are kept for others",
+                   (long long)own, (long long)bytes, (long long)left);
+}
+
 bool job_reserve(struct job *j, struct err *e)
 {
     const struct plan *p = &j->plan;
-    int64_t bytes = (int64_t)p->result_bytes + (int64_t)j->arena->used;
-    int64_t held = atomic_fetch_add(&held_bytes, bytes);
-    if (held + bytes > HELD_BYTES_MAX) {
-        atomic_fetch_sub(&held_bytes, bytes);
-        return err_set(e, ERR_busy,
-                       "requests that are being answered take %lld of %lld bytes, this "
-                       "one would take %lld",
-                       (long long)held, (long long)HELD_BYTES_MAX, (long long)bytes);
-    }
-    j->held_bytes = bytes;
+    if (!hold(j, (int64_t)p->result_bytes + (int64_t)j->arena->used, e))
+        return false;
     j->results = arena_alloc(j->arena, p->result_bytes);
-    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_pages);
+    j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_listed);
     j->row_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->logits_of = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
     j->n_shared = ARENA_ARRAY(j->arena, int, (size_t)p->n_invokes);
@@ -85,8 +110,7 @@ bool job_reserve(struct job *j, struct err *e)
 
 void job_free(struct job *j)
 {
-    atomic_fetch_sub(&held_bytes, j->held_bytes);
-    j->held_bytes = 0;
+    let_go(j);
     pthread_cond_destroy(&j->outbox.moved);
     pthread_mutex_destroy(&j->outbox.lock);
 }

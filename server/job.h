@@ -51,7 +51,7 @@ struct job {
     struct outcome *outcomes; /* [plan.n_sequences] to be read when the state is final */
     const struct bpe *bpe;    /* borrowed, for texts that end a generation; or NULL */
     bool is_followed;         /* the connection waits for tokens, not only for saves */
-    int32_t *pages;     /* the cache's pages, plan.n_pages of them, by sequence: job_pages */
+    int32_t *pages;     /* the cache's pages, plan.n_listed of them, by sequence: job_pages */
 
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
@@ -61,7 +61,7 @@ struct job {
     int n_sampled, n_told; /* the same of steps whose tokens are there, */
     double published_at; /* since when */
     int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
-    struct turn turn;    /* its place in the schedule; turn.user is set before queue_push */
+    struct turn turn;    /* its place in the schedule; turn.user is set before job_reserve */
     int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
                             invoke's first position is, or would be if it were computed, and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
@@ -83,7 +83,8 @@ struct job *job_new(const char *request_id, struct arena *a);
 bool job_fits(const struct job *j, const struct capacity *c, struct err *e);
 
 /* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while other
- * requests, their graphs and their replies, take all that the server has for them. */
+ * requests, their graphs and their replies, take all that the server has for them, or its user's as
+ * much as they leave. */
 bool job_reserve(struct job *j, struct err *e);
 
 /* After its state is final, or if it never was in the queue. Its arena stays. */

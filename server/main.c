@@ -4,10 +4,10 @@
 #include "options.h"
 #include "routes.h"
 #include "worker.h"
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -192,26 +192,32 @@ static void say_ready(const struct server *s)
             s->port, s->service.facts.device);
 }
 
-/* A connection takes a file, and systems give a process 1,024 where it does not ask for more. */
-static void allow_files(void)
+/* Who starts us with a standard file closed must not find a client's connection in its place, with
+ * our log in the middle of its replies. */
+static void fill_standard_files(void)
 {
-    struct rlimit files;
-    const rlim_t wanted = 2 * CONNECTIONS_MAX;
-    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= wanted)
-        return;
-    files.rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted;
-    setrlimit(RLIMIT_NOFILE, &files);
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
 }
 
 /* Stop. */
 
-/* All threads leave these to the main thread, which waits for them. */
+/* All threads leave these to the main thread, which waits for them. Who starts us may have said
+ * that one is ignored: nohup a terminal's end, a shell's & its ^C. */
 static sigset_t block_signals(void)
 {
+    static const int stops[] = {SIGTERM, SIGINT, SIGHUP};
     sigset_t set;
     sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        struct sigaction as_is;
+        if (sigaction(stops[i], NULL, &as_is) == 0 && as_is.sa_handler != SIG_IGN)
+            sigaddset(&set, stops[i]);
+    }
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     return set;
@@ -303,6 +309,7 @@ int main(int argc, char **argv)
     struct server *s = &server;
     struct err e = {0};
     enum options_wish wish;
+    fill_standard_files();
     if (!options_read(&s->options, &wish, argc, argv, &e))
         return fail(&e, EXIT_options);
     if (wish == WISH_help)
@@ -313,7 +320,6 @@ int main(int argc, char **argv)
         return fail(&e, EXIT_options);
     log_open(log_format_of(s->options.log_format));
     const sigset_t set = block_signals();
-    allow_files();
     if (!find_model(s, &e) || !load_model(s, &e) || !start_serving(s, &e)) {
         release(s);
         return fail(&e, EXIT_start);

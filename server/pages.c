@@ -141,6 +141,15 @@ int pages_share(struct pages *p, int32_t *found, const int32_t *tokens, int n_ma
     return n_max;
 }
 
+void pages_hold(struct pages *p, int32_t *found, const int32_t *held, int n)
+{
+    for (int i = 0; i < n; i++) {
+        assert(p->pages[held[i]].n_holders > 0);
+        p->pages[held[i]].n_holders++;
+        found[i] = held[i];
+    }
+}
+
 /* Keeps one page, or sees that an equal one is kept. Returns the serial of the kept one. */
 static uint64_t keep(struct pages *p, struct page *page, uint64_t parent, const int32_t *tokens,
                      int depth)

@@ -29,6 +29,9 @@ bool pages_take(struct pages *p, int32_t *taken, int n);
  * those of n_max pages. */
 int pages_share(struct pages *p, int32_t *found, const int32_t *tokens, int n_max, int depth);
 
+/* Holds these pages, which somebody holds, once more, for reading. */
+void pages_hold(struct pages *p, int32_t *found, const int32_t *held, int n);
+
 /* From now on others may share these pages: the first n of a prompt, with the keys and values of
  * all their `tokens` in the first `depth` blocks. The caller still holds them and no longer writes
  * there; it may keep them again, with more blocks or more pages of the prompt. Of two equal pages

@@ -18,9 +18,10 @@ struct round {
 
     struct pass pass; /* of the next run; its arrays are these */
     int32_t *tokens, *positions, *logits_rows;
-    struct span *spans, *logits_spans;
+    struct span *spans, *copies, *logits_spans;
     int *last_sites;
     uint64_t *wanted, *written;
+    struct spared *spared;
     struct err err; /* a fence inside the pass that failed */
 
     float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
@@ -47,11 +48,13 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->tokens = ARENA_ARRAY(a, int32_t, rows);
     r->positions = ARENA_ARRAY(a, int32_t, rows);
     r->spans = ARENA_ARRAY(a, struct span, rows);
+    r->copies = ARENA_ARRAY(a, struct span, (size_t)m->n_pages); /* each has one of its own */
     r->last_sites = ARENA_ARRAY(a, int, rows);
     r->logits_rows = ARENA_ARRAY(a, int32_t, (size_t)m->logits_max[lane]);
     r->logits_spans = ARENA_ARRAY(a, struct span, (size_t)m->logits_max[lane]);
     r->wanted = ARENA_ARRAY(a, uint64_t, words);
     r->written = ARENA_ARRAY(a, uint64_t, words);
+    r->spared = ARENA_ARRAY(a, struct spared, (size_t)m->shape.n_blocks * STAGE_COUNT);
     r->row = ARENA_ARRAY(a, float, V);
     r->sample_scratch = ARENA_ARRAY(a, float, V);
     r->sample_order = ARENA_ARRAY(a, int32_t, V);
@@ -69,6 +72,7 @@ static void pass_clear(struct round *r)
                             .tokens = r->tokens,
                             .positions = r->positions,
                             .spans = r->spans,
+                            .copies = r->copies,
                             .last_sites = r->last_sites,
                             .logits_rows = r->logits_rows,
                             .logits_spans = r->logits_spans,
@@ -92,6 +96,31 @@ static void set_bit(uint64_t *bits, int site)
     bits[site / 64] |= UINT64_C(1) << (site % 64);
 }
 
+static int count_rows(const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const struct plan_sequence *last = &v->sequences[v->n_sequences - 1];
+    return job_step(j) > 0 ? v->n_sequences : last->row + last->n_tokens;
+}
+
+/* Rows without a part of a block matter where they are the first or the last of all. */
+static void spare(struct round *r, const struct job *j, const struct plan_skip *skip)
+{
+    const int n_blocks = r->model->shape.n_blocks;
+    const int first = j->row_of[skip->invoke], end = first + count_rows(j, skip->invoke);
+    if (!r->pass.spared)
+        memset(r->spared, 0, (size_t)n_blocks * STAGE_COUNT * sizeof *r->spared);
+    r->pass.spared = r->spared;
+    for (int i = 0; i < STAGE_COUNT; i++) {
+        struct spared *s = &r->spared[skip->block * STAGE_COUNT + i];
+        if (!skip->stages[i])
+            continue;
+        s->head = s->head == first ? end : s->head;
+        s->tail = s->end == first ? s->tail : first;
+        s->end = end;
+    }
+}
+
 static void want_sites(struct round *r, const struct job *j)
 {
     const struct plan *p = &j->plan;
@@ -102,6 +131,9 @@ static void want_sites(struct round *r, const struct job *j)
         set_bit(r->wanted, stop->site);
         if (stop->writes)
             set_bit(r->written, stop->site);
+        for (int k = 0; k < stop->n_skips; k++)
+            if (job_has_rows(j, p->skips[stop->first_skip + k].invoke))
+                spare(r, j, &p->skips[stop->first_skip + k]);
     }
 }
 
@@ -112,25 +144,41 @@ static void row_add(struct round *r, int32_t token, int position)
     r->pass.n_rows++;
 }
 
-/* A sequence's rows of positions past .. past + n_rows - 1, the last n_logits of them with
- * logits. */
-static void span_add(struct round *r, const struct job *j, struct span s, const int32_t *tokens,
-                     int n_logits)
+/* A sequence's rows of positions past .. past + n_rows - 1. */
+static void span_add(struct round *r, const struct job *j, const struct span *s,
+                     const int32_t *tokens)
 {
     struct pass *p = &r->pass;
-    s.row = p->n_rows;
+    assert(s->row == p->n_rows);
     r->last_sites[p->n_spans] = job_trace(j)->last_site;
-    r->spans[p->n_spans++] = s;
-    for (int i = 0; i < s.n_rows; i++)
-        row_add(r, tokens[i], s.past + i);
-    if (n_logits == 0)
+    r->spans[p->n_spans++] = *s;
+    for (int i = 0; i < s->n_rows; i++)
+        row_add(r, tokens[i], s->past + i);
+}
+
+/* The rows of a sequence's source leave their keys and values in its own pages too. */
+static void copy_add(struct round *r, struct span s, int n_pages_shared)
+{
+    const int n_there = n_pages_shared * PAGE_TOKENS - s.past;
+    s.row += n_there;
+    s.past += n_there;
+    s.n_rows -= n_there;
+    if (s.n_rows > 0)
+        r->copies[r->pass.n_copies++] = s;
+}
+
+/* The last n of these rows have logits. */
+static void logits_add(struct round *r, const struct span *s, int n)
+{
+    struct pass *p = &r->pass;
+    if (n == 0)
         return;
     r->logits_spans[p->n_logits_spans++] = (struct span){.row = p->n_logits,
-                                                         .n_rows = n_logits,
-                                                         .past = s.past + s.n_rows - n_logits,
-                                                         .pages = s.pages};
-    for (int i = s.n_rows - n_logits; i < s.n_rows; i++)
-        r->logits_rows[p->n_logits++] = s.row + i;
+                                                         .n_rows = n,
+                                                         .past = s->past + s->n_rows - n,
+                                                         .pages = s->pages};
+    for (int i = s->n_rows - n; i < s->n_rows; i++)
+        r->logits_rows[p->n_logits++] = s->row + i;
 }
 
 /* An invoke's prompts, whole or from where nothing is shared. */
@@ -138,15 +186,20 @@ static void prompts_add(struct round *r, struct job *j, int invoke)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
     const int from = j->n_shared[invoke];
-    assert(from == 0 || (v->n_sequences == 1 && from <= v->read_from && from <= v->logits_from));
+    assert(from == 0 || (from <= v->read_from && from <= v->logits_from));
     j->row_of[invoke] = r->pass.n_rows - from;
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
-        const struct prompt *prompt = &j->graph.invokes[invoke].prompts[k];
-        const struct span s = {.n_rows = prompt->n_tokens - from,
+        const struct plan_sequence *q = &v->sequences[k];
+        const struct span s = {.row = j->row_of[invoke] + q->row + from,
+                               .n_rows = q->n_tokens - from,
                                .past = from,
                                .pages = job_pages(j, invoke, k)};
-        span_add(r, j, s, prompt->tokens + from, v->sequences[k].n_logits);
+        if (q->source == k)
+            span_add(r, j, &s, j->graph.invokes[invoke].prompts[k].tokens + from);
+        else
+            copy_add(r, s, plan_pages_copied(v->sequences, k));
+        logits_add(r, &s, q->n_logits);
     }
 }
 
@@ -157,10 +210,12 @@ static void tokens_add(struct round *r, struct job *j, int invoke)
     j->row_of[invoke] = r->pass.n_rows;
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
-        const struct span s = {.n_rows = 1,
+        const struct span s = {.row = r->pass.n_rows,
+                               .n_rows = 1,
                                .past = v->sequences[k].n_tokens + job_step(j) - 1,
                                .pages = job_pages(j, invoke, k)};
-        span_add(r, j, s, job_generated(j, invoke, k) + job_step(j) - 1, 1);
+        span_add(r, j, &s, job_generated(j, invoke, k) + job_step(j) - 1);
+        logits_add(r, &s, 1);
     }
 }
 
@@ -266,8 +321,11 @@ static void on_pause(void *context, int n_rows)
 /* The row of a sequence's last position among the pass's logits. */
 static int last_logits_row(const struct job *j, int invoke, int sequence)
 {
-    const struct plan_sequence *q = &j->plan.invokes[invoke].sequences[sequence];
-    return j->logits_of[invoke] + (job_step(j) > 0 ? sequence : q->logits_row + q->n_logits - 1);
+    const struct plan_sequence *all = j->plan.invokes[invoke].sequences, *q = &all[sequence];
+    if (job_step(j) > 0)
+        return j->logits_of[invoke] + sequence;
+    q = q->n_logits > 0 ? q : &all[q->source];
+    return j->logits_of[invoke] + q->logits_row + q->n_logits - 1;
 }
 
 /* What Hugging Face's processors do with a row before a token is chosen of it. */

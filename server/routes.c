@@ -182,6 +182,10 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
             int32_t *ids;
             if (!p->text)
                 continue;
+            if (k > 0 && p->text == p[-1].text) { /* a copy */
+                *p = p[-1];
+                continue;
+            }
             if (!check_tokenizer(c, e) ||
                 !bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
                             c->request->arena, e))

@@ -155,7 +155,11 @@ QUOTIENTS = rows("""
     0.5 // x
     7 % x
     0.5 % x
-""", unary("pn", special=False))
+""", unary("pn", special=False)) + rows("""
+    divmod(x, 2)
+""", unary("pi", special=False), oracle="x // 2, x % 2") + rows("""
+    divmod(7, x)
+""", unary("pn", special=False), oracle="7 // x, 7 % x")
 
 POWERS = rows("""
     x ** y
@@ -255,6 +259,9 @@ SMOOTH = rows("""
     x.cos()
     interpose.sin(x)
     interpose.cos(x)
+    torch.special.expit(x)
+    torch.special.log1p(x)
+    torch.special.exp2(x)
 """, ANY, 1e-6, 1e-38) + rows("""
     F.gelu(x, approximate="tanh")
     x.logit()
@@ -275,7 +282,13 @@ SMOOTH = rows("""
 """, unary("f", special=False) + given(x=SPECIAL[:-3]), 2e-6, 2e-6) + rows("""
     x.frac()
     torch.frac(x)
+    F.dropout(x, training=False)
+    F.dropout(x, p=0.0)
+    torch.nn.Dropout().eval()(x)
 """, FLOATS) + rows("""
+    F.dropout(x)
+""", given(x=operand("f", (3,))), refused="dropout with training=True draws at random what it zeroes: write "
+    "training=False, or x * (interpose.rand_like(x, seed=1) > p) / (1 - p)") + rows("""
     x.nan_to_num()
     x.nan_to_num(1.5, 2.0, -3)
     torch.nan_to_num(x, nan=-1.0)

@@ -470,10 +470,19 @@ PRODUCTS = rows("""
     torch.einsum("i,j->ij", x[0], y[0])
     torch.einsum(",ij->ij", x[0, 0], y)
     interpose.einsum("ij,jk->ik", x, y)
-""", MATRICES, **NEAR) + refusals(MATRICES, """
+""", MATRICES, **NEAR) + rows("""
+    interpose.einsum("row mid, mid out -> row out", x, y)
+    interpose.einsum(x, y, "row mid, mid out -> row out")
+    interpose.einsum("row mid, mid out", y.T, x.T)
+    interpose.einsum("... mid, mid out -> ... out", x, y)
+""", MATRICES, **NEAR, oracle="x @ y") + rows("""
+    interpose.einsum("mid, mid ->", x[0], y[:, 0])
+""", MATRICES, **NEAR, oracle="x[0] @ y[:, 0]") + refusals(MATRICES, """
     torch.einsum("ij,ij->ij", x, y) | einsum: 'i' is 3 and 4 long
     torch.einsum("ij,jk->il", x, y) | einsum: 'ij,jk->il' has a name behind the arrow that is not before it
     torch.einsum("ijk,jk->i", x, y) | einsum: 'ijk' names 3 dimensions of a tensor that has 2
+    interpose.einsum("a (b c), d e -> a e", x, y) | 'a (b c), d e -> a e' is not of the form 'a b, b c -> a c'
+    interpose.einsum("row mid -> row", x, y) | einsum: 'B A -> B' has 1 terms, and 2 tensors are given
     torch.einsum("ij->ii", x) | einsum: 'ij->ii' has a name twice behind the arrow
     torch.einsum("ii->i", x) | einsum: 'ii->i': 'i' is 3 and 4 long
     torch.einsum("i j", x, y) | einsum: 'i j' has 1 terms, and 2 tensors are given

@@ -226,7 +226,8 @@ def _operators(node):
     if isinstance(node, ast.Subscript):
         return ["getitem" if isinstance(node.ctx, ast.Load) else "setitem"]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return [node.func.id]    # abs(x), round(x), len(x)
+        is_reflected = node.args and isinstance(node.args[0], ast.Constant)
+        return ["r" * bool(is_reflected) + node.func.id]    # abs(x), round(x), divmod(2, x)
     return []
 
 

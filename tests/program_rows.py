@@ -13,11 +13,11 @@ torch. A word in braces is filled in by programs.py:
     places alike column equation    int64 constants, indices along `dim0` (again: places0); one for
                     gather; a matrix to be multiplied with; of einsum, which takes its subject
     extent          the size of its first dimension, 1 or more
+    beside keys     what has another size along `dim0`; another number of rows
 
-`rows` is told what makes a result's comparison meaningless, as two right programs differ in
-their last bits: `step`, an operand near a place where the result jumps; `order`, two of the
-subject's elements along `dim0` that are nearly equal, among the first `k` (`whole`: among all);
-`ties`, or just equal.
+`rows` is told where two right programs, which differ in their last bits, may give something else:
+`step`, an operand near a place where the result jumps; `order`, elements of the subject that are
+nearly equal; `ties`, or just equal.
 """
 
 import torch
@@ -35,7 +35,8 @@ def rows(caution, texts):
     return [(text.strip(), caution) for text in texts.strip().splitlines()]
 
 
-# Far below zero torch's gelu takes 1 from nearly 1 and keeps few digits: it is asked above -1.
+# Far below zero torch's gelu takes 1 from nearly 1 and keeps few digits, and of infinity the other
+# one makes NaN: it is asked between.
 ROWS = rows("", """
     -{n}
     abs({n})
@@ -69,7 +70,7 @@ ROWS = rows("", """
     {f}.atan()
     {f}.atan2({same}.float().abs() + 0.5)
     {n}.isfinite()
-    torch.nn.functional.gelu({f}.clamp(min=-1))
+    torch.nn.functional.gelu({f}.clamp(-1, 99))
     torch.nn.functional.silu({f})
     {f}.nan_to_num()
     {x} + {y}
@@ -132,6 +133,8 @@ ROWS = rows("", """
     torch.cat([{x}, {same}], {dim})
     torch.cat([{x}, {0}[..., :2]], -1)
     torch.stack([{x}, {same}, {0}], {dim})
+    torch.cat([{x}, {beside}, {0}], {dim0})
+    {m} @ {keys}.transpose(-1, -2)
     {x}.sum()
     {x}.sum({dims}, keepdim={keep})
     {f}.mean({dims}, keepdim={keep})
@@ -143,7 +146,8 @@ ROWS = rows("", """
     {n}.amin({dims})
     {f}.norm(dim={dims}, keepdim={keep})
     {f}.norm()
-    {f}.logsumexp({dims}, keepdim={keep})
+    ({f} + 1.25).logsumexp({dims}, keepdim={keep})
+    {n}.gather({dim}, {0}.argmax({dim0}, keepdim=True))
     {n}.topk({k}, {dim0}).values
     {n}.topk({k}, {dim0}, largest=False).values
     {n}.cumsum({dim})
@@ -215,7 +219,7 @@ ROWS = rows("", """
     {x}.logical_xor({same})
     {n}.div({c}, rounding_mode='floor')
     {f}.bool()
-    {f}.clamp(-9, 9).long()
+    {f}.nan_to_num().clamp(-9, 9).long()
     {x}.any({dim})
     {x}.all()
     {x}.count_nonzero({dim})
@@ -223,16 +227,12 @@ ROWS = rows("", """
     {n}.argmax({dim}, keepdim={keep})
     {n}.flatten().argmax()
     {n}.max({dim}).indices
-    {n}.gather({dim}, {0}.argmax({dim0}, keepdim=True))
-""") + rows("order least", """
     {n}.argmin({dim}, keepdim={keep})
-""") + rows("order ties", """
-    {n}.topk({k}, {dim0}).indices
-""") + rows("order least ties", """
-    {n}.topk({k}, {dim0}, largest=False).indices
-""") + rows("order whole", """
     {n}.argsort({dim}, stable=True)
     {n}.sort(stable=True, dim={dim}, descending=True).indices
+""") + rows("order ties", """
+    {n}.topk({k}, {dim0}).indices
+    {n}.topk({k}, {dim0}, largest=False).indices
 """)
 
 # Statements that change their target: {t} is a tensor or a part of one, {v} what broadcasts to it

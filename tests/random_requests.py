@@ -197,6 +197,19 @@ class Builder:
             value = self.add("add", target, 0.25)
         self.add("set", target, value)
 
+    def skip(self, invoke, step):
+        """A module that is left out, if nobody looks into its block."""
+        block = self.rng.randrange(self.sizes["n_blocks"])
+        mine = [node for node in self.nodes
+                if (node.get("invoke", 0), node.get("step", 0)) == (invoke, step)]
+        if any(f"h.{block}." in str(node["args"]) for node in mine):
+            return
+        module, instead = self.rng.choice([("attn.output[0]", "ln_1.output"),
+                                           ("mlp.output", "mid.output"), ("output[0]", "input")])
+        target = self.add("hook", f"transformer.h.{block}.{module}", invoke=invoke, step=step)
+        value = self.rng.choice([0.5, f"transformer.h.{block}.{instead}"])
+        self.add("set", target, value, invoke=invoke, step=step, kwargs={"skip": True})
+
     def work(self, invoke, step):
         """Arithmetic that takes longer than the pass."""
         rows = self.rng.choice([50, 400, 1500])
@@ -274,7 +287,7 @@ def random_request(seed, sizes, wild=False):
 # Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
 # in a second.
 KINDS = {"small": 16, "wild": 8, "tiny": 12, "shared": 34, "long": 3, "longest": 1, "early": 30,
-         "work": 9, "many": 9, "nothing": 4}
+         "work": 9, "many": 9, "copies": 9, "skips": 9, "nothing": 4}
 FAMILY = 8  # requests that begin alike, one behind the other
 
 
@@ -303,16 +316,21 @@ def prompt_length(rng, kind, room):
         return min(room, rng.choice([64, 65, 66, 100, 128, 129, 130, 192, 193, 200, 257]))
     if kind in ("tiny", "nothing", "work"):
         return rng.choice([1, 1, 2, 3, 7, 20])
-    return rng.choice([1, 4, 16, 40, 63, 64, 65, 90])
+    return rng.choice([1, 4, 16, 40, 63, 64, 65, 90, 130])
 
 
 def fill(builder, rng, kind, lengths, counts, traces):
-    """Edits and reads of every invoke and step. An early request looks at one place."""
+    """Edits and reads of every invoke and step. An early request looks at one place. One with
+    copies looks at no rows of step 0, so that they have none of their own."""
     paths = [rng.choice(EARLY)] if kind == "early" else READABLE
     for i, length in enumerate(lengths):
         others = [k for k, trace in enumerate(traces) if trace == traces[i] and k != i]
         earlier = [k for k, trace in enumerate(traces) if trace < traces[i]]
         for step in range(max(1, counts[i])):
+            if kind == "copies" and step == 0:
+                if rng.randrange(2):
+                    builder.save(builder.hook([*CACHE, "lm_head.output"], i, step))
+                continue
             length = length if step == 0 else 1
             for _ in range(rng.choice([0, 0, 1, 1, 2]) if kind != "early" else 0):
                 builder.edit_part(i, step, length, others, earlier, False)
@@ -328,6 +346,8 @@ def fill(builder, rng, kind, lengths, counts, traces):
                 ][:3 if kind == "early" else 6])()
             if kind == "work":
                 builder.work(i, step)
+            for _ in range(rng.randrange(1, 4) if kind == "skips" else 0):
+                builder.skip(i, step)
 
 
 def random_job(seed, sizes):
@@ -336,13 +356,16 @@ def random_job(seed, sizes):
     kind = rng.choices(list(KINDS), KINDS.values())[0]
     if kind in ("small", "wild"):
         return random_request(seed, sizes, kind == "wild")
-    n_new = 0 if kind == "early" else rng.choice([0, 0, 0, 1, 2, 5, 17])
+    n_new = rng.choice([0, 0, 0, 1, 2, 5, 17])
+    n_new = 0 if kind == "early" else max(n_new, 1) if kind == "copies" else n_new
     builder = Builder(rng, sizes)
     invokes, lengths = [], []
     for _ in range(1 if kind in ("long", "longest", "early") else rng.choice([1, 1, 1, 2, 3])):
         length = prompt_length(rng, kind, sizes["context"] - n_new)
-        many = rng.choice([2, 3, 8]) if kind == "many" else 1
+        many = rng.choice([2, 3, 8]) if kind in ("many", "copies") else 1
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
+        if kind == "copies":
+            prompts = [rng.choice(prompts[:2]) for _ in prompts]
         if rng.randrange(2):  # of unequal length, all but the first
             prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})

@@ -81,7 +81,7 @@ struct slot { /* a job that the engine has */
 
 struct counts {
     int64_t jobs, done, cancelled, aborted, differences;
-    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, saves, nan_saves, absent, stopped;
+    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, copies, saves, nan_saves, absent, stopped;
 };
 
 static struct tool {
@@ -193,8 +193,12 @@ static void check_done(const struct slot *s, int n_ready)
     const struct request *r = &tool.requests[s->request];
     const size_t n_tokens = (size_t)r->plan.n_generated;
     tool.counts.done++;
-    for (int i = 0; i < r->plan.n_invokes; i++)
+    for (int i = 0; i < r->plan.n_invokes; i++) {
+        const struct plan_invoke *v = &r->plan.invokes[i];
         tool.counts.shared_positions += s->job->n_shared[i];
+        for (int k = 0; k < v->n_sequences; k++)
+            tool.counts.copies += v->sequences[k].source != k;
+    }
     if (n_ready != r->plan.n_saves)
         differ(s, "done with %d of %d saves", n_ready, r->plan.n_saves);
     if (n_tokens > 0 && memcmp(s->job->generated, r->generated, n_tokens * sizeof *r->generated))
@@ -444,12 +448,24 @@ static struct settings alone(void)
                              .n_jobs = 1};
 }
 
+/* A plan in which what is skipped is computed all the same. */
+static struct plan plan_without_skips(const struct plan *p)
+{
+    struct plan whole = *p;
+    whole.stops = ARENA_ARRAY(&tool.arena, struct stop, p->n_stops);
+    for (int i = 0; i < p->n_stops; i++) {
+        whole.stops[i] = p->stops[i];
+        whole.stops[i].n_skips = 0;
+    }
+    return whole;
+}
+
 static void run_alone(struct request *r)
 {
     struct err e = {0};
     struct job *j = job_new("alone", &tool.arena);
     j->graph = r->graph;
-    j->plan = r->plan;
+    j->plan = plan_without_skips(&r->plan);
     const struct capacity c = batch_capacity(tool.batch);
     if (!job_fits(j, &c, &e) || !job_reserve(j, &e))
         refuse("request", e.text);
@@ -528,8 +544,8 @@ static void choose_sizes(struct settings *s)
     size_t slab = 64;
     for (int i = 0; i < (s->n_kinds ? s->n_kinds : tool.n_requests); i++) {
         const struct plan *p = &tool.requests[s->n_kinds ? s->kinds[i] : i].plan;
-        rows = largest(rows, p->n_rows);
         logits = largest(logits, p->n_logits);
+        rows = largest(rows, largest(p->n_rows, logits)); /* a pass has no more logits than rows */
         pages = largest(pages, p->n_pages);
         slab = p->slab_bytes > slab ? p->slab_bytes : slab;
     }
@@ -596,6 +612,7 @@ static void say_counts(void)
                  {c->came_in_pause, "came in one"},
                  {c->cancels_in_pass, "cancels inside a pass"},
                  {c->shared_positions, "positions shared"},
+                 {c->copies, "copies"},
                  {c->saves, "saves"},
                  {c->nan_saves, "with another NaN"},
                  {c->absent, "absent"},

@@ -388,6 +388,7 @@ np.take_along_axis(x, np.argmax(x, axis=-1)[..., None], axis=-1); np.tensordot(x
 np.linalg.norm(x); np.linalg.norm(x, axis=-1); np.squeeze(x[:1], axis=0); np.float32(2) * x; x * np.float32(2); np.isnan(x); np.tanh(x)
 np.var(x); np.std(x, axis=-1); np.std(x, axis=0, ddof=1); np.sort(x, axis=0); np.any(x > 1, axis=0); np.all(x < 9); np.cumsum(x, axis=1); np.prod(x, axis=-1)
 np.fmod(x, a); np.trunc(x); np.isfinite(x); np.nan_to_num(x); np.logical_xor(x > 0, a > 0); np.left_shift(x.argmax(-1), 2); np.divide(1, x); np.log1p(np.abs(x))
+np.dot(m[0], m[1]); np.dot(x, m); np.dot(n, m); np.dot(w.T, x[0].T); np.dot(x[0, 0], w); np.dot(m.T, a[0].T)
 """.replace("\n", ";").split(";")
 MIXED = [e.strip() for e in MIXED if e.strip()]
 
@@ -841,6 +842,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("np.array(model.lm_head.output)", NoValue,
      "a numpy array needs a value now, and nothing has run yet: save lm_head.output and use its "
      ".value behind the block"),
+    ("import torch\ntorch.tensor(model.lm_head.output)", NoValue,
+     "a tensor of torch's own needs a value now, and nothing has run yet: save lm_head.output and use "
+     "its .value behind the block, or leave torch.tensor out, for torch's functions take it as it is"),
+    ("import torch\ntorch.tensor([model.lm_head.output.sum()])", TypeError,
+     "sum(lm_head.output) has no dimensions, and so no length: torch.stack makes one tensor of several"),
     ("model.lm_head.output.save().value", NoValue,
      "lm_head.output has no value: it arrives when the `with` block of the run ends"),
     ("model.lm_head.output.value", NoValue,

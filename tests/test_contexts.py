@@ -515,7 +515,7 @@ def test_a_scan_runs_nothing(model, monkeypatch):
     assert x.shape == (1, 10, model.config.width) and y.shape == (1, 10) and y.dtype == np.int64
     with pytest.raises(NoValue, match="has no value: it was scanned, not run: its shape and dtype are"):
         x.value
-    with pytest.raises(interpose.RequestError, match="set of"):
+    with pytest.raises(interpose.RequestError, match="set: the value"):
         with model.scan(PROMPT):
             model.transformer.h[0].mlp.output[:] = np.ones(3)
 
@@ -596,9 +596,11 @@ def test_a_saved_proxy_is_its_value(model):
     with pytest.raises(RuntimeError, match="this run's block has ended, and nothing can be added"):
         loose + 1
     torch = pytest.importorskip("torch")
+    want = y.torch()
     assert torch.all(y[:, 0] == 7) and torch.equal(y, y) and torch.is_tensor(torch.softmax(y, dim=-1))
     assert y.unsqueeze(0).shape == (1, *y.shape)
-    want = y.torch()
+    assert y.size == want.numel() and y.size() == want.size() and y.size(-1) == y[0].size(1) == want.size(2)
+    assert torch.equal(torch.tensor(y), want) and torch.equal(torch.as_tensor(y), want)
     same([y.transpose(1, 2), y.view(1, -1), y.max(dim=-1).values, y.argsort(-1, descending=True)],
          [want.transpose(1, 2), want.view(1, -1), want.max(-1).values, want.argsort(-1, descending=True)])
 
@@ -632,6 +634,11 @@ def test_the_ids_of_a_prompt_where_nnsight_has_them(model):
     assert one.inputs[0][0]["input_ids"].tolist() == [one.tokens[0].tolist()]
     assert [row.tolist() for row in several.inputs[0][0]["input_ids"]] == [
         row.tolist() for row in several.tokens]
+    with pytest.raises(RuntimeError, match=r"tracer.inputs belongs to a prompt: ask it inside `with run"):
+        tracer.inputs
+    with model.trace(PROMPT) as tracer:
+        assert tracer.positions("Eiffel Tower") == [1, 2, 3, 4]
+    assert tracer.inputs[0][0]["input_ids"].tolist() == [one.tokens[0].tolist()]
 
 
 def test_a_finished_proxy_enters_another_run_as_its_value(model):
@@ -731,7 +738,7 @@ with model.trace(PROMPT) as tracer:
      "transformer.h.2.output[0] of step 0"),
     (CONDITIONED, "order", "transformer.h.1.output[0] has passed when the new value is known, at "
      "transformer.h.2.output[0]"),
-    (WIDE, "shape", "set of (1, 10, {width}) to (3,)")])
+    (WIDE, "shape", "set: the value, (3,), does not fit the target, (1, 10, {width})")])
 def test_what_is_written_again_is_refused_at_its_line(model, tmp_path, code, error, sentence):
     script = tmp_path / "notebook.py"
     script.write_text(code)
@@ -1002,7 +1009,7 @@ EVERY_REFUSAL = [
     ("model.transformer.h[0].mlp.output.item()",
      "item() takes a tensor of one element: not (1, 10, {w})"),
     ("for x in model.lm_head.output.sum(): pass",
-     "sum(lm_head.output) has no dimensions, and so no length"),
+     "sum(lm_head.output) has no dimensions, and so no length: torch.stack makes one tensor of several"),
     ("range(model.lm_head.output[0, -1].argmax())",
      "an index needs a value now, and nothing has run yet: save argmax(lm_head.output[0, -1]) and use "
      "its .value behind the block"),
@@ -1010,7 +1017,8 @@ EVERY_REFUSAL = [
     ("model.lm_head.output + other",
      "transformer.wte.output is of another run: save it there and use its .value here"),
     # Shapes and dtypes.
-    ("model.transformer.h[0].mlp.output = np.zeros((3, 3))", "set of (1, 10, {w}) to (3, 3) (shape)"),
+    ("model.transformer.h[0].mlp.output = np.zeros((3, 3))", 
+     "set: the value, (3, 3), does not fit the target, (1, 10, {w}) (shape)"),
     ("model.lm_head.output + np.ones(3)", "add of (1, 10, {v}) and (3,) (shape)"),
     ("model.lm_head.output @ np.ones((3, 3))", None),
     ("model.lm_head.output & 1", "bitwise_and of float32 is not defined: it takes int64 and bool (type)"),

@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import einops
+import fancy_einsum
 import numpy as np
 import pytest
 import torch
@@ -391,7 +392,8 @@ def test_einops_own_functions(model, hf, ids):
         heads = einops.rearrange(h, "b t (h d) -> b h t d", h=8)
         return [heads, einops.reduce(h, "b t d -> d", "max"), einops.reduce(h, "b t d -> b", "mean"),
                 einops.repeat(h, "1 t d -> (2 t) k d", k=3), einops.rearrange([h, h], "l b t d -> b t l d"),
-                einops.einsum(heads, weight, "batch head pos d, head d model -> batch pos model")]
+                einops.einsum(heads, weight, "batch head pos d, head d model -> batch pos model"),
+                fancy_einsum.einsum("batch head pos d, head d model -> batch pos model", heads, weight)]
     with model.trace(EIFFEL):
         h = model.transformer.h[1].output[0].save()
         ours = [x.save() for x in arranged(h)]

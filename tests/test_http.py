@@ -1,14 +1,17 @@
 """What the HTTP layer does with everything that a browser, a scanner, a broken proxy or an attacker may
 send, byte by byte. Behind each abuse a good request must still be served at once."""
 import json
+import os
 import pathlib
 import re
+import signal
 import socket
+import subprocess
 import time
 
 import pytest
 
-from conftest import IS_SLOW
+from conftest import BINARY, IS_SLOW, MODEL, STOP_SECONDS
 
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = json.dumps({"prompt": [1, 2, 3]}).encode()
@@ -440,3 +443,58 @@ def test_idle_connections_make_room(start_server):
             assert time.monotonic() < until
         for c in crowd:
             c.socket.close()
+
+
+def test_few_files_are_few_connections(start_server, tmp_path):
+    """And who closed the standard ones does not get a client's connection in their place."""
+    shell = tmp_path / "interposed"
+    shell.write_text(f'#!/bin/sh\nulimit -n 104\nexec {BINARY} "$@" <&- >&-\n')
+    shell.chmod(0o755)
+    with start_server(binary=shell) as s:
+        assert s.wait_line(r"start: 8 connections may be open at once, not 2048: ulimit -n is 104$")
+        files = pathlib.Path(f"/proc/{s.process.pid}/fd")
+        assert [os.readlink(files / n) for n in "01"] == ["/dev/null"] * 2
+        crowd = [Connection(s) for _ in range(8)]
+        for c in crowd:
+            c.send(b"GET /healthz HTTP/1.1\r\n")
+        reply = ask(s, GOOD)
+        assert (reply[0], code_of(reply)) == (503, "busy")
+        crowd += [Connection(s) for _ in range(100)]
+        assert crowd[-1].reply() is None
+        for c in crowd:
+            c.socket.close()
+        until = time.monotonic() + 10
+        while (reply := ask(s, GOOD)) is None or reply[0] != 200:
+            assert time.monotonic() < until
+        assert s.log.count("\n") < 200
+        s.signal(signal.SIGHUP)
+        assert s.wait_line(r"stop: done") and s.wait_exit() == 0
+
+
+def test_a_log_that_nobody_reads_stops_nobody():
+    """And each of its lines is one of JSON, whatever clients send."""
+    with subprocess.Popen([BINARY, "--port", "0", "--model", MODEL, "--log-format", "json"],
+                          stderr=subprocess.PIPE, preexec_fn=ignore_hangup) as process:
+        process.port = int(re.search(rb":(\d+),", process.stderr.readline())[1])
+        for path in (b"/\xff\xc2\x9b", b"/%0a%22%5c%e2%80%ae", b"/" + b"a" * 5000):
+            with Connection(process) as c:
+                c.send(get(path=path))
+                assert c.reply()[0] == 404 and c.is_closed() # and so its line is written
+        process.send_signal(signal.SIGHUP)
+        bad = post(b"Content-Length: 5", b"X-Request-Id: " + b"x" * 36, body=b"hello")
+        with Connection(process) as c:
+            c.send(bad * 1000)
+            assert [c.reply()[0] for _ in range(1000)] == [400] * 1000
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_SECONDS) == 0
+        lines = process.stderr.read().decode("ascii").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    assert r"GET /\xff\xc2\x9b 404" in texts[0]
+    assert 'GET /\n"\\' + r"\xe2\x80\xae 404" in texts[1]
+    assert "a 404, 0 bytes" in texts[2] and len(texts[2]) < 500
+    assert 100 < len(lines) < 1000
+
+
+def ignore_hangup():
+    """As nohup does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

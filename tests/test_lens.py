@@ -367,7 +367,8 @@ def test_hooks_run_in_the_order_of_the_pass_and_share_proxies(pair):
 def test_a_hook_that_only_looks_changes_no_bit(model, server):
     folded = LanguageModel("demo", host=server.host, progress=False, numerics="transformer_lens")
     own = model.run_with_hooks(TEXT)
-    looks = [("blocks.2.attn.hook_z", lambda z, hook: None), ("resid_post3", lambda x, hook: x)]
+    looks = [("blocks.2.attn.hook_z", lambda z, hook: None), ("resid_post3", lambda x, hook: x),
+             ("resid_mid1", lambda x: x), ("mlp_out2", lambda x, at, scale=1: x), ("pattern4", print)]
     assert model.run_with_hooks(TEXT, looks).tobytes() == own.tobytes()
     assert folded.run_with_hooks(TEXT, looks).tobytes() == folded.run_with_hooks(TEXT).tobytes()
 

@@ -34,7 +34,7 @@ NO_TENSORS = {"interpose.hooks"}
 NO_OPERATORS = {"rmatmul", "array", "array_function", "array_ufunc", "torch_function", "bool", "float", "int",
                 "index", "iter", "hash", "repr", "dir", "reduce_ex", "getattr", "init", "doc",
                 "module", "slots", "contains", "array_priority", "init_subclass", "firstlineno",
-                "static_attributes", "class_getitem", "format", "complex"}
+                "static_attributes", "class_getitem", "format", "complex", "dlpack", "dlpack_device"}
 REFUSALS = (RequestError, TypeError, ValueError, IndexError, RuntimeError, OverflowError,
             AttributeError)
 

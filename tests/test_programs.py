@@ -41,11 +41,11 @@ def checker(start_server, tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcomes(checker):
     """Seed -> outcome, of as many as it takes for 2,000 to be compared."""
-    found, n_equal = {}, 0
-    while n_equal < N_PROGRAMS and len(found) < 2 * N_PROGRAMS:
+    found, n_compared = {}, 0
+    while n_compared < N_PROGRAMS and len(found) < 2 * N_PROGRAMS:
         seed = len(found)
         found[seed] = checker.check(programs.program_of(seed))
-        n_equal += found[seed].kind == "equal"
+        n_compared += found[seed].is_compared
     return found
 
 
@@ -53,17 +53,19 @@ def outcomes(checker):
 def test_what_once_failed(checker, line):
     document = json.loads(line)
     outcome = checker.check(programs.Program.of_json(document["program"]))
-    assert outcome.kind == "equal", f"{document['found']}\n{outcome.text}"
+    assert outcome.is_compared, f"{document['found']}\n{outcome.text}"
 
 
 def test_programs_are_what_torch_computes(outcomes):
     failed = {seed: o.text for seed, o in outcomes.items() if o.kind in ("refused", "wrong")}
     assert failed == {}, "tests/programs.py --shrink SEED says more"
     kinds = collections.Counter(o.kind for o in outcomes.values())
-    print(dict(kinds))
-    assert kinds["equal"] >= N_PROGRAMS
-    assert kinds["fragile"] <= len(outcomes) / 4
-    assert sum(is_unequal(o.sent) for o in outcomes.values() if o.kind == "equal") > 50
+    n_compared, n_left_out = (sum(column) for column in zip(*(o[-2:] for o in outcomes.values())))
+    print(dict(kinds), n_compared, n_left_out)
+    assert kinds["equal"] + kinds["partly"] >= N_PROGRAMS
+    assert kinds["uncertain"] <= len(outcomes) / 20
+    assert n_left_out <= n_compared / 10
+    assert sum(is_unequal(o.sent) for o in outcomes.values() if o.is_compared) > N_PROGRAMS / 5
 
 
 def is_unequal(sent):
@@ -73,7 +75,7 @@ def is_unequal(sent):
 
 
 def test_every_op_and_place_is_reached(checker, outcomes):
-    used = {row for o in outcomes.values() if o.kind == "equal" for row in o.sent.counts()}
+    used = {row for o in outcomes.values() if o.is_compared for row in o.sent.counts()}
     spec = json.loads(wire.call(checker.host, "GET", "/v1/spec")[2])
     wanted = {("op", row["name"]) for row in spec["ops"]}
     wanted |= {("hook", row["path"]) for row in spec["points"]}
@@ -137,10 +139,10 @@ def numbers_of(data):
 
 def test_a_wrong_value_is_found_and_its_program_is_shrunk(checker, outcomes, monkeypatch):
     """The checker is no use where it cannot fail: torch's tanh is made another one."""
-    uses = [seed for seed, o in outcomes.items() if o.kind == "equal" and o.sent is not None
+    uses = [seed for seed, o in outcomes.items() if o.kind == "equal"
             and ("op", "tanh") in o.sent.counts()][:60]
     monkeypatch.setattr(torch.Tensor, "tanh", lambda x: x.sigmoid())
-    wrong = [seed for seed in uses if checker.check(programs.program_of(seed)).kind == "wrong"]
+    wrong = [seed for seed in uses if checker.check(programs.program_of(seed), 1).kind == "wrong"]
     assert len(wrong) > len(uses) / 2
     least = checker.shrunk(programs.program_of(wrong[0]))
     assert "tanh" in least.source() and len(least.statements) <= 6

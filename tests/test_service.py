@@ -304,6 +304,14 @@ def test_a_bad_start_is_one_line(arguments, status, sentence):
     assert text.startswith("interposed: ") and text.count("\n") == 1 and sentence in text
 
 
+@pytest.mark.skipif(IS_SLOW, reason="a sanitizer's shadow takes more")
+def test_what_takes_too_much_memory_is_said():
+    done = subprocess.run(["sh", "-c", f"ulimit -v 700000; exec {BINARY} --model {MODEL} --cache-tokens 64"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (
+        1, "interposed: no memory for 1073741824 bytes that requests compute in: lower --slab-mb\n")
+
+
 def test_a_port_in_use_is_said(server):
     got, text = start_refused("--model", MODEL, "--port", server.port)
     assert got == 1 and f"port {server.port}: Address already in use" in text

@@ -139,6 +139,13 @@ static bool cpu_fence(struct device *d, struct err *e)
     return true;
 }
 
+static void cpu_begin(struct device *d, enum lane lane, const struct step *s)
+{
+    (void)d;
+    (void)lane;
+    (void)s;
+}
+
 const struct backend backend_cpu = {
     .name = "cpu",
     .open = cpu_open,
@@ -149,6 +156,7 @@ const struct backend backend_cpu = {
     .upload = cpu_upload,
     .download = cpu_download,
     .fence = cpu_fence,
+    .begin = cpu_begin,
     .copy = cpu_copy,
     .unary = cpu_unary,
     .binary = cpu_binary,

@@ -64,7 +64,43 @@ void cuda_cache_close(struct device *d, struct cache *c)
     memory_unmap(c, sizeof *c);
 }
 
-/* Rows and pages of a call, on their way to the device. */
+static int count_pages(const struct span *s)
+{
+    return (s->past + s->n_rows + CHUNK - 1) / CHUNK;
+}
+
+static size_t rows_size(const struct span *spans, int n_spans)
+{
+    size_t n = 0;
+    for (int i = 0; i < n_spans; i++)
+        n += (size_t)spans[i].n_rows;
+    return n * sizeof(struct row);
+}
+
+/* The table: all rows, then the pages of each span. A row's `pages_at` counts from its start. */
+size_t cuda_spans_size(const struct span *spans, int n_spans)
+{
+    size_t n_pages = 0;
+    for (int i = 0; i < n_spans; i++)
+        n_pages += (size_t)count_pages(&spans[i]);
+    return rows_size(spans, n_spans) + n_pages * sizeof(int32_t);
+}
+
+void cuda_spans_write(char *to, const struct span *spans, int n_spans)
+{
+    struct row *rows = reinterpret_cast<struct row *>(to);
+    int32_t *const table = reinterpret_cast<int32_t *>(to);
+    int32_t pages_at = (int32_t)(rows_size(spans, n_spans) / sizeof *table);
+    for (int i = 0; i < n_spans; i++) {
+        const int n_pages = count_pages(&spans[i]);
+        for (int r = 0; r < spans[i].n_rows; r++)
+            *rows++ = {spans[i].row + r, spans[i].past + r, pages_at};
+        memcpy(table + pages_at, spans[i].pages, sizeof *table * (size_t)n_pages);
+        pages_at += n_pages;
+    }
+}
+
+/* Of a call's spans. */
 struct staged {
     int n_rows, n_keys; /* of all rows; the most of any row */
     const struct row *rows;
@@ -74,29 +110,14 @@ struct staged {
 static struct staged stage_rows(struct device *d, const struct span *spans, int n_spans)
 {
     struct staged s = {};
-    int n_pages = 0;
     for (int i = 0; i < n_spans; i++) {
         const int n_keys = spans[i].past + spans[i].n_rows;
         s.n_rows += spans[i].n_rows;
         s.n_keys = n_keys > s.n_keys ? n_keys : s.n_keys;
-        n_pages += (n_keys + CHUNK - 1) / CHUNK;
     }
-    const size_t rows_size = sizeof(struct row) * (size_t)s.n_rows;
-    const size_t size = rows_size + sizeof(int32_t) * (size_t)n_pages;
-    char *room = cuda_stage_room(d, size);
-    struct row *rows = reinterpret_cast<struct row *>(room);
-    int32_t *pages = reinterpret_cast<int32_t *>(room + rows_size);
-    int32_t pages_at = 0;
-    for (int i = 0; i < n_spans; i++) {
-        const int span_pages = (spans[i].past + spans[i].n_rows + CHUNK - 1) / CHUNK;
-        for (int r = 0; r < spans[i].n_rows; r++)
-            *rows++ = {spans[i].row + r, spans[i].past + r, pages_at};
-        memcpy(pages + pages_at, spans[i].pages, sizeof *pages * (size_t)span_pages);
-        pages_at += span_pages;
-    }
-    const char *there = cuda_stage_send(d, room, size);
-    s.rows = reinterpret_cast<const struct row *>(there);
-    s.pages = reinterpret_cast<const int32_t *>(there + rows_size);
+    const void *table = s.n_rows > 0 ? cuda_stage_spans(d, spans, n_spans) : NULL;
+    s.rows = static_cast<const struct row *>(table);
+    s.pages = static_cast<const int32_t *>(table);
     return s;
 }
 

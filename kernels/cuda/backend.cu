@@ -22,38 +22,31 @@ static void cuda_close(struct device *d)
         return;
     if (d->stream)
         cudaStreamDestroy(d->stream);
-    cudaFree(d->staging);
-    cudaFreeHost(d->pinned);
+    cudaFree(d->there);
+    cudaFreeHost(d->here);
     memory_unmap(d, sizeof *d);
 }
 
-/* What a pass hands over: a few numbers for each row and the pages of each. */
-static size_t staging_size(const struct device_options *o)
+static bool open_memory(struct device *d, const struct device_options *o, struct err *e)
 {
-    const size_t pages = ((size_t)o->context_max + CHUNK - 1) / CHUNK;
-    const size_t rows = (size_t)(o->rows_max > 0 ? o->rows_max : 1);
-    return rows * (16 + pages) * sizeof(int32_t) + 65536;
-}
-
-static bool open_memory(struct device *d, struct err *e)
-{
-    void *pinned = NULL, *staging = NULL;
+    void *here = NULL, *there = NULL;
+    const size_t size = cuda_copies_size(d, o);
     cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (error == cudaSuccess)
-        error = cudaMallocHost(&pinned, d->staging_size);
+        error = cudaMallocHost(&here, size);
     if (error == cudaSuccess)
-        error = cudaMalloc(&staging, d->staging_size + sizeof *d->faulty);
+        error = cudaMalloc(&there, size + sizeof *d->faulty);
     if (error == cudaSuccess)
         error = cuda_linear_open(d);
     if (error == cudaSuccess)
         error = cuda_attend_open(d);
-    d->pinned = static_cast<char *>(pinned);
-    d->staging = static_cast<char *>(staging);
+    d->here = static_cast<char *>(here);
+    d->there = static_cast<char *>(there);
     if (error == cudaSuccess) {
-        d->faulty = reinterpret_cast<uint32_t *>(d->staging + d->staging_size);
+        d->faulty = reinterpret_cast<uint32_t *>(d->there + size);
         error = cudaMemsetAsync(d->faulty, 0xff, sizeof *d->faulty, d->stream);
     }
-    return error == cudaSuccess || refuse(e, error, "its stream and staging memory");
+    return error == cudaSuccess || refuse(e, error, "its stream and memory for copies");
 }
 
 static bool has_device(int number, struct err *e)
@@ -101,10 +94,9 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     d->precision = precision;
     d->processors = properties.multiProcessorCount;
     d->shared_max = (int)properties.sharedMemPerBlockOptin;
-    d->staging_size = staging_size(o);
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);
-    if (!open_memory(d, e)) {
+    if (!open_memory(d, o, e)) {
         cuda_close(d);
         return false;
     }
@@ -133,48 +125,6 @@ static void cuda_release(struct device *d, void *p, size_t size)
     cuda_note(d, cudaFree(p), __func__);
 }
 
-static void cuda_upload(struct device *d, void *to, const void *from, size_t size)
-{
-    cuda_note(d, cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, d->stream), __func__);
-}
-
-/* The last fence of what was staged is behind us. */
-static void staging_restart(struct device *d)
-{
-    cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
-    d->staging_used = 0;
-}
-
-/* Room in the staging memory: the same offset on both sides. */
-static size_t staging_take(struct device *d, size_t size)
-{
-    assert(size <= d->staging_size);
-    if (d->staging_used + size > d->staging_size)
-        staging_restart(d);
-    const size_t at = d->staging_used;
-    d->staging_used += (size + 63) / 64 * 64;
-    return at;
-}
-
-char *cuda_stage_room(struct device *d, size_t size)
-{
-    return d->pinned + staging_take(d, size);
-}
-
-const char *cuda_stage_send(struct device *d, const char *room, size_t size)
-{
-    char *to = d->staging + (room - d->pinned);
-    cuda_note(d, cudaMemcpyAsync(to, room, size, cudaMemcpyHostToDevice, d->stream), __func__);
-    return to;
-}
-
-const void *cuda_stage(struct device *d, const void *from, size_t size)
-{
-    char *room = cuda_stage_room(d, size);
-    memcpy(room, from, size);
-    return cuda_stage_send(d, room, size);
-}
-
 /* A view with strides is packed piece by piece into the staging memory. */
 static void cuda_download(struct device *d, void *to, const struct tensor *from)
 {
@@ -192,7 +142,7 @@ static void cuda_download(struct device *d, void *to, const struct tensor *from)
     const int64_t piece_max = (int64_t)(32768 / size);
     for (int64_t first = 0; first < count; first += piece_max) {
         const int64_t piece = count - first < piece_max ? count - first : piece_max;
-        char *packed = d->staging + staging_take(d, size * (size_t)piece);
+        char *packed = d->there + (cuda_stage_room(d, size * (size_t)piece) - d->here);
         cuda_pack(d, packed, from, first, piece);
         cuda_note(d,
                   cudaMemcpyAsync(out + size * (size_t)first, packed, size * (size_t)piece,
@@ -203,7 +153,7 @@ static void cuda_download(struct device *d, void *to, const struct tensor *from)
 
 static bool cuda_fence(struct device *d, struct err *e)
 {
-    staging_restart(d);
+    cuda_stage_restart(d);
     if (d->error == cudaSuccess)
         return true;
     return err_set(e, ERR_device, "the CUDA device failed in %s: %s", d->failed,
@@ -220,6 +170,7 @@ extern "C" const struct backend backend_cuda = {
     .upload = cuda_upload,
     .download = cuda_download,
     .fence = cuda_fence,
+    .begin = cuda_begin,
     .copy = cuda_copy,
     .unary = cuda_unary,
     .binary = cuda_binary,

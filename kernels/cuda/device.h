@@ -63,21 +63,33 @@ void cuda_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cud
 constexpr int CHUNK = 64;  /* the k of one partial product; also the positions of a page */
 constexpr int LANES = 16;  /* of a sum: half a warp */
 constexpr int BLOCK = 256; /* threads of a block where nothing else decides */
+constexpr int STEP_ARRAYS = 5; /* of struct step */
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 enum precision { PRECISION_exact, PRECISION_tf32x3, PRECISION_tf32, PRECISION_bf16 };
+
+/* Which arrays of the host a lane's pass told of, and where they are on the device. */
+struct told_step {
+    struct {
+        const void *host, *there;
+    } arrays[STEP_ARRAYS];
+    int n;
+    size_t used;
+};
 
 struct device {
     enum precision precision; /* of linear and linear_panels */
     cudaStream_t stream;
     cudaError_t error;  /* the first that a call met since the last fence, and in which call */
     const char *failed;
-    /* Small arrays of the host on their way: written to `pinned`, copied to the same place of
-     * `staging`. Both begin anew after each fence. */
-    char *pinned, *staging;
-    size_t staging_size, staging_used;
+    /* Pinned memory of the host, and the device's of the same layout. First small arrays, which
+     * begin anew after each fence, then each lane's step. */
+    char *here, *there;
+    size_t staging_size, staging_used, step_size;
+    struct told_step told[LANE_COUNT];
+    enum lane lane; /* that began last */
     uint32_t *faulty; /* of a gather: its first element with an index outside; UINT32_MAX: none,
-                         and so between calls. On the device, behind `staging` */
+                         and so between calls. On the device, behind `there` */
     int context_max; /* rounded up to whole pages */
     int processors;  /* of the device, each with its own blocks */
     int shared_max;  /* bytes that a block may have */
@@ -92,11 +104,18 @@ struct weight {
 /* Keeps the first error for the next fence. */
 void cuda_note(struct device *d, cudaError_t error, const char *where);
 
-/* Small arrays of the host: room to write one, what the device sees of it once it was sent, and
- * both at once. Good for what is queued before the next fence. */
-char *cuda_stage_room(struct device *d, size_t size);
-const char *cuda_stage_send(struct device *d, const char *room, size_t size);
+/* Where the device has a small array of the host, or the table that it makes of spans: told of by
+ * the pass, else sent now and good for what is queued before the next fence. */
 const void *cuda_stage(struct device *d, const void *from, size_t size);
+const void *cuda_stage_spans(struct device *d, const struct span *spans, int n_spans);
+const void *cuda_told(const struct device *d, const void *host); /* or NULL */
+char *cuda_stage_room(struct device *d, size_t size); /* in `here` */
+void cuda_stage_restart(struct device *d); /* waits */
+size_t cuda_copies_size(struct device *d, const struct device_options *o); /* of `here` */
+
+/* What kernels read of spans: the table of the first few is the beginning of that of all. */
+size_t cuda_spans_size(const struct span *spans, int n_spans);
+void cuda_spans_write(char *to, const struct span *spans, int n_spans);
 
 /* How to find element `i`, in row-major order, of up to four tensors of one shape. */
 struct walk {
@@ -167,6 +186,8 @@ static inline unsigned blocks_for(int64_t count, int per_block)
     return (unsigned)((count + per_block - 1) / per_block);
 }
 
+void cuda_begin(struct device *d, enum lane lane, const struct step *s);
+void cuda_upload(struct device *d, void *to, const void *from, size_t size);
 void cuda_copy(struct device *d, const struct tensor *out, const struct tensor *x);
 void cuda_pack(struct device *d, void *out, const struct tensor *x, int64_t first, int64_t count);
 void cuda_unary(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);

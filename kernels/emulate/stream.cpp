@@ -1,5 +1,6 @@
 /* The runtime's calls: streams and events as queues, memory of both sides. Nothing given to a
  * stream runs before somebody waits; then the heads of all that may go on are taken by chance. */
+#include "counts.h"
 #include "inside.h"
 #include <assert.h>
 #include <deque>
@@ -25,6 +26,7 @@ struct emulate_stream {
 namespace emulate {
 static std::set<emulate_stream *> streams;
 static std::map<char *, size_t> pinned; /* memory of cudaMallocHost */
+static struct emulate_counts counts;
 
 /* Arguments of launches that wait. Kernels may read them, so they lie apart from the host's. */
 static const size_t ARGUMENTS_SIZE = (size_t)64 << 20;
@@ -106,6 +108,7 @@ cudaError_t launch_kernel(const void *kernel, const struct launch *l, cudaStream
         report("the default stream, or one that was destroyed: %s names no other", l->name);
     const cudaError_t error = launch_admit(kernel, l);
     const struct launch copy = *l;
+    counts.launches++;
     if (error == cudaSuccess)
         s->queue.push_back({[copy] { launch_run(&copy); }, nullptr, 0});
     return error;
@@ -123,6 +126,11 @@ static bool is_pinned(const void *p, size_t size)
 }
 
 using namespace emulate;
+
+struct emulate_counts emulate_counted(void)
+{
+    return counts;
+}
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
@@ -205,12 +213,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
+    counts.waits++;
     run_until([s] { return s->queue.empty(); });
     return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void)
 {
+    counts.waits++;
     run_until(all_idle);
     return cudaSuccess;
 }
@@ -252,6 +262,7 @@ cudaError_t cudaEventQuery(cudaEvent_t e)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
+    counts.waits++;
     run_until([e] { return e->done >= e->recorded; });
     return cudaSuccess;
 }
@@ -260,6 +271,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyK
                             cudaStream_t s)
 {
     const bool reads = kind != cudaMemcpyHostToDevice, writes = kind != cudaMemcpyDeviceToHost;
+    counts.uploads += !reads;
+    counts.downloads += !writes;
     push(s, [=] {
         if (reads)
             device_check(from, size, "a copy from the device");

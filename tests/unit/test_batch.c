@@ -15,15 +15,15 @@
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 enum {
-    ROWS = 96,
-    SHARED_ROWS = 64,
+    ROWS = 200,
+    SHARED_ROWS = 150,
     LOGITS = 16,
     JOBS = 256,
     PAGES = 8,
     SLAB_BYTES = 4096
 };
 
-static const struct model_shape shape = {2, 2, 16, 64, 61, 128, 1e-5f, 0, {0}};
+static const struct model_shape shape = {2, 2, 16, 64, 61, 256, 1e-5f, 0, {0}};
 
 static char folder[] = "/tmp/test_batch.XXXXXX";
 static struct arena arena;
@@ -57,7 +57,7 @@ static int set_up(void **state)
                                    .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {
         .slab_bytes = SLAB_BYTES, .jobs_max = JOBS, .shares_prefixes = true};
-    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
+    tiny_engine_open(&device, &model, &batch, &backend_cpu, folder, &d, &o, &b, &arena);
     return 0;
 }
 
@@ -72,10 +72,10 @@ static struct job *job_of(const char *request)
 {
     struct job *j = job_new("id", &arena);
     struct err e = {0};
+    j->turn.user = ++users;
     if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, &shape, &arena, &e) ||
         !plan_build(&j->plan, &j->graph, &shape, &arena, &e) || !job_reserve(j, &e))
         fail_msg("%s: %s", e.where, e.text);
-    j->turn.user = ++users;
     return j;
 }
 
@@ -166,6 +166,36 @@ static void graphs_count_as_much_as_replies(void **state)
     arena_free(&a);
     small = job_of(plain);
     job_free(small);
+}
+
+/* One user with large replies, read slowly, and another who comes then. */
+static void replies_leave_room_for_other_users(void **state)
+{
+    (void)state;
+    struct arena arenas[10] = {0}; /* whose memory is never touched */
+    struct job *jobs[10];
+    struct err e = {0};
+    int n = 0;
+    for (bool taken = true; taken; n++) {
+        jobs[n] = job_new("id", &arenas[n]);
+        jobs[n]->turn.user = 1;
+        jobs[n]->plan.result_bytes = RESULT_BYTES_MAX - jobs[n]->arena->used;
+        taken = job_reserve(jobs[n], &e);
+    }
+    assert_int_equal(n, 9);
+    assert_int_equal(e.code, ERR_busy);
+    assert_string_equal(e.text, "your requests that are being answered take 2147483648 bytes, this "
+                                "one would take 268435456, and the other 1879048192 are kept for "
+                                "others");
+    jobs[9] = job_new("id", &arenas[9]);
+    jobs[9]->turn.user = 2;
+    jobs[9]->plan.result_bytes = RESULT_BYTES_MAX;
+    e = (struct err){0};
+    assert_true(job_reserve(jobs[9], &e));
+    for (int i = 0; i < 10; i++) {
+        job_free(jobs[i]);
+        arena_free(&arenas[i]);
+    }
 }
 
 static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
@@ -582,6 +612,165 @@ static void a_shallow_pass_leaves_nothing_for_a_deeper_one(void **state)
         job_free(jobs[i]);
 }
 
+static void open_without_sharing(void)
+{
+    const struct batch_options o = {.slab_bytes = SLAB_BYTES, .jobs_max = JOBS};
+    struct err e = {0};
+    batch_close(batch);
+    assert_true(batch_open(&batch, model, &o, &arena, &e));
+}
+
+/* Of the second only the last row is computed. */
+static void who_comes_in_one_pass_shares_what_it_computes(void **state)
+{
+    (void)state;
+    const char *const edits[] = {
+        "", ", \"set\": {\"transformer.h.0.mlp.output[:, 64]\": 3.0}"};
+    struct job *shared[2], *alone[2];
+    watch();
+    for (int i = 0; i < 2; i++)
+        batch_add(batch, shared[i] = job_with_prompt(65, edits[i]));
+    run_once();
+    expect_rows((int[]){66, 66, 66, 66, 66, 2, 2, 2, 2}, 9);
+    assert_int_equal(shared[0]->n_shared[0] + shared[1]->n_shared[0], PAGE_TOKENS);
+    open_without_sharing();
+    for (int i = 0; i < 2; i++) {
+        batch_add(batch, alone[i] = job_with_prompt(65, edits[i]));
+        run_to_the_end();
+        assert_int_equal(alone[i]->n_shared[0], 0);
+        assert_memory_equal(shared[i]->results, alone[i]->results, alone[i]->plan.result_bytes);
+        job_free(shared[i]);
+        job_free(alone[i]);
+    }
+}
+
+static void invokes_share_what_they_begin_with(void **state)
+{
+    (void)state;
+    const char *one = prompt_of(1, 66, "");
+    struct job *j = job_of(arena_format(
+        &arena, "{\"invokes\": [%s, %s], \"save\": {\"x\": \"lm_head.output[:, -1]\"}}", one,
+        one));
+    watch();
+    batch_add(batch, j);
+    run_to_the_end();
+    expect_rows((int[]){68, 68, 68, 68, 68, 1, 1, 1, 1}, 9);
+    assert_int_equal(j->n_shared[1], PAGE_TOKENS);
+    job_free(j);
+}
+
+/* Beside a prompt that fills two pages. */
+static void a_short_prompt_leaves_no_more_than_it_has(void **state)
+{
+    (void)state;
+    const char *one = prompt_of(1, 129, "");
+    const char *last = ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}";
+    struct job *ragged = job_of(arena_format(&arena, "{\"prompt\": [[5, 6, 7], %.*s%s}",
+                                             (int)strlen(one) - 13, one + 12, last));
+    struct job *alone = job_of(prompt_of(1, 129, last));
+    batch_add(batch, ragged);
+    run_to_the_end();
+    batch_add(batch, alone);
+    run_to_the_end();
+    assert_int_equal(alone->n_shared[0], 2 * PAGE_TOKENS);
+    assert_memory_equal(alone->results, ragged->results + 61 * sizeof(float), 61 * sizeof(float));
+    job_free(ragged);
+    job_free(alone);
+}
+
+/* Two copies, with and without somebody who looks at their rows. The longest prompt begins as the
+ * one before it. */
+static void copies_have_the_bits_of_sequences_with_rows_of_their_own(void **state)
+{
+    (void)state;
+    static const int lengths[] = {1, 63, 64, 65};
+    for (int i = 0; i < 4; i++) {
+        const int T = lengths[i];
+        const char *format = ", \"max_new_tokens\": 4, \"sampling\": {\"n\": 2, \"seed\": 3, "
+                             "\"temperature\": 1.0}, \"nodes\": [{\"op\": \"save\", \"args\": "
+                             "[\"%s\"]}, {\"op\": \"save\", \"args\": [\"lm_head.output\"], "
+                             "\"step\": 3}]";
+        struct job *copies = job_of(prompt_of(1, T, arena_format(
+            &arena, format, "generator.streamer.output")));
+        struct job *apart = job_of(prompt_of(1, T, arena_format(
+            &arena, format, "transformer.h.1.output[0]")));
+        watch();
+        batch_add(batch, copies);
+        run_once();
+        const int rows = T > PAGE_TOKENS ? T - PAGE_TOKENS : T;
+        expect_rows((int[]){rows, rows, rows, rows, rows, 1, 1, 1, 1}, 9);
+        run_to_the_end();
+        batch_add(batch, apart);
+        run_to_the_end();
+        assert_memory_equal(copies->generated, apart->generated, 8 * sizeof *apart->generated);
+        assert_true(memcmp(copies->generated, copies->generated + 4, 4 * sizeof(int32_t)) != 0);
+        const struct save *a = &copies->plan.saves[1], *b = &apart->plan.saves[1];
+        assert_memory_equal(copies->results + a->offset, apart->results + b->offset, a->bytes);
+        job_free(copies);
+        job_free(apart);
+    }
+}
+
+/* Sets of 0.5 that say they skip, or do not; then the last logits are saved. */
+static struct job *job_that_sets(const char *const *paths, const char *more, const char *skip)
+{
+    const char *nodes = "";
+    for (int i = 0; paths[i]; i++)
+        nodes = arena_format(&arena, "%s{\"op\": \"set\", \"args\": [\"%s\", 0.5]%s}, ", nodes,
+                             paths[i], skip);
+    return job_of(arena_format(&arena,
+                               "{\"prompt\": [1, 2, 3, 4]%s, \"nodes\": [%s{\"op\": \"save\", "
+                               "\"args\": [\"lm_head.output[:, -1]\"]}]}",
+                               more, nodes));
+}
+
+/* Rows of products: qkv, proj, fc and out of both blocks, then the head; what has none is no call.
+ * Neighbours of 3 and 2 rows are picked before and behind. */
+static void a_module_that_is_skipped_is_not_computed(void **state)
+{
+    (void)state;
+    const struct {
+        const char *paths[4], *more;
+        bool before, behind;
+        int n, rows[9];
+    } cases[] = {
+        {{"transformer.h.0.mlp.output"}, "", false, false, 7, {4, 4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.attn.output[0]"}, "", false, false, 7, {4, 4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.output[0]"}, "", false, false, 5, {4, 1, 1, 1, 1}},
+        {{"transformer.h.0.output[0]", "transformer.h.1.output[0]"}, "", false, false, 1, {1}},
+        {{"transformer.h.0.output[0]"}, ", \"max_new_tokens\": 2", false, false, 6,
+         {4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.mlp.output"}, "", true, false, 9, {7, 7, 3, 3, 7, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", true, false, 9, {3, 3, 3, 3, 7, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", false, true, 9, {2, 2, 2, 2, 6, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", true, true, 9, {9, 9, 9, 9, 9, 3, 3, 3, 3}},
+        {{"transformer.h.0.ln_2.output"}, "", false, false, 9, {4, 4, 4, 4, 4, 1, 1, 1, 1}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *last = ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}";
+        struct job *sets = job_that_sets(cases[i].paths, cases[i].more, "");
+        struct job *skips = job_that_sets(cases[i].paths, cases[i].more,
+                                          ", \"kwargs\": {\"skip\": true}");
+        struct job *beside[] = {job_of(prompt_of(1, 3, last)), job_of(prompt_of(1, 2, last))};
+        batch_add(batch, sets);
+        run_to_the_end();
+        watch();
+        if (cases[i].before)
+            batch_add(batch, beside[0]);
+        batch_add(batch, skips);
+        if (cases[i].behind)
+            batch_add(batch, beside[1]);
+        run_once();
+        expect_rows(cases[i].rows, cases[i].n);
+        run_to_the_end();
+        assert_true(same_bits(skips, sets));
+        job_free(sets);
+        job_free(skips);
+        job_free(beside[0]);
+        job_free(beside[1]);
+    }
+}
+
 static struct job *late_comer;
 
 static void come_late(void *context)
@@ -663,6 +852,7 @@ int main(void)
         TEST(saves_are_published_as_steps_end),
         TEST(a_job_that_is_taken_back_ends_within_its_pass),
         TEST(graphs_count_as_much_as_replies),
+        TEST(replies_leave_room_for_other_users),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),
         TEST(pages_bound_the_sequences),
@@ -678,6 +868,11 @@ int main(void)
         TEST(a_prompts_beginning_is_computed_once),
         TEST(what_an_edit_shaped_is_shared_with_nobody),
         TEST(a_shallow_pass_leaves_nothing_for_a_deeper_one),
+        TEST(who_comes_in_one_pass_shares_what_it_computes),
+        TEST(invokes_share_what_they_begin_with),
+        TEST(a_short_prompt_leaves_no_more_than_it_has),
+        TEST(copies_have_the_bits_of_sequences_with_rows_of_their_own),
+        TEST(a_module_that_is_skipped_is_not_computed),
         TEST(a_large_pass_lets_small_ones_through),
         TEST(an_abort_fails_who_waits_and_who_runs),
     };

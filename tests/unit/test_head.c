@@ -42,7 +42,7 @@ static int set_up(void **state)
         .rows_max = ROWS, .shared_rows = ROWS, .cache_tokens = PAGES * PAGE_TOKENS};
     const struct batch_options b = {.slab_bytes = SLAB_BYTES, .jobs_max = 4};
     tiny_model(folder, &shape, 5);
-    tiny_engine_open(&device, &model, &batch, folder, &d, &o, &b, &arena);
+    tiny_engine_open(&device, &model, &batch, &backend_cpu, folder, &d, &o, &b, &arena);
     return 0;
 }
 

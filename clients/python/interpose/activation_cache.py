@@ -6,6 +6,7 @@ same run written once more: the bits of a request depend on nothing but the requ
 from __future__ import annotations
 
 import collections.abc
+import inspect
 import re
 
 import numpy as np
@@ -111,7 +112,7 @@ class Pass:
         if is_other:
             seen = seen.clone()     # what is set in it does not reach the model by itself
         first = len(run.graph.nodes)
-        new = function(seen, hook=HookPoint(name))
+        new = _called(function, seen, HookPoint(name))
         is_set = any(node.op == "set" and _root(node.args[0]) is seen._node
                      for node in run.graph.nodes[first:])
         if new is None and is_other and is_set:
@@ -128,6 +129,19 @@ class Pass:
         logits, ids = self.model.lm_head.output[:, :-1], self.model.transformer.wte.input
         losses = negative_log_probs(logits, ids[:, 1:])
         return losses if per_token else losses.mean()
+
+
+def _called(function, x, hook):
+    """A hook function takes (x, hook=...), as TransformerLens calls it; a second parameter of
+    another name and none at all are fine too."""
+    try:
+        takes = inspect.signature(function).parameters.values()
+    except ValueError:      # of what is written in C
+        return function(x)
+    if any(p.name == "hook" or p.kind is p.VAR_KEYWORD for p in takes):
+        return function(x, hook=hook)
+    n = sum(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in takes)
+    return function(x, hook) if n > 1 else function(x)
 
 
 def _root(node):

@@ -62,6 +62,14 @@ def logsigmoid(x):
     return x.minimum(0) - (-x.abs()).exp().log1p()
 
 
+def dropout(x, p=0.5, training=True):
+    """x itself, where nothing is trained: torch's dropout with training=False, or with p=0."""
+    if training and p:
+        raise ValueError("dropout with training=True draws at random what it zeroes: write "
+                         "training=False, or x * (interpose.rand_like(x, seed=1) > p) / (1 - p)")
+    return as_proxy(x)
+
+
 def leaky_relu(x, negative_slope=0.01):
     """x where it is positive, else negative_slope * x: float32 of x's shape.
 

@@ -1,4 +1,5 @@
-"""einops' own functions on proxies: einops asks a backend for the tensors that it does not know."""
+"""einops' and fancy_einsum's own functions on proxies: they ask a backend for the tensors that they
+do not know."""
 from __future__ import annotations
 
 import functools
@@ -9,15 +10,15 @@ from .proxy import Proxy, apply
 
 
 def offer():
-    """Makes einops, where a program has imported it, take proxies."""
-    backends = sys.modules.get("einops._backends")
-    if backends is not None:
-        _backend(backends.AbstractBackend)
+    """Makes einops and fancy_einsum, where a program has imported them, take proxies."""
+    for name in ("einops._backends", "fancy_einsum"):
+        if name in sys.modules:
+            _backend(sys.modules[name].AbstractBackend)
 
 
 @functools.cache
 def _backend(abstract):
-    """The class, which einops finds among its abstract one's."""
+    """The class, which each finds among its abstract one's."""
 
     class Backend(abstract):
         """How einops does what it does, in torch's words."""

@@ -14,8 +14,9 @@ def einsum(equation, *operands):
 
     A dimension's name is one letter; one that stands twice in a term means its diagonal. `...` are
     dimensions that broadcast. Without an arrow the result has the names that stand once, sorted,
-    behind those of `...`. The operands may be one list. einops' form is taken, too, with words for
-    names and the pattern at the end: einsum(z, w, "b t h d, h d m -> b t m"). Takes tensors of
+    behind those of `...`. The operands may be one list. Words are names, too, where spaces part
+    them, as in fancy_einsum ("batch pos head, head out -> batch pos out"), and the equation may
+    stand at the end, as in einops: einsum(z, w, "b t h d, h d m -> b t m"). Takes tensors of
     float32 (a product of several terms) or of any numbers (one term), at least one of them a proxy.
     Raises ValueError where equation and operands do not belong together.
 
@@ -28,10 +29,11 @@ def einsum(equation, *operands):
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = operands[0]
     if operands and isinstance(operands[-1], str):
-        equation, operands = _lettered(operands[-1]), (equation, *operands[:-1])
+        equation, operands = operands[-1], (equation, *operands[:-1])
     if not isinstance(equation, str):
         raise TypeError("einsum takes its equation as a text: einsum('ij,jk->ik', x, y)")
     operands = _proxies(operands)
+    equation = _lettered(equation, [x.ndim for x in operands])
     terms, result = _parse(equation, [x.ndim for x in operands])
     parts = [_once(equation, term, x) for term, x in zip(terms, operands)]
     sizes = _sizes(parts)
@@ -45,13 +47,23 @@ def einsum(equation, *operands):
     return x if list(x.shape) == shape else x.expand(shape)
 
 
-def _lettered(pattern):
-    """einops' pattern with a letter for each word."""
-    words = dict.fromkeys(re.findall(r"[^\s,.>-]+", pattern))
-    if len(words) > len(string.ascii_letters) or "(" in pattern:
+_WORD = r"[^\s,.>-]+"
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase      # sorted, as the words are
+
+
+def _lettered(pattern, ranks):
+    """A pattern of words, as einops and fancy_einsum have it, with a letter for each: they are words
+    where spaces part them, or where each tensor has as many dimensions as its term has words."""
+    terms = [re.findall(_WORD, term) for term in pattern.partition("->")[0].split(",")]
+    has_gaps = " " in re.sub(r"\s*(,|->|^|$)\s*", "", pattern)
+    if all(len(word) == 1 for term in terms for word in term) or (
+            not has_gaps and [len(term) for term in terms] != ranks):
+        return pattern
+    words = sorted(set(re.findall(_WORD, pattern)))
+    if len(words) > len(_LETTERS) or "(" in pattern:
         raise ValueError(f"einsum: {pattern!r} is not of the form 'a b, b c -> a c'")
-    letters = dict(zip(words, string.ascii_letters))
-    return re.sub(r"[^\s,.>-]+", lambda word: letters[word[0]], pattern)
+    letters = dict(zip(words, _LETTERS))
+    return re.sub(_WORD, lambda word: letters[word[0]], pattern)
 
 
 def _proxies(operands):

@@ -6,6 +6,18 @@ import sys
 import numpy as np
 
 
+class Size(int):
+    """An array's number of elements, which torch's users call."""
+
+    def __new__(cls, array):
+        self = super().__new__(cls, np.asarray(array).size)
+        self._shape = array.shape
+        return self
+
+    def __call__(self, dim=None):
+        return self._shape if dim is None else self._shape[dim]
+
+
 class Value(np.ndarray):
     """A numpy array that torch's functions take too, with torch's names of keywords.
 
@@ -27,6 +39,11 @@ class Value(np.ndarray):
         """The same elements in another shape; numpy's view as another type."""
         return super().view(*shape) if isinstance(shape[0], (type, np.dtype, str)) else (
             self.reshape(*shape))
+
+    @property
+    def size(self):
+        """The number of elements, numpy's; called, torch's size(): the shape, or one dimension's."""
+        return Size(self)
 
     def __getattr__(self, name):
         if name.startswith("_") or "torch" not in sys.modules:

@@ -211,7 +211,8 @@ _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": act
            "zeros_like": making.zeros_like, "ones_like": making.ones_like,
            "full_like": making.full_like, "rand_like": making.rand_like,
            "randn_like": making.randn_like, "linalg_norm": activations.linalg_norm,
-           "linalg_vector_norm": activations.vector_norm}
+           "linalg_vector_norm": activations.vector_norm, "dropout": activations.dropout,
+           "numpy_dot": products.numpy_dot}
 
 
 def _proxies(values):
@@ -256,7 +257,7 @@ def call_by_name(name, args, kwargs):
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
     name = name.strip("_") if name.startswith("__") else name
-    name = OPERATORS.get(name, name)
+    name = OPERATORS.get(name, name).removeprefix("special_")
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
         axes = kwargs.pop("axes", args[1] if len(args) > 1 else None)
         return args[0].T if axes is None else args[0].permute(*axes)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .proxy import apply, function, method, proxy_of
+from .proxy import apply, as_proxy, function, method, proxy_of
 from .values import whole
 from .views import distinct_dims
 
@@ -44,6 +44,12 @@ def inner(x, other):
     """Products over the last dimension of both."""
     other = proxy_of(x._run, other)
     return x.tensordot(other, ([-1], [-1])) if x.ndim and other.ndim else x * other
+
+
+def numpy_dot(a, b):
+    """numpy's dot: over the last dimension of a and the last but one of b; a number scales."""
+    a, b = as_proxy(a), as_proxy(b)
+    return a.tensordot(b, ([-1], [max(b.ndim - 2, 0)])) if a.ndim and b.ndim else a * b
 
 
 @method("x, x.T, 1")

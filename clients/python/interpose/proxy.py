@@ -26,7 +26,7 @@ ALIASES = {
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
-    "linalg_diagonal": "diagonal",
+    "linalg_diagonal": "diagonal", "expit": "sigmoid",
 }
 
 
@@ -107,7 +107,8 @@ class Proxy(Numeric):
 
     def __len__(self):
         if not self.shape:
-            raise TypeError(f"{self._label()} has no dimensions, and so no length")
+            raise TypeError(f"{self._label()} has no dimensions, and so no length: torch.stack "
+                            "makes one tensor of several")
         return self.shape[0]
 
     def __iter__(self):
@@ -208,6 +209,13 @@ class Proxy(Numeric):
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self._now("a numpy array"), dtype=dtype)
+
+    def __dlpack__(self, **options):
+        return self._now("a tensor of torch's own", ", or leave torch.tensor out, for torch's "
+                         "functions take it as it is").__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return np.empty(0).__dlpack_device__()
 
     def __float__(self):
         return float(self._now("float()"))
@@ -454,7 +462,8 @@ class Proxy(Numeric):
                             "of two in the middle")
         if name in ("var", "std"):
             kwargs = {**kwargs, "correction": kwargs.get("ddof", 0), "ddof": None}
-        theirs = {"max": "amax", "min": "amin",     # numpy's have no indices, or mean other things
+        theirs = {"dot": "numpy_dot", "max": "amax",    # numpy's have no indices, or mean other things
+                  "min": "amin",
                   "norm": "linalg_norm", "repeat": "repeat_interleave", "split": "tensor_split",
                   "array_split": "tensor_split"}
         result = call_by_name(theirs.get(name, name), args, kwargs)
@@ -476,6 +485,12 @@ class Proxy(Numeric):
 
     def __round__(self, digits=None):
         return self.round(digits or 0)
+
+    def __divmod__(self, other):
+        return self // other, self % other
+
+    def __rdivmod__(self, other):
+        return other // self, other % self
 
     def __matmul__(self, other):
         return apply(self._run, "matmul", [self, other])

@@ -1,0 +1,126 @@
+/* The engine on the emulated device: how often a pass goes between the host and the device, and
+ * that a pass of several users, their hooks and their saves waits for the device once. */
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "../../kernels/emulate/counts.h"
+#include "../../protocol/decode.h"
+#include "../tiny_engine.h"
+#include "../tiny_gpt2.h"
+
+enum {
+    ROWS = 96,
+    PAGES = 16
+};
+
+static const struct model_shape shape = {4, 2, 16, 64, 61, 128, 1e-5f, 0, {0}};
+
+static char folder[] = "/tmp/test_engine.XXXXXX";
+static struct arena arena;
+static struct device *device;
+static struct gpt2 *model;
+static struct batch *batch;
+static uint64_t users;
+
+static int set_up(void **state)
+{
+    (void)state;
+    const struct device_options d = {.rows_max = ROWS,
+                                     .width_max = shape.inner,
+                                     .context_max = shape.context,
+                                     .heads_max = shape.n_heads};
+    const struct gpt2_options o = {.rows_max = ROWS, .cache_tokens = PAGES * PAGE_TOKENS};
+    const struct batch_options b = {.slab_bytes = 1 << 20, .jobs_max = 16};
+    tiny_model(folder, &shape, 5);
+    tiny_engine_open(&device, &model, &batch, &backend_cuda, folder, &d, &o, &b, &arena);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    tiny_engine_close(device, model, batch, &arena);
+    tiny_remove(folder);
+    return 0;
+}
+
+static struct job *job_of(const char *request)
+{
+    struct job *j = job_new("id", &arena);
+    struct err e = {0};
+    if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, &shape, &arena, &e) ||
+        !plan_build(&j->plan, &j->graph, &shape, &arena, &e) || !job_reserve(j, &e))
+        fail_msg("%s: %s", e.where, e.text);
+    j->turn.user = ++users;
+    batch_add(batch, j);
+    return j;
+}
+
+/* What one pass asks of the device. */
+static struct emulate_counts count_pass(void)
+{
+    const struct emulate_counts before = emulate_counted();
+    struct err e = {0};
+    assert_true(batch_run(batch, &e));
+    const struct emulate_counts now = emulate_counted();
+    return (struct emulate_counts){now.launches - before.launches, now.uploads - before.uploads,
+                                   now.downloads - before.downloads, now.waits - before.waits};
+}
+
+static const char *const requests[] = {
+    /* Plain decoding, greedy and not. */
+    "{\"prompt\": [1, 2, 3], \"max_new_tokens\": 4}",
+    "{\"prompt\": [4, 5], \"max_new_tokens\": 4, \"sampling\": {\"temperature\": 0.5}}",
+    /* Saves of every block in every step, whole and through strides; edits without constants. */
+    "{\"prompt\": [1, 2, 3, 4], \"max_new_tokens\": 4, \"nodes\": ["
+    "{\"op\": \"mul\", \"args\": [\"transformer.h.1.mlp.output\", 2]},"
+    "{\"op\": \"set\", \"args\": [\"transformer.h.1.mlp.output\", {\"node\": 0}]},"
+    "{\"op\": \"save\", \"args\": [\"transformer.h.0.output[0]\"]},"
+    "{\"op\": \"save\", \"args\": [\"transformer.h.1.output[0]\"]},"
+    "{\"op\": \"save\", \"args\": [\"transformer.h.2.output[0][:, :, ::2]\"]},"
+    "{\"op\": \"save\", \"args\": [\"transformer.h.3.output[0]\"]},"
+    "{\"op\": \"save\", \"args\": [\"transformer.h.0.output[0]\"], \"step\": 1, \"name\": \"a\"},"
+    "{\"op\": \"save\", \"args\": [\"transformer.h.3.output[0]\"], \"step\": 1, \"name\": \"b\"},"
+    "{\"op\": \"save\", \"args\": [\"lm_head.output\"], \"step\": 1}]}",
+    /* Leaves the pass early. */
+    "{\"prompt\": [7, 8, 9], \"nodes\": ["
+    "{\"op\": \"save\", \"args\": [\"transformer.h.1.output[0]\"]}]}",
+    /* An index that the device computes, and that it could find out of range. */
+    "{\"prompt\": [9, 8, 7], \"max_new_tokens\": 4, \"nodes\": ["
+    "{\"op\": \"hook\", \"args\": [\"lm_head.output\"], \"step\": 1},"
+    "{\"op\": \"argmax\", \"args\": [{\"node\": 0}, -1]},"
+    "{\"op\": \"getitem\", \"args\": [{\"node\": 1}, \"[0]\"]},"
+    "{\"op\": \"index_select\", \"args\": [{\"node\": 0}, 2, {\"node\": 2}]},"
+    "{\"op\": \"save\", \"args\": [{\"node\": 3}]}]}",
+};
+enum {
+    REQUESTS = sizeof requests / sizeof *requests
+};
+
+static void a_pass_of_several_users_goes_to_the_device_once(void **state)
+{
+    (void)state;
+    struct job *jobs[REQUESTS];
+    for (int i = 0; i < REQUESTS; i++)
+        jobs[i] = job_of(requests[i]);
+    for (int step = 0; step < 4; step++) {
+        const struct emulate_counts n = count_pass();
+        const int constants = step == 0 ? 2 : 0; /* of requests that begin */
+        assert_int_equal(n.uploads, 1 + constants);
+    }
+    assert_int_equal(batch_count(batch), 0);
+    for (int i = 0; i < REQUESTS; i++)
+        job_free(jobs[i]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_pass_of_several_users_goes_to_the_device_once, set_up,
+                                        tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
