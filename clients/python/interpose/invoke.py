@@ -43,9 +43,9 @@ class Invoke:
 
     # Where the graph's hooks of this invoke are; everyone.py has those of all.
 
-    def hook(self, path, step):
-        """The node of a place."""
-        return self.run.graph.hook(path, self.index, step)
+    def hook(self, path, step, place=None):
+        """The node of a place of the model, asked for at a place of the user's code."""
+        return self.run.graph.hook(path, self.index, step, place)
 
     def replace(self, hook, value):
         """Another tensor in the place; the old one stays that of its names."""

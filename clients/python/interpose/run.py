@@ -432,20 +432,21 @@ class Run(Request):
             facts["condition"] = self.write("save", [self.condition._node])
         return self.write(op, args, kwargs, **facts)
 
-    def hook(self, path, step=None):
-        """The node of a hook point in the invoke that is open; without a step, at the one where its
-        module is."""
+    def hooks(self, module, leaves, step=None):
+        """The nodes of a module's hook points in the invoke that is open; without a step, at the
+        one where the module is."""
         self._check_open()
-        module = path.rpartition(".")[0]
         self.invoke_for(module)
         at = self.step_of(module) if step is None else step
         if at is not None and at == self.n_steps:
             raise IndexError(f"{module} has no next step: {self.steps_text()}")
-        node = self.write_hook(path, at)
+        place, below = user_place(), module and f"{module}."
+        nodes = [self.write_hook(below + leaf, at, place) for leaf in leaves]
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
-            self.recording.take("hook", node, path, None if moves else at)
-        return node
+            for node in nodes:
+                self.recording.take("hook", node, node.args[0], None if moves else at)
+        return nodes
 
     def parameter(self, path):
         """The node of one of the model's parameters, which belongs to no invoke."""
@@ -522,9 +523,9 @@ class Run(Request):
             self.recording.take("add", node, op, args, kwargs or {}, facts)
         return node
 
-    def write_hook(self, path, step):
-        """The node of a hook point at a step."""
-        return self.open_invoke.hook(path, step)
+    def write_hook(self, path, step, place=None):
+        """The node of a hook point at a step; `place` is where the user asks for it."""
+        return self.open_invoke.hook(path, step, place)
 
     def write_replace(self, hook, value, skips=False):
         """Gives a module another tensor, or stands for the module as a whole."""
