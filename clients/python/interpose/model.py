@@ -44,10 +44,11 @@ class LanguageModel(Lens):
                  device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
-        self.tokenizer = Tokenizer(self.client)
+        self.tokenizer = Tokenizer(self.client, lambda: self.config)
         self._facts = self._spec = None
         self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
+        self._hooked = []   # what add_hook added, in the order of the pass; replaced, not changed
 
     @property
     def config(self):
@@ -319,4 +320,6 @@ def _facts_of(document, name, host):
     names = {theirs: row[ours] for theirs, ours in _CONFIG_NAMES.items() if ours in row}
     if {"width", "n_heads"} <= row.keys():
         names["d_head"] = row["width"] // row["n_heads"]
+    # Where torch's tensors that go along with a proxy live; and where the model does.
+    row = {**row, "device": "cpu", "server_device": row.get("device")}
     return types.SimpleNamespace(**{**names, **row})

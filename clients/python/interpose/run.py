@@ -10,6 +10,7 @@ import collections.abc
 import numpy as np
 
 from . import einops_backend
+from .activation_cache import call_hook
 from .cache import Cache, chosen
 from .condition import Condition
 from .current import INNERMOST
@@ -155,6 +156,13 @@ class Run(Request):
                 self.session = run
                 return
             run = run.outer
+
+    def call_hooks(self):
+        """Calls the model's hook functions at the front of an invoke, once for each step."""
+        if self.model._hooked:
+            for _ in self.iter[:] if self.n_steps > 1 else (0,):
+                for hook in self.model._hooked:
+                    call_hook(self, hook)
 
     def follow(self, session):
         """What has become of a session has become of its runs."""
