@@ -42,6 +42,10 @@ static bool open_memory(struct device *d, const struct device_options *o, struct
     if (error == cudaSuccess)
         error = cuda_downloads_open(&d->downloads, o);
     if (error == cudaSuccess)
+        error = cuda_linear_open(d);
+    if (error == cudaSuccess)
+        error = cuda_attend_open(d);
+    if (error == cudaSuccess)
         error = cudaMalloc(&faulty, sizeof *d->faulty);
     if (error == cudaSuccess)
         error = cudaMemsetAsync(faulty, 0xff, sizeof *d->faulty, d->stream);
@@ -93,6 +97,8 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
         return err_set(e, ERR_device, "no memory for the device");
     d->precision = precision;
     d->rows_max = o->rows_max > 0 ? o->rows_max : 1;
+    d->processors = properties.multiProcessorCount;
+    d->shared_max = (int)properties.sharedMemPerBlockOptin;
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);
     if (!open_memory(d, o, e)) {
