@@ -3,7 +3,7 @@
  *
  *   plan.c       infer    every node's shape, dtype, root and turn; everything wrong is found here
  *                mark     backwards: what some save or some change of the model depends on
- *   skips.c      skips    modules that are left out: nobody looks inside
+ *   skips.c      skips    modules that are left out: nobody looks inside; what need not be made
  *   head.c       heads    which logits become products of the graph's own, of which columns
  *   plan.c       logits   from which position on anyone reads those that the model computes
  *   lower.c      lower    living nodes to actions; late readers get parked copies
@@ -173,6 +173,9 @@ int hook_find(struct planner *s, int invoke, int turn);
 
 /* Refuses what a set that leaves a module out does not let a request look at. */
 bool skips_check(struct planner *s);
+
+/* Behind the stops: what rows go without. */
+void skips_make(struct planner *s);
 
 /* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
  * that are looked at. */

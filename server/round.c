@@ -21,6 +21,7 @@ struct round {
     struct span *spans, *copies, *logits_spans;
     int *last_sites;
     uint64_t *wanted, *written;
+    struct spared *spared;
     struct err err; /* a fence inside the pass that failed */
 
     float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
@@ -53,6 +54,7 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->logits_spans = ARENA_ARRAY(a, struct span, (size_t)m->logits_max[lane]);
     r->wanted = ARENA_ARRAY(a, uint64_t, words);
     r->written = ARENA_ARRAY(a, uint64_t, words);
+    r->spared = ARENA_ARRAY(a, struct spared, (size_t)m->shape.n_blocks * STAGE_COUNT);
     r->row = ARENA_ARRAY(a, float, V);
     r->sample_scratch = ARENA_ARRAY(a, float, V);
     r->sample_order = ARENA_ARRAY(a, int32_t, V);
@@ -94,6 +96,31 @@ static void set_bit(uint64_t *bits, int site)
     bits[site / 64] |= UINT64_C(1) << (site % 64);
 }
 
+static int count_rows(const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const struct plan_sequence *last = &v->sequences[v->n_sequences - 1];
+    return job_step(j) > 0 ? v->n_sequences : last->row + last->n_tokens;
+}
+
+/* Rows without a part of a block matter where they are the first or the last of all. */
+static void spare(struct round *r, const struct job *j, const struct plan_skip *skip)
+{
+    const int n_blocks = r->model->shape.n_blocks;
+    const int first = j->row_of[skip->invoke], end = first + count_rows(j, skip->invoke);
+    if (!r->pass.spared)
+        memset(r->spared, 0, (size_t)n_blocks * STAGE_COUNT * sizeof *r->spared);
+    r->pass.spared = r->spared;
+    for (int i = 0; i < STAGE_COUNT; i++) {
+        struct spared *s = &r->spared[skip->block * STAGE_COUNT + i];
+        if (!skip->stages[i])
+            continue;
+        s->head = s->head == first ? end : s->head;
+        s->tail = s->end == first ? s->tail : first;
+        s->end = end;
+    }
+}
+
 static void want_sites(struct round *r, const struct job *j)
 {
     const struct plan *p = &j->plan;
@@ -104,6 +131,9 @@ static void want_sites(struct round *r, const struct job *j)
         set_bit(r->wanted, stop->site);
         if (stop->writes)
             set_bit(r->written, stop->site);
+        for (int k = 0; k < stop->n_skips; k++)
+            if (job_has_rows(j, p->skips[stop->first_skip + k].invoke))
+                spare(r, j, &p->skips[stop->first_skip + k]);
     }
 }
 

@@ -36,6 +36,10 @@ static bool open_memory(struct device *d, const struct device_options *o, struct
         error = cudaMallocHost(&here, size);
     if (error == cudaSuccess)
         error = cudaMalloc(&there, size + sizeof *d->faulty);
+    if (error == cudaSuccess)
+        error = cuda_linear_open(d);
+    if (error == cudaSuccess)
+        error = cuda_attend_open(d);
     d->here = static_cast<char *>(here);
     d->there = static_cast<char *>(there);
     if (error == cudaSuccess) {
@@ -88,6 +92,8 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");
     d->precision = precision;
+    d->processors = properties.multiProcessorCount;
+    d->shared_max = (int)properties.sharedMemPerBlockOptin;
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);
     if (!open_memory(d, o, e)) {

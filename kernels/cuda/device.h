@@ -13,6 +13,7 @@
 #include <math.h>
 #include <string.h>
 #ifdef __CUDACC__
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #else
 #include "../emulate/emulate.h"
@@ -29,6 +30,9 @@ extern "C" {
     cuda_launch(kernel, grid, block, shared, stream, __VA_ARGS__)
 #define ALLOW_SHARED(kernel, size)                                                                \
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, size)
+#define COPY_ASYNC(to, from, size) __pipeline_memcpy_async(to, from, size)
+#define COPY_COMMIT()              __pipeline_commit()
+#define COPY_WAIT(groups_left)     __pipeline_wait_prior(groups_left)
 #define DYNAMIC_SHARED(type, name)                                                                \
     extern __shared__ __align__(16) unsigned char cuda_dynamic_shared[];                          \
     type *name = reinterpret_cast<type *>(cuda_dynamic_shared)
@@ -87,6 +91,8 @@ struct device {
     uint32_t *faulty; /* of a gather: its first element with an index outside; UINT32_MAX: none,
                          and so between calls. On the device, behind `there` */
     int context_max; /* rounded up to whole pages */
+    int processors;  /* of the device, each with its own blocks */
+    int shared_max;  /* bytes that a block may have */
     char text[300];
 };
 
@@ -207,6 +213,9 @@ bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, 
 void cuda_weight_free(struct device *d, struct weight *w);
 void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
                       const struct view *view);
+/* Allow these kernels the shared memory that they may ask for. */
+cudaError_t cuda_linear_open(const struct device *d);
+cudaError_t cuda_attend_open(const struct device *d);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,
