@@ -164,7 +164,8 @@ class Oracle(oracle.Oracle):
         return self.view(module, z, "in", "result")
 
     def attention(self, module, query, key, value, mask, **rest):
-        """HF's lets NaN and infinities of later positions through its mask."""
+        """HF's lets NaN and infinities of later positions through its mask; a pattern that a
+        program may have written does, or does not."""
         if key.isfinite().all() and value.isfinite().all():
             return super().attention(module, query, key, value, mask, **rest)
         scores = query @ key.transpose(-1, -2) * query.size(-1) ** -0.5
@@ -172,8 +173,10 @@ class Oracle(oracle.Oracle):
         scores = self.changed(module, "scores", scores.masked_fill(hidden, -torch.inf))
         pattern = self.changed(module, "pattern", scores.softmax(-1))
         products = pattern[..., None] * value[..., None, :, :]
-        unseen = (hidden & (pattern == 0))[..., None]
-        return products.masked_fill(unseen, 0).sum(-2).transpose(1, 2), pattern
+        unseen = hidden & (pattern == 0)
+        if {(module, "scores"), (module, "pattern")} & self.inside.keys():
+            unseen[self.running.n_rows:] = False
+        return products.masked_fill(unseen[..., None], 0).sum(-2).transpose(1, 2), pattern
 
     def hidden(self, scores):
         """Padding attends to what is in front of it, and nothing else to padding."""

@@ -842,7 +842,8 @@ class Generator:
             (f"for step in run.iter[{first}:]", range(first, n_steps))])
         out, lines, self.reads = f"s{len(self.statements)}", [], []
         if name.point in POINTS.writable:
-            lines.append(self.each_change(POINTS.turn(name.point, block, steps[0])))
+            lines.append(self.each_change(POINTS.turn(name.point, block, steps[0]),
+                                          self.root_at(name, block, steps[0])))
         if not lines or rng.randrange(2):
             lines.append(f"{out}.append({rng.choice(['x[:, -1]', 'x.mean(-1)', 'x.amax()'])})")
         text = [f"{out} = interpose.list().save()", f"{opened}:",
@@ -850,9 +851,10 @@ class Generator:
         self.add(Statement("each", "\n".join(text), "\n".join(lines), out=out,
                            reads=tuple(self.reads), place=(name, block, 0), steps=tuple(steps)))
 
-    def each_change(self, latest):
+    def each_change(self, latest, root=""):
+        """With a value that is known in time, and not changed by it."""
         known = [v.name for v in self.vars if v.like.dtype == torch.float32 and v.like.numel()
-                 and self.moments.roots[v.root].set_turn <= latest]
+                 and self.moments.roots[v.root].set_turn <= latest and v.root != root]
         part = self.rng.choice(["x[...]", "x[:, -1]", "x[..., 0]", "x[:1]"])
         kind = self.rng.randrange(5 if known else 4)
         if kind == 4:
