@@ -21,9 +21,9 @@ import transformers
 from transformers.models.gpt2 import modeling_gpt2
 
 import oracle
+from program_generator import is_broadcast
 from program_rows import Torch
-from programs import (PARAMETERS, POINTS, Moments, is_broadcast, named_view, parameter_view,
-                      tokens_of)
+from programs import PARAMETERS, POINTS, Moments, named_view, parameter_view, tokens_of
 
 WOBBLE = 5e-7           # the second track's noise, relative
 JUMP = 10               # how many distances of the tracks an operand keeps from where it jumps
