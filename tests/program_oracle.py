@@ -417,10 +417,11 @@ class Run:
             distances = apart(a[name], b[name])
             sure, size = certain(a[name], distances)
             margin = JUMP * greatest(distances[sure]) + FLOOR * size
-            moves = distances > 0
-            for operand in () if not moves.any() else (
-                    shifted(a, name, margin, moves) if kinds == "step" else
-                    [a[name] + margin * moves * (2 * torch.rand(moves.shape) - 1) for _ in TRACKS]):
+            # Of what is all rounding more than that: each as much as it may be off itself.
+            margins = (JUMP * distances.nan_to_num(posinf=0)).clamp(min=margin) * (distances > 0)
+            for operand in () if not margins.any() else (
+                    shifted(a, name, margins) if kinds == "step" else
+                    [a[name] + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]):
                 result = self.executed(s, {**a, name: operand})[s.out]
                 yield result, apart(result, first) > 8 * margin * is_float(result)
 
@@ -468,15 +469,15 @@ class Run:
                              for track in TRACKS]
 
 
-def shifted(operands, name, margin, moves):
+def shifted(operands, name, margins):
     """An operand in front of and behind a place where a result may jump, and right there: at a
     quarter, at another operand."""
     x = operands[name]
-    yield x - margin * moves
-    yield x + margin * moves
+    yield x - margins
+    yield x + margins
     for there in ((x * 4).round() / 4, *(y for y in operands.values() if y is not x)):
         if is_float(there) and is_broadcast(there.shape, x.shape):
-            yield torch.where(moves & ((x - there).abs() <= margin), there, x)
+            yield torch.where((x - there).abs() <= margins, there, x)
 
 
 def compared(ours, saved):
