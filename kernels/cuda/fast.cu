@@ -40,16 +40,21 @@ template <> struct stored<PRECISION_bf16> {
     static constexpr int EACH = 2, PARTS = 2;
 };
 
-/* p (16, 8) += a (16, STEP) @ b (STEP, 8): `a` gives the element at (row, k), b is the lane's part
- * of it. */
-template <class A>
-__device__ __forceinline__ void multiply_bf16(float (&p)[4], const A &a, const uint32_t (&b)[2])
+/* Of a row of x a lane has the same k, four of STEP: which is the i-th. */
+template <enum precision P> __device__ __forceinline__ int k_of(int i)
 {
-    const int g = (int)threadIdx.x % 32 / 4, k = (int)threadIdx.x % 4 * 2;
-    const uint32_t x[4] = {bf16_pair(a(g, k), a(g, k + 1)), bf16_pair(a(g + 8, k), a(g + 8, k + 1)),
-                           bf16_pair(a(g, k + 8), a(g, k + 9)),
-                           bf16_pair(a(g + 8, k + 8), a(g + 8, k + 9))};
-    mma_bf16(p, x, b);
+    constexpr int EACH = stored<P>::EACH;
+    return ((int)threadIdx.x % 4 + i / EACH * 4) * EACH + i % EACH;
+}
+
+/* p (16, 8) += x (16, STEP) @ w (STEP, 8), of which a lane has two rows and a column: lane / 4 and
+ * 8 more, and lane / 4. */
+__device__ __forceinline__ void multiply_bf16(float (&p)[4], const float (&x)[2][4],
+                                              const uint32_t (&w)[2])
+{
+    const uint32_t pairs[4] = {bf16_pair(x[0][0], x[0][1]), bf16_pair(x[1][0], x[1][1]),
+                               bf16_pair(x[0][2], x[0][3]), bf16_pair(x[1][2], x[1][3])};
+    mma_bf16(p, pairs, w);
 }
 
 /* The tf32 of each number, and of what that leaves: nothing of an infinity. */
@@ -64,34 +69,33 @@ __device__ __forceinline__ void split(uint32_t (&high)[N], uint32_t (&low)[N], c
     }
 }
 
-template <bool THREE, class A>
-__device__ __forceinline__ void multiply_tf32(float (&p)[4], const A &a, const float (&b)[4])
+template <bool THREE>
+__device__ __forceinline__ void multiply_tf32(float (&p)[4], const float (&x)[2][4],
+                                              const float (&w)[4])
 {
-    const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
     UNROLL(2)
-    for (int first = 0; first < STEP; first += 8) {
-        const int k = first + t;
-        const float x[4] = {a(g, k), a(g + 8, k), a(g, k + 4), a(g + 8, k + 4)};
-        const float y[2] = {b[first / 4], b[first / 4 + 1]};
-        uint32_t x_high[4], x_low[4], y_high[2], y_low[2];
-        split(x_high, x_low, x);
-        split(y_high, y_low, y);
+    for (int i = 0; i < 4; i += 2) {
+        const float a[4] = {x[0][i], x[1][i], x[0][i + 1], x[1][i + 1]};
+        const float b[2] = {w[i], w[i + 1]};
+        uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
+        split(a_high, a_low, a);
+        split(b_high, b_low, b);
         if (THREE) {
-            mma_tf32(p, x_low, y_high);
-            mma_tf32(p, x_high, y_low);
+            mma_tf32(p, a_low, b_high);
+            mma_tf32(p, a_high, b_low);
         }
-        mma_tf32(p, x_high, y_high);
+        mma_tf32(p, a_high, b_high);
     }
 }
 
-template <enum precision P, class A>
-__device__ __forceinline__ void multiply(float (&p)[4], const A &a,
-                                         const typename stored<P>::type (&b)[stored<P>::PARTS])
+template <enum precision P>
+__device__ __forceinline__ void multiply(float (&p)[4], const float (&x)[2][4],
+                                         const typename stored<P>::type (&w)[stored<P>::PARTS])
 {
     if constexpr (P == PRECISION_bf16)
-        multiply_bf16(p, a, b);
+        multiply_bf16(p, x, w);
     else
-        multiply_tf32<P == PRECISION_tf32x3>(p, a, b);
+        multiply_tf32<P == PRECISION_tf32x3>(p, x, w);
 }
 
 struct fast {
@@ -102,16 +106,35 @@ struct fast {
     struct columns columns;
 };
 
-/* The weight's element or pair at k of column n, or zero. */
-template <enum precision P>
-__device__ __forceinline__ typename stored<P>::type stored_at(const struct fast &f, int k, int n)
+/* Begins to copy a slice of the weight's columns from `column` on, with zeros behind the last k.
+ * Four columns that nobody has are the first ones again. */
+template <enum precision P, int COLUMNS, int THREADS>
+__device__ __forceinline__ void fetch_weight(typename stored<P>::type *to, int pitch,
+                                             const struct fast &f, int column, int k, int t)
 {
-    if (n < 0 || k >= f.w.K)
-        return 0;
+    constexpr int EACH = stored<P>::EACH;
+    const auto place = [&](int n) {
+        const int from = source_of(f.columns, column + n);
+        return from < 0 ? 0 : (size_t)from;
+    };
+    const typename stored<P>::type *w;
     if constexpr (P == PRECISION_bf16)
-        return f.w.pairs[(size_t)(k / 2) * (size_t)f.w.stride + (size_t)n];
+        w = f.w.pairs;
     else
-        return f.w.data[(size_t)k * (size_t)f.w.stride + (size_t)n];
+        w = f.w.data;
+    fetch_columns<STEP / EACH, COLUMNS, THREADS, BEHIND_zeros>(to, pitch, w, f.w.stride, k / EACH,
+                                                               (f.w.K + EACH - 1) / EACH, place, t);
+}
+
+/* The lane's part of a slice's columns. */
+template <enum precision P>
+__device__ __forceinline__ void load_weight(typename stored<P>::type (&to)[stored<P>::PARTS],
+                                            const typename stored<P>::type *from, int pitch)
+{
+    const int lane = (int)threadIdx.x % 32;
+    UNROLL(4)
+    for (int i = 0; i < stored<P>::PARTS; i++)
+        to[i] = from[(lane % 4 + 4 * i) * pitch + lane / 4];
 }
 
 /* Columns that nobody has are zero, whatever x is. */
@@ -125,45 +148,69 @@ __device__ __forceinline__ void put(const struct fast &f, int row, int n, float 
     f.out[at] = finish<E>(y, f.bias, f.residual, n, at);
 }
 
-/* At most 16 rows: a warp takes 16 columns by one chunk of k, so that each weight is read once, all
- * of a chunk's before the first is multiplied, and FAST_WARPS chunks are multiplied side by side.
- * Grid: columns by 16. */
-constexpr int FAST_WARPS = 8, FAST_COLUMNS = 2 * MMA_COLUMNS;
+/* Few rows: a warp takes 16 of them and 16 columns by one chunk of k at a time, and FAST_WARPS
+ * chunks are multiplied side by side. A warp stages the weight's slices for itself, FEW_AHEAD of
+ * pairs or half of that of floats ahead. Grid: rows by 16, columns by 16. */
+constexpr int FAST_WARPS = 8, FAST_COLUMNS = 2 * MMA_COLUMNS, FEW_AHEAD = 6;
+constexpr int FEW_PITCH = FAST_COLUMNS + 8; /* of columns, against bank conflicts */
+
+/* The lane's part of x, all slices of a chunk; zero past the last row and k. */
+template <enum precision P>
+__device__ __forceinline__ void load_rows(float (&to)[SLICES][2][4], const struct rows &x, int row,
+                                          int first)
+{
+    UNROLL(4)
+    for (int s = 0; s < SLICES; s++)
+        UNROLL(2)
+        for (int h = 0; h < 2; h++)
+            UNROLL(4)
+            for (int i = 0; i < 4; i++) {
+                const int r = row + (int)threadIdx.x % 32 / 4 + 8 * h;
+                const int k = first + s * STEP + k_of<P>(i);
+                to[s][h][i]
+                    = r < x.n && k < x.K ? x.data[(size_t)r * (size_t)x.K + (size_t)k] : 0.0f;
+            }
+}
 
 template <enum precision P, enum epilogue E>
 __global__ void __launch_bounds__(FAST_WARPS * 32, 1)
     fast_few_kernel(const __grid_constant__ fast f)
 {
     using S = stored<P>;
+    constexpr int STAGES = FEW_AHEAD * S::EACH / 2, STAGE = STEP / S::EACH * FEW_PITCH;
+    SHARED(typename S::type, stages, [FAST_WARPS][STAGES][STAGE]);
     SHARED(float, partials, [FAST_WARPS][MMA_ROWS][FAST_COLUMNS]);
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, K = f.w.K;
-    const int column_first = (int)blockIdx.x * FAST_COLUMNS;
-    const int source[2] = {source_of(f.columns, column_first + lane / 4),
-                           source_of(f.columns, column_first + MMA_COLUMNS + lane / 4)};
+    const int row_first = (int)blockIdx.x * MMA_ROWS, column_first = (int)blockIdx.y * FAST_COLUMNS;
     const int row = (int)threadIdx.x / FAST_COLUMNS, column = (int)threadIdx.x % FAST_COLUMNS;
+    const auto fetch = [&](int s) {
+        const int k = (s / SLICES * FAST_WARPS + warp) * CHUNK + s % SLICES * STEP;
+        if (k < K)
+            fetch_weight<P, FAST_COLUMNS, 32>(stages[warp][s % STAGES], FEW_PITCH, f, column_first,
+                                              k, lane);
+        COPY_COMMIT();
+    };
+    for (int s = 0; s < STAGES; s++)
+        fetch(s);
     float sum = 0;
-    for (int group = 0; group < K; group += FAST_WARPS * CHUNK) {
+    for (int group = 0, at = 0; group < K; group += FAST_WARPS * CHUNK) {
         const int first = group + warp * CHUNK;
-        typename S::type w[CHUNK / STEP][2][S::PARTS];
+        float p[2][4] = {}, x[SLICES][2][4];
+        load_rows<P>(x, f.x, row_first, first);
         UNROLL(4)
-        for (int s = 0; s < CHUNK / STEP; s++)
+        for (int s = 0; s < SLICES; s++, at++) {
+            COPY_WAIT(STAGES - 1);
+            __syncwarp(ALL_LANES);
             UNROLL(2)
-            for (int j = 0; j < 2; j++)
-                UNROLL(4)
-                for (int i = 0; i < S::PARTS; i++)
-                    w[s][j][i] = stored_at<P>(f, first + s * STEP + (lane % 4 + 4 * i) * S::EACH,
-                                              source[j]);
-        float p[2][4] = {};
-        UNROLL(4)
-        for (int s = 0; s < CHUNK / STEP; s++) {
-            const auto x = [&](int r, int i) {
-                const int k = first + s * STEP + i;
-                return r < f.x.n && k < K ? f.x.data[(size_t)r * (size_t)K + (size_t)k] : 0.0f;
-            };
-            if (first + s * STEP >= K)
-                continue;
-            multiply<P>(p[0], x, w[s][0]);
-            multiply<P>(p[1], x, w[s][1]);
+            for (int j = 0; j < 2; j++) {
+                typename S::type w[S::PARTS];
+                if (first + s * STEP >= K)
+                    continue;
+                load_weight<P>(w, stages[warp][at % STAGES] + j * MMA_COLUMNS, FEW_PITCH);
+                multiply<P>(p[j], x[s], w);
+            }
+            __syncwarp(ALL_LANES);
+            fetch(at + STAGES);
         }
         UNROLL(2)
         for (int j = 0; j < 2; j++)
@@ -176,7 +223,7 @@ __global__ void __launch_bounds__(FAST_WARPS * 32, 1)
             sum = add_chunk(sum, partials[c][row][column], group + c);
         __syncthreads();
     }
-    put<E>(f, row, column_first + column, sum);
+    put<E>(f, row_first + row, column_first + column, sum);
 }
 
 /* Many rows: a block makes 64 rows by 64 columns, each of four warps 32 by 32, from slices of
@@ -184,28 +231,15 @@ __global__ void __launch_bounds__(FAST_WARPS * 32, 1)
 constexpr int FAST_TILE = 64, FAST_THREADS = 128, FAST_STAGES = 4;
 constexpr int FAST_PITCH = FAST_TILE + 8; /* of columns, against bank conflicts */
 
-/* Begins to copy slice s of a block's rows and columns, with zeros behind the last k. Four columns
- * that nobody has are the first ones again. */
 template <enum precision P>
 __device__ __forceinline__ void fetch_tile(float *a, typename stored<P>::type *b,
                                            const struct fast &f, int s)
 {
-    constexpr int EACH = stored<P>::EACH;
-    const typename stored<P>::type *w;
-    if constexpr (P == PRECISION_bf16)
-        w = f.w.pairs;
-    else
-        w = f.w.data;
-    const auto place = [&](int n) {
-        const int from = source_of(f.columns, (int)blockIdx.y * FAST_TILE + n);
-        return from < 0 ? 0 : (size_t)from;
-    };
+    const int t = (int)threadIdx.x, row = (int)blockIdx.x * FAST_TILE;
+    const int column = (int)blockIdx.y * FAST_TILE;
     if (s * STEP < f.w.K) {
-        fetch_rows<FAST_TILE, FAST_THREADS, BEHIND_zeros>(
-            a, PITCH, f.x, (int)blockIdx.x * FAST_TILE, s * STEP, (int)threadIdx.x);
-        fetch_columns<STEP / EACH, FAST_TILE, FAST_THREADS, BEHIND_zeros>(
-            b, FAST_PITCH, w, f.w.stride, s * STEP / EACH, (f.w.K + EACH - 1) / EACH, place,
-            (int)threadIdx.x);
+        fetch_rows<FAST_TILE, FAST_THREADS, BEHIND_zeros>(a, PITCH, f.x, row, s * STEP, t);
+        fetch_weight<P, FAST_TILE, FAST_THREADS>(b, FAST_PITCH, f, column, s * STEP, t);
     }
     COPY_COMMIT();
 }
@@ -227,20 +261,23 @@ __global__ void __launch_bounds__(FAST_THREADS, 1)
         COPY_WAIT(FAST_STAGES - 2);
         __syncthreads(); /* slice s has come for all, and all are done with slice s - 1 */
         fetch_tile<P>(all_a[next % FAST_STAGES], all_b[next % FAST_STAGES], f, next);
-        const float *a = all_a[s % FAST_STAGES] + warp_row * PITCH;
-        const typename S::type *b = all_b[s % FAST_STAGES] + warp_column + lane / 4;
+        const float *a = all_a[s % FAST_STAGES] + (warp_row + lane / 4) * PITCH;
+        const typename S::type *b = all_b[s % FAST_STAGES] + warp_column;
         UNROLL(2)
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2; i++) {
+            float x[2][4];
+            UNROLL(2)
+            for (int h = 0; h < 2; h++)
+                UNROLL(4)
+                for (int part = 0; part < 4; part++)
+                    x[h][part] = a[(i * MMA_ROWS + 8 * h) * PITCH + k_of<P>(part)];
             UNROLL(4)
             for (int j = 0; j < 4; j++) {
                 typename S::type w[S::PARTS];
-                UNROLL(4)
-                for (int part = 0; part < S::PARTS; part++)
-                    w[part] = b[(lane % 4 + 4 * part) * FAST_PITCH + j * MMA_COLUMNS];
-                multiply<P>(p[i][j], [&](int r, int k) {
-                    return a[(i * MMA_ROWS + r) * PITCH + k];
-                }, w);
+                load_weight<P>(w, b + j * MMA_COLUMNS, FAST_PITCH);
+                multiply<P>(p[i][j], x, w);
             }
+        }
         if ((s + 1) % SLICES != 0 && (s + 1) * STEP < K)
             continue;
         UNROLL(2)
@@ -266,11 +303,12 @@ __global__ void __launch_bounds__(FAST_THREADS, 1)
             }
 }
 
+/* Small tiles while no processor has more than two: larger ones read less. */
 template <enum precision P, enum epilogue E> static void fast_rows(struct device *d, const fast &f)
 {
-    if (f.x.n <= MMA_ROWS)
-        LAUNCH((fast_few_kernel<P, E>), blocks_for(f.columns.n_out, FAST_COLUMNS), FAST_WARPS * 32,
-               0, d->stream, f);
+    const dim3 few(blocks_for(f.x.n, MMA_ROWS), blocks_for(f.columns.n_out, FAST_COLUMNS));
+    if (f.x.n <= MMA_ROWS || few.x * few.y <= 2 * (unsigned)d->processors)
+        LAUNCH((fast_few_kernel<P, E>), few, FAST_WARPS * 32, 0, d->stream, f);
     else
         LAUNCH((fast_tile_kernel<P, E>),
                dim3(blocks_for(f.x.n, FAST_TILE), blocks_for(f.columns.n_out, FAST_TILE)),
