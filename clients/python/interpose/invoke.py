@@ -31,6 +31,7 @@ class Invoke:
         self.index = self.run.count(self)
         for recording in self.run.model._edits:
             recording.replay(self.run)
+        self.run.call_hooks()
         return self
 
     def __exit__(self, kind, exception, traceback):
