@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activation_cache import ActivationCache, Pass
+from .activation_cache import ActivationCache, Pass, Weight, aside
+from .current import open_run
 from .directions import residual_directions
 from .finished import Value
-from .folding import NUMERICS
+from .folding import NUMERICS, accumulated_bias
 from .functions import FUNCTIONS
 from .prompt import BOS
 from .proxy import is_device
@@ -14,26 +15,31 @@ from .tokenizer import rectangle
 from .values import as_array, whole
 
 
-class BlockParameters:
-    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a
-    slice of blocks they are stacked. Inside a run, as all parameters."""
+class BlockParameters(Weight):
+    """A parameter of all blocks, stacked: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head
+    1's."""
 
     def __init__(self, model, path):
+        super().__init__(model, f"blocks.*.{path}", lambda: self[:])
         self._model, self._path = model, path
 
     def __len__(self):
         return self._model.config.n_blocks
 
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, key):
         block, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(block, slice):
-            found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
-            return found[(slice(None), *rest)] if rest else found
-        found = self._model.blocks[block]._at(self._path)
-        return found[tuple(rest)] if rest else found
-
-    def __repr__(self):
-        return f"<blocks.*.{self._path}>"
+        if hasattr(block, "__index__"):
+            found = self._model.blocks[block]._at(self._path)
+            return found[tuple(rest)] if rest else found
+        if open_run(self._model) is None:
+            return self._one.values(lambda: self[key])
+        if not isinstance(block, slice):
+            return self[:][key]
+        found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
+        return found[(slice(None), *rest)] if rest else found
 
 
 class Lens:
@@ -304,6 +310,26 @@ class Lens:
         self._refuse(what, [name for name, value in given.items()
                             if name not in said or said[name] not in (None, value)], takes)
 
+    def parameter(self, path, write):
+        """The parameter of a path, as write() gives it in a run, where there is none.
+
+        >>> model.W_E.shape == (model.cfg.d_vocab, model.cfg.d_model)
+        True
+        >>> model.W_U[:, 464].shape == model.W_Q[3, 1, :, 0].shape == (model.cfg.d_model,)
+        True
+        """
+        return Weight(self, path, write)
+
+    def accumulated_bias(self, layer, mlp_input=False, include_mlp_biases=True):
+        """What the biases in front of a block add to the residual stream, (D); with `mlp_input`
+        that block's attention's too.
+
+        >>> bool((model.accumulated_bias(0, mlp_input=True) == model.b_O[0]).all())
+        True
+        """
+        return aside(self).values(
+            lambda: accumulated_bias(self, layer, mlp_input, include_mlp_biases))
+
     def tokens_to_residual_directions(self, tokens):
         """The directions of the residual stream, behind the last layernorm's scale, that raise the
         logits of tokens: (..., D) for ids (...), (D) for a text of one token or an id. The last
@@ -313,7 +339,7 @@ class Lens:
         >>> model.tokens_to_residual_directions(" Paris").shape == (model.config.width,)
         True
         """
-        return Pass(self, [0]).run(lambda: {"x": residual_directions(self, tokens)})[1]["x"]
+        return aside(self).values(lambda: residual_directions(self, tokens))
 
 
 for _path in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "attn.b_Q", "attn.b_K", "attn.b_V",

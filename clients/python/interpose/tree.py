@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from .applied import applied
-from .current import current_run
+from .current import current_run, open_run
 from .iteration import Iteration, Iterations
 from .nested import Inputs, Outputs
 from .proxy import Proxy, operand
@@ -86,8 +86,10 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run = current_run(self._model)
         path, leaf = self._join(name), self._branch.leaves[name]
+        if isinstance(leaf, Parameter) and open_run(self._model) is None:
+            return self._model.parameter(path, lambda: self._tensors(name))
+        run = current_run(self._model)
         if isinstance(leaf, Parameter):
             return Proxy(run, run.parameter(path))
         if not isinstance(leaf, Point):
