@@ -199,6 +199,9 @@ def test_a_padded_encoding_is_a_prompt(model):
     padded = model.tokenizer([TEXT, "Hi"], padding=True, return_tensors="pt")
     with model.trace(padded) as tracer:
         logits = model.lm_head.output[:, -1].save()
+    with model.trace(**padded):
+        named = model.lm_head.output[:, -1].save()
+    assert named.value.tobytes() == logits.value.tobytes()
     with model.trace([TEXT, "Hi"]):
         assert [len(row) for row in tracer.tokens] == [10, len(model.tokenizer.encode("Hi"))]
         same_logits = model.lm_head.output[:, -1].save()
@@ -533,7 +536,18 @@ def test_the_position_of_a_token(model, token, text, options, place):
     assert model.get_token_position(token, text, **options) == place
 
 
+def test_losses_of_values(model):
+    ids = model.to_tokens([TEXT, TEXT])
+    logits = model(ids)
+    want = torch.nn.functional.cross_entropy(torch.tensor(logits)[:, :-1].flatten(0, 1), torch.tensor(ids)[:, 1:].flatten(),
+                                             reduction="none").view(2, -1)
+    same(model.loss_fn(logits, ids, per_token=True), want)
+    assert abs(model.loss_fn(logits, ids) - float(want.mean())) < 1e-5
+    assert not model.b_U.any() and model.b_U.shape == logits.shape[-1:] and model.all_head_labels()[9] == "L1H1"
+
+
 def test_a_model_is_where_it_is(model):
+    model.set_use_attn_result(True)
     assert model is model.eval() is model.to("cuda:0") is model.to(torch.device("cpu")) is model.cpu() is model.cuda()
     assert torch.zeros(2, device=model.device).device == torch.zeros(2, device=model.cfg.device).device
     assert model(TEXT, device="cpu", reset_hooks_end=True, bwd_hooks=[]).tobytes() == model(TEXT).tobytes()

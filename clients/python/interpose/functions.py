@@ -212,7 +212,10 @@ _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": act
            "full_like": making.full_like, "rand_like": making.rand_like,
            "randn_like": making.randn_like, "linalg_norm": activations.linalg_norm,
            "linalg_vector_norm": activations.vector_norm, "dropout": activations.dropout,
-           "numpy_dot": products.numpy_dot}
+           "numpy_dot": products.numpy_dot, "elu": activations.elu, "softmin": activations.softmin,
+           "hardtanh": activations.hardtanh,
+           "relu6": lambda x: activations.hardtanh(x, 0.0, 6.0), "empty_like": making.zeros_like,
+           "linalg_matrix_norm": activations.linalg_norm, "linalg_vecdot": products.vecdot}
 
 
 def _proxies(values):

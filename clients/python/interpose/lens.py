@@ -194,6 +194,35 @@ class Lens:
         """Itself: see to()."""
         return self
 
+    def set_use_attn_result(self, use_attn_result=True):
+        """Nothing: hook_result is always there."""
+
+    def all_head_labels(self):
+        """The names of all heads, in order.
+
+        >>> model.all_head_labels()[:2]
+        ['L0H0', 'L0H1']
+        """
+        return [f"L{i}H{h}" for i in range(self.cfg.n_layers) for h in range(self.cfg.n_heads)]
+
+    @property
+    def b_U(self):
+        """The unembedding's bias, which GPT-2 does not have: zeros (V)."""
+        return np.zeros(self.config.vocab, np.float32).view(Value)
+
+    def loss_fn(self, logits, tokens, per_token=False):
+        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T); or
+        each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
+
+        >>> logits, loss = model("The Eiffel Tower", return_type="both")
+        >>> bool(abs(model.loss_fn(logits, model.to_tokens("The Eiffel Tower")) - loss) < 1e-4)
+        True
+        """
+        logits, tokens = as_array(logits).astype(np.float64)[:, :-1], as_array(tokens)[:, 1:]
+        logits = logits - logits.max(-1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        return losses.astype(np.float32).view(Value) if per_token else losses.mean()
+
     # Hooks that stay.
 
     def add_hook(self, name, hook, dir="fwd", is_permanent=False, level=None, prepend=False):
@@ -304,9 +333,6 @@ class Lens:
         """As _refuse, but for TransformerLens's parameters that say what is so here anyway."""
         said = {"device": None, "padding_side": None, "reset_hooks_end": True, "incl_bwd": False,
                 "clear_contexts": None, "bwd_hooks": [], "return_cache_object": True}
-        if "start_at_layer" in given:
-            raise TypeError(f"{what}() has no parameter 'start_at_layer': set the stream of a prompt "
-                            "as long, fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]")
         self._refuse(what, [name for name, value in given.items()
                             if name not in said or said[name] not in (None, value)], takes)
 

@@ -26,7 +26,8 @@ ALIASES = {
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
-    "linalg_diagonal": "diagonal", "expit": "sigmoid",
+    "linalg_diagonal": "diagonal", "expit": "sigmoid", "vdot": "dot", "around": "round",
+    "array_equal": "equal", "linalg_matmul": "matmul",
 }
 
 
@@ -101,9 +102,17 @@ class Proxy(Numeric):
         """The shape, or one dimension's size."""
         return self.shape if dim is None else self.shape[whole(dim, "dim")]
 
+    ndimension = dim
+
     def numel(self):
         """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    nelement = numel
+
+    def is_contiguous(self):
+        """True: how it lies in memory is the server's business."""
+        return True
 
     def __len__(self):
         if not self.shape:
@@ -426,6 +435,12 @@ class Proxy(Numeric):
         """Itself: there are no gradients."""
         return self
 
+    def conj(self):
+        """Itself: nothing is complex."""
+        return self
+
+    positive = conj
+
     def cpu(self):
         """Itself: where it is computed is the server's business."""
         return self
@@ -457,6 +472,8 @@ class Proxy(Numeric):
     def __array_function__(self, func, types, args, kwargs):
         from .functions import call_by_name
         name = func.__name__
+        if name in ("shape", "ndim"):
+            return getattr(as_proxy(args[0]), name)
         if name == "median":
             raise TypeError("numpy.median is not offered on proxies: torch.median gives the lower "
                             "of two in the middle")
