@@ -848,6 +848,17 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "its .value behind the block, or leave torch.tensor out, for torch's functions take it as it is"),
     ("import torch\ntorch.tensor([model.lm_head.output.sum()])", TypeError,
      "sum(lm_head.output) has no dimensions, and so no length: torch.stack makes one tensor of several"),
+    ("import torch\nt = torch.zeros(3)\nt[0] = model.lm_head.output.sum()", TypeError,
+     "setitem is not offered on proxies: an array of yours cannot hold what is not known yet: set it in "
+     "interpose.zeros(...), or join several by torch.stack"),
+    ("import torch\ntorch.linalg.svd(model.lm_head.output[0])", TypeError,
+     "linalg_svd is not offered on proxies: save the tensor and decompose its .value; of a parameter it "
+     "works outside of runs"),
+    ("import torch\ntorch.multinomial(model.lm_head.output[0, -1].softmax(-1), 1)", TypeError,
+     "multinomial is not offered on proxies: random numbers are interpose.rand and randn with a seed; "
+     "(x.log() - interpose.rand_like(x, seed=1).log().neg().log()).argmax(-1) draws by the probabilities x"),
+    ("model.lm_head.output.register_hook(print)", AttributeError,
+     "register_hook is not offered: a server computes no gradients"),
     ("model.lm_head.output.save().value", NoValue,
      "lm_head.output has no value: it arrives when the `with` block of the run ends"),
     ("model.lm_head.output.value", NoValue,

@@ -548,6 +548,8 @@ def test_losses_of_values(model):
 
 def test_a_model_is_where_it_is(model):
     model.set_use_attn_result(True)
+    assert (model.cfg.eps, model.cfg.d_vocab_out, model.cfg.model_name, model.cfg.act_fn) == (
+        1e-5, 4096, "demo", "gelu_new")
     assert model is model.eval() is model.to("cuda:0") is model.to(torch.device("cpu")) is model.cpu() is model.cuda()
     assert torch.zeros(2, device=model.device).device == torch.zeros(2, device=model.cfg.device).device
     assert model(TEXT, device="cpu", reset_hooks_end=True, bwd_hooks=[]).tobytes() == model(TEXT).tobytes()
@@ -642,7 +644,7 @@ def test_parameters_of_all_blocks(model, hf):
     "W_U[:, 3]", "W_E[[1, -2]]", "W_U.T[5] - W_E[5]", "2 * W_pos + 1", "(W_E[:9] @ W_U).argmax(-1)", "W_E[W_E.shape[0] - 1]",
     "np.array(W_E.shape + W_Q.shape + (W_in.ndim, len(W_O), W_U.size(0)))", "W_Q[3, 1] @ W_K[3, 1].T",
     "W_V[1:3, :, 0]", "b_O[..., 2]", "W_in[[0, 5], 2]", "[b[0] for b in b_Q][2]", "np.linalg.norm(W_pos, axis=-1)",
-    "torch.linalg.svdvals(W_V[3, 1] @ W_O[3, 1])", "torch.as_tensor(W_E).mean()", "torch.tensor(W_O).norm(dim=-1)",
+    "torch.linalg.svdvals(W_V[3, 1] @ W_O[3, 1])", "torch.as_tensor(W_E).mean()", "torch.as_tensor(W_O).norm(dim=-1)",
     "torch.matmul(W_E[:2], W_U)", "einops.einsum(W_E, W_U, 'v d, d w -> v w')[:3, :3]",
     "fancy_einsum.einsum('head d_model, head -> d_model', W_O[2, 3].T, W_O[2, 3].T[0]).sum() if 0 else W_O[2, 3, 0]",
     "np.stack([b_O[0], b_out[0]])", "W_E[:3] == W_U.T[:3]"])
@@ -727,7 +729,8 @@ def test_modules_outside_of_a_run(model, hf):
     (lambda m: m.to_single_token("The Eiffel Tower"), ValueError, "is 5 tokens, not one: ["),
     (lambda m: m.run_with_hooks(TEXT, fwd_hooks=("blocks.0.attn.hook_z", print)), TypeError,
      "fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): not 'blocks.0.attn.hook_z'"),
-    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array"),
+    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array: take them one by one, give "
+     "the texts themselves as a prompt, or pad them, tokenizer(texts, padding=True)"),
     (lambda m: m.run_with_cache(TEXT)[1].accumulated_resid(7), IndexError,
      "layer 7 does not exist: this model has layers 0 to 6"),
     (lambda m: m.run_with_cache(TEXT)[1].decompose_resid(mode="head"), ValueError,

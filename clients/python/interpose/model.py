@@ -341,6 +341,7 @@ _NAMES_INSTEAD = {
                     "model.run_with_cache(prompt, names_filter=...) gives a cache"),
     "input_to_embed": "save model.hooks['embed'] in a run",
     "from_pretrained": "write LanguageModel(name)",
+    "hook_points": "list(model.hooks) has the names",
     "W_gate": "this model's MLPs have no gates",
 }
 
@@ -361,7 +362,10 @@ _CONFIG_NAMES = {"n_layer": "n_blocks", "num_hidden_layers": "n_blocks", "n_head
                  "num_attention_heads": "n_heads", "n_embd": "width", "hidden_size": "width",
                  "n_inner": "inner", "vocab_size": "vocab", "n_positions": "context",
                  "n_ctx": "context", "max_position_embeddings": "context", "n_layers": "n_blocks",
-                 "d_model": "width", "d_mlp": "inner", "d_vocab": "vocab"}
+                 "d_model": "width", "d_mlp": "inner", "d_vocab": "vocab", "d_vocab_out": "vocab",
+                 "eps": "epsilon", "layer_norm_epsilon": "epsilon", "model_name": "name"}
+_CONFIG_FACTS = {"model_type": "gpt2", "act_fn": "gelu_new", "activation_function": "gelu_new",
+                 "normalization_type": "LN", "use_attn_result": True, "attn_only": False}
 
 
 def _facts_of(document, name, host):
@@ -376,4 +380,4 @@ def _facts_of(document, name, host):
         names["d_head"] = row["width"] // row["n_heads"]
     # Where torch's tensors that go along with a proxy live; and where the model does.
     row = {**row, "device": "cpu", "server_device": row.get("device")}
-    return types.SimpleNamespace(**{**names, **row})
+    return types.SimpleNamespace(**{**_CONFIG_FACTS, **names, **row})

@@ -350,7 +350,8 @@ class Proxy(Numeric):
             return lambda *args, **kwargs: self._change(change(*args, **kwargs))
         if name in self._run.spec.refused:
             raise AttributeError(no_shape(self._run, name))
-        if name in ("grad", "backward", "requires_grad", "requires_grad_", "retain_grad"):
+        if name in ("grad", "backward", "requires_grad", "requires_grad_", "retain_grad",
+                    "register_hook"):
             raise AttributeError(f"{name} is not offered: a server computes no gradients")
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
@@ -385,7 +386,7 @@ class Proxy(Numeric):
         if copy:
             return self.clone().to(*args, dtype=dtype)
         for arg in args:
-            if isinstance(arg, Proxy):
+            if hasattr(arg, "dtype") and not isinstance(arg, type):     # as that tensor is
                 dtype = arg.dtype
             elif not is_device(arg):
                 dtype = arg
