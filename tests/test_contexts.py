@@ -601,6 +601,12 @@ def test_a_saved_proxy_is_its_value(model):
     assert y.unsqueeze(0).shape == (1, *y.shape)
     assert y.size == want.numel() and y.size() == want.size() and y.size(-1) == y[0].size(1) == want.size(2)
     assert torch.equal(torch.tensor(y), want) and torch.equal(torch.as_tensor(y), want)
+    for text in ("x.flatten()", "x.flatten(1)", "x.flatten(0, 1)", "x[0, 0, 0].flatten()", "x.std(dim=-1)",
+                 "x.var(dim=0, keepdim=True, correction=0)", "x.std(dim=1, unbiased=False)", "x.squeeze(dim=0)",
+                 "x.diagonal(dim1=-2, dim2=-1, offset=1)", "x.flatten(start_dim=-2)"):
+        ours, theirs = (eval(text, {"x": x}) for x in (y, want))
+        assert ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-5)
+    assert y.flatten("C").shape == (y.size,) and y.std() == y.value.std()     # numpy's stay numpy's
     same([y.transpose(1, 2), y.view(1, -1), y.max(dim=-1).values, y.argsort(-1, descending=True)],
          [want.transpose(1, 2), want.view(1, -1), want.max(-1).values, want.argsort(-1, descending=True)])
 
