@@ -10,6 +10,7 @@ from .errors import RequestError, ServerError
 from .hooks import Hooks
 from .lens import Lens
 from .nested import ModelOutput
+from .prompt import given_prompt
 from .run import Run, Scan
 from .session import Session
 from .spec import Spec
@@ -168,7 +169,7 @@ class LanguageModel(Lens):
         >>> [model.tokenizer.decode(tokens) for tokens in generator.output]
         ['The Eiffel Tower is in the city of Paris']
         """
-        prompt = _named_prompt(prompt, unsupported)
+        prompt = given_prompt(prompt, unsupported)
         if max_new_tokens is None:
             max_new_tokens = 1 if max_length is None else self._left(max_length, prompt, add_bos)
         self._refuse("generate", unsupported,
@@ -195,17 +196,17 @@ class LanguageModel(Lens):
     def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
-        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's
-        `remote`, `scan` and `validate` are taken and change nothing: every run is remote, and
-        checked before it runs. Raises as generate does.
+        With a prompt, also as `trace(**tokenizer(text))`, it is the only invoke; else open some
+        with `run.invoke(prompt)`. `trace=False` runs the prompt at once and returns `model.output`;
+        `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate` are taken and change
+        nothing: every run is remote, and checked before it runs. Raises as generate does.
 
         >>> with model.trace("Hello"):
         ...     logits = model.lm_head.output[0, -1].save()
         >>> logits.value.shape == (model.config.vocab,)
         True
         """
-        prompt = _named_prompt(prompt, unsupported)
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("trace", unsupported, "a prompt, add_bos and progress")
         run = Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
         if trace:
@@ -225,6 +226,7 @@ class LanguageModel(Lens):
         >>> x.shape == (1, model.config.n_heads, 10, model.config.width // model.config.n_heads)
         True
         """
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("scan", unsupported, "a prompt")
         return Scan(self, {"max_new_tokens": 0}, False, prompt)
 
@@ -243,6 +245,7 @@ class LanguageModel(Lens):
         >>> bool(x.value.any())
         False
         """
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("edit", unsupported, "a prompt and inplace")
         return Edit(self, self if inplace else copy.copy(self), prompt)
 
@@ -345,12 +348,6 @@ _NAMES_INSTEAD = {
     "W_gate": "this model's MLPs have no gates",
 }
 
-
-def _named_prompt(prompt, named):
-    """The prompt, also where it is given as generate(**tokenizer(text)); takes it out of these."""
-    if prompt is not None or "input_ids" not in named:
-        return prompt
-    return {name: named.pop(name) for name in ("input_ids", "attention_mask") if name in named}
 
 
 def _listed(value):

@@ -19,6 +19,7 @@ from .everyone import Everyone
 from .graph import Graph, Node
 from .invoke import Invoke
 from .iteration import Iteration, Iterations, List
+from .prompt import given_prompt
 from .request import Request
 
 
@@ -172,7 +173,8 @@ class Run(Request):
 
         `prompt` is a text, a list of texts, token ids as a list or a 1-D array, several rows of
         ids as a list of lists or a 2-D array, or {"input_ids": ..., "attention_mask": ...} of
-        these, where what the mask hides at either end is left out. Prompts of one invoke may
+        these, where what the mask hides at either end is left out; all of it may come as keywords:
+        `invoke(**tokenizer(text))`. Prompts of one invoke may
         differ in length: hooks see them left-padded with zeros, so that -1 is the last token of
         each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go
         through the model together. Without a prompt, hooks see the prompts of all invokes of the
@@ -187,6 +189,7 @@ class Run(Request):
         >>> logits.value.shape == (1, len(invoker.tokens[0]), model.config.vocab)
         True
         """
+        prompt = given_prompt(prompt, unsupported)
         if unsupported:
             raise TypeError(f"invoke() has no parameter {next(iter(unsupported))!r}: it takes the "
                             "prompt only")
