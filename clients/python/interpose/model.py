@@ -349,7 +349,6 @@ _NAMES_INSTEAD = {
 }
 
 
-
 def _listed(value):
     return [value] if isinstance(value, str) or hasattr(value, "__index__") else list(value)
 
