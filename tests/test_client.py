@@ -859,6 +859,14 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "(x.log() - interpose.rand_like(x, seed=1).log().neg().log()).argmax(-1) draws by the probabilities x"),
     ("model.lm_head.output.register_hook(print)", AttributeError,
      "register_hook is not offered: a server computes no gradients"),
+    ("model.transformer.h[0].mlp.input[0].save()", AttributeError, "input[0] holds the module's arguments: save "
+     "is of the tensor, input[0][0], or input alone"),
+    ("model.output.hidden_states", AttributeError, "the model's output has logits and past_key_values, and no "
+     "'hidden_states': take each block's output[0]"),
+    ("model.output.cross_attentions", AttributeError,
+     "the model's output has logits and past_key_values, and no 'cross_attentions'"),
+    ("model.inputs", AttributeError, "the model has no 'inputs': the prompt's ids are tracer.inputs, and in a run "
+     "model.transformer.wte.input"),
     ("model.lm_head.output.save().value", NoValue,
      "lm_head.output has no value: it arrives when the `with` block of the run ends"),
     ("model.lm_head.output.value", NoValue,

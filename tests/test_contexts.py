@@ -647,6 +647,19 @@ def test_the_ids_of_a_prompt_where_nnsight_has_them(model):
     assert tracer.inputs[0][0]["input_ids"].tolist() == [one.tokens[0].tolist()]
 
 
+def test_results_and_modules_by_their_paths(model):
+    with model.generate([PROMPT, "Hello"], max_new_tokens=3) as run:
+        ids = run.result.save()
+    assert [row.tolist()[-3:] for row in ids] == [row.tolist()[-3:] for row in run.output]
+    with model.trace(PROMPT) as run:
+        logits = run.result.logits.save()
+        mlp = model.get("transformer.h.1.mlp").output.save()
+        same_mlp = model.transformer.h[1].mlp.output.save()
+    assert logits.shape[-1] == model.config.vocab and (mlp == same_mlp).all()
+    modules = dict(model.named_modules())
+    assert len(modules) == len(model.modules()) and modules["transformer.h.1.mlp"]._path == "transformer.h.1.mlp"
+
+
 def test_a_finished_proxy_enters_another_run_as_its_value(model):
     with model.trace(PROMPT):
         h = model.transformer.h[2].output[0].save()

@@ -647,7 +647,7 @@ def test_parameters_of_all_blocks(model, hf):
     "torch.linalg.svdvals(W_V[3, 1] @ W_O[3, 1])", "torch.as_tensor(W_E).mean()", "torch.as_tensor(W_O).norm(dim=-1)",
     "torch.matmul(W_E[:2], W_U)", "einops.einsum(W_E, W_U, 'v d, d w -> v w')[:3, :3]",
     "fancy_einsum.einsum('head d_model, head -> d_model', W_O[2, 3].T, W_O[2, 3].T[0]).sum() if 0 else W_O[2, 3, 0]",
-    "np.stack([b_O[0], b_out[0]])", "W_E[:3] == W_U.T[:3]"])
+    "np.stack([b_O[0], b_out[0]])", "W_E.data.mean(0)", "W_E[:3] == W_U.T[:3]"])
 def test_parameters_outside_of_a_run(model, hf, text):
     plain = Plain(hf, False)
     theirs = {"W_E": plain.E, "W_U": plain.U, "W_pos": plain.pos}

@@ -326,6 +326,15 @@ class Weight(Later):
             return self._value[key]
         return self._one.values(lambda: self._write()[key])
 
+    def save(self):
+        """Itself: its value is there when it is looked at."""
+        return self if open_run(self._one.model) is None else self._write().save()
+
+    @property
+    def data(self):
+        """Itself: there are no gradients."""
+        return self
+
     def __setitem__(self, key, value):
         raise TypeError(f"{self._label} is a parameter: it can be read, but not set")
 

@@ -116,6 +116,22 @@ class LanguageModel(Lens):
         """The module that all others are below."""
         return Module(self, "", self.spec.tree)
 
+    def get(self, path):
+        """The module, or what else a path leads to: get("transformer.h.0.mlp")."""
+        return self._root()._at(path)
+
+    def modules(self):
+        """All modules that have an input or an output, in the order of the tree."""
+        return list(self._root()._modules())
+
+    def named_modules(self):
+        """Pairs of the path and the module of each of modules().
+
+        >>> dict(model.named_modules())["transformer.h.3.mlp"] is not None
+        True
+        """
+        return [(module._path, module) for module in self.modules()]
+
     def _paths_below(self, path, branch):
         """The paths of all modules below one."""
         for name, child in branch.children.items():
@@ -344,6 +360,8 @@ _NAMES_INSTEAD = {
                     "model.run_with_cache(prompt, names_filter=...) gives a cache"),
     "input_to_embed": "save model.hooks['embed'] in a run",
     "from_pretrained": "write LanguageModel(name)",
+    **dict.fromkeys(("input", "inputs"), "the prompt's ids are tracer.inputs, and in a run "
+                                         "model.transformer.wte.input"),
     "hook_points": "list(model.hooks) has the names",
     "W_gate": "this model's MLPs have no gates",
 }
