@@ -675,6 +675,32 @@ def test_a_parameter_from_outside_is_the_run_s_own(model):
     assert [arg["shape"] for arg in sent] == [[model.config.width]]     # of the column that was fetched
 
 
+def test_factored_matrices_are_the_matrices(model, hf):
+    """Each expression on the factored matrices, and on the matrices themselves."""
+    ours = {"OV": model.OV, "QK": model.QK, "one": interpose.FactoredMatrix(model.W_V[2, 1], model.W_O[2, 1]),
+            "E": model.W_E[:40], "U": model.W_U[:, :30], "v": model.W_E[7]}
+    plain = Plain(hf, False)
+    Q, K, V, O = (torch.stack([block[name] for block in plain.blocks]) for name in "QKVO")
+    theirs = {"OV": V @ O, "QK": Q @ K.mT, "one": V[2, 1] @ O[2, 1], "E": plain.E[:40], "U": plain.U[:, :30],
+              "v": plain.E[7]}
+    for text in ("OV", "QK[3]", "OV[-1, 2]", "OV[1:3, 0]", "one.T", "one * 2", "0.5 * one", "one @ U", "E @ one", "E @ one @ U",
+                 "one @ one", "E @ OV[0] @ U", "one[:3, 1:]", "one[..., 5:9]", "OV[2, 1, 4:6]", "one.T @ one", "QK[:2, 1]"):
+        mine, want = eval(text, ours), eval(text, theirs)
+        assert isinstance(mine, interpose.FactoredMatrix) and mine.shape == tuple(want.shape) and mine.ndim == want.ndim
+        same(mine.AB, want)
+    same(ours["one"] @ ours["v"], theirs["one"] @ theirs["v"])
+    same(ours["v"] @ ours["one"], theirs["v"] @ theirs["one"])
+    same(ours["OV"][1] @ ours["v"], theirs["OV"][1] @ theirs["v"])
+    same(ours["one"][3].AB, theirs["one"][3][None])
+    same(ours["one"][:, -1].AB, theirs["one"][:, -1:])
+    same(ours["OV"].norm(), theirs["OV"].norm(dim=(-2, -1)))
+    one = ours["one"]
+    same(one.S, torch.linalg.svdvals(theirs["one"])[:32])
+    same(one.U * one.S @ one.V.T, theirs["one"])
+    same(np.sort(abs(one.eigenvalues)), torch.linalg.eigvals(theirs["one"]).abs().sort().values[-32:])
+    assert repr(one) == "<a factored matrix (256, 256), through 32>"
+
+
 def test_modules_outside_of_a_run(model, hf):
     x = np.random.default_rng(0).standard_normal((1, 3, 256)).astype(np.float32)
     with torch.no_grad():
@@ -712,6 +738,11 @@ def test_modules_outside_of_a_run(model, hf):
      "bwd_hooks are not offered: a server computes no gradients"),
     (lambda m: m.add_hook("z0", print, dir="bwd"), ValueError,
      "dir='bwd' is not offered: a server computes no gradients"),
+    (lambda m: interpose.FactoredMatrix(m.W_V[0, 0], m.W_V[0, 0]), ValueError,
+     "factors of (256, 32) and (256, 32) are no matrices that multiply"),
+    (lambda m: interpose.FactoredMatrix(m.W_V[0, :2], m.W_O[0, :3]), ValueError,
+     "factors of (2, 256, 32) and (3, 32, 256) do not broadcast"),
+    (lambda m: (m.OV[0, 0] @ m.W_U[:, :3]).BA, ValueError, "BA needs a square matrix: not (256, 3)"),
     (lambda m: m.W_U.__setitem__(0, 1), TypeError, "W_U is a parameter: it can be read, but not set"),
     (lambda m: m.W_Q[6], IndexError, "blocks.6 does not exist: this model has blocks 0 to 5"),
     (lambda m: m.W_U[:, 5000], RequestError, "5000"),

@@ -6,6 +6,7 @@ import numpy as np
 from .activation_cache import ActivationCache, Pass, Weight, aside
 from .current import open_run
 from .directions import residual_directions
+from .factored import FactoredMatrix
 from .finished import Value
 from .folding import NUMERICS, accumulated_bias
 from .functions import FUNCTIONS
@@ -204,6 +205,16 @@ class Lens:
         ['L0H0', 'L0H1']
         """
         return [f"L{i}H{h}" for i in range(self.cfg.n_layers) for h in range(self.cfg.n_heads)]
+
+    @property
+    def OV(self):
+        """W_V @ W_O of all heads, a FactoredMatrix (L, H, D, D)."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self):
+        """W_Q @ W_K transposed of all heads, a FactoredMatrix (L, H, D, D)."""
+        return FactoredMatrix(self.W_Q, np.swapaxes(self.W_K, -2, -1))
 
     @property
     def b_U(self):
