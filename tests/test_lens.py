@@ -691,6 +691,7 @@ def test_factored_matrices_are_the_matrices(model, hf):
     same(ours["one"] @ ours["v"], theirs["one"] @ theirs["v"])
     same(ours["v"] @ ours["one"], theirs["v"] @ theirs["one"])
     same(ours["OV"][1] @ ours["v"], theirs["OV"][1] @ theirs["v"])
+    same(ours["v"] @ ours["OV"][1], theirs["v"] @ theirs["OV"][1])
     same(ours["one"][3].AB, theirs["one"][3][None])
     same(ours["one"][:, -1].AB, theirs["one"][:, -1:])
     same(ours["OV"].norm(), theirs["OV"].norm(dim=(-2, -1)))

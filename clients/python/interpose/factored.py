@@ -47,7 +47,7 @@ class FactoredMatrix:
             return self @ other.A @ other.B
         other = np.asarray(other)
         if other.ndim < 2:
-            return self.A @ (self.B @ other)
+            return (self.A @ (self.B @ other[:, None]))[..., 0]
         # Whichever has the smaller matrices in the middle.
         return (FactoredMatrix(self.A, self.B @ other) if self.rdim > self.mdim
                 else FactoredMatrix(self.AB, other))
@@ -55,7 +55,7 @@ class FactoredMatrix:
     def __rmatmul__(self, other):
         other = np.asarray(other)
         if other.ndim < 2:
-            return (other @ self.A)[..., None, :] @ self.B if self.ndim > 2 else other @ self.A @ self.B
+            return (other[None] @ self.A @ self.B)[..., 0, :]
         return (FactoredMatrix(other @ self.A, self.B) if self.ldim > self.mdim
                 else FactoredMatrix(other, self.AB))
 
@@ -66,8 +66,8 @@ class FactoredMatrix:
 
     def __getitem__(self, key):
         key = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in [i for i in key if isinstance(i, type(Ellipsis))]:
-            at = key.index(Ellipsis)
+        at = next((i for i, item in enumerate(key) if item is Ellipsis), None)
+        if at is not None:
             key = (*key[:at], *[slice(None)] * (self.ndim - len(key) + 1), *key[at + 1:])
         # A row or a column by its number stays a dimension.
         rows, columns = [slice(i, i + 1 or None) if hasattr(i, "__index__") else i for i in (
