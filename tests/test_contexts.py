@@ -606,6 +606,12 @@ def test_a_saved_proxy_is_its_value(model):
                  "x.diagonal(dim1=-2, dim2=-1, offset=1)", "x.flatten(start_dim=-2)"):
         ours, theirs = (eval(text, {"x": x}) for x in (y, want))
         assert ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-5)
+    one, scores = y[0, 1, 2], torch.zeros(2)
+    scores[0], scores[1] = one, one - y[0, 0, 0]
+    assert scores.tolist() == [want[0, 1, 2], want[0, 1, 2] - want[0, 0, 0]] and {one: 1}[float(one)] == 1
+    assert f"{one:.3f}" == f"{float(one):.3f}" and round(one, 2) == round(float(one), 2)
+    with pytest.raises(TypeError, match=r"an array of \(10, 256\) is unhashable"):
+        hash(y[0])
     assert y.flatten("C").shape == (y.size,) and y.std() == y.value.std()     # numpy's stay numpy's
     same([y.transpose(1, 2), y.view(1, -1), y.max(dim=-1).values, y.argsort(-1, descending=True)],
          [want.transpose(1, 2), want.view(1, -1), want.max(-1).values, want.argsort(-1, descending=True)])

@@ -135,6 +135,11 @@ def pair(request, server, hf):
 
 
 @pytest.fixture(scope="module")
+def raw(hf):
+    return Plain(hf, False)
+
+
+@pytest.fixture(scope="module")
 def model(server):
     return LanguageModel("demo", host=server.host, progress=False)
 
@@ -491,8 +496,8 @@ def test_hooks_that_stay(pair):
     assert (model(TEXT) == own).all() and "blocks.0.attn.hook_z" in model.hook_dict
 
 
-def test_hooks_are_called_at_each_step_of_each_invoke(model, hf):
-    plain, seen = Plain(hf, False), []
+def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):
+    seen = []
 
     def without(x, hook):
         seen.append(x.shape[:2])
@@ -509,7 +514,7 @@ def test_hooks_are_called_at_each_step_of_each_invoke(model, hf):
         for text, ids in zip((TEXT, OTHER), run.output):
             want = model.to_tokens(text).tolist()[0]
             for _ in range(3):
-                want.append(int(plain.run([want], hooks)[0][0, -1].argmax()))
+                want.append(int(raw.run([want], hooks)[0][0, -1].argmax()))
             assert ids.tolist() == want
     n, m = len(model.to_tokens(TEXT)[0]), len(model.to_tokens(OTHER)[0])
     assert seen == [(1, n), (1, 1), (1, 1), (1, m), (1, 1), (1, 1)]
@@ -625,9 +630,9 @@ def test_induction_heads_are_found_by_their_pattern(pair):
     same(np.stack([by_the_server[i].value for i in range(6)]), ours)
 
 
-def test_parameters_of_all_blocks(model, hf):
+def test_parameters_of_all_blocks(model, raw):
     """The QK and OV circuits of a head, from the factored matrices of the main demo."""
-    plain = Plain(hf, False)
+    plain = raw
     with model.trace([0]):
         ov = (model.W_V[3, 1] @ model.W_O[3, 1]).save()
         qk = (model.W_Q[-1, 0] @ model.W_K[-1, 0].T).save()
@@ -648,12 +653,11 @@ def test_parameters_of_all_blocks(model, hf):
     "torch.matmul(W_E[:2], W_U)", "einops.einsum(W_E, W_U, 'v d, d w -> v w')[:3, :3]",
     "fancy_einsum.einsum('head d_model, head -> d_model', W_O[2, 3].T, W_O[2, 3].T[0]).sum() if 0 else W_O[2, 3, 0]",
     "np.stack([b_O[0], b_out[0]])", "W_E.data.mean(0)", "W_E[:3] == W_U.T[:3]"])
-def test_parameters_outside_of_a_run(model, hf, text):
-    plain = Plain(hf, False)
-    theirs = {"W_E": plain.E, "W_U": plain.U, "W_pos": plain.pos}
+def test_parameters_outside_of_a_run(model, raw, text):
+    theirs = {"W_E": raw.E, "W_U": raw.U, "W_pos": raw.pos}
     for name in ("Q", "K", "V", "O", "in", "out"):
-        theirs["W_" + name] = torch.stack([block[name] for block in plain.blocks])
-        theirs["b_" + name] = torch.stack([block["b" + name] for block in plain.blocks])
+        theirs["W_" + name] = torch.stack([block[name] for block in raw.blocks])
+        theirs["b_" + name] = torch.stack([block["b" + name] for block in raw.blocks])
     theirs = {name: x.float() for name, x in theirs.items()}
     tools = {"np": np, "torch": torch, "einops": einops, "fancy_einsum": fancy_einsum}
     with model.hooks(fwd_hooks=[(lambda name: True, lambda x, hook: 1 / 0)]):     # no run of the user's
@@ -675,14 +679,12 @@ def test_a_parameter_from_outside_is_the_run_s_own(model):
     assert [arg["shape"] for arg in sent] == [[model.config.width]]     # of the column that was fetched
 
 
-def test_factored_matrices_are_the_matrices(model, hf):
+def test_factored_matrices_are_the_matrices(model, raw):
     """Each expression on the factored matrices, and on the matrices themselves."""
     ours = {"OV": model.OV, "QK": model.QK, "one": interpose.FactoredMatrix(model.W_V[2, 1], model.W_O[2, 1]),
             "E": model.W_E[:40], "U": model.W_U[:, :30], "v": model.W_E[7]}
-    plain = Plain(hf, False)
-    Q, K, V, O = (torch.stack([block[name] for block in plain.blocks]) for name in "QKVO")
-    theirs = {"OV": V @ O, "QK": Q @ K.mT, "one": V[2, 1] @ O[2, 1], "E": plain.E[:40], "U": plain.U[:, :30],
-              "v": plain.E[7]}
+    Q, K, V, O = (torch.stack([block[name] for block in raw.blocks]) for name in "QKVO")
+    theirs = {"OV": V @ O, "QK": Q @ K.mT, "one": V[2, 1] @ O[2, 1], "E": raw.E[:40], "U": raw.U[:, :30], "v": raw.E[7]}
     for text in ("OV", "QK[3]", "OV[-1, 2]", "OV[1:3, 0]", "one.T", "one * 2", "0.5 * one", "one @ U", "E @ one", "E @ one @ U",
                  "one @ one", "E @ OV[0] @ U", "one[:3, 1:]", "one[..., 5:9]", "OV[2, 1, 4:6]", "one.T @ one", "QK[:2, 1]"):
         mine, want = eval(text, ours), eval(text, theirs)

@@ -49,6 +49,20 @@ class Value(np.ndarray):
         return super().view(*shape) if isinstance(shape[0], (type, np.dtype, str)) else (
             self.reshape(*shape))
 
+    # One element stays an array, which torch lets into its tensors: scores[layer, head] = x[0].
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        return np.asarray(found).view(Value) if isinstance(found, np.generic) else found
+
+    def __hash__(self):
+        if self.ndim:
+            raise TypeError(f"an array of {self.shape} is unhashable")
+        return hash(self.item())
+
+    def __round__(self, digits=None):
+        return round(self.item(), digits)
+
     @property
     def size(self):
         """The number of elements, numpy's; called, torch's size(): the shape, or one dimension's."""
