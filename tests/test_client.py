@@ -755,8 +755,8 @@ def test_the_tokenizer(model):
         t.decode(10**6)
     with pytest.raises(TypeError, match="a text or a list of texts is needed, not 3"):
         t.encode(3)
-    with pytest.raises(TypeError, match="the tokenizer has no parameter 'padding'"):
-        t(PROMPT, padding=True)
+    with pytest.raises(TypeError, match="the tokenizer has no parameter 'return_offsets_mapping'"):
+        t(PROMPT, return_offsets_mapping=True)
 
 
 def test_the_tokenizer_asks_once(model, monkeypatch):

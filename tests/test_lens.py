@@ -164,6 +164,45 @@ def test_tokens_are_the_tokenizer_s(model, tokenizer):
     assert model.to_single_str_token(paris) == " Paris"
 
 
+TEXTS = [TEXT, "na\u00efve", "<|endoftext|>Hi"]
+
+
+@pytest.mark.parametrize("call", [
+    lambda t: t.decode(t.encode(TEXTS[2]), skip_special_tokens=True),
+    lambda t: t.batch_decode([t.encode(x) for x in TEXTS], skip_special_tokens=True),
+    lambda t: t.decode(t.encode(TEXT), clean_up_tokenization_spaces=False),
+    lambda t: t.convert_ids_to_tokens(t.encode(TEXT)),
+    lambda t: t.convert_ids_to_tokens(t.encode(TEXTS[2]), skip_special_tokens=True),
+    lambda t: t.convert_ids_to_tokens(t.encode(" na\u00efve caf\u00e9\n\t")[1]),
+    lambda t: t.convert_tokens_to_ids("\u0120Paris"),
+    lambda t: t.convert_tokens_to_ids(t.convert_ids_to_tokens(list(range(300, 600)))),
+    lambda t: (t.vocab_size, len(t), t.unk_token_id, t.pad_token, t.pad_token_id, t.padding_side, bool(t)),
+    lambda t: t.encode(TEXT, add_special_tokens=False),
+    lambda t: t.encode(TEXT, return_tensors="np").tolist(),
+    lambda t: dict(t(TEXT, truncation=True, max_length=4)),
+    lambda t: dict(t(TEXTS, truncation=True)),
+    lambda t: t(TEXT, return_tensors="pt").to("cpu").input_ids.tolist(),
+    lambda t: (setattr(t, "pad_token", t.eos_token), dict(t(TEXTS, padding=True)))[1],
+    lambda t: (setattr(t, "pad_token_id", t.eos_token_id), t.pad_token)[1],
+    lambda t: (setattr(t, "padding_side", "left"), t(TEXTS, padding="longest", return_tensors="pt"),
+               setattr(t, "padding_side", "right"))[1].attention_mask.tolist(),
+    lambda t: dict(t(TEXTS, padding="max_length", truncation=True, max_length=5)),
+])
+def test_the_tokenizer_s_spellings_are_hugging_face_s(model, tokenizer, call):
+    assert call(model.tokenizer) == call(tokenizer)
+
+
+def test_a_padded_encoding_is_a_prompt(model):
+    model.tokenizer.pad_token = model.tokenizer.eos_token
+    padded = model.tokenizer([TEXT, "Hi"], padding=True, return_tensors="pt")
+    with model.trace(padded) as tracer:
+        logits = model.lm_head.output[:, -1].save()
+    with model.trace([TEXT, "Hi"]):
+        assert [len(row) for row in tracer.tokens] == [10, len(model.tokenizer.encode("Hi"))]
+        same_logits = model.lm_head.output[:, -1].save()
+    assert logits.value.tobytes() == same_logits.value.tobytes()
+
+
 def test_bos_is_prepended_where_it_is_asked_for(model, hf):
     with torch.no_grad():
         want = hf(torch.tensor(model.to_tokens(TEXT, prepend_bos=True))).logits
@@ -373,6 +412,95 @@ def test_a_hook_that_only_looks_changes_no_bit(model, server):
     assert folded.run_with_hooks(TEXT, looks).tobytes() == folded.run_with_hooks(TEXT).tobytes()
 
 
+def test_hooks_that_stay(pair):
+    """In the context, and from add_hook to reset_hooks, the functions are in every run; behind it in none."""
+    model, plain = pair
+    ids = model.to_tokens(TEXT).tolist()
+    own = model(TEXT)
+
+    def negative(x, hook=None):
+        return -x
+
+    def more(x, hook=None):
+        x[..., 1] += 1
+    want, theirs = plain.run(ids, {"blocks.2.hook_mlp_out": negative, "blocks.1.attn.hook_z": more})
+    with model.hooks(fwd_hooks=[("blocks.2.hook_mlp_out", negative)]) as same_model:
+        assert same_model is model
+        model.add_hook(lambda name: name == "blocks.1.attn.hook_z", more)
+        same(model(TEXT), want)
+        _, cache = model.run_with_cache(TEXT)
+        with model.trace([TEXT]):
+            traced = model.lm_head.output.save()
+    same(cache["resid_post", 4], theirs["blocks.4.hook_resid_post"])    # those of its run
+    assert traced.value.shape == own.shape and (model.numerics != "hf" or (traced.value == model.run_with_hooks(
+        TEXT, [("blocks.2.hook_mlp_out", negative)])).all())
+    same(model(TEXT), plain.run(ids, {"blocks.1.attn.hook_z": more})[0])
+    model.reset_hooks()
+    assert (model(TEXT) == own).all()
+    model.add_perma_hook("mlp_out0", more)      # the order at a place is that of adding
+    model.add_hook("mlp_out0", negative, prepend=True)
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": lambda x: more(x.neg_())})[0])
+    model.reset_hooks()
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
+    model.reset_hooks(including_permanent=True)
+    with model.hooks([("mlp_out0", more)], reset_hooks_end=False):
+        pass
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
+    model.reset_hooks()
+    assert (model(TEXT) == own).all() and "blocks.0.attn.hook_z" in model.hook_dict
+
+
+def test_hooks_are_called_at_each_step_of_each_invoke(model, hf):
+    plain, seen = Plain(hf, False), []
+
+    def without(x, hook):
+        seen.append(x.shape[:2])
+        x[:, :, 3] = 0.
+    with model.hooks(fwd_hooks=[("blocks.3.attn.hook_z", without)]), model.edit() as edited:
+        pass
+    model.reset_hooks()
+    for one, hooks in ((edited, {"blocks.3.attn.hook_z": lambda z: z.__setitem__((..., 3, slice(None)), 0)}),
+                       (model, None)):
+        with one.generate(max_new_tokens=3) as run:
+            for text in (TEXT, OTHER):
+                with run.invoke(text):
+                    pass
+        for text, ids in zip((TEXT, OTHER), run.output):
+            want = model.to_tokens(text).tolist()[0]
+            for _ in range(3):
+                want.append(int(plain.run([want], hooks)[0][0, -1].argmax()))
+            assert ids.tolist() == want
+    n, m = len(model.to_tokens(TEXT)[0]), len(model.to_tokens(OTHER)[0])
+    assert seen == [(1, n), (1, 1), (1, 1), (1, m), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("layer", [0, 2, -1, 6, 9])
+def test_a_pass_that_stops_at_a_layer(pair, layer):
+    model, plain = pair
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    n = len(range(6)[:layer])
+    want = theirs[f"blocks.{n}.hook_resid_pre" if n < 6 else "blocks.5.hook_resid_post"]
+    same(model(TEXT, stop_at_layer=layer), want)
+    resid, cache = model.run_with_cache(TEXT, stop_at_layer=layer, return_type="loss", names_filter=(
+        lambda name: name.endswith(("pattern", "resid_pre"))), fwd_hooks=[("blocks.5.hook_mlp_out", lambda x, hook: 1 / 0)][:n < 6])
+    same(resid, want)
+    assert list(cache) == [f"blocks.{i}.{name}" for i in range(n) for name in ("hook_resid_pre", "attn.hook_pattern")]
+
+
+@pytest.mark.parametrize("token, text, options, place", [
+    (" Tower", TEXT, {}, 4), (" the", "The Tower, the city, the end", {}, 3),
+    (" the", "The Tower, the city, the end", {"mode": "last"}, 6), (" Tower", TEXT, {"prepend_bos": True}, 5),
+    (7, np.array([[5, 6, 7]]), {}, 2), (7, torch.tensor([7, 6, 7]), {"mode": "last"}, 2)])
+def test_the_position_of_a_token(model, token, text, options, place):
+    assert model.get_token_position(token, text, **options) == place
+
+
+def test_a_model_is_where_it_is(model):
+    assert model is model.eval() is model.to("cuda:0") is model.to(torch.device("cpu")) is model.cpu() is model.cuda()
+    assert torch.zeros(2, device=model.device).device == torch.zeros(2, device=model.cfg.device).device
+    assert model(TEXT, device="cpu", reset_hooks_end=True, bwd_hooks=[]).tobytes() == model(TEXT).tobytes()
+
+
 # More of the main demo.
 
 def test_logit_lens(pair):
@@ -469,9 +597,29 @@ def test_parameters_of_all_blocks(model, hf):
     (lambda m: m.run_with_cache(TEXT)[1]["resid_post"], KeyError, "resid_post is in every block"),
     (lambda m: m.run_with_cache(TEXT, return_type="all"), ValueError,
      "return_type is 'logits', 'loss', 'both' or None: not 'all'"),
-    (lambda m: m.run_with_cache(TEXT, device="cpu"), TypeError,
-     "run_with_cache() has no parameter 'device'"),
-    (lambda m: m.run_with_hooks(TEXT, bwd_hooks=[]), TypeError, "there are no gradients"),
+    (lambda m: m.run_with_cache(TEXT, incl_bwd=True), TypeError,
+     "run_with_cache() has no parameter 'incl_bwd'"),
+    (lambda m: m.run_with_hooks(TEXT, bwd_hooks=[("z0", print)]), TypeError, "there are no gradients"),
+    (lambda m: m.run_with_hooks(TEXT, reset_hooks_end=False), TypeError, "has no parameter 'reset_hooks_end'"),
+    (lambda m: m(TEXT, start_at_layer=1), TypeError,
+     "run_with_hooks() has no parameter 'start_at_layer': set the stream of a prompt as long, "
+     "fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]"),
+    (lambda m: m(TEXT, stop_at_layer=1.5), TypeError, "stop_at_layer must be an integer: it is 1.5"),
+    (lambda m: m.run_with_cache(TEXT, stop_at_layer=2)[1]["z", 2], KeyError,
+     "blocks.2.attn.hook_z is not there: the pass ends with blocks.2.hook_resid_pre"),
+    (lambda m: m.run_with_cache(TEXT, stop_at_layer=6)[1]["ln_final.hook_scale"], KeyError,
+     "ln_final.hook_scale is not there: the pass ends with blocks.5.hook_resid_post"),
+    (lambda m: m.hooks(bwd_hooks=[("z0", print)]), ValueError,
+     "bwd_hooks are not offered: a server computes no gradients"),
+    (lambda m: m.add_hook("z0", print, dir="bwd"), ValueError,
+     "dir='bwd' is not offered: a server computes no gradients"),
+    (lambda m: m.add_hook("zz0", print), KeyError, "there is no short name 'zz'"),
+    (lambda m: m.to(torch.float16), TypeError, "to(torch.float16) is not offered: the model computes in its "
+     "server's numbers; x.to(dtype) converts a result"),
+    (lambda m: m.get_token_position(" Rome", "The city"), ValueError,
+     "' Rome' does not stand in ['The', ' city']"),
+    (lambda m: m.get_token_position(1, [[1], [1]]), ValueError, "takes one text or the ids of one: not (2, 1)"),
+    (lambda m: m.get_token_position(1, [1], mode="any"), ValueError, "mode is 'first' or 'last': not 'any'"),
     (lambda m: m.run_with_hooks(" Paris", return_type="loss"), ValueError, "of two tokens or more"),
     (lambda m: m.to_single_token("The Eiffel Tower"), ValueError, "is 5 tokens, not one: ["),
     (lambda m: m.run_with_hooks(TEXT, fwd_hooks=("blocks.0.attn.hook_z", print)), TypeError,
@@ -483,6 +631,13 @@ def test_parameters_of_all_blocks(model, hf):
      "mode is 'all', 'mlp' or 'attn': not 'head'"),
     (lambda m: m.run_with_cache(TEXT)[1].logit_attrs(np.ones((2, 1, 10, 256)), [1, 2], [3]),
      ValueError, "incorrect_tokens have another shape than tokens"),
+    (lambda m: (setattr(m.tokenizer, "pad_token", None), m.tokenizer(TEXT, padding=True)), ValueError,
+     "padding needs a token to pad with: write tokenizer.pad_token = tokenizer.eos_token first"),
+    (lambda m: m.tokenizer.convert_tokens_to_ids(" Paris"), ValueError,
+     "' Paris' is no token's name: a space in front of a word is '\u0120'"),
+    (lambda m: m.tokenizer.convert_ids_to_tokens(m.tokenizer.encode("\U0001f642")), ValueError,
+     "is a part of a character, whose name is not known here: take decode or tokenize"),
+    (lambda m: m.tokenizer.decoder, AttributeError, "the tokenizer has no 'decoder': did you mean decode"),
     (lambda m: LanguageModel("demo", numerics="jax"), ValueError,
      "numerics is 'hf' or 'transformer_lens': not 'jax'"),
 ])

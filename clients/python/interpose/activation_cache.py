@@ -6,8 +6,10 @@ same run written once more: the bits of a request depend on nothing but the requ
 from __future__ import annotations
 
 import collections.abc
+import copy
 import inspect
 import re
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -20,21 +22,49 @@ from .hooks import HookPoint, act_name
 from .losses import negative_log_probs
 from .prompt import is_several, prompt_of
 from .spec import block_of, in_block
-from .values import at_dim
+from .values import at_dim, whole
+
+
+class Hook(NamedTuple):
+    """A function at a hook point; a permanent one outlives reset_hooks()."""
+
+    name: str
+    function: Callable
+    is_permanent: bool = False
 
 
 class Pass:
-    """A prompt with its hooks: a run that can be written as often as somebody wants to see it."""
+    """A prompt with its hooks: a run that can be written as often as somebody wants to see it.
 
-    def __init__(self, model, prompt, fwd_hooks=()):
+    It ends in front of block `stop_at_layer`, where that is given: no hook behind is called.
+    """
+
+    def __init__(self, model, prompt, fwd_hooks=(), stop_at_layer=None):
         self.model, self.prompt = model, prompt_of(prompt)
-        self.hooks = sorted(self._hooks(fwd_hooks), key=lambda hook: self._moment(hook[0]))
+        # The name of what it gives, and the moment at which it ends, where that is no name's.
+        self._result, self._end = "unembed.hook_out", (3,)
+        if stop_at_layer is not None:
+            self._stop(whole(stop_at_layer, "stop_at_layer"), model.config.n_blocks)
+        self.hooks = self.in_order([*model._hooked, *self.named(fwd_hooks)])
+
+    def _stop(self, layer, n):
+        layer = max(layer + n, 0) if layer < 0 else layer   # as a slice of the blocks ends
+        self._result = f"blocks.{min(layer, n - 1)}.hook_resid_{'pre' if layer < n else 'post'}"
+        self._end = self._moment(self._result) if layer < n else (2,)
+
+    def in_order(self, hooks):
+        """Hooks in the order of the pass, as far as it goes."""
+        return sorted((hook for hook in hooks if self._reaches(hook.name)),
+                      key=lambda hook: self._moment(hook.name))
+
+    def _reaches(self, name):
+        return self._moment(name) < self._end
 
     def names(self):
         """The names of TransformerLens's hook points, in the order of the pass."""
         names = [name for name in self.model.hooks
                  if name.startswith(("blocks.", "hook_", "ln_final."))]
-        return sorted(names, key=self._moment)
+        return sorted(filter(self._reaches, names), key=self._moment)
 
     def _moment(self, name):
         """Names sort by this in the order in which the pass comes to them."""
@@ -43,16 +73,18 @@ class Pass:
         i, block = points.index(in_block(name, "*")), block_of(name)
         return (0, 0, i) if i < each[0] else (2, 0, i) if block is None else (1, block, i)
 
-    def _hooks(self, fwd_hooks):
+    def named(self, fwd_hooks, is_permanent=False):
+        """The Hooks of pairs of a name, or of a function that is asked for each, and a function."""
         for pair in fwd_hooks:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError("fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): "
                                 f"not {pair!r:.60}")
             name, function = pair
             if callable(name):
-                yield from ((each, function) for each in self.names() if name(each))
+                yield from (Hook(each, function, is_permanent)
+                            for each in self.names() if name(each))
             else:
-                yield self.full_name(name), function
+                yield Hook(self.full_name(name), function, is_permanent)
 
     def full_name(self, key):
         """The full name of a hook point from that, a short name or a tuple; KeyError for none,
@@ -85,12 +117,14 @@ class Pass:
         if return_type not in ("logits", "loss", "both", None):
             raise ValueError("return_type is 'logits', 'loss', 'both' or None: not "
                              f"{return_type!r}")
+        if self._end != (3,) and return_type is not None:
+            return_type = "logits"      # which are the residual stream, then
         result = [None, None]
-        with self.model.trace(self.prompt) as run:
-            for name, function in self.hooks:
-                self._call(run, name, function)
+        model = copy.copy(self.model)
+        model._hooked = self.hooks
+        with model.trace(self.prompt) as run:
             if return_type in ("logits", "both"):
-                result[0] = self.read("unembed.hook_out").save()
+                result[0] = _read(self.model, self._result).save()
             if return_type in ("loss", "both"):
                 result[1] = self._loss(run, loss_per_token).save()
             made = {key: x.save() for key, x in write().items()}
@@ -102,24 +136,9 @@ class Pass:
 
     def read(self, name):
         """The tensor at a hook point, in the model's numerics."""
-        x = self.model.hooks[name]
-        return folded(self.model, name, x) if self.model.numerics == "transformer_lens" else x
-
-    def _call(self, run, name, function):
-        own = self.model.hooks[name]
-        seen = self.read(name)
-        is_other = seen._node is not own._node
-        if is_other:
-            seen = seen.clone()     # what is set in it does not reach the model by itself
-        first = len(run.graph.nodes)
-        new = _called(function, seen, HookPoint(name))
-        is_set = any(node.op == "set" and _root(node.args[0]) is seen._node
-                     for node in run.graph.nodes[first:])
-        if new is None and is_other and is_set:
-            new = seen
-        if new is None or new is seen and not (is_other and is_set):
-            return
-        self.model.hooks[name] = unfolded(self.model, name, new, own) if is_other else new
+        if not self._reaches(name):
+            raise KeyError(f"{name} is not there: the pass ends with {self._result}")
+        return _read(self.model, name)
 
     def _loss(self, run, per_token):
         lengths = {len(tokens) for tokens in run.tokens}
@@ -129,6 +148,29 @@ class Pass:
         logits, ids = self.model.lm_head.output[:, :-1], self.model.transformer.wte.input
         losses = negative_log_probs(logits, ids[:, 1:])
         return losses if per_token else losses.mean()
+
+
+def _read(model, name):
+    x = model.hooks[name]
+    return folded(model, name, x) if model.numerics == "transformer_lens" else x
+
+
+def call_hook(run, hook):
+    """Calls a hook function in a run: what it returns, or sets, is what the model goes on with."""
+    model, name = run.model, hook.name
+    own, seen = model.hooks[name], _read(model, name)
+    is_other = seen._node is not own._node
+    if is_other:
+        seen = seen.clone()     # what is set in it does not reach the model by itself
+    first = len(run.graph.nodes)
+    new = _called(hook.function, seen, HookPoint(name))
+    is_set = any(node.op == "set" and _root(node.args[0]) is seen._node
+                 for node in run.graph.nodes[first:])
+    if new is None and is_other and is_set:
+        new = seen
+    if new is None or new is seen and not (is_other and is_set):
+        return
+    model.hooks[name] = unfolded(model, name, new, own) if is_other else new
 
 
 def _called(function, x, hook):

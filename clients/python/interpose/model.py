@@ -10,6 +10,7 @@ from .errors import RequestError, ServerError
 from .hooks import Hooks
 from .lens import Lens
 from .nested import ModelOutput
+from .prompt import given_prompt
 from .run import Run, Scan
 from .session import Session
 from .spec import Spec
@@ -43,10 +44,11 @@ class LanguageModel(Lens):
                  device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
-        self.tokenizer = Tokenizer(self.client)
+        self.tokenizer = Tokenizer(self.client, lambda: self.config)
         self._facts = self._spec = None
         self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
+        self._hooked = []   # what add_hook added, in the order of the pass; replaced, not changed
 
     @property
     def config(self):
@@ -164,6 +166,7 @@ class LanguageModel(Lens):
         >>> [model.tokenizer.decode(tokens) for tokens in generator.output]
         ['The Eiffel Tower is in the city of Paris']
         """
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("generate", unsupported,
                      "max_new_tokens, min_new_tokens, do_sample, temperature, top_k, top_p, min_p, "
                      "repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
@@ -188,16 +191,17 @@ class LanguageModel(Lens):
     def trace(self, prompt=None, *, add_bos=False, progress=None, trace=True, **unsupported):
         """Opens a run of one pass over the prompts; nothing is generated.
 
-        With a prompt it is the only invoke; else open some with `run.invoke(prompt)`. `trace=False`
-        runs the prompt at once and returns `model.output`; `add_bos` is invoke's. nnsight's
-        `remote`, `scan` and `validate` are taken and change nothing: every run is remote, and
-        checked before it runs. Raises as generate does.
+        With a prompt, also as `trace(**tokenizer(text))`, it is the only invoke; else open some
+        with `run.invoke(prompt)`. `trace=False` runs the prompt at once and returns `model.output`;
+        `add_bos` is invoke's. nnsight's `remote`, `scan` and `validate` are taken and change
+        nothing: every run is remote, and checked before it runs. Raises as generate does.
 
         >>> with model.trace("Hello"):
         ...     logits = model.lm_head.output[0, -1].save()
         >>> logits.value.shape == (model.config.vocab,)
         True
         """
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("trace", unsupported, "a prompt, add_bos and progress")
         run = Run(self, {"max_new_tokens": 0}, self._progress(progress), prompt, add_bos)
         if trace:
@@ -217,6 +221,7 @@ class LanguageModel(Lens):
         >>> x.shape == (1, model.config.n_heads, 10, model.config.width // model.config.n_heads)
         True
         """
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("scan", unsupported, "a prompt")
         return Scan(self, {"max_new_tokens": 0}, False, prompt)
 
@@ -235,6 +240,7 @@ class LanguageModel(Lens):
         >>> bool(x.value.any())
         False
         """
+        prompt = given_prompt(prompt, unsupported)
         self._refuse("edit", unsupported, "a prompt and inplace")
         return Edit(self, self if inplace else copy.copy(self), prompt)
 
@@ -314,4 +320,6 @@ def _facts_of(document, name, host):
     names = {theirs: row[ours] for theirs, ours in _CONFIG_NAMES.items() if ours in row}
     if {"width", "n_heads"} <= row.keys():
         names["d_head"] = row["width"] // row["n_heads"]
+    # Where torch's tensors that go along with a proxy live; and where the model does.
+    row = {**row, "device": "cpu", "server_device": row.get("device")}
     return types.SimpleNamespace(**{**names, **row})

@@ -378,7 +378,7 @@ class Proxy(Numeric):
         for arg in args:
             if isinstance(arg, Proxy):
                 dtype = arg.dtype
-            elif not _is_device(arg):
+            elif not is_device(arg):
                 dtype = arg
         if dtype is None:
             return self
@@ -724,7 +724,8 @@ def is_listed(value):
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
 
 
-def _is_device(arg):
+def is_device(arg):
+    """Whether a call says where a tensor shall live."""
     return (type(arg).__name__ == "device"
             or isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "mps"))
 

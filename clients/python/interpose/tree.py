@@ -87,13 +87,12 @@ class Module:
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
         run = current_run(self._model)
-        path, leaf = self._join(name), self._branch.leaves[name]
+        leaf = self._branch.leaves[name]
         if isinstance(leaf, Parameter):
-            return Proxy(run, run.parameter(path))
-        if not isinstance(leaf, Point):
-            return _outputs(run, path, leaf, self._step)
-        tensor = Proxy(run, run.hook(path, self._step))
-        return Inputs(tensor, _replace) if name == "input" else tensor
+            return Proxy(run, run.parameter(self._join(name)))
+        nodes = iter(run.hooks(self._path, self._branch.places(name), self._step))
+        tensors = _tensors_of(run, self._join(name), leaf, nodes)
+        return Inputs(tensors, _replace) if name == "input" else tensors
 
     def _modules(self):
         """All modules below this one that have an input or an output, in the order of the tree."""
@@ -256,10 +255,11 @@ class Modules(Module):
         return (self[i] for i in range(len(self)))
 
 
-def _outputs(run, path, leaves, step):
-    items = [Proxy(run, run.hook(f"{path}[{i}]", step)) if isinstance(leaf, Point)
-             else _outputs(run, f"{path}[{i}]", leaf, step) for i, leaf in enumerate(leaves)]
-    return Outputs(items, path, _replace)
+def _tensors_of(run, path, leaf, nodes):
+    if isinstance(leaf, Point):
+        return Proxy(run, next(nodes))
+    return Outputs([_tensors_of(run, f"{path}[{i}]", each, nodes) for i, each in enumerate(leaf)],
+                   path, _replace)
 
 
 def _replace(place, value):
