@@ -44,7 +44,7 @@ bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_bl
     const size_t page = (size_t)n_heads * 2 * CHUNK * (size_t)head_dim;
     const size_t size = sizeof(float) * page * (size_t)n_pages * (size_t)n_blocks;
     void *data;
-    if (cudaMalloc(&data, size) != cudaSuccess) {
+    if (cudaMalloc(&data, size) != cudaSuccess || cuda_steps_reserve(d, n_pages) != cudaSuccess) {
         memory_unmap(c, sizeof *c);
         return err_set(e, ERR_device, "no memory for a cache of %d pages: lower --cache-tokens",
                        n_pages);
@@ -115,8 +115,11 @@ static struct staged stage_rows(struct device *d, const struct span *spans, int 
         s.n_rows += spans[i].n_rows;
         s.n_keys = n_keys > s.n_keys ? n_keys : s.n_keys;
     }
-    const void *table = s.n_rows > 0 ? cuda_stage_spans(d, spans, n_spans) : NULL;
-    s.rows = static_cast<const struct row *>(table);
+    if (s.n_rows == 0)
+        return s;
+    int n_rows_before;
+    const void *table = cuda_stage_spans(&n_rows_before, d, spans, n_spans);
+    s.rows = static_cast<const struct row *>(table) + n_rows_before;
     s.pages = static_cast<const int32_t *>(table);
     return s;
 }
@@ -272,7 +275,7 @@ static void attend_alone(struct device *d, float *z, const struct pages &c, cons
  * products are of a page's block of CHUNK x CHUNK, which is copied to shared memory while the block
  * before it is multiplied: part `p` (elements 64 p ..) of a page's keys by the queries, then part p
  * of the values by the weights. A thread makes QUERY_R rows by QUERY_W columns; half a warp makes
- * the same rows of both products, and their softmax, so that scores need no barrier. */
+ * the same rows of both products, and their softmax. */
 constexpr int QUERY_R = 2, QUERY_W = 4, QUERIES = ATTEND / LANES * QUERY_R;
 static_assert(LANES * QUERY_W == CHUNK, "half a warp makes a row of a block");
 
@@ -384,7 +387,6 @@ __device__ __forceinline__ void softmax_rows(const struct run &r)
         for (int key = l; key < n_keys; key += LANES)
             scores[key] = scores[key] / sum;
     }
-    __syncwarp(ALL_LANES);
 }
 
 /* sum += weights @ values of a page, each row by the keys that it sees. */
@@ -439,8 +441,8 @@ __device__ __forceinline__ int pitch_of(int n)
     return (n + 3) / 4 * 4 + 4; /* four more against bank conflicts */
 }
 
-/* A block: one head of QUERIES rows of the table, run by run; those of the longest runs first.
- * Dynamic shared memory: two blocks, q, scores. */
+/* A block: one head of QUERIES rows of the table, run by run; the last rows first, since a prompt's
+ * have the most keys. Dynamic shared memory: two blocks, q, scores. */
 __global__ void __launch_bounds__(ATTEND, 2)
     attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
                        const struct row *rows, const int32_t *all_pages, int n_rows, int context)
@@ -463,8 +465,7 @@ __global__ void __launch_bounds__(ATTEND, 2)
         r.pages = all_pages + row.pages_at;
         r.position = row.position;
         r.n_pages = (row.position + r.n_rows + CHUNK - 1) / CHUNK;
-        __syncthreads(); /* all are done with the run before */
-        fetch_block(r, 0);
+        fetch_block(r, 0); /* all left it, and q, a barrier ago in the run before */
         for (int i = (int)threadIdx.x; i < QUERIES * c.dh; i += ATTEND) {
             const int query = i / c.dh < r.n_rows ? i / c.dh : r.n_rows - 1;
             r.q[i / c.dh * r.q_pitch + i % c.dh]

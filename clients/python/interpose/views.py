@@ -63,6 +63,12 @@ def expand_as(x, other):
 
 
 @only_method
+def reshape_as(x, other):
+    """Reshaped to the shape of another."""
+    return x.reshape(other.shape)
+
+
+@only_method
 def view_as(x, other):
     """Reshaped to the shape of another."""
     return x.reshape(other.shape)
