@@ -391,6 +391,18 @@ class Run(Request):
         return Generated(self)
 
     @property
+    def result(self):
+        """What nnsight calls so, inside the block: of a generation all ids, as a hook; of a trace
+        `model.output`.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=2) as run:
+        ...     ids = run.result.save()
+        >>> bool((ids[0] == run.output[0]).all())
+        True
+        """
+        return self.model.generator.output if self.max_new_tokens else self.model.output
+
+    @property
     def finish_reasons(self):
         """Why each sequence ended, "stop" or "length", in the order of `output`; None before."""
         return self._reasons and [why for invoke in self._reasons for why in invoke]
