@@ -350,9 +350,9 @@ bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
     assert(p->n_rows > 0 && p->n_spans > 0);
     assert(p->n_rows <= m->rows_max[p->lane]);
     assert(p->n_logits <= m->logits_max[p->lane]);
-    const struct step step = {p->n_rows, p->n_spans, p->n_logits, p->n_logits_spans,
-                              p->tokens, p->positions, p->spans, p->logits_rows, p->logits_spans};
-    m->be->begin(m->device, p->lane, &step);
+    m->be->begin(m->device, p->lane, &(struct step){
+        p->n_rows, p->n_spans, p->n_copies, p->n_logits, p->n_logits_spans, p->tokens,
+        p->positions, p->spans, p->copies, p->logits_rows, p->logits_spans});
     run(&(struct walk){.m = m,
                        .be = m->be,
                        .d = m->device,

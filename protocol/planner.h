@@ -62,6 +62,12 @@ struct draft { /* an action before its place in the order is known */
     struct action action;
 };
 
+struct chosen { /* where the elements are that a topk_values chose */
+    const struct node *of; /* that node, or NULL */
+    int version;           /* of what it chose from */
+    int places;            /* a value */
+};
+
 struct planner {
     struct plan *p;
     const struct graph *g;
@@ -88,6 +94,7 @@ struct planner {
 
     struct draft *drafts;
     int n_drafts, draft_capacity;
+    struct chosen chosen; /* last */
     struct head *heads;
     int n_heads, head_capacity, loop_capacity;
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */

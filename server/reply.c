@@ -43,7 +43,7 @@ static bool set_next_frame(struct stream *s)
         }
         if (http_client_left(s->request))
             return false;
-        if (seconds_now() >= s->sent_at + HEARTBEAT_SECONDS) {
+        if (seconds_now() >= s->sent_at + s->request->heartbeat_seconds) {
             encoder_heartbeat(s->encoder);
             return true;
         }

@@ -27,11 +27,12 @@ import sys
 import tempfile
 import typing
 
+import numpy as np
 import torch
 import transformers
 
 import interpose
-from program_rows import CHANGES, ROWS, Torch
+from program_rows import CHANGES, FLAGS, ROWS, Torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -40,6 +41,10 @@ SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 36, "vocab_size": 131, "n_position
          "bos_token_id": None, "eos_token_id": None}     # no token ends a generation
 ELEMENTS_MAX, RANK_MAX = 3000, 6
 READ_ONLY = "a parameter"
+CONTEXTS = ("edit()", "cond(", "else_()", ".skip(", "stop()", "cache(", "run.all()", "model.all()",
+            "with run.iter[", "for step in run.iter[")
+SAVING = ("save", "each", "cache")
+EDIT = -1
 
 
 # Where a program may look.
@@ -104,6 +109,11 @@ class Parameters:
 POINTS, PARAMETERS = Points(), Parameters()
 N_HEADS, WIDTH = SIZES["n_head"], SIZES["n_embd"]
 ROW_WIDTHS = {"1": 1, "D": WIDTH, "3D": 3 * WIDTH, "F": 4 * WIDTH, "V": SIZES["vocab_size"]}
+NO_FLOATS = ("tokens", "ids", "next")
+# Of modules that can be skipped the output, and in front of what lies inside.
+SKIPPED = {"ln1_out": "ln1_in", "attn_out": "ln1_out", "ln2_out": "ln2_in", "mlp_out": "ln2_out",
+           "block_out": "block_in", "lnf_out": "lnf_in"}
+CACHED = ("ln1_out", "qkv", "ln2_out", "mlp_pre", "mlp_out", "lnf_out", "logits")
 PARTS = {"query": 0, "key": 1, "value": 2}
 
 
@@ -159,18 +169,29 @@ def parameter_view(weight, name):
 
 @dataclasses.dataclass
 class Statement:
-    kind: str               # hook, parameter, make, change, replace, save
-    text: str               # a line of client code
+    kind: str               # hook, parameter, make, change, replace, each, cache, stop, save
+    text: str               # client code, mostly a line
+    torch: str = ""         # what torch is given where it is something else
     out: str = ""           # the name that it gives to a value
     reads: tuple = ()       # the names that it uses; of change and replace the target first
     root: str = ""          # the tensor that `out`, or the target, is a view of
-    invoke: int = 0         # in whose block it stands
-    place: tuple = ()       # of hook and replace: (Name, block, step)
+    invoke: int = 0         # in whose block it stands; EDIT: at the front of each
+    place: tuple = ()       # of hook, replace, each and cache: (Name, block, step)
+    steps: tuple = ()       # of each and cache: those where it runs
     caution: tuple = ()     # see program_rows: (kinds, subject)
 
     @functools.cached_property
     def code(self):
         return compile(self.text, "<program>", "exec")
+
+    @functools.cached_property
+    def torch_code(self):
+        return compile(self.torch or self.text, "<torch>", "exec")
+
+    def turns(self):
+        """When a pass gets to its place."""
+        name, block, step = self.place
+        return [POINTS.turn(name.point, block, k) for k in self.steps or (step,)]
 
     def names(self):
         """All names that must exist before it."""
@@ -186,6 +207,12 @@ class Program:
     @property
     def n_steps(self):
         return max(1, self.n_new)
+
+    def expanded(self):
+        """What runs in all: edits in each invoke."""
+        edits = [dataclasses.replace(s, invoke=i) for s in self.statements if s.invoke == EDIT
+                 for i in range(len(self.prompts))]
+        return edits + [s for s in self.statements if s.invoke != EDIT]
 
     def as_json(self):
         statements = [{key: value for key, value in dataclasses.asdict(s).items() if value}
@@ -208,12 +235,17 @@ class Program:
 
     def source(self):
         """The program as a user would write it."""
+        def own(invoke, depth):
+            return [f"{depth * '    '}{line}" for s in self.statements if s.invoke == invoke
+                    for line in s.text.split("\n")] or [f"{depth * '    '}pass"]
+        lines = []
+        if any(s.invoke == EDIT for s in self.statements):
+            lines += ["with model.edit() as model:", *own(EDIT, 1)]
         opened = f"model.generate(max_new_tokens={self.n_new})" if self.n_new else "model.trace()"
-        lines = [f"with {opened} as run:"]
+        lines.append(f"with {opened} as run:")
         for i, prompts in enumerate(self.prompts):
             lines.append(f"    with run.invoke({prompts if len(prompts) > 1 else prompts[0]}):")
-            own = [s.text for s in self.statements if s.invoke == i]
-            lines += [f"        {line}" for line in own or ["pass"]]
+            lines += own(i, 2)
         return "\n".join(lines)
 
 
@@ -243,8 +275,11 @@ class Moments:
             name, block, step = s.place
             turn = POINTS.turn(name.point, block, step)
             self.roots.setdefault(s.root, Root(turn, True))
-        if s.kind == "hook":
-            pass
+        if s.kind in ("hook", "cache"):
+            turn = s.turns()[-1]
+        elif s.kind == "each":
+            turn = s.turns()[-1]
+            assert self.known(s.reads) <= s.turns()[0], s.text
         elif s.kind in ("change", "replace"):
             root = self.roots[s.root]
             turn = max(self.known(s.reads), root.set_turn)
@@ -256,11 +291,11 @@ class Moments:
             turn = self.known(s.reads)
         if s.kind in ("make", "parameter") and s.root == s.out:
             self.roots[s.root] = Root(turn, False)
-        if s.kind in ("save", "change", "replace") or s.root == s.out:
+        if s.kind in ("save", "change", "replace", "each") or s.root == s.out:
             for name in s.reads:
                 read = self.roots[self.root_of[name]]
                 read.read_turn = max(read.read_turn, turn)
-        if s.out and s.kind != "save":
+        if s.root and s.kind in ("hook", "parameter", "make"):
             self.root_of[s.out] = s.root
         self.turns.append(turn)
         return turn
@@ -295,9 +330,11 @@ class Generator:
         self.n_names = 0
         self.bases = {}         # root -> the tensor that its hooks are views of
         self.replaced = {}      # (invoke, turn) -> how often
+        self.looked = set()     # (invoke, turn) where it looks
+        self.skipping = None    # the invoke that skips a module
         self.invoke = 0
         self.reads, self.subject = [], None     # of the text that is being made
-        self.dim = self.places = self.target_root = None
+        self.dim = self.k = self.places = self.target_root = None
 
     def program(self):
         rng = self.rng
@@ -306,6 +343,8 @@ class Generator:
         unequal = rng.randrange(n_invokes) if rng.randrange(4) == 0 else None
         prompts = [self.prompts(i == unequal) for i in range(n_invokes)]
         self.lengths, self.n_new = [[len(prompt) for prompt in p] for p in prompts], n_new
+        if rng.randrange(15) == 0:
+            self.edit()
         for self.invoke in range(n_invokes):
             self.body()
         return Program(prompts, n_new, self.statements)
@@ -342,17 +381,25 @@ class Generator:
                 self.attempt(lambda place=place: self.replace(*place))
             if rng.randrange(4) == 0:
                 self.save(rng.choice(self.vars))
+        if rng.randrange(6) == 0:
+            self.attempt(self.each)
         for _ in range(rng.choice([0, 1, 2, 4])):
             self.attempt(self.make)
         for var in rng.sample(self.vars, min(len(self.vars), 2)) + self.vars[-2:]:
             self.save(var)
+        if rng.randrange(8) == 0:
+            self.attempt(self.skip)
         end = rng.choice([n for n in POINTS.names if n.point in ("logits", "block_out", "lnf_out")])
         self.save(self.hook(end, POINTS.n_blocks - 1 if "*" in end.path else 0, n_steps - 1))
+        if rng.randrange(8) == 0:
+            self.attempt(rng.choice([self.stop, self.cache]))
 
     def add(self, statement):
         statement.invoke = self.invoke
         self.statements.append(statement)
         self.moments.add(statement)
+        if statement.place and statement.kind != "parameter":
+            self.looked.update((self.invoke, turn) for turn in statement.turns())
 
     def define(self, like, root=None, path=""):
         name = f"v{self.n_names}"
@@ -372,7 +419,8 @@ class Generator:
         turn = POINTS.turn(name.point, block, step)
         return f"{self.invoke}@{turn}#{self.replaced.get((self.invoke, turn), 0)}"
 
-    def hook(self, name, block, step):
+    def base_at(self, name, block, step):
+        """The root at a place, and its tensor."""
         n_sequences, n_tokens = len(self.lengths[self.invoke]), max(self.lengths[self.invoke])
         root = self.root_at(name, block, step)
         if root not in self.bases:
@@ -381,9 +429,13 @@ class Generator:
                                0 if of_prompt else n_tokens + step - 1, self.n_new)
             self.bases[root] = torch.zeros(
                 shape, dtype=torch.int64 if len(shape) < 3 else torch.float32)
-        var = self.define(named_view(self.bases[root], name), root, name.at(block))
-        self.add(Statement("hook", f"{var.name} = {self.spelled(name, block, step)}", var.name, (),
-                           root, place=(name, block, step)))
+        return root, self.bases[root]
+
+    def hook(self, name, block, step):
+        root, base = self.base_at(name, block, step)
+        var = self.define(named_view(base, name), root, name.at(block))
+        self.add(Statement("hook", f"{var.name} = {self.spelled(name, block, step)}", out=var.name,
+                           root=root, place=(name, block, step)))
         return var
 
     def spelled(self, name, block, step):
@@ -397,8 +449,14 @@ class Generator:
             ".*", f"[{block}]")
 
     def save(self, var):
-        out = f"s{len(self.statements)}"
-        self.add(Statement("save", f"{out} = {var.name}.save()", out, (var.name,), var.root))
+        out, text, reads = f"s{len(self.statements)}", f"{var.name}.save()", (var.name,)
+        flags = [v.name for v in self.vars if is_flag(v)]
+        if flags and self.rng.randrange(8) == 0:
+            reads += (self.rng.choice(flags),)
+            text = f"with run.cond({reads[1]}): {out} = {text}"
+        else:
+            text = f"{out} = {text}"
+        self.add(Statement("save", text, out=out, reads=reads, root=var.root))
 
     def parameter(self):
         name = self.rng.choice(PARAMETERS.names)
@@ -406,7 +464,7 @@ class Generator:
         weight = modules().get_parameter(PARAMETERS.module(name, block)).detach()
         var = self.define(parameter_view(weight, name), path=READ_ONLY)
         path = re.sub(r"\.\*", f"[{block}]", name.path)
-        self.add(Statement("parameter", f"{var.name} = model.{path}", var.name, (), var.root,
+        self.add(Statement("parameter", f"{var.name} = model.{path}", out=var.name, root=var.root,
                            place=(name, block)))
 
     # Expressions.
@@ -414,11 +472,10 @@ class Generator:
     def make(self):
         if self.rng.randrange(15) == 0:
             self.parameter()
-        text, caution = self.rng.choice(ROWS)
-        self.make_row(text, caution)
+        self.make_row(*self.rng.choice(ROWS))
 
     def make_row(self, text, caution):
-        text = self.filled(text)
+        text, _, torch_text = self.filled(text).partition(" => ")
         like = self.evaluated(text)
         if like.numel() > ELEMENTS_MAX or like.ndim > RANK_MAX:
             raise Misfit
@@ -428,8 +485,10 @@ class Generator:
         var = self.define(like, shared.root, shared.path) if shared else self.define(
             like.contiguous())
         about = (caution, self.subject.name) if caution else ()
-        self.add(Statement("make", f"{var.name} = {text}", var.name,
-                           tuple(dict.fromkeys(self.reads)), var.root, caution=about))
+        self.add(Statement("make", f"{var.name} = {text}",
+                           f"{var.name} = {torch_text}" if torch_text else "",
+                           out=var.name, root=var.root,
+                           reads=tuple(dict.fromkeys(self.reads)), caution=about))
 
     def filled(self, text):
         self.reads, self.subject, self.dim = [], None, None
@@ -582,7 +641,11 @@ class Generator:
         size = self.subject.like.shape[self.fill_dim()]
         if not size:
             raise Misfit
-        return self.rng.randrange(1, min(size, 5) + 1)
+        self.k = self.rng.randrange(1, min(size, 5) + 1)
+        return self.k
+
+    def fill_k0(self):
+        return self.k
 
     def fill_index(self):
         return self.index(self.subject.like.shape)
@@ -686,7 +749,32 @@ class Generator:
         if text.startswith(f"{target.name} = "):
             text = f"{target.name}[...]" + text[len(target.name):]
         self.evaluated(text, exec)
-        self.add(Statement("change", text, "", tuple(dict.fromkeys(self.reads)), target.root))
+        text, torch_text = self.perhaps(text, latest, f"{part} = {self.fill_s()}" if index else "")
+        self.add(Statement("change", text, torch_text, root=target.root,
+                           reads=tuple(dict.fromkeys(self.reads))))
+
+    def flag(self, latest):
+        """A condition that is known in time."""
+        if self.rng.randrange(2):
+            self.make_row(*self.rng.choice(FLAGS))
+        flags = [v for v in self.vars
+                 if is_flag(v) and self.moments.roots[v.root].set_turn <= latest]
+        if not flags:
+            raise Misfit
+        return flags[-1].name
+
+    def perhaps(self, text, latest, other=""):
+        """For the client and for torch: the text, sometimes under a condition, with another one
+        where that is false."""
+        if self.rng.randrange(8):
+            return text, ""
+        reads = self.reads
+        flag = self.flag(latest)
+        self.reads = [*reads, flag]
+        if not other or self.rng.randrange(2):
+            return f"with run.cond({flag}): {text}", f"if {flag}: {text}"
+        return (f"with run.cond({flag}) as under: {text}\nwith under.else_(): {other}",
+                f"if {flag}: {text}\nelse: {other}")
 
     def is_padding(self, part, root):
         """Whether a part of a tensor is padding alone."""
@@ -699,13 +787,13 @@ class Generator:
                       turn // POINTS.n_sites)[...] = True
         return not is_token.flatten()[places_of(part)].any()
 
-    def replace(self, name, block, step):
+    def replace(self, name, block, step, module=""):
         """`module.output = value`: old names keep the old tensor. Those of the place's other names
-        are given up."""
+        are given up. With a module it is skipped."""
         if name.point not in POINTS.writable:
             raise Misfit
-        root = self.root_at(name, block, step)
-        shape, turn = named_view(self.bases[root], name).shape, self.moments.roots[root].turn
+        root, base = self.base_at(name, block, step)
+        shape, turn = named_view(base, name).shape, POINTS.turn(name.point, block, step)
         fitting = [v for v in self.vars if v.like.shape == shape and v.like.dtype == torch.float32
                    and self.moments.roots[v.root].set_turn <= turn]
         if not fitting:
@@ -713,11 +801,101 @@ class Generator:
         var = self.rng.choice(fitting)
         kind = self.rng.randrange(1 if var.root == root else 0, 3)
         value = [var.name, f"{var.name} * 0.5", f"{var.name}.tanh()"][kind]
-        self.add(Statement("replace", f"{self.spelled(name, block, step)} = {value}", "",
-                           (var.name,), root, place=(name, block, step)))
+        self.reads = [var.name]
+        if module:
+            text, torch_text = f"model.{module}.skip({value})", ""
+        else:
+            text, torch_text = self.perhaps(f"{self.spelled(name, block, step)} = {value}", turn)
+        condition = torch_text.partition(": ")[0] + ": " if torch_text else ""
+        self.add(Statement("replace", text, f"{condition}value = {value}", reads=tuple(self.reads),
+                           root=root, place=(name, block, step)))
         key = self.invoke, turn
         self.replaced[key] = self.replaced.get(key, 0) + 1
         self.vars = [v for v in self.vars if v.root != root or v.path == name.at(block)]
+
+    # Contexts.
+
+    def somewhere(self, names):
+        name = self.rng.choice(names)
+        return name, self.rng.randrange(POINTS.n_blocks) if "*" in name.path else 0
+
+    def skip(self):
+        """A module is left out, which nothing looks into."""
+        name, block = self.somewhere([n for n in POINTS.canonical if n.point in SKIPPED])
+        step = self.rng.randrange(max(1, self.n_new))
+        first, last = (POINTS.turn(p, block, step) for p in (SKIPPED[name.point], name.point))
+        if any((self.invoke, turn) in self.looked for turn in range(first + 1, last)):
+            raise Misfit
+        module = name.at(f"[{block}]").replace(".[", "[").rpartition(".output")[0]
+        self.replace(name, block, step, f"{module}.step({step})" if step else module)
+        self.skipping = self.invoke
+
+    def each(self):
+        """A block for several steps: it changes what is there, or keeps something of each."""
+        rng, n_steps = self.rng, max(1, self.n_new)
+        name, block = self.somewhere([n for n in POINTS.names if n.shape not in NO_FLOATS])
+        first = rng.randrange(n_steps)
+        opened, steps = rng.choice([
+            ("with run.all()", range(n_steps)), ("with model.all()", range(n_steps)),
+            (f"with run.iter[{first}:]", range(first, n_steps)),
+            (f"with run.iter[:{first + 1}]", range(first + 1)),
+            (f"for step in run.iter[{first}:]", range(first, n_steps))])
+        out, lines, self.reads = f"s{len(self.statements)}", [], []
+        if name.point in POINTS.writable:
+            lines.append(self.each_change(POINTS.turn(name.point, block, steps[0])))
+        if not lines or rng.randrange(2):
+            lines.append(f"{out}.append({rng.choice(['x[:, -1]', 'x.mean(-1)', 'x.amax()'])})")
+        text = [f"{out} = interpose.list().save()", f"{opened}:",
+                f"    x = {self.spelled(name, block, 0)}", *(f"    {line}" for line in lines)]
+        self.add(Statement("each", "\n".join(text), "\n".join(lines), out=out,
+                           reads=tuple(self.reads), place=(name, block, 0), steps=tuple(steps)))
+
+    def each_change(self, latest):
+        known = [v.name for v in self.vars if v.like.dtype == torch.float32 and v.like.numel()
+                 and self.moments.roots[v.root].set_turn <= latest]
+        part = self.rng.choice(["x[...]", "x[:, -1]", "x[..., 0]", "x[:1]"])
+        kind = self.rng.randrange(5 if known else 4)
+        if kind == 4:
+            self.reads.append(self.rng.choice(known))
+            return f"{part} += {self.reads[-1]}.mean().tanh()"
+        return f"{part} " + ["*= {0}", "+= {0}", "= {0}", "= {1}.tanh()"][kind].format(
+            self.fill_s(), part)
+
+    def edit(self):
+        """A change at the front of each invoke."""
+        name, block = self.somewhere([n for n in POINTS.names if n.point in POINTS.writable])
+        self.reads, self.invoke = [], EDIT
+        change = self.each_change(-1)
+        line = f"x = {self.spelled(name, block, 0)}"
+        steps = range(max(1, self.n_new)) if self.rng.randrange(2) else [0]
+        text = f"{line}\n{change}"
+        if len(steps) == max(1, self.n_new):
+            text = f"with model.all():\n    {line}\n    {change}"
+        self.statements.append(Statement("each", text, change, out="edit", invoke=EDIT,
+                                         place=(name, block, 0), steps=tuple(steps)))
+        self.looked.update((i, turn) for i in range(len(self.lengths))
+                           for turn in self.statements[-1].turns())
+
+    def stop(self):
+        """Behind it nothing counts."""
+        var = self.rng.choice(self.vars)
+        change = f"{var.name} *= 2\n" if self.is_writable(var) else ""
+        out = f"s{len(self.statements)}"
+        self.add(Statement("stop", f"run.stop()\n{change}{out} = {var.name}.save()", "pass",
+                           out=out, reads=(var.name,)))
+
+    def cache(self):
+        """A module's output at each step."""
+        if self.skipping == self.invoke:
+            raise Misfit
+        name, block = self.somewhere([n for n in POINTS.canonical if n.point in CACHED])
+        module = name.at(f"[{block}]").replace(".[", "[").rpartition(".output")[0]
+        steps = range(max(1, self.n_new))
+        out = f"s{len(self.statements)}"
+        statement = Statement(
+            "cache", f"{out} = run.cache(modules=[model.{module}])", "pass", out=out,
+            place=(name, block, 0), steps=tuple(steps))
+        self.add(statement)
 
     def is_writable(self, var):
         if not self.moments.roots[var.root].is_live:
@@ -767,6 +945,10 @@ class Generator:
         return f"{text} * {self.fill_s()}" if shares or self.rng.randrange(3) == 0 else text
 
 
+def is_flag(var):
+    return var.like.dtype == torch.bool and var.like.numel() == 1
+
+
 def address(x):
     """The same for what shares memory."""
     return x.untyped_storage().data_ptr()
@@ -794,17 +976,24 @@ class Sent:
     """A program that ran on a server."""
 
     def __init__(self, model, program):
+        names = {"torch": torch, "interpose": interpose}
+        with model.edit() as names["model"]:
+            self.execute(program, EDIT, names)
+        model = names["model"]
         opened = model.generate(max_new_tokens=program.n_new) if program.n_new else model.trace()
-        names = {"torch": torch, "model": model, "interpose": interpose}
-        with opened as run:
+        with opened as names["run"]:
             for invoke, prompts in enumerate(program.prompts):
-                with run.invoke(prompts if len(prompts) > 1 else prompts[0]):
-                    for s in program.statements:
-                        if s.invoke == invoke:
-                            exec(s.code, names)
-        self.request = run._request(run.graph.needed())
-        self.saved = {s.out: names[s.out].value for s in program.statements if s.kind == "save"}
+                with names["run"].invoke(prompts if len(prompts) > 1 else prompts[0]):
+                    self.execute(program, invoke, names)
+        run = names["run"]
+        self.request, self.program = run._request(run.graph.needed()), program
+        self.saved = dict(pair for s in program.statements for pair in came(s, names))
         self.generated = [[ids.tolist() for ids in prompts] for prompts in run._new_tokens]
+
+    def execute(self, program, invoke, names):
+        for s in program.statements:
+            if s.invoke == invoke:
+                exec(s.code, names)
 
     def counts(self):
         """The rows of the tables that it used: ("op", "add"), ("place", "lm_head.output"), ..."""
@@ -812,6 +1001,24 @@ class Sent:
             yield "op", node["op"]
             if node["op"] in ("hook", "parameter", "apply"):
                 yield node["op"], re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", node["args"][-1])
+        source = self.program.source()
+        yield from (("context", each) for each in CONTEXTS if each in source)
+
+
+def came(s, names):
+    """What came back of a statement, by name: None for what has no value."""
+    if s.kind in ("save", "stop"):
+        try:
+            yield s.out, names[s.out].value
+        except interpose.errors.NoValue:
+            yield s.out, None
+    elif s.kind == "cache":
+        (entries,) = names[s.out].values()
+        for k, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            yield f"{s.out}.{k}", entry.output
+    elif s.kind == "each" and s.invoke != EDIT:
+        for k, value in enumerate(names[s.out]):
+            yield f"{s.out}.{k}", value
 
 
 class Outcome(typing.NamedTuple):
@@ -856,7 +1063,7 @@ class Checker:
             why, n = self.oracle.compared(ours, [run[name] for run in runs])
             if why:
                 return Outcome("wrong", f"{name}: {why}", sent)
-            n_compared, n_left_out = n_compared + n, n_left_out + ours.size - n
+            n_compared, n_left_out = n_compared + n, n_left_out + np.size(ours) - n
         kind = "partly" if n_left_out and n_compared else "uncertain" if n_left_out else "equal"
         return Outcome(kind, "", sent, n_compared, n_left_out)
 
@@ -888,7 +1095,7 @@ def without(program, dropped):
             gone.add(s.out)
         else:
             kept.append(s)
-    if not any(s.kind == "save" for s in kept):
+    if not any(s.kind in SAVING for s in kept):
         return None
     return dataclasses.replace(program, statements=kept)
 

@@ -185,6 +185,16 @@ def test_a_generation_ends_with_a_stop_text(server):
         ours, why, _, _ = generate(server, max_new_tokens=24, eos_token_id=[],
                                    stop=["never said", stop])
         assert ours == [whole[0][:n]] and why == ["stop"], stop
+        # A text that was whole before so many tokens ends nothing, but one that comes behind them.
+        whole_at = [int(np.searchsorted(ends, at + len(stop))) + 1
+                    for at in range(len(text)) if text.startswith(stop, at)]
+        ours, why, _, _ = generate(server, max_new_tokens=24, eos_token_id=[], stop=stop,
+                                   min_new_tokens=n)
+        until = min([at for at in whole_at if at > n], default=24)
+        assert ours == [whole[0][:until]], stop
+        ours, _, _, _ = generate(server, max_new_tokens=24, eos_token_id=[], stop=stop,
+                                 min_new_tokens=n - 1)
+        assert ours == [whole[0][:n]], stop
     # What the prompt holds ends nothing.
     ours, why, _, _ = generate(server, max_new_tokens=24, eos_token_id=[], stop="Eiffel Tower is")
     assert ours == whole and why == ["length"]

@@ -44,7 +44,7 @@ bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_bl
     const size_t page = (size_t)n_heads * 2 * CHUNK * (size_t)head_dim;
     const size_t size = sizeof(float) * page * (size_t)n_pages * (size_t)n_blocks;
     void *data;
-    if (cudaMalloc(&data, size) != cudaSuccess) {
+    if (cudaMalloc(&data, size) != cudaSuccess || cuda_steps_reserve(d, n_pages) != cudaSuccess) {
         memory_unmap(c, sizeof *c);
         return err_set(e, ERR_device, "no memory for a cache of %d pages: lower --cache-tokens",
                        n_pages);
@@ -115,8 +115,11 @@ static struct staged stage_rows(struct device *d, const struct span *spans, int 
         s.n_rows += spans[i].n_rows;
         s.n_keys = n_keys > s.n_keys ? n_keys : s.n_keys;
     }
-    const void *table = s.n_rows > 0 ? cuda_stage_spans(d, spans, n_spans) : NULL;
-    s.rows = static_cast<const struct row *>(table);
+    if (s.n_rows == 0)
+        return s;
+    int n_rows_before;
+    const void *table = cuda_stage_spans(&n_rows_before, d, spans, n_spans);
+    s.rows = static_cast<const struct row *>(table) + n_rows_before;
     s.pages = static_cast<const int32_t *>(table);
     return s;
 }

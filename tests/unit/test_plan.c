@@ -607,6 +607,20 @@ static void an_invoke_that_does_not_exist_is_refused(void **state)
     IS("index nodes[0].invoke: invoke 1 does not exist: the request has invokes 0 to 0");
 }
 
+static void values_and_their_places_are_chosen_once(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, clone, NODE(hook("lm_head.output")));
+    tiny_save(&t, tiny_op(&t, topk_values, NODE(x), INT(2)));
+    tiny_save(&t, tiny_op(&t, topk_indices, NODE(x), INT(2)));
+    tiny_save(&t, tiny_op(&t, topk_indices, NODE(x), INT(3)));
+    tiny_op(&t, set, NODE(x), FLOAT(1));
+    tiny_save(&t, tiny_op(&t, topk_indices, NODE(x), INT(2)));
+    IS("0 lm_head.output: clone topk_indices gather save clone save topk_indices save set "
+       "topk_indices save");
+}
+
 /* Modules that are left out. */
 
 static void leave_out(int target, struct arg value)
@@ -1005,6 +1019,20 @@ static void too_much_work_is_refused(void **state)
        "2.15e+11");
 }
 
+/* One row through a large module is as much work as ten: its weights are read. */
+static void the_weights_of_an_applied_module_are_work(void **state)
+{
+    (void)state;
+    t.model.width = 1 << 13;
+    t.model.inner = 1 << 15;
+    tiny_invoke(&t, 1, 1);
+    const int x = hook("transformer.h.0.mlp.c_fc.input");
+    for (int i = 0; i < 100; i++)
+        tiny_save(&t, tiny_apply(&t, "transformer.h.1.mlp.c_fc", x));
+    IS("limit nodes[159]: up to here the graph itself asks for 2.15e+11 multiply-adds: the limit "
+       "is 2.15e+11");
+}
+
 /* A million products of one number each pack as much as a million of 64 columns. */
 static void small_products_are_work_too(void **state)
 {
@@ -1284,6 +1312,7 @@ int main(void)
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(values_and_their_places_are_chosen_once),
         TEST(rows_go_without_a_module_whose_output_nobody_sees),
         TEST(later_steps_need_the_keys_of_attention_that_they_do_not_skip),
         TEST(what_may_be_absent_replaces_nothing),
@@ -1303,6 +1332,7 @@ int main(void)
         TEST(lives_that_meet_never_share_bytes),
         TEST(too_much_is_refused_before_it_is_allocated),
         TEST(too_much_work_is_refused),
+        TEST(the_weights_of_an_applied_module_are_work),
         TEST(small_products_are_work_too),
         TEST(too_much_work_without_a_product_is_refused),
         TEST(too_many_saves_are_refused),

@@ -169,8 +169,8 @@ class LanguageModel(Lens):
 
         A sequence ends behind an end token, which is its last: the model's own, or the id or ids of
         `eos_token_id`, or none with `ignore_eos`; behind an id of `stop`; or when what is generated
-        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`, as
-        far as tokens go. Values of steps that do not come then have no `.value` (NoValue). A
+        holds a text of `stop`, a text, an id, or a list of them. Not before `min_new_tokens`.
+        Values of steps that do not come then have no `.value` (NoValue). A
         sequence that has ended goes on beside others of its invoke as padding.
 
         `num_return_sequences` of each prompt are generated, one behind the other in its invoke,
