@@ -209,6 +209,7 @@ def test_a_padded_encoding_is_a_prompt(model):
     with model.trace(**padded):
         named = model.lm_head.output[:, -1].save()
     assert named.value.tobytes() == logits.value.tobytes()
+    assert (model(**model.tokenizer([TEXT], return_tensors="pt")) == model(model.to_tokens(TEXT, move_to_device=False))).all()
     with model.trace([TEXT, "Hi"]):
         assert [len(row) for row in tracer.tokens] == [10, len(model.tokenizer.encode("Hi"))]
         same_logits = model.lm_head.output[:, -1].save()
