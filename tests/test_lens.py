@@ -632,6 +632,16 @@ def test_induction_heads_are_found_by_their_pattern(pair):
     model.run_with_hooks(ids, return_type=None,
                          fwd_hooks=[(lambda name: name.endswith("pattern"), score)])
     same(np.stack([by_the_server[i].value for i in range(6)]), ours)
+    store = torch.zeros((model.cfg.n_layers, model.cfg.n_heads), device=model.cfg.device)
+
+    def theirs_to_the_letter(pattern, hook):
+        induction_stripe = pattern.diagonal(dim1=-2, dim2=-1, offset=1 - 25)
+        induction_score = einops.reduce(induction_stripe, "batch head_index position -> head_index", "mean")
+        store[hook.layer(), :] = induction_score
+        assert store[hook.layer()].isnan().all()    # nobody takes it for what it was
+    model.run_with_hooks(ids, return_type=None, fwd_hooks=[(
+        lambda name: name.endswith("pattern"), theirs_to_the_letter)])
+    same(store, ours)
 
 
 def test_parameters_of_all_blocks(model, raw):
