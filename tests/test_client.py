@@ -869,6 +869,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "the model's output has logits and past_key_values, and no 'cross_attentions'"),
     ("model.inputs", AttributeError, "the model has no 'inputs': the prompt's ids are tracer.inputs, and in a run "
      "model.transformer.wte.input"),
+    ("model.lm_head.output.detach().cpu().numpy()", NoValue, "numpy() needs a value now, and nothing has run "
+     "yet: save lm_head.output and use its .value behind the block"),
     ("model.lm_head.output.save().value", NoValue,
      "lm_head.output has no value: it arrives when the `with` block of the run ends"),
     ("model.lm_head.output.value", NoValue,
