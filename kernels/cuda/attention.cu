@@ -275,7 +275,7 @@ static void attend_alone(struct device *d, float *z, const struct pages &c, cons
  * products are of a page's block of CHUNK x CHUNK, which is copied to shared memory while the block
  * before it is multiplied: part `p` (elements 64 p ..) of a page's keys by the queries, then part p
  * of the values by the weights. A thread makes QUERY_R rows by QUERY_W columns; half a warp makes
- * the same rows of both products, and their softmax, so that scores need no barrier. */
+ * the same rows of both products, and their softmax. */
 constexpr int QUERY_R = 2, QUERY_W = 4, QUERIES = ATTEND / LANES * QUERY_R;
 static_assert(LANES * QUERY_W == CHUNK, "half a warp makes a row of a block");
 
@@ -387,7 +387,6 @@ __device__ __forceinline__ void softmax_rows(const struct run &r)
         for (int key = l; key < n_keys; key += LANES)
             scores[key] = scores[key] / sum;
     }
-    __syncwarp(ALL_LANES);
 }
 
 /* sum += weights @ values of a page, each row by the keys that it sees. */
@@ -442,8 +441,8 @@ __device__ __forceinline__ int pitch_of(int n)
     return (n + 3) / 4 * 4 + 4; /* four more against bank conflicts */
 }
 
-/* A block: one head of QUERIES rows of the table, run by run; those of the longest runs first.
- * Dynamic shared memory: two blocks, q, scores. */
+/* A block: one head of QUERIES rows of the table, run by run; the last rows first, since a prompt's
+ * have the most keys. Dynamic shared memory: two blocks, q, scores. */
 __global__ void __launch_bounds__(ATTEND, 2)
     attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
                        const struct row *rows, const int32_t *all_pages, int n_rows, int context)
@@ -466,8 +465,7 @@ __global__ void __launch_bounds__(ATTEND, 2)
         r.pages = all_pages + row.pages_at;
         r.position = row.position;
         r.n_pages = (row.position + r.n_rows + CHUNK - 1) / CHUNK;
-        __syncthreads(); /* all are done with the run before */
-        fetch_block(r, 0);
+        fetch_block(r, 0); /* all left it, and q, a barrier ago in the run before */
         for (int i = (int)threadIdx.x; i < QUERIES * c.dh; i += ATTEND) {
             const int query = i / c.dh < r.n_rows ? i / c.dh : r.n_rows - 1;
             r.q[i / c.dh * r.q_pitch + i % c.dh]

@@ -133,8 +133,9 @@ struct device {
 };
 
 struct weight {
-    int K, N, stride; /* row k is at data + k * stride: 16-byte aligned */
-    float *data;      /* [K][stride] */
+    int K, N, stride; /* of rows: 16-byte aligned */
+    float *data;      /* [K][stride], or NULL and: */
+    uint32_t *pairs;  /* [(K + 1) / 2][stride]: bf16 of an even k, and above it of the next */
 };
 
 /* Keeps the first error for the next fence. */
