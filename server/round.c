@@ -24,7 +24,7 @@ struct round {
     struct err err; /* a fence inside the pass that failed */
 
     float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
-    int32_t *sample_order;       /* (V) */
+    uint64_t *sample_order;      /* (2, V) */
 };
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation);
@@ -55,7 +55,7 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->written = ARENA_ARRAY(a, uint64_t, words);
     r->row = ARENA_ARRAY(a, float, V);
     r->sample_scratch = ARENA_ARRAY(a, float, V);
-    r->sample_order = ARENA_ARRAY(a, int32_t, V);
+    r->sample_order = ARENA_ARRAY(a, uint64_t, 2 * V);
     return r;
 }
 
