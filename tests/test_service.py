@@ -2,6 +2,7 @@
 ends with a frame that says how, and nobody is kept waiting by somebody else's death."""
 import concurrent.futures
 import json
+import pathlib
 import signal
 import socket
 import struct
@@ -310,6 +311,21 @@ def test_what_takes_too_much_memory_is_said():
                           capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (
         1, "interposed: no memory for 1073741824 bytes that requests compute in: lower --slab-mb\n")
+
+
+def test_a_model_without_a_tokenizer_has_no_texts(start_server, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(pathlib.Path(MODEL).resolve() / name)
+    with start_server("--model", tmp_path, "--model-name", "bare") as s:
+        assert wire.run(s.host, QUICK)
+        for path, body, instead in (
+                ("run", {"prompt": "Hello"}, "send token ids"),
+                ("completions", {"prompt": [1, 2]}, "/v1/run takes and gives token ids"),
+                ("tokenize", {"text": "Hello"}, "/v1/run takes and gives token ids"),
+                ("detokenize", {"tokens": [1]}, "/v1/run takes and gives token ids")):
+            status, reply = wire.post_json(s.host, f"/v1/{path}", body)
+            assert (status, reply["error"]["code"], reply["error"]["message"]) == (
+                422, "file", f"the model bare has no tokenizer: {instead}")
 
 
 def test_a_port_in_use_is_said(server):
