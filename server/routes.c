@@ -151,8 +151,9 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
 
 struct http_service routes_of(struct service *s)
 {
-    const int opened = sem_init(&s->planning, 0, PLANNING_MAX);
-    assert(opened == 0);
+    sem_init(&s->planning, 0, PLANNING_MAX);
+    for (int i = 0; i < PLANNING_USERS; i++)
+        sem_init(&s->planning_of[i], 0, PLANNING_MAX / 2);
     return (struct http_service){.context = s, .check = check, .answer = answer, .refuse = refuse};
 }
 
@@ -240,16 +241,29 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
     return f;
 }
 
-/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. */
+static void enter(sem_t *places)
+{
+    while (sem_wait(places) != 0)
+        continue; /* a signal came */
+}
+
+static sem_t *users_places(struct call *c)
+{
+    return &c->service->planning_of[c->request->user % PLANNING_USERS];
+}
+
+/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
+ * sends many waits among them, and others find a place. */
 static void planning_begin(struct call *c)
 {
-    while (sem_wait(&c->service->planning) != 0)
-        continue; /* a signal came */
+    enter(users_places(c));
+    enter(&c->service->planning);
 }
 
 static void planning_end(struct call *c)
 {
     sem_post(&c->service->planning);
+    sem_post(users_places(c));
 }
 
 static bool run(struct call *c, struct err *e)

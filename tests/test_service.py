@@ -3,6 +3,7 @@ ends with a frame that says how, and nobody is kept waiting by somebody else's d
 import concurrent.futures
 import json
 import pathlib
+import select
 import signal
 import socket
 import struct
@@ -182,6 +183,26 @@ def test_a_full_queue_is_refused_at_once(start_server, context):
         for stream in streams:
             stream.leave()
         run_when_there_is_room(s)
+
+
+def test_who_plans_much_keeps_others_from_nothing(server):
+    nodes = [{"op": "hook", "args": ["transformer.h.0.output[0]"]},
+             *({"op": "neg", "args": [{"node": i}]} for i in range(1500))]
+    body = json.dumps({"prompt": [1], "nodes": nodes}).encode()
+    crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(48)]
+    for c in crowd:
+        c.sendall(b"POST /v1/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  b"X-Interpose-User: crowd\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    waiting = set(crowd)
+    while len(waiting) > 40: # then the others stand in line
+        done = select.select(list(waiting), [], [], 60)[0]
+        assert done
+        waiting.difference_update(done)
+    assert wire.run(server.host, QUICK)
+    assert len(select.select(crowd, [], [], 0)[0]) < 40
+    for c in crowd:
+        assert c.recv(12) == b"HTTP/1.1 200"
+        c.close()
 
 
 def test_a_reader_that_takes_nothing_stops_nobody(server, context):
