@@ -4,8 +4,8 @@
  *   limit read_gb N           read from memory, GB/s
  *   limit fma_gflop N         multiply-adds from registers, GFLOP/s
  *   gemm NAME M OURS [CUBLAS [TF32]]    milliseconds; cuBLAS where its library is found
- *   decode N MS               a step of N sequences
- *   prefill N MS              a prompt of N tokens with all logits
+ *   decode PRECISION N MS     a step of N sequences
+ *   prefill PRECISION N MS    a prompt of N tokens with all logits
  *
  * The model is made (tests/made_model.h) with GPT-2 small's sizes; `tiny` is for a dry run on the
  * emulated device. Medians.
@@ -240,7 +240,7 @@ static double decode_time(struct gpt2 *m, int n)
     return time_of_pass(m, pass_of(m, n, n, PAST));
 }
 
-static void say_passes(const struct model_shape *shape, bool tiny)
+static void say_passes(const char *precision, const struct model_shape *shape, bool tiny)
 {
     char text[MADE_TEXT_SIZE];
     struct gpt2 *m;
@@ -250,10 +250,10 @@ static void say_passes(const struct model_shape *shape, bool tiny)
     must(gpt2_load(&m, be, device, made_model(text, shape, 1), &o, &error));
     for (int n : {1, 8, 32, 128})
         if (n <= o.rows_max)
-            printf("decode %d %.5f\n", n, 1e3 * decode_time(m, n));
+            printf("decode %s %d %.5f\n", precision, n, 1e3 * decode_time(m, n));
     for (int n : {16, 128, 512, 1024})
         if (n <= o.rows_max)
-            printf("prefill %d %.5f\n", n, 1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
+            printf("prefill %s %d %.5f\n", precision, n, 1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
     gpt2_free(m);
 }
 
@@ -275,7 +275,12 @@ int main(int n_arguments, char **arguments)
         for (int M : {1, 8, 64, 512})
             if (!tiny || M <= 8)
                 say_product(&p, M);
-    say_passes(&shape, tiny);
     be->close(device);
+    for (const char *precision : {"exact", "tf32x3", "tf32", "bf16"}) {
+        o.precision = precision;
+        must(be->open(&device, &o, &error));
+        say_passes(precision, &shape, tiny);
+        be->close(device);
+    }
     return 0;
 }

@@ -68,19 +68,20 @@ class Bench:
 
     # Everybody's ways to read and to change.
 
-    def blocks_of_ours(self, who, ids, blocks, at=slice(None)):
-        """The outputs of blocks, (n, positions, width)."""
-        with who.model.trace() as tracer:
-            with tracer.invoke(ids):
-                saved = [who.model.transformer.h[b].output[0][:, at].save() for b in blocks]
-        return np.concatenate([s.value for s in saved])
+    def blocks_of_ours(self, who, ids, blocks, at=None):
+        """The outputs of blocks, each (positions, width)."""
+        with who.model.trace(ids):
+            streams = [who.model.transformer.h[b].output[0] for b in blocks]
+            saved = [(s if at is None else s[:, at]).save() for s in streams]
+        return [s.value[0] for s in saved]
 
     @torch.inference_mode()
     def blocks_of_hf(self, ids, blocks, run=None):
+        """The same."""
         with contextlib.ExitStack() as stack:
             seen = [stack.enter_context(peers.kept(self.hf.transformer.h[b])) for b in blocks]
             (run or self.hf)(torch.tensor([ids]))
-            return torch.cat([s[0] for s in seen]).numpy()
+            return [s[0][0].numpy() for s in seen]
 
     def last_logits_of_ours(self, who, ids):
         with who.model.trace() as tracer:
@@ -108,7 +109,7 @@ class Bench:
             model = self.nnsight.model
             with model.trace(tensor):
                 saved = [model.transformer.h[b].output.save() for b in blocks].save()
-            return torch.cat(list(saved)).numpy()
+            return [s[0].numpy() for s in saved]
 
         @torch.inference_mode()
         def nnsight_stop():
@@ -116,12 +117,12 @@ class Bench:
             with model.trace(tensor) as tracer:
                 saved = [model.transformer.h[b].output.save() for b in blocks].save()
                 tracer.stop()
-            return torch.cat(list(saved)).numpy()
+            return [s[0].numpy() for s in saved]
 
         @torch.inference_mode()
         def lens():
             cache = self.lens.cached(tensor, names)
-            return torch.cat([cache[name] for name in names]).numpy()
+            return [cache[name][0].numpy() for name in names]
 
         functions = {
             OURS: lambda: self.blocks_of_ours(self.ours, ids, blocks),
@@ -487,10 +488,10 @@ class Bench:
                 lambda m, a, out: moments.append(time.perf_counter()))
             try:
                 start = time.perf_counter()
-                answer = self.blocks_of_hf(ids, blocks, self.hf.transformer)[:, -1]
+                answer = self.blocks_of_hf(ids, blocks, self.hf.transformer)
             finally:
                 handle.remove()
-            return turns.Timed(moments[0] - start, answer)
+            return turns.Timed(moments[0] - start, np.stack(answer)[:, -1])
 
         rows = turns.take_turns({
             f"{OURS}: first byte of the reply": lambda: ours("first byte"),
@@ -498,7 +499,7 @@ class Bench:
             f"{OURS}: saved tensor of the last block": lambda: ours("last"),
             "HF: block 0's hook is called": lambda: hf(0),
             "HF: the last block's hook is called": lambda: hf(blocks[1])},
-            self.some(0.7), self.blocks_of_hf(ids, blocks)[:, -1])
+            self.some(0.7), np.stack(self.blocks_of_hf(ids, blocks))[:, -1])
         self.report.timings(
             "first byte", "From sending a trace of 512 tokens, saves at block 0 and the last block",
             "ms", rows, milliseconds, ("arithmetic of block 0, widest vectors",
@@ -517,7 +518,7 @@ class Bench:
         for length in (10, 128, 512):
             ids = self.prompt(length)
             blocks = range(self.n_blocks) if length == 128 else (0,)
-            expected = self.blocks_of_hf(ids, range(self.n_blocks))[:, -1:]
+            expected = np.stack(self.blocks_of_hf(ids, range(self.n_blocks)))[:, -1:]
             functions = {"full forward, last logits":
                          lambda: self.last_logits_of_ours(self.ours, ids)}
             answers = {"full forward, last logits": self.last_logits_of_hf(ids)}

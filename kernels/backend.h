@@ -73,11 +73,11 @@ enum lane { LANE_shared, LANE_large, LANE_COUNT };
 
 /* The arrays of the host that a pass's calls are given. */
 struct step {
-    int n_rows, n_spans, n_logits, n_logits_spans;
-    const int32_t *tokens, *positions; /* [n_rows] */
-    const struct span *spans;          /* [n_spans] rows in order */
-    const int32_t *logits_rows;        /* [n_logits] */
-    const struct span *logits_spans;   /* [n_logits_spans] */
+    int n_rows, n_spans, n_copies, n_logits, n_logits_spans;
+    const int32_t *tokens, *positions;  /* [n_rows] */
+    const struct span *spans, *copies;  /* [n_spans] [n_copies] */
+    const int32_t *logits_rows;         /* [n_logits] */
+    const struct span *logits_spans;    /* [n_logits_spans] */
 };
 
 enum layout { LAYOUT_kn, LAYOUT_nk }; /* a source matrix [K][N] as HF's Conv1D, or [N][K] */
@@ -95,10 +95,14 @@ struct backend {
     void (*release)(struct device *d, void *p, size_t size);
     void (*upload)(struct device *d, void *to, const void *from, size_t size);
     void (*download)(struct device *d, void *to, const struct tensor *from); /* `to`: row-major */
+    /* Downloads arrive at the next fence, or when a mark is reached that was taken behind them.
+     * `reached` never waits, and sees to it that what the mark is for is on its way. */
+    int64_t (*mark)(struct device *d);
+    bool (*reached)(struct device *d, int64_t mark);
     bool (*fence)(struct device *d, struct err *e);
-    /* A pass of this lane begins: calls will be given these arrays, or the first few of one, so a
-     * device takes all of them at once. Who changes one and uses it again begins again first;
-     * arrays that no pass told of are taken as they come. */
+    /* A pass of this lane begins: calls will be given these arrays, or a part of one, so a device
+     * takes all of them at once. Who changes one and uses it again begins again first; arrays that
+     * no pass told of are taken as they come. */
     void (*begin)(struct device *d, enum lane lane, const struct step *s);
 
     /* The ops of a graph: any strides, operands broadcast by stride 0 and already of the dtype in

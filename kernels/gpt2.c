@@ -31,6 +31,43 @@ static struct tensor activation(const struct walk *w, enum point p, void *data)
     return t;
 }
 
+/* Rows that follow one another. */
+struct rows {
+    int first, n;
+};
+
+/* Those that a part of this block is computed for. */
+static struct rows rows_of(const struct walk *w, enum stage stage)
+{
+    if (!w->p->spared)
+        return (struct rows){0, w->n_rows};
+    const struct spared *s = &w->p->spared[w->block * STAGE_COUNT + stage];
+    const int end = s->end >= w->n_rows ? s->tail : w->n_rows;
+    return (struct rows){s->head, end > s->head ? end - s->head : 0};
+}
+
+/* The spans that have rows among these, all of whose rows are. */
+static const struct span *spans_in(int *n, const struct walk *w, struct rows rows)
+{
+    const struct span *first = w->spans, *end = w->spans + w->n_spans;
+    while (first < end && first->row < rows.first)
+        first++;
+    *n = 0;
+    while (first + *n < end && first[*n].row < rows.first + rows.n)
+        ++*n;
+    return first;
+}
+
+/* A product of K columns to N, of these rows alone. */
+static void product(const struct walk *w, struct rows rows, float *out, const float *x, int K,
+                    int N, const struct weight *weight, const float *bias, enum epilogue epilogue)
+{
+    float *const to = out + (int64_t)rows.first * N;
+    if (rows.n > 0)
+        w->be->linear(w->d, to, x + (int64_t)rows.first * K, weight, bias, rows.n, epilogue,
+                      epilogue == EPILOGUE_residual ? to : NULL);
+}
+
 /* Rows from whom nobody wants anything behind this site leave the pass: the last ones. */
 static void drop_rows(struct walk *w, int site)
 {
@@ -112,15 +149,12 @@ static bool layernorm(struct walk *w, enum point scale, const float *x, const fl
 
 /* A branch's output: beside the residual stream where its point is hooked, otherwise added at
  * once. */
-static void project(const struct walk *w, enum point p, const float *x, const struct weight *weight,
-                    const float *bias)
+static void project(const struct walk *w, enum point p, struct rows rows, const float *x, int K,
+                    const struct weight *weight, const float *bias)
 {
-    const struct gpt2_scratch *s = &w->s;
-    if (is_hooked(w, w->p->wanted, p))
-        w->be->linear(w->d, s->side, x, weight, bias, w->n_rows, EPILOGUE_none, NULL);
-    else
-        w->be->linear(w->d, s->residual, x, weight, bias, w->n_rows, EPILOGUE_residual,
-                      s->residual);
+    const bool hooked = is_hooked(w, w->p->wanted, p);
+    product(w, rows, hooked ? w->s.side : w->s.residual, x, K, w->m->shape.width, weight, bias,
+            hooked ? EPILOGUE_none : EPILOGUE_residual);
 }
 
 static void add_projected(const struct walk *w, enum point p)
@@ -133,20 +167,21 @@ static void add_projected(const struct walk *w, enum point p)
 
 /* The inner layer: before its activation function where someone hooks that, otherwise behind it at
  * once. */
-static void expand(const struct walk *w, const struct gpt2_block *b)
+static void expand(const struct walk *w, struct rows rows, const struct gpt2_block *b)
 {
     const struct gpt2_scratch *s = &w->s;
-    if (is_hooked(w, w->p->wanted, PT_mlp_pre))
-        w->be->linear(w->d, s->inner, s->normal, b->fc, b->fc_b, w->n_rows, EPILOGUE_none, NULL);
-    else
-        w->be->linear(w->d, s->act, s->normal, b->fc, b->fc_b, w->n_rows, EPILOGUE_gelu, NULL);
+    const struct model_shape *m = &w->m->shape;
+    const bool hooked = is_hooked(w, w->p->wanted, PT_mlp_pre);
+    product(w, rows, hooked ? s->inner : s->act, s->normal, m->width, m->inner, b->fc, b->fc_b,
+            hooked ? EPILOGUE_none : EPILOGUE_gelu);
 }
 
-static void activate(const struct walk *w)
+static void activate(const struct walk *w, struct rows rows)
 {
     const struct gpt2_scratch *s = &w->s;
-    if (is_hooked(w, w->p->wanted, PT_mlp_pre))
-        w->be->gelu(w->d, s->act, s->inner, (int64_t)w->n_rows * w->m->shape.inner);
+    const int64_t F = w->m->shape.inner, at = rows.first * F;
+    if (is_hooked(w, w->p->wanted, PT_mlp_pre) && rows.n > 0)
+        w->be->gelu(w->d, s->act + at, s->inner + at, rows.n * F);
 }
 
 static bool run_embedding(struct walk *w)
@@ -201,33 +236,50 @@ static void narrow(struct walk *w)
     w->n_spans = p->n_logits_spans;
 }
 
+/* Keys and values of the pass's rows, and of the copies of some. */
+static void append(const struct walk *w)
+{
+    int n;
+    const struct span *spans = spans_in(&n, w, rows_of(w, STAGE_keys));
+    if (n > 0)
+        w->be->cache_append(w->d, w->m->cache, w->block, w->s.qkv, spans, n);
+    if (w->n_copies > 0)
+        w->be->cache_append(w->d, w->m->cache, w->block, w->s.qkv, w->p->copies, w->n_copies);
+}
+
+static void attend(const struct walk *w)
+{
+    int n;
+    const struct span *spans = spans_in(&n, w, rows_of(w, STAGE_attention));
+    if (n > 0)
+        w->be->attend(w->d, w->s.z, w->m->cache, w->block, w->s.qkv, spans, n);
+}
+
 static bool run_attention(struct walk *w, const struct gpt2_block *b)
 {
-    const struct gpt2 *m = w->m;
     const struct gpt2_scratch *s = &w->s;
-    const int D = m->shape.width;
+    const int D = w->m->shape.width;
     HOOK(block_in, s->residual);
     float *x = layernorm_input(w, PT_ln1_in);
     HOOK(ln1_in, x);
     if (!layernorm(w, PT_ln1_scale, x, b->ln1_w, b->ln1_b))
         return false;
     HOOK(ln1_out, s->normal);
-    w->be->linear(w->d, s->qkv, s->normal, b->qkv, b->qkv_b, w->n_rows, EPILOGUE_none, NULL);
+    product(w, rows_of(w, STAGE_keys), s->qkv, s->normal, D, 3 * D, b->qkv, b->qkv_b,
+            EPILOGUE_none);
     HOOK(qkv, s->qkv);
     HOOK(query, s->qkv);
     HOOK(key, s->qkv + D);
     HOOK(value, s->qkv + 2 * D);
-    w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->spans, w->n_spans);
-    if (w->n_copies > 0)
-        w->be->cache_append(w->d, m->cache, w->block, s->qkv, w->p->copies, w->n_copies);
+    append(w);
     HOOK_MADE(scores, qkv, s->qkv);
     HOOK(pattern, NULL);
     if (may_narrow(w))
         narrow(w);
-    w->be->attend(w->d, s->z, m->cache, w->block, s->qkv, w->spans, w->n_spans);
+    attend(w);
     HOOK(z, s->z);
     HOOK_MADE(result, z, s->z);
-    project(w, PT_attn_out, s->z, b->proj, b->proj_b);
+    project(w, PT_attn_out, rows_of(w, STAGE_attention), s->z, D, b->proj, b->proj_b);
     HOOK(attn_out, s->side);
     add_projected(w, PT_attn_out);
     HOOK(mid, s->residual);
@@ -242,11 +294,11 @@ static bool run_mlp(struct walk *w, const struct gpt2_block *b)
     if (!layernorm(w, PT_ln2_scale, x, b->ln2_w, b->ln2_b))
         return false;
     HOOK(ln2_out, s->normal);
-    expand(w, b);
+    expand(w, rows_of(w, STAGE_mlp), b);
     HOOK(mlp_pre, s->inner);
-    activate(w);
+    activate(w, rows_of(w, STAGE_mlp));
     HOOK(mlp_act, s->act);
-    project(w, PT_mlp_out, s->act, b->out, b->out_b);
+    project(w, PT_mlp_out, rows_of(w, STAGE_mlp), s->act, w->m->shape.inner, b->out, b->out_b);
     HOOK(mlp_out, s->side);
     add_projected(w, PT_mlp_out);
     HOOK(block_out, s->residual);
@@ -298,9 +350,9 @@ bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
     assert(p->n_rows > 0 && p->n_spans > 0);
     assert(p->n_rows <= m->rows_max[p->lane]);
     assert(p->n_logits <= m->logits_max[p->lane]);
-    const struct step step = {p->n_rows, p->n_spans, p->n_logits, p->n_logits_spans,
-                              p->tokens, p->positions, p->spans, p->logits_rows, p->logits_spans};
-    m->be->begin(m->device, p->lane, &step);
+    m->be->begin(m->device, p->lane, &(struct step){
+        p->n_rows, p->n_spans, p->n_copies, p->n_logits, p->n_logits_spans, p->tokens,
+        p->positions, p->spans, p->copies, p->logits_rows, p->logits_spans});
     run(&(struct walk){.m = m,
                        .be = m->be,
                        .d = m->device,

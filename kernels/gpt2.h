@@ -44,6 +44,12 @@ struct gpt2_options {
  * belongs to no pass. */
 typedef void hook_fn(void *context, enum point p, int block, const struct tensor *activation);
 
+/* The rows that go without a part of a block: those before `head`, and where no others are left
+ * behind `end`, those from `tail` on. Their output is set in the part's hook. */
+struct spared {
+    int head, tail, end;
+};
+
 struct pass {
     enum lane lane;
     int n_rows, n_spans, n_copies, n_logits;
@@ -59,6 +65,7 @@ struct pass {
     int n_logits_spans; /* 0: not told, and then all rows go through the last block */
     const uint64_t *wanted;  /* a bit for each hooked site: the others may be fused away */
     const uint64_t *written; /* the hooked sites that may change the activation */
+    const struct spared *spared; /* [n_blocks][STAGE_COUNT], or NULL where no row goes without */
     hook_fn *hook;
     void (*pause)(void *context, int n_rows); /* before each block, with the rows that go into it;
                                                  or NULL */

@@ -37,6 +37,7 @@ struct choice {
     size_t *ends;       /* [n_new_tokens] where each token's bytes end */
     size_t sent;        /* bytes and tokens that the reply has already */
     int tokens_sent;
+    int64_t characters_sent; /* up to the end of these tokens, with the prompt if that is echoed */
     bool has_begun, has_finished; /* in the reply */
 };
 

@@ -13,6 +13,26 @@ static const char *bytes_of(size_t *size, const struct bpe *b, int32_t id)
     return id < bpe_size(b) ? bpe_token(size, b, id) : "";
 }
 
+static int64_t count_characters(const char *text, size_t size)
+{
+    int64_t count = 0;
+    for (size_t i = 0; i < size; i++)
+        count += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return count;
+}
+
+static int64_t prompt_characters(const struct completion_facts *f, int invoke)
+{
+    const struct prompt *p = &f->graph->invokes[invoke].prompts[0];
+    int64_t count = 0;
+    for (int i = 0; i < p->n_tokens; i++) {
+        size_t size;
+        const char *bytes = bytes_of(&size, f->bpe, p->tokens[i]);
+        count += count_characters(bytes, size);
+    }
+    return count;
+}
+
 void completion_open(struct completion_facts *f, struct arena *a)
 {
     const struct plan *p = f->plan;
@@ -25,9 +45,11 @@ void completion_open(struct completion_facts *f, struct arena *a)
     f->choices = ARENA_ARRAY(a, struct choice, (size_t)p->n_sequences);
     struct choice *c = f->choices;
     for (int i = 0; i < p->n_invokes; i++) {
+        const int64_t before = f->asked->echo ? prompt_characters(f, i) : 0;
         for (int k = 0; k < p->invokes[i].n_sequences; k++, c++) {
             c->invoke = i;
             c->sequence = k;
+            c->characters_sent = before;
             c->ends = ARENA_ARRAY(a, size_t, (size_t)f->graph->traces[0].n_new_tokens);
         }
     }
@@ -37,18 +59,6 @@ static const int32_t *ids_of(const struct completion_facts *f, const struct choi
 {
     const int n_new = f->graph->traces[0].n_new_tokens;
     return f->generated + f->plan->invokes[c->invoke].generated_first + c->sequence * n_new;
-}
-
-/* Where the first text that ends it begins, or its size. */
-static size_t find_stop(const struct ending *g, const char *text, size_t size)
-{
-    size_t cut = size;
-    for (int i = 0; i < g->n_texts; i++) {
-        const char *at = memmem(text, size, g->texts[i].at, g->texts[i].size);
-        if (at && (size_t)(at - text) < cut)
-            cut = (size_t)(at - text);
-    }
-    return cut;
 }
 
 static void add_text(struct choice *c, const char *bytes, size_t size, struct arena *a)
@@ -80,7 +90,7 @@ static void take_token(struct completion_facts *f, struct choice *c, const int32
     c->ends[c->n_tokens++] = c->size;
     if (!reached)
         return;
-    c->size = find_stop(&t->ending, c->text, c->size);
+    c->size = ending_text_at(&t->ending, c->text, c->size, c->size - size);
     while (c->n_tokens > 1 && c->ends[c->n_tokens - 2] >= c->size)
         c->n_tokens--;
 }
@@ -131,14 +141,6 @@ bool completion_take(struct completion_facts *f, struct choice *c, int n_steps)
 }
 
 /* The replies. */
-
-static int64_t count_characters(const char *text, size_t size)
-{
-    int64_t count = 0;
-    for (size_t i = 0; i < size; i++)
-        count += ((unsigned char)text[i] & 0xc0) != 0x80;
-    return count;
-}
 
 /* A token as a text of its own: what is no UTF-8 by itself as OpenAI spells it, in escapes. */
 static void write_token(struct writer *w, const char *bytes, size_t size)
@@ -266,16 +268,10 @@ static void write_spoken(struct writer *w, const char *key, const struct complet
     write_end(w);
 }
 
-static int64_t prompt_characters(const struct completion_facts *f, const struct choice *c, int n)
+static int64_t token_characters(const struct choice *c, int i)
 {
-    const struct prompt *p = &f->graph->invokes[c->invoke].prompts[0];
-    int64_t count = 0;
-    for (int i = 0; i < n; i++) {
-        size_t size;
-        const char *bytes = bytes_of(&size, f->bpe, p->tokens[i]);
-        count += count_characters(bytes, size);
-    }
-    return count;
+    const size_t from = i ? c->ends[i - 1] : 0;
+    return count_characters(c->text + from, c->ends[i] - from);
 }
 
 /* Where each token's text begins in the choice's, in characters. */
@@ -293,9 +289,11 @@ static void write_offsets(struct writer *w, const struct completion_facts *f,
         write_int(w, at);
         at += count_characters(bytes, size);
     }
-    const int64_t prompt = f->asked->echo ? prompt_characters(f, c, p->n_tokens) : 0;
-    for (int i = t.from; i < t.to; i++)
-        write_int(w, prompt + count_characters(c->text, i ? c->ends[i - 1] : 0));
+    at = c->characters_sent;
+    for (int i = t.from; i < t.to; i++) {
+        write_int(w, at);
+        at += token_characters(c, i);
+    }
     write_end(w);
 }
 
@@ -342,7 +340,8 @@ static void write_choice(struct writer *w, const struct completion_facts *f, str
     write_end(w);
     arena_free(&a);
     c->sent = until;
-    c->tokens_sent = t.to;
+    for (; c->tokens_sent < t.to; c->tokens_sent++)
+        c->characters_sent += token_characters(c, c->tokens_sent);
     c->has_begun = true;
     c->has_finished = c->ended;
 }

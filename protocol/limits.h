@@ -31,6 +31,9 @@ enum {
                                       own, and of a multiple of columns: for what it packs, at
                                       1 ns an element */
     PRODUCT_COLUMNS = 64,
+    APPLY_ROWS = 10,               /* a module of the model takes as long for one row as for so
+                                      many: its weights are read, 37 GB/s beside 117 multiply-adds
+                                      in 1 ns */
     ACTIONS_MAX = 300000,          /* of a graph's work: a list's tensors and all nodes; a set of
                                       padded prompts takes one for each shorter prompt */
     PADDING_LOOKS_MAX = 1 << 24,   /* rows of padded prompts that are looked at to count what sets
@@ -66,7 +69,9 @@ enum {
     HEADER_SECONDS_MAX = 10,       /* slow senders hold a thread no longer */
     BODY_SECONDS_MAX = 60,
     IDLE_SECONDS_MAX = 30,         /* between requests, or a reader that takes nothing */
-    HEARTBEAT_SECONDS = 10,        /* keeps proxies from closing a quiet stream */
+    REPLY_SECONDS_MAX = 60,        /* to take 64 KiB of a reply: who is slower than a kilobyte a
+                                      second holds its memory no longer */
+    HEARTBEAT_SECONDS = 10,        /* keeps proxies from closing a quiet reply */
     DRAIN_SECONDS = 30,            /* how long SIGTERM lets running requests go on */
 
     /* Files of a model. */

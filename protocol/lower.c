@@ -56,8 +56,10 @@ static double action_cost(const struct planner *s, const struct action *a)
     const struct view *x = &values[a->in[0]].view;
     if (a->op == OP_matmul)
         return n_out > 0 ? product_cost(&values[a->out].view, x) : 0;
-    if (a->op == OP_apply && !a->module.is->is_layernorm)
-        return n_out * (double)module_in(a->module.is, s->m);
+    if (a->op == OP_apply && !a->module.is->is_layernorm) {
+        const double K = (double)module_in(a->module.is, s->m), rows = n_in / K;
+        return fmax(rows, APPLY_ROWS) * K * n_out / rows;
+    }
     const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;
     return ELEMENT_COST * (by_result ? n_out : n_in);
 }
@@ -470,7 +472,30 @@ static void lower_wrap_index(struct lowering *l)
          (struct action){.op = OP_remainder, .node = l->node, .out = l->node, .in = {index, size}});
 }
 
-/* The values are gathered from the places. */
+static bool topk_largest(const struct node *n)
+{
+    return n->args[3].kind == ARG_absent || n->args[3].boolean;
+}
+
+static bool args_equal(const struct arg *a, const struct arg *b)
+{
+    return a->kind == b->kind && (a->kind == ARG_absent || a->integer == b->integer);
+}
+
+/* Whether the last values were chosen of the same elements, as they are now, by the same rule. */
+static bool is_chosen(struct planner *s, const struct node *n)
+{
+    const struct node *of = s->chosen.of;
+    bool equal = of && s->chosen.version == root_of(s, s->in[0])->version &&
+                 of->args[0].kind == ARG_node && n->args[0].kind == ARG_node &&
+                 of->args[0].node == n->args[0].node;
+    for (int i = 1; i < 3 && equal; i++)
+        equal = args_equal(&of->args[i], &n->args[i]);
+    return equal && topk_largest(of) == topk_largest(n);
+}
+
+/* The values are gathered from the places, which the graph cannot change: where it asks for these
+ * next, it gets a copy. */
 static void lower_topk(struct lowering *l)
 {
     struct planner *s = l->s;
@@ -479,15 +504,22 @@ static void lower_topk(struct lowering *l)
     const struct view from = view_at(s, given), to = view_at(s, l->node);
     const struct view in = view_dim_last(&from, dim), out_last = view_dim_last(&to, dim);
     const int x = reshaped(s, given, in), out = reshaped(s, l->node, out_last);
-    const bool values = n->op == OP_topk_values;
-    const int places = values ? tensor_add(s, -1, s->turns[l->node], DT_i64, &out_last) : out;
-    emit(s, (struct action){.op = OP_topk_indices,
-                            .node = l->node,
-                            .out = places,
-                            .in = {x},
-                            .largest = n->args[3].kind == ARG_absent || n->args[3].boolean});
-    if (values)
+    const bool values = n->op == OP_topk_values, known = is_chosen(s, n);
+    const int places = known    ? s->chosen.places
+                       : values ? tensor_add(s, -1, s->turns[l->node], DT_i64, &out_last)
+                                : out;
+    if (!known)
+        emit(s, (struct action){.op = OP_topk_indices,
+                                .node = l->node,
+                                .out = places,
+                                .in = {x},
+                                .largest = topk_largest(n)});
+    if (values) {
+        s->chosen = (struct chosen){n, root_of(s, s->in[0])->version, places};
         emit_gather(s, l->node, out, x, places);
+    } else if (known) {
+        emit(s, (struct action){.op = OP_clone, .node = l->node, .out = out, .in = {places}});
+    }
 }
 
 /* Each part is copied to its place in the result: a slice for cat, an index for stack. */

@@ -1219,6 +1219,7 @@ bool plan_build(struct plan *p, const struct graph *g, const struct model_shape 
             return false;
     }
     make_stops(&s);
+    skips_make(&s);
     find_last_sites(&s);
     make_saves(&s);
     if (!make_slab(&s))

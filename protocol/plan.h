@@ -81,9 +81,15 @@ struct loop {
     int64_t height, n_rows;
 };
 
+struct plan_skip { /* an invoke whose rows go without parts of a block, which nobody sees */
+    int invoke, block;
+    bool stages[STAGE_COUNT];
+};
+
 struct stop { /* the actions due at one site of one pass */
     int pass, site;
     int first, n_actions;
+    int first_skip, n_skips; /* what it replaces, of plan.skips: in that pass */
     int n_saves;  /* how many saves it completes: the next ones in the order of plan.saves */
     bool writes;  /* changes the live activation there */
     bool gathers; /* may find an index out of range */
@@ -155,12 +161,13 @@ struct plan_pass {
 };
 
 struct plan {
-    int n_values, n_actions, n_stops, n_saves, n_invokes;
+    int n_values, n_actions, n_stops, n_saves, n_skips, n_invokes;
     struct value *values;      /* values[i] belongs to nodes[i] for i < n_nodes, then temporaries */
     struct action *actions;    /* in the order of running */
     struct loop *loops;        /* of products of the head that nobody needs whole: tiles.c */
     int n_loops;
     struct stop *stops;        /* sorted by pass, then site */
+    struct plan_skip *skips;   /* in the order of the stops */
     struct save *saves;        /* in the order in which they become known */
     struct plan_invoke *invokes;
     int64_t *touched;          /* of each node: how many elements it sets, without padding */

@@ -3,7 +3,7 @@
  *
  *   plan.c       infer    every node's shape, dtype, root and turn; everything wrong is found here
  *                mark     backwards: what some save or some change of the model depends on
- *   skips.c      skips    modules that are left out: nobody looks inside
+ *   skips.c      skips    modules that are left out: nobody looks inside; what need not be made
  *   head.c       heads    which logits become products of the graph's own, of which columns
  *   plan.c       logits   from which position on anyone reads those that the model computes
  *   lower.c      lower    living nodes to actions; late readers get parked copies
@@ -62,6 +62,12 @@ struct draft { /* an action before its place in the order is known */
     struct action action;
 };
 
+struct chosen { /* where the elements are that a topk_values chose */
+    const struct node *of; /* that node, or NULL */
+    int version;           /* of what it chose from */
+    int places;            /* a value */
+};
+
 struct planner {
     struct plan *p;
     const struct graph *g;
@@ -88,6 +94,7 @@ struct planner {
 
     struct draft *drafts;
     int n_drafts, draft_capacity;
+    struct chosen chosen; /* last */
     struct head *heads;
     int n_heads, head_capacity, loop_capacity;
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */
@@ -173,6 +180,9 @@ int hook_find(struct planner *s, int invoke, int turn);
 
 /* Refuses what a set that leaves a module out does not let a request look at. */
 bool skips_check(struct planner *s);
+
+/* Behind the stops: what rows go without. */
+void skips_make(struct planner *s);
 
 /* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
  * that are looked at. */

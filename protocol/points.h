@@ -26,6 +26,9 @@ enum point {
 #define PT_EACH_LAST  PT_block_values
 #define PT_PER_BLOCK  (PT_EACH_LAST - PT_EACH_FIRST + 1)
 
+/* What a block does to its rows, in parts that a row may go without. */
+enum stage { STAGE_keys, STAGE_attention, STAGE_mlp, STAGE_COUNT };
+
 enum point_row { ROW_none, ROW_1, ROW_D, ROW_3D, ROW_F, ROW_V };
 
 enum point_shape {

@@ -1,7 +1,8 @@
 /* Sets that stand for a module which is left out: what they give is the module's whole output, and
- * the same step of the same invoke looks at nothing inside it. The pass computes the module all the
- * same: its rows lie between those of others. */
+ * the same step of the same invoke looks at nothing inside it. The rows go without it where the
+ * pass can arrange that, unless somebody looks at the output before it is replaced. */
 #include "planner.h"
+#include <string.h>
 
 static const struct skippable {
     enum point output, first; /* of the points inside: those up to the output */
@@ -49,13 +50,121 @@ static bool check_skip(struct planner *s, int set)
                        "whole output");
 }
 
+static bool asks_to_skip(const struct node *n)
+{
+    return n->op == OP_set && n->args[3].kind == ARG_bool && n->args[3].boolean;
+}
+
 bool skips_check(struct planner *s)
 {
     for (int i = 0; i < s->g->n_nodes; i++) {
-        const struct node *n = &s->g->nodes[i];
-        if (n->op == OP_set && n->args[3].kind == ARG_bool && n->args[3].boolean &&
-            !check_skip(s, i))
+        if (asks_to_skip(&s->g->nodes[i]) && !check_skip(s, i))
             return false;
     }
     return true;
+}
+
+/* What rows go without. */
+
+struct making {
+    struct planner *s;
+    int *seen_by;    /* of each root: the first node alive that reads it, or n_nodes */
+    int *n_without;  /* [n_invokes][n_blocks] in how many steps there is no attention, and */
+    int *last_pass;  /* [n_invokes][n_blocks] in which pass last */
+    int skip_capacity;
+};
+
+static void find_readers(struct making *k)
+{
+    struct planner *s = k->s;
+    const int n = s->g->n_nodes;
+    for (int i = 0; i < s->n_roots; i++)
+        k->seen_by[i] = n;
+    for (int i = n - 1; i >= 0; i--) {
+        if (!s->is_alive[i])
+            continue;
+        operands_take(s, &s->g->nodes[i]);
+        for (int j = s->g->nodes[i].op == OP_set; j < s->n_in; j++)
+            k->seen_by[s->value_roots[s->in[j]]] = i;
+    }
+}
+
+/* Where the replacement is made of steps that may not come, the model's own output stays. */
+static bool may_be_absent(struct planner *s, int set)
+{
+    const int n = s->p->n_invokes, own = root_of(s, set)->invoke;
+    const int16_t *needs = s->needs ? s->needs + (int64_t)set * n : NULL;
+    for (int i = 0; i < n && needs; i++) {
+        if (i != own && needs[i] > 0)
+            return true;
+    }
+    return false;
+}
+
+static int block_of(const struct making *k, const struct plan_skip *skip)
+{
+    return skip->invoke * k->s->m->n_blocks + skip->block;
+}
+
+static void skip_add(struct making *k, struct stop *stop, int set)
+{
+    struct planner *s = k->s;
+    const struct root *r = root_of(s, set);
+    struct plan_skip skip = {.invoke = r->invoke};
+    enum point p;
+    site_split(&p, &skip.block, stop->site, s->m->n_blocks);
+    skip.stages[STAGE_attention] = p == PT_attn_out || p == PT_block_out;
+    skip.stages[STAGE_mlp] = p == PT_mlp_out || p == PT_block_out;
+    if (skip.stages[STAGE_attention] && k->last_pass[block_of(k, &skip)] != stop->pass) {
+        k->last_pass[block_of(k, &skip)] = stop->pass;
+        k->n_without[block_of(k, &skip)]++;
+    }
+    *(struct plan_skip *)arena_push(s->a, &s->p->skips, &s->p->n_skips, &k->skip_capacity,
+                                    sizeof skip) = skip;
+    stop->n_skips++;
+}
+
+/* By later steps, unless their attention is left out too, and by who hooks keys or values. */
+static bool keys_are_needed(const struct making *k, const struct plan_skip *skip)
+{
+    struct planner *s = k->s;
+    const struct plan_trace *t = &s->p->traces[s->p->invokes[skip->invoke].trace];
+    bool hooked = false;
+    for (int step = 0; step < t->n_steps; step++) {
+        for (int p = PT_block_keys; p <= PT_block_values; p++)
+            hooked |= hook_find(s, skip->invoke,
+                                (t->pass_first + step) * s->n_sites +
+                                    site_of((enum point)p, skip->block, s->m->n_blocks)) >= 0;
+    }
+    return hooked || k->n_without[block_of(k, skip)] < t->n_steps;
+}
+
+void skips_make(struct planner *s)
+{
+    bool any = false;
+    for (int i = 0; i < s->g->n_nodes; i++)
+        any |= s->is_alive[i] && asks_to_skip(&s->g->nodes[i]);
+    if (!any)
+        return;
+    const int n = s->p->n_invokes * s->m->n_blocks;
+    struct making k = {.s = s,
+                       .seen_by = ARENA_ARRAY(s->a, int, (size_t)s->n_roots),
+                       .n_without = ARENA_ARRAY(s->a, int, (size_t)n),
+                       .last_pass = ARENA_ARRAY(s->a, int, (size_t)n)};
+    memset(k.last_pass, -1, (size_t)n * sizeof *k.last_pass);
+    find_readers(&k);
+    for (int i = 0; i < s->p->n_stops; i++) {
+        struct stop *stop = &s->p->stops[i];
+        stop->first_skip = s->p->n_skips;
+        for (int j = stop->first; j < stop->first + stop->n_actions; j++) {
+            const int node = s->p->actions[j].node;
+            if (s->p->actions[j].op == OP_set && asks_to_skip(&s->g->nodes[node]) &&
+                k.seen_by[s->value_roots[node]] > node && !may_be_absent(s, node))
+                skip_add(&k, stop, node);
+        }
+    }
+    for (int i = 0; i < s->p->n_skips; i++) {
+        struct plan_skip *skip = &s->p->skips[i];
+        skip->stages[STAGE_keys] = skip->stages[STAGE_attention] && !keys_are_needed(&k, skip);
+    }
 }

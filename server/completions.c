@@ -18,6 +18,7 @@ struct stream {
     int next;              /* the next choice to look at */
     enum job_state state;
     bool is_usage_said, is_over; /* the last event is set */
+    bool (*set_next)(struct stream *s); /* waits for the next event; false: nobody listens */
     double sent_at;        /* when the last bytes left, for the heartbeat */
 };
 
@@ -85,7 +86,7 @@ static bool set_next_event(struct stream *s)
             continue;
         if (http_client_left(s->request))
             return false;
-        if (seconds_now() >= s->sent_at + HEARTBEAT_SECONDS) {
+        if (seconds_now() >= s->sent_at + s->request->heartbeat_seconds) {
             set_text(s, ": \n\n");
             return true;
         }
@@ -99,7 +100,7 @@ static ptrdiff_t pull(void *context, char *buffer, size_t max)
         arena_free(&s->arena);
         if (s->is_over)
             return HTTP_END;
-        if (!set_next_event(s)) {
+        if (!s->set_next(s)) {
             job_cancel(s->job);
             return HTTP_CUT;
         }
@@ -118,40 +119,74 @@ static void done(void *context)
     reply_let_go(s->job, s->queue);
 }
 
-static bool stream(struct http_reply *reply, struct stream *s)
+static bool stream(struct http_reply *reply, struct stream *s, const char *content_type)
 {
     *reply = (struct http_reply){.status = 200,
-                                 .content_type = "text/event-stream; charset=utf-8",
+                                 .content_type = content_type,
                                  .pull = pull,
                                  .done = done,
                                  .stream = s};
     return true;
 }
 
-/* The whole reply; refused with what the engine failed for. */
-static bool whole(struct http_reply *reply, struct stream *s, struct err *e)
+/* Of a job that is final; refused with what the engine failed for. */
+static bool document(struct bytes *body, struct stream *s, struct arena *a, struct err *e)
 {
     struct completion_facts *f = s->facts;
-    struct job *j = s->job;
-    int n_steps;
-    while (!job_state_is_final(s->state)) {
-        s->state = job_wait_step(j, &n_steps, INT_MAX, LOOK_SECONDS);
-        if (http_client_left(s->request))
-            job_cancel(j);
-    }
     if (s->state != JOB_done) {
-        *e = j->err;
-        err_set(e, ERR_cancelled, "the request was taken back");
-        return false;
+        *e = s->job->err;
+        return err_set(e, ERR_cancelled, "the request was taken back");
     }
     for (int i = 0; i < f->n_choices; i++)
         completion_take(f, &f->choices[i], count_new(s, i));
-    const struct bytes body = completion_document(f, s->request->arena);
+    *body = completion_document(f, a);
+    return true;
+}
+
+/* What waits for the document is white space, as JSON allows in front of it. */
+static bool set_document(struct stream *s)
+{
+    int n_steps;
+    for (;;) {
+        s->state = job_wait_step(s->job, &n_steps, INT_MAX, LOOK_SECONDS);
+        if (job_state_is_final(s->state))
+            break;
+        if (http_client_left(s->request))
+            return false;
+        if (seconds_now() >= s->sent_at + s->request->heartbeat_seconds) {
+            set_text(s, " ");
+            return true;
+        }
+    }
+    struct err e = {0};
+    struct bytes body;
+    if (!document(&body, s, &s->arena, &e))
+        body = completion_error(&e, s->request->id, &s->arena);
+    set_event(s, body);
+    s->is_over = true;
+    return true;
+}
+
+/* The whole reply. It begins when it is there, or before a proxy takes it for dead. */
+static bool whole(struct http_reply *reply, struct stream *s, struct err *e)
+{
+    const double begins_at = s->sent_at + s->request->heartbeat_seconds;
+    int n_steps;
+    while (!job_state_is_final(s->state) && seconds_now() < begins_at) {
+        s->state = job_wait_step(s->job, &n_steps, INT_MAX, LOOK_SECONDS);
+        if (http_client_left(s->request))
+            job_cancel(s->job);
+    }
+    if (!job_state_is_final(s->state))
+        return stream(reply, s, "application/json");
+    struct bytes body;
+    if (!document(&body, s, s->request->arena, e))
+        return false;
     *reply = (struct http_reply){.status = 200,
                                  .content_type = "application/json",
                                  .body = body.at,
                                  .body_size = body.size};
-    job_free(j);
+    job_free(s->job);
     return true;
 }
 
@@ -162,7 +197,9 @@ bool completions_answer(struct http_reply *reply, const struct http_request *r, 
     *s = (struct stream){
         .request = r, .job = j, .queue = q, .facts = facts, .sent_at = seconds_now()};
     j->is_followed = facts->asked->streams;
+    s->set_next = facts->asked->streams ? set_next_event : set_document;
     if (!queue_push(q, j, e))
         return false;
-    return facts->asked->streams ? stream(reply, s) : whole(reply, s, e);
+    return facts->asked->streams ? stream(reply, s, "text/event-stream; charset=utf-8")
+                                 : whole(reply, s, e);
 }

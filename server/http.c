@@ -42,7 +42,7 @@ struct connection { /* guarded by the lock of struct http */
 
 struct http {
     struct headers_policy policy;
-    int header_seconds, body_seconds, connections_max;
+    int header_seconds, body_seconds, reply_seconds, heartbeat_seconds, connections_max;
     struct http_service service;
     struct MHD_Daemon *daemon;
     uint32_t boot; /* tells this process's request ids from another's */
@@ -172,7 +172,9 @@ static ssize_t on_pull(void *context, uint64_t position, char *buffer, size_t ma
 {
     (void)position;
     struct exchange *x = context;
+    enter_phase(x->http, x->connection, PHASE_reply, 0); /* the last block has left */
     ptrdiff_t n = x->reply.pull(x->reply.stream, buffer, max);
+    enter_phase(x->http, x->connection, PHASE_reply, x->http->reply_seconds);
     return n == HTTP_END   ? MHD_CONTENT_READER_END_OF_STREAM
            : n == HTTP_CUT ? MHD_CONTENT_READER_END_WITH_ERROR
                            : (ssize_t)n;
@@ -208,8 +210,9 @@ static void add_headers(struct exchange *x, struct MHD_Response *response)
 
 static enum MHD_Result send_reply(struct exchange *x, struct MHD_Connection *connection)
 {
-    enter_phase(x->http, x->connection, PHASE_reply, 0);
     const struct http_reply *reply = &x->reply;
+    const size_t n_blocks = reply->pull ? 0 : 1 + reply->body_size / STREAM_BLOCK_BYTES;
+    enter_phase(x->http, x->connection, PHASE_reply, (double)n_blocks * x->http->reply_seconds);
     struct MHD_Response *response =
         reply->pull ? MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES,
                                                         on_pull, x, NULL)
@@ -294,6 +297,7 @@ static void read_headers(struct exchange *x, struct MHD_Connection *connection, 
     r->accept = h->value[HEADER_accept];
     r->arena = &x->arena;
     r->socket = x->connection->socket;
+    r->heartbeat_seconds = x->http->heartbeat_seconds;
     const char *user = h->value[HEADER_user];
     r->user = user ? hash_bytes(user, strlen(user)) : hash_peer(r->socket);
     set_id(x);
@@ -578,6 +582,8 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
     h->policy = (struct headers_policy){o->host, o->allow_origin};
     h->header_seconds = o->header_seconds;
     h->body_seconds = o->body_seconds;
+    h->reply_seconds = o->reply_seconds;
+    h->heartbeat_seconds = o->heartbeat_seconds;
     h->service = *service;
     pthread_mutex_init(&h->lock, NULL);
     if (getrandom(&h->boot, sizeof h->boot, 0) != sizeof h->boot)

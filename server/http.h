@@ -23,6 +23,7 @@ struct http_request {
     size_t body_size;
     struct arena *arena; /* lives until the reply's `done` has returned */
     int socket;          /* for http_client_left */
+    int heartbeat_seconds; /* how long its reply may be silent */
 };
 
 struct http_reply {
@@ -65,7 +66,9 @@ struct http_options {
     const char *host;                 /* the address to listen on */
     int port;                         /* 0: a free one */
     const char *allow_origin;         /* origins separated by commas, "*" or "" */
-    int header_seconds, body_seconds; /* how long they may take to arrive */
+    int header_seconds, body_seconds; /* how long they may take to arrive, and */
+    int reply_seconds;                /* 64 KiB of a reply to leave */
+    int heartbeat_seconds;            /* for http_request */
     int connections;                  /* open at once, at most CONNECTIONS_MAX */
 };
 

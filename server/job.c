@@ -117,11 +117,10 @@ void job_free(struct job *j)
 
 void job_publish(struct job *j)
 {
-    j->n_published = j->n_saved;
-    j->n_told = j->n_sampled;
+    j->told = j->sent;
     pthread_mutex_lock(&j->outbox.lock);
-    j->outbox.n_ready = j->n_saved;
-    j->outbox.n_steps = j->n_sampled;
+    j->outbox.n_ready = j->told.n_saves;
+    j->outbox.n_steps = j->told.n_steps;
     pthread_cond_signal(&j->outbox.moved);
     pthread_mutex_unlock(&j->outbox.lock);
 }

@@ -33,6 +33,11 @@ enum {
     REQUEST_ID_SIZE = 40
 };
 
+struct progress { /* of a job */
+    int n_saves, n_steps; /* in the order of the plan; whose tokens have been chosen */
+    int64_t mark;         /* the backend's, behind all downloads of that */
+};
+
 struct capacity {            /* what a request can have, at most */
     int rows, logits, pages; /* of a pass, of its logits, of the key/value cache */
     size_t slab_bytes;
@@ -56,11 +61,11 @@ struct job {
     /* The engine's own, from admission to retirement. */
     char *slab;          /* plan.slab_bytes on the device */
     int pass, next_stop; /* its place in the plan */
-    int n_saved;         /* saves done so far, and */
-    int n_published;     /* how many of them the connection knows of, */
-    int n_sampled, n_told; /* the same of steps whose tokens are there, */
+    struct progress made, sent, told; /* what has been asked of the device so far; what of that goes
+                            to the connection as soon as it has arrived; what that knows of, */
     double published_at; /* since when */
-    int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers */
+    int64_t fault[2];    /* plan.faults as the device left it behind the last stop that gathers,
+                            when that has arrived */
     struct turn turn;    /* its place in the schedule; turn.user is set before job_reserve */
     int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
                             invoke's first position is, or would be if it were computed, and */
@@ -151,7 +156,7 @@ static inline struct job *job_of_turn(struct turn *t)
 
 /* From the engine to the connection. */
 void job_start(struct job *j);                        /* it runs now */
-void job_publish(struct job *j); /* n_saved values and n_sampled steps have arrived */
+void job_publish(struct job *j); /* what is `sent` has arrived */
 void job_finish(struct job *j, enum job_state state); /* the engine lets go of it */
 void job_fail(struct job *j, const struct err *why);  /* the same, with an error */
 

@@ -178,6 +178,7 @@ static bool start_serving(struct server *s, struct err *e)
                                   .capacity = batch_capacity(s->batch)};
     const struct http_options http = {o->host, (int)o->port, o->allow_origin,
                                       (int)o->header_seconds, (int)o->body_seconds,
+                                      (int)o->reply_seconds, (int)o->heartbeat_seconds,
                                       (int)o->connections};
     const struct http_service routes = routes_of(&s->service);
     return http_open(&s->http, &s->port, &http, &routes, &s->arena, e) &&

@@ -9,7 +9,8 @@ struct stream {
     struct job *job;
     struct queue *queue;
     struct encoder *encoder;
-    int n_sent;     /* saves whose frames are set or sent */
+    int n_ready;    /* saves that have come, as last seen, and */
+    int n_sent;     /* how many of their frames are set or sent */
     bool is_ending; /* the frame that is being pulled is the last */
     double sent_at; /* when the last bytes left, for the heartbeat */
 };
@@ -31,9 +32,8 @@ static void set_last_frame(struct stream *s, enum job_state state)
 static bool set_next_frame(struct stream *s)
 {
     for (;;) {
-        int n_ready;
-        enum job_state state = job_wait(s->job, &n_ready, s->n_sent, LOOK_SECONDS);
-        if (n_ready > s->n_sent) {
+        enum job_state state = job_wait(s->job, &s->n_ready, s->n_sent, LOOK_SECONDS);
+        if (s->n_ready > s->n_sent) {
             encoder_save(s->encoder, s->n_sent++);
             return true;
         }
@@ -43,18 +43,29 @@ static bool set_next_frame(struct stream *s)
         }
         if (http_client_left(s->request))
             return false;
-        if (seconds_now() >= s->sent_at + HEARTBEAT_SECONDS) {
+        if (seconds_now() >= s->sent_at + s->request->heartbeat_seconds) {
             encoder_heartbeat(s->encoder);
             return true;
         }
     }
 }
 
+/* All that is there and fits: each piece costs a system call here and a wake-up there. */
+static size_t pull_ready(struct stream *s, char *buffer, size_t max)
+{
+    size_t n = encoder_pull(s->encoder, buffer, max);
+    while (n > 0 && n < max && s->n_sent < s->n_ready) {
+        encoder_save(s->encoder, s->n_sent++);
+        n += encoder_pull(s->encoder, buffer + n, max - n);
+    }
+    return n;
+}
+
 static ptrdiff_t pull(void *context, char *buffer, size_t max)
 {
     struct stream *s = context;
     for (;;) {
-        size_t n = encoder_pull(s->encoder, buffer, max);
+        size_t n = pull_ready(s, buffer, max);
         if (n > 0) {
             s->sent_at = seconds_now();
             return (ptrdiff_t)n;

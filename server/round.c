@@ -6,6 +6,16 @@
 /* How long a saved value may wait for others before its reader hears of it. */
 #define PUBLISH_SECONDS 0.01
 
+/* Rows of logits that are fetched at once. */
+enum {
+    DRAWS_AT_ONCE = 32
+};
+
+struct draw { /* a token that is chosen behind the pass */
+    struct job *job;
+    int invoke, sequence;
+};
+
 struct round {
     struct gpt2 *model;
     enum lane lane;
@@ -21,10 +31,13 @@ struct round {
     struct span *spans, *copies, *logits_spans;
     int *last_sites;
     uint64_t *wanted, *written;
-    struct err err; /* a fence inside the pass that failed */
+    struct spared *spared;
 
-    float *row, *sample_scratch; /* (V): a row of logits on the host, and what the sampler needs */
-    uint64_t *sample_order;      /* (2, V) */
+    struct draw *draws;
+    int n_draws;
+    float *logits;          /* (DRAWS_AT_ONCE, V) on the host, of the next draws */
+    float *sample_scratch;  /* (V) what the sampler needs, */
+    uint64_t *sample_order; /* (2, V) */
 };
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation);
@@ -53,7 +66,9 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->logits_spans = ARENA_ARRAY(a, struct span, (size_t)m->logits_max[lane]);
     r->wanted = ARENA_ARRAY(a, uint64_t, words);
     r->written = ARENA_ARRAY(a, uint64_t, words);
-    r->row = ARENA_ARRAY(a, float, V);
+    r->spared = ARENA_ARRAY(a, struct spared, (size_t)m->shape.n_blocks * STAGE_COUNT);
+    r->draws = ARENA_ARRAY(a, struct draw, (size_t)m->n_pages); /* of as many sequences */
+    r->logits = ARENA_ARRAY(a, float, DRAWS_AT_ONCE * V);
     r->sample_scratch = ARENA_ARRAY(a, float, V);
     r->sample_order = ARENA_ARRAY(a, uint64_t, 2 * V);
     return r;
@@ -66,6 +81,7 @@ static void pass_clear(struct round *r)
     const size_t words = (size_t)(r->n_sites + 63) / 64;
     memset(r->wanted, 0, words * sizeof *r->wanted);
     memset(r->written, 0, words * sizeof *r->written);
+    r->n_draws = 0;
     r->pass = (struct pass){.lane = r->lane,
                             .tokens = r->tokens,
                             .positions = r->positions,
@@ -94,6 +110,31 @@ static void set_bit(uint64_t *bits, int site)
     bits[site / 64] |= UINT64_C(1) << (site % 64);
 }
 
+static int count_rows(const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const struct plan_sequence *last = &v->sequences[v->n_sequences - 1];
+    return job_step(j) > 0 ? v->n_sequences : last->row + last->n_tokens;
+}
+
+/* Rows without a part of a block matter where they are the first or the last of all. */
+static void spare(struct round *r, const struct job *j, const struct plan_skip *skip)
+{
+    const int n_blocks = r->model->shape.n_blocks;
+    const int first = j->row_of[skip->invoke], end = first + count_rows(j, skip->invoke);
+    if (!r->pass.spared)
+        memset(r->spared, 0, (size_t)n_blocks * STAGE_COUNT * sizeof *r->spared);
+    r->pass.spared = r->spared;
+    for (int i = 0; i < STAGE_COUNT; i++) {
+        struct spared *s = &r->spared[skip->block * STAGE_COUNT + i];
+        if (!skip->stages[i])
+            continue;
+        s->head = s->head == first ? end : s->head;
+        s->tail = s->end == first ? s->tail : first;
+        s->end = end;
+    }
+}
+
 static void want_sites(struct round *r, const struct job *j)
 {
     const struct plan *p = &j->plan;
@@ -104,6 +145,9 @@ static void want_sites(struct round *r, const struct job *j)
         set_bit(r->wanted, stop->site);
         if (stop->writes)
             set_bit(r->written, stop->site);
+        for (int k = 0; k < stop->n_skips; k++)
+            if (job_has_rows(j, p->skips[stop->first_skip + k].invoke))
+                spare(r, j, &p->skips[stop->first_skip + k]);
     }
 }
 
@@ -189,14 +233,30 @@ static void tokens_add(struct round *r, struct job *j, int invoke)
     }
 }
 
+/* A sequence that has ended keeps its rows while others of its invoke go on, as tensors have all of
+ * them: its tokens are the padding that stands in `generated`. */
+static void draws_add(struct round *r, struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    for (int k = 0; k < v->n_sequences; k++) {
+        if (!j->outcomes[v->outcome_first + k].stopped)
+            r->draws[r->n_draws++] = (struct draw){j, invoke, k};
+    }
+    set_bit(r->wanted, site_of(PT_logits, 0, r->model->shape.n_blocks));
+}
+
 static void job_add(struct round *r, struct job *j)
 {
     const struct plan_trace *t = job_trace(j);
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
+        if (!job_has_rows(j, i))
+            continue;
         if (job_step(j) == 0)
             prompts_add(r, j, i);
-        else if (job_has_rows(j, i))
+        else
             tokens_add(r, j, i);
+        if (t->samples)
+            draws_add(r, j, i);
     }
     want_sites(r, j);
 }
@@ -212,37 +272,44 @@ static void insert(struct round *r, struct job *j)
 
 /* Inside the pass. */
 
+static bool is_ahead(const struct progress *x, const struct progress *y)
+{
+    return x->n_saves > y->n_saves || x->n_steps > y->n_steps;
+}
+
+static bool has_arrived(const struct round *r, const struct progress *p)
+{
+    return r->model->be->reached(r->model->device, p->mark);
+}
+
 /* A connection that wakes takes a core from the pass: once for a few saves is enough. */
 static bool is_due(const struct job *j, double now)
 {
-    if (j->is_followed && j->n_sampled > j->n_told)
+    if (j->is_followed && j->made.n_steps > j->told.n_steps)
         return true;
-    return j->n_saved > j->n_published &&
+    return j->made.n_saves > j->told.n_saves &&
            (!stop_of_pass(j) || now >= j->published_at + PUBLISH_SECONDS);
 }
 
-/* Tells the connections what has arrived, once the device has really delivered it. */
-static void publish(struct round *r)
+/* Tells the connection what has arrived. What is on its way is told of before more is sent. */
+static void publish(const struct round *r, struct job *j, double now)
 {
-    const double now = seconds_now();
-    bool waiting = false;
-    for (int i = 0; i < r->n_jobs; i++)
-        waiting |= r->jobs[i] && is_due(r->jobs[i], now);
-    if (!waiting || !r->model->be->fence(r->model->device, &r->err))
-        return;
-    for (int i = 0; i < r->n_jobs; i++) {
-        struct job *j = r->jobs[i];
+    for (;;) {
         struct err e = {0};
-        if (j && is_due(j, now) && dispatch_check(j, &e)) {
-            job_publish(j);
-            j->published_at = now;
-        }
+        if (!is_ahead(&j->sent, &j->told) && is_due(j, now))
+            j->sent = j->made;
+        if (!is_ahead(&j->sent, &j->told) || !has_arrived(r, &j->sent) || !dispatch_check(j, &e))
+            return;
+        job_publish(j);
+        j->published_at = now;
     }
 }
 
+/* All that it made has arrived. */
 static void leave(struct round *r, int i)
 {
     struct job *j = r->jobs[i];
+    publish(r, j, seconds_now());
     r->jobs[i] = NULL;
     dispatch_check(j, &j->err);
     r->hooks.left(r->hooks.context, j);
@@ -254,13 +321,43 @@ static void run_stop(struct round *r, struct job *j, const struct stop *stop,
     const struct breath breath = {r->hooks.pause_cost, r->hooks.pause, r->hooks.context};
     dispatch_stop(j, stop, r->model, activation, r->hooks.pause ? &breath : NULL);
     j->next_stop++;
-    j->n_saved += stop->n_saves;
+    j->made.n_saves += stop->n_saves;
+    j->made.mark = r->model->be->mark(r->model->device);
 }
 
 /* Nothing is left to do for it in this step. */
 static bool is_through(const struct job *j)
 {
     return !job_trace(j)->samples && !stop_of_pass(j);
+}
+
+/* The row of a sequence's last position among the pass's logits. */
+static int row_of_draw(const struct draw *d)
+{
+    const struct job *j = d->job;
+    const struct plan_sequence *all = j->plan.invokes[d->invoke].sequences, *q = &all[d->sequence];
+    if (job_step(j) > 0)
+        return j->logits_of[d->invoke] + d->sequence;
+    q = q->n_logits > 0 ? q : &all[q->source];
+    return j->logits_of[d->invoke] + q->logits_row + q->n_logits - 1;
+}
+
+/* Of the next draws, DRAWS_AT_ONCE at most: in one piece where the rows are neighbours, as they are
+ * in passes without prompts. They arrive behind the next fence. */
+static void fetch_logits(struct round *r, int first)
+{
+    const struct gpt2 *m = r->model;
+    const int64_t V = m->shape.vocab;
+    const int last = first + DRAWS_AT_ONCE, end = last < r->n_draws ? last : r->n_draws;
+    for (int i = first, n; i < end; i += n) {
+        const int row = row_of_draw(&r->draws[i]);
+        for (n = 1; i + n < end && row_of_draw(&r->draws[i + n]) == row + n; n++)
+            continue;
+        const struct tensor logits = {.data = (void *)(gpt2_logits(m, r->lane) + row * V),
+                                      .dtype = DT_f32,
+                                      .view = view_of(2, (int64_t[]){n, V})};
+        m->be->download(m->device, r->logits + (i - first) * V, &logits);
+    }
 }
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation)
@@ -272,9 +369,14 @@ static void on_site(void *context, enum point p, int block, const struct tensor 
         if (stop && stop->site == site)
             run_stop(r, r->jobs[i], stop, activation);
     }
-    publish(r);
-    for (int i = 0; i < r->n_jobs && r->err.code == ERR_none; i++) {
-        if (r->jobs[i] && is_through(r->jobs[i]))
+    if (p == PT_logits)
+        fetch_logits(r, 0);
+    const double now = seconds_now();
+    for (int i = 0; i < r->n_jobs; i++) {
+        struct job *j = r->jobs[i];
+        if (j)
+            publish(r, j, now);
+        if (j && is_through(j) && has_arrived(r, &j->made))
             leave(r, i);
     }
 }
@@ -288,82 +390,65 @@ static void on_pause(void *context, int n_rows)
 
 /* Behind the pass. */
 
-/* The row of a sequence's last position among the pass's logits. */
-static int last_logits_row(const struct job *j, int invoke, int sequence)
-{
-    const struct plan_sequence *all = j->plan.invokes[invoke].sequences, *q = &all[sequence];
-    if (job_step(j) > 0)
-        return j->logits_of[invoke] + sequence;
-    q = q->n_logits > 0 ? q : &all[q->source];
-    return j->logits_of[invoke] + q->logits_row + q->n_logits - 1;
-}
-
 /* What Hugging Face's processors do with a row before a token is chosen of it. */
-static void process_row(struct round *r, const struct job *j, int invoke, int sequence)
+static void process_row(const struct round *r, float *row, const struct draw *d)
 {
+    const struct job *j = d->job;
     const struct trace *t = job_asked(j);
-    const struct prompt *p = &j->graph.invokes[invoke].prompts[sequence];
+    const struct prompt *p = &j->graph.invokes[d->invoke].prompts[d->sequence];
     const struct token_ids seen[] = {{p->tokens, p->n_tokens},
-                                     {job_generated(j, invoke, sequence), job_step(j)}};
+                                     {job_generated(j, d->invoke, d->sequence), job_step(j)}};
     if (t->sampling.repetition_penalty > 0 && t->sampling.repetition_penalty != 1)
-        sample_penalize(r->row, t->sampling.repetition_penalty, seen, 2, r->sample_scratch);
+        sample_penalize(row, t->sampling.repetition_penalty, seen, 2, r->sample_scratch);
     if (job_step(j) < t->ending.n_min)
-        sample_forbid(r->row, (struct token_ids){t->ending.ids, t->ending.n_ids});
+        sample_forbid(row, (struct token_ids){t->ending.ids, t->ending.n_ids});
 }
 
-static bool sample_row(struct round *r, int32_t *token, const struct job *j, int invoke,
-                       int sequence, struct err *e)
+static void sample_row(const struct round *r, float *row, const struct draw *d)
 {
-    const struct gpt2 *m = r->model;
-    const int64_t V = m->shape.vocab;
-    const int row = last_logits_row(j, invoke, sequence);
-    const struct tensor logits = {.data = (void *)(gpt2_logits(m, r->lane) + row * V),
-                                  .dtype = DT_f32,
-                                  .view = view_of(1, &V)};
-    m->be->download(m->device, r->row, &logits);
-    if (!m->be->fence(m->device, e))
-        return false;
-    process_row(r, j, invoke, sequence);
+    struct job *j = d->job;
+    const struct plan_invoke *v = &j->plan.invokes[d->invoke];
+    process_row(r, row, d);
     const struct sampling *s = &job_asked(j)->sampling;
     const struct sampler sampler = {s->temperature, (int)s->top_k, s->top_p, s->min_p,
                                     (uint64_t)s->seed};
-    const int index = j->plan.invokes[invoke].sequence_first + sequence;
-    *token = sample_token(r->row, (int)V, &sampler, (uint32_t)index, (uint32_t)job_step(j),
-                          r->sample_scratch, r->sample_order);
-    return true;
+    struct outcome *o = &j->outcomes[v->outcome_first + d->sequence];
+    int32_t *ids = job_generated(j, d->invoke, d->sequence);
+    o->n_new = job_step(j) + 1;
+    ids[o->n_new - 1] = sample_token(row, r->model->shape.vocab, &sampler,
+                                     (uint32_t)(v->sequence_first + d->sequence),
+                                     (uint32_t)job_step(j), r->sample_scratch, r->sample_order);
+    o->stopped = ending_reached(&job_asked(j)->ending, j->bpe, ids, o->n_new);
 }
 
-/* A sequence that has ended keeps its rows while others of its invoke go on, as tensors have all of
- * them: its tokens are the padding that stands in `generated`. */
-static bool sample_invoke(struct round *r, struct job *j, int invoke, struct err *e)
+/* The first rows came with the pass. */
+static bool sample(struct round *r, struct err *e)
 {
-    const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const int step = job_step(j);
-    bool all_stopped = true;
-    for (int k = 0; k < v->n_sequences; k++) {
-        struct outcome *o = &j->outcomes[v->outcome_first + k];
-        int32_t *ids = job_generated(j, invoke, k);
-        if (o->stopped)
-            continue;
-        if (!sample_row(r, &ids[step], j, invoke, k, e))
-            return false;
-        o->n_new = step + 1;
-        o->stopped = ending_reached(&job_asked(j)->ending, j->bpe, ids, o->n_new);
-        all_stopped &= o->stopped;
+    const struct gpt2 *m = r->model;
+    for (int i = 0; i < r->n_draws; i++) {
+        const int at = i % DRAWS_AT_ONCE;
+        if (i > 0 && at == 0) {
+            fetch_logits(r, i);
+            if (!m->be->fence(m->device, e))
+                return false;
+        }
+        sample_row(r, r->logits + (int64_t)at * m->shape.vocab, &r->draws[i]);
     }
-    if (all_stopped)
-        j->last_step[invoke] = step;
     return true;
 }
 
-static bool sample(struct round *r, struct job *j, struct err *e)
+/* An invoke whose sequences have all ended has no more steps. */
+static void end_invokes(struct job *j)
 {
     const struct plan_trace *t = job_trace(j);
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
-        if (job_has_rows(j, i) && !sample_invoke(r, j, i, e))
-            return false;
+        const struct plan_invoke *v = &j->plan.invokes[i];
+        int n_stopped = 0;
+        for (int k = 0; k < v->n_sequences; k++)
+            n_stopped += j->outcomes[v->outcome_first + k].stopped;
+        if (n_stopped == v->n_sequences && job_has_rows(j, i))
+            j->last_step[i] = job_step(j);
     }
-    return true;
 }
 
 /* Of the steps that do not come: what needs none of them, and the rest is absent. */
@@ -375,32 +460,29 @@ static void end_trace(struct round *r, struct job *j)
         run_stop(r, j, &p->stops[j->next_stop], &(struct tensor){0});
 }
 
-/* Samples, and runs the stops that wait for tokens. */
-static bool complete_step(struct round *r, struct job *j, struct err *e)
+/* The stops that wait for tokens. */
+static void complete_step(struct round *r, struct job *j)
 {
-    if (job_trace(j)->samples && !sample(r, j, e))
-        return false;
+    end_invokes(j);
     for (const struct stop *stop; (stop = stop_of_pass(j));) {
         assert(stop->site >= r->next_site);
         run_stop(r, j, stop, &(struct tensor){0});
     }
     if (job_step(j) == job_last_step(j))
         end_trace(r, j);
-    j->n_sampled++;
-    return true;
+    j->made.n_steps++;
 }
 
 static bool complete(struct round *r, struct err *e)
 {
-    for (int i = 0; i < r->n_jobs; i++) {
-        if (r->jobs[i] && !complete_step(r, r->jobs[i], e))
-            return false;
-    }
-    publish(r);
-    if (r->err.code != ERR_none) {
-        *e = r->err;
+    if (!sample(r, e))
         return false;
+    for (int i = 0; i < r->n_jobs; i++) {
+        if (r->jobs[i])
+            complete_step(r, r->jobs[i]);
     }
+    if (!r->model->be->fence(r->model->device, e))
+        return false;
     for (int i = 0; i < r->n_jobs; i++) {
         if (r->jobs[i])
             leave(r, i);

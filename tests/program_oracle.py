@@ -21,9 +21,9 @@ import transformers
 from transformers.models.gpt2 import modeling_gpt2
 
 import oracle
+from program_generator import is_broadcast
 from program_rows import Torch
-from programs import (PARAMETERS, POINTS, Moments, is_broadcast, named_view, parameter_view,
-                      tokens_of)
+from programs import PARAMETERS, POINTS, Moments, named_view, parameter_view, tokens_of
 
 WOBBLE = 5e-7           # the second track's noise, relative
 JUMP = 10               # how many distances of the tracks an operand keeps from where it jumps
@@ -164,7 +164,8 @@ class Oracle(oracle.Oracle):
         return self.view(module, z, "in", "result")
 
     def attention(self, module, query, key, value, mask, **rest):
-        """HF's lets NaN and infinities of later positions through its mask."""
+        """HF's lets NaN and infinities of later positions through its mask; a pattern that a
+        program may have written does, or does not."""
         if key.isfinite().all() and value.isfinite().all():
             return super().attention(module, query, key, value, mask, **rest)
         scores = query @ key.transpose(-1, -2) * query.size(-1) ** -0.5
@@ -172,8 +173,10 @@ class Oracle(oracle.Oracle):
         scores = self.changed(module, "scores", scores.masked_fill(hidden, -torch.inf))
         pattern = self.changed(module, "pattern", scores.softmax(-1))
         products = pattern[..., None] * value[..., None, :, :]
-        unseen = (hidden & (pattern == 0))[..., None]
-        return products.masked_fill(unseen, 0).sum(-2).transpose(1, 2), pattern
+        unseen = hidden & (pattern == 0)
+        if {(module, "scores"), (module, "pattern")} & self.inside.keys():
+            unseen[self.running.n_rows:] = False
+        return products.masked_fill(unseen[..., None], 0).sum(-2).transpose(1, 2), pattern
 
     def hidden(self, scores):
         """Padding attends to what is in front of it, and nothing else to padding."""
@@ -195,15 +198,16 @@ class Oracle(oracle.Oracle):
 
 # What a place shows that is not the module's own tensor.
 READ_ONLY = {
-    "block_keys": lambda run, block, x: run.cache.layers[block].keys,
-    "block_values": lambda run, block, x: run.cache.layers[block].values,
+    "block_keys": lambda run, block, x: run.past.layers[block].keys,
+    "block_values": lambda run, block, x: run.past.layers[block].values,
     "result": lambda run, block, x: run.owner.result(block, x),
 }
 
 
 class Run:
     def __init__(self, owner, program, generated):
-        self.owner, self.program, self.generated = owner, program, generated
+        self.owner, self.program = owner, program
+        self.generated = [[[*ids] for ids in prompts] for prompts in generated]
         self.model, self.track = owner.model, owner.track
         self.saves, self.live = {}, {}
         self.env = ({}, {})
@@ -214,14 +218,16 @@ class Run:
         """turn -> what happens there, by program order: statements, and copies of activations for
         statements that run later."""
         moments, due, parked = Moments(), {}, {}
-        for i, s in enumerate(self.program.statements):
+        self.statements = self.program.expanded()
+        for i, s in enumerate(self.statements):
             turn = moments.add(s)
             for name in dict.fromkeys(s.reads):
                 root = moments.roots[moments.root_of[name]]
                 if root.is_live and turn > root.turn:
                     due.setdefault(root.turn, []).append((i, name))
                     parked[i, name] = None
-            due.setdefault(turn, []).append((i, None))
+            for each in s.turns() if s.steps else [turn]:
+                due.setdefault(each, []).append((i, None))
         return due, parked
 
     def place_rows(self):
@@ -243,12 +249,12 @@ class Run:
                              for prompts in self.program.prompts for p in prompts] * 2)
         later = mask.new_ones(len(mask), self.program.n_steps)
         self.is_pad = torch.cat([mask, later], 1) == 0
-        self.cache = transformers.DynamicCache()
+        self.past = transformers.DynamicCache()
         for self.step in range(self.program.n_steps):
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
             self.owner.running = self
             out = self.model(ids, attention_mask=mask, position_ids=positions,
-                             past_key_values=self.cache)
+                             past_key_values=self.past)
             self.owner.running = None
             if self.program.n_new:
                 ids = self.sampled(out.logits[:, -1])
@@ -260,6 +266,7 @@ class Run:
 
     def sampled(self, logits):
         """The server's ids, which must be as likely as any."""
+        self.go_on(logits)
         own = [torch.tensor([ids[self.step] for ids in prompts]) for prompts in self.generated]
         new = torch.cat(own)
         a, b = logits[:self.n_rows], logits[self.n_rows:]
@@ -268,6 +275,16 @@ class Run:
             raise Different(f"step {self.step} is not greedy")
         self.at_ids("next", self.step, own)
         return torch.cat([new, new])[:, None]
+
+    def go_on(self, logits):
+        """Ids of invokes that the program stopped, where the server generates none."""
+        stopped = {s.invoke for s in self.statements if s.kind == "stop"}
+        for i, rows in enumerate(self.rows):
+            for row, ids in zip(rows, self.generated[i]):
+                if len(ids) == self.step and i in stopped:
+                    ids.append(int(logits[row].argmax()))
+                if len(ids) <= self.step:
+                    raise Different(f"it ends at step {self.step}")
 
     def at_ids(self, point, step, own):
         """A place that shows each invoke's generated ids."""
@@ -342,11 +359,12 @@ class Run:
     # Statements.
 
     def actions(self, turn):
+        self.turn = turn
         for i, name in sorted(self.due.get(turn, ()), key=lambda due: due[0]):
             if name is not None:
                 self.parked[i, name] = [env[name].clone() for env in self.env]
             else:
-                getattr(self, self.program.statements[i].kind)(i, self.program.statements[i])
+                getattr(self, self.statements[i].kind)(i, self.statements[i])
 
     def hook(self, i, s):
         base = self.live[s.invoke, POINTS.turn(s.place[0].point, *s.place[1:])]
@@ -365,7 +383,7 @@ class Run:
 
     def executed(self, s, operands):
         names = {"torch": torch, "model": self.model, "interpose": Torch(), **operands}
-        exec(s.code, names)
+        exec(s.torch_code, names)
         return names
 
     def make(self, i, s):
@@ -393,15 +411,17 @@ class Run:
         """What a statement gives where its operands are as far off as they may be, and which
         elements of that are something else. What is equal on both tracks is exact."""
         kinds, subject = s.caution
-        for name in s.reads if "step" in kinds else [subject]:
-            if not is_float(a[name]) and "ties" not in kinds:
+        for name in s.reads if kinds == "step" else [subject]:
+            if not is_float(a[name]):
                 continue
             distances = apart(a[name], b[name])
             sure, size = certain(a[name], distances)
             margin = JUMP * greatest(distances[sure]) + FLOOR * size
-            moves = distances > 0
-            for operand in (shifted(a, name, margin, moves) if "step" in kinds else
-                            disturbed(a[name], margin * moves, "ties" in kinds)):
+            # Of what is all rounding more than that: each as much as it may be off itself.
+            margins = (JUMP * distances.nan_to_num(posinf=0)).clamp(min=margin) * (distances > 0)
+            for operand in () if not margins.any() else (
+                    shifted(a, name, margins) if kinds == "step" else
+                    [a[name] + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]):
                 result = self.executed(s, {**a, name: operand})[s.out]
                 yield result, apart(result, first) > 8 * margin * is_float(result)
 
@@ -414,51 +434,61 @@ class Run:
             self.clear(*map(int, re.split("[@#]", s.root)[:2]))
 
     def replace(self, i, s):
-        place = s.text.split(" = ")[0]
-        value = compile(s.text.replace(place, "value", 1), "<replace>", "exec")
-        name, block, step = s.place
-        key = s.invoke, POINTS.turn(name.point, block, step)
+        key = s.invoke, self.turn
         self.live[key] = [base.clone() for base in self.live[key]]
         for track in TRACKS:
-            names = {"torch": torch, **self.operands(i, s, track)}
-            exec(value, names)
-            named_view(self.live[key][track], name)[...] = names["value"]
+            view = named_view(self.live[key][track], s.place[0])
+            names = self.executed(s, {"value": view.clone(), **self.operands(i, s, track)})
+            view[...] = names["value"]
         self.clear(*key)
 
+    def each(self, i, s):
+        bases, kept = self.live[s.invoke, self.turn], ([], [])
+        names = [{"x": named_view(bases[track], s.place[0]), s.out: kept[track],
+                  **self.operands(i, s, track)} for track in TRACKS]
+        for line in s.torch.split("\n"):
+            for track in TRACKS:
+                exec(line, names[track])
+            if s.place[0].point in POINTS.writable:
+                bases[1][...] = self.moved(*bases)
+                self.clear(s.invoke, self.turn)
+        for values in zip(*kept):
+            self.saves[f"{s.out}.{s.turns().index(self.turn)}"] = [x.clone() for x in values]
+
+    def cache(self, i, s):
+        self.saves[f"{s.out}.{s.turns().index(self.turn)}"] = [
+            named_view(base, s.place[0]).clone() for base in self.live[s.invoke, self.turn]]
+
+    def stop(self, i, s):
+        self.saves[s.out] = [None, None]
+
     def save(self, i, s):
-        self.saves[s.out] = [self.operands(i, s, track)[s.reads[0]].clone() for track in TRACKS]
+        def seen(value, condition=True):
+            return value.clone() if condition else None
+        self.saves[s.out] = [seen(*map(self.operands(i, s, track).get, s.reads))
+                             for track in TRACKS]
 
 
-def shifted(operands, name, margin, moves):
+def shifted(operands, name, margins):
     """An operand in front of and behind a place where a result may jump, and right there: at a
     quarter, at another operand."""
     x = operands[name]
-    if not moves.any():
-        return
-    yield x - margin * moves
-    yield x + margin * moves
+    yield x - margins
+    yield x + margins
     for there in ((x * 4).round() / 4, *(y for y in operands.values() if y is not x)):
         if is_float(there) and is_broadcast(there.shape, x.shape):
-            yield torch.where(moves & ((x - there).abs() <= margin), there, x)
-
-
-def disturbed(x, margin, breaks_ties):
-    """A tensor in other orders of what is nearly equal; also of what is equal, infinities too, the
-    last or the first in front."""
-    if not breaks_ties and not (margin > 0).any():
-        return
-    for sign in (-1, 1):
-        other = x + margin * (2 * torch.rand(x.shape) - 1) if is_float(x) else x
-        if breaks_ties:
-            places = torch.arange(x.numel(), dtype=torch.float64).view(x.shape) / (2 * x.numel())
-            other = other.unique(return_inverse=True)[1] + sign * places
-        yield other
+            yield torch.where((x - there).abs() <= margins, there, x)
 
 
 def compared(ours, saved):
     """Why a saved value is not right, or None; how many of its elements were compared. `saved`:
     both tracks, of one or several runs."""
     a = saved[0][0]
+    if any(x is None for tracks in saved for x in tracks):      # under a condition
+        is_sure = all(x is None for tracks in saved for x in tracks)
+        return ("no value was to come" if is_sure and ours is not None else None), int(is_sure)
+    if ours is None:
+        return "it has no value", 0
     if ours.shape != tuple(a.shape):
         return f"shape {ours.shape}, torch has {tuple(a.shape)}", 0
     if str(ours.dtype) != str(a.dtype).removeprefix("torch."):
@@ -471,4 +501,5 @@ def compared(ours, saved):
     if not apart(ours, a).isfinite().all():
         return (f"{ours.tolist()}, torch has {a.tolist()}" if not is_float(a) else
                 "NaN or infinity at other places than in torch"), n
-    return f"off by {error:.3g} of {size:.3g}, allowed {allowed:.3g}" if error > allowed else None, n
+    why = f"off by {error:.3g} of {size:.3g}, allowed {allowed:.3g}" if error > allowed else None
+    return why, n

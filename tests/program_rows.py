@@ -9,7 +9,8 @@ torch. A word in braces is filled in by programs.py:
                     a bool that broadcasts with it
     dim dims perm   one of its dimensions (again: dim0); several; all, in another order
     index lists shape size      of x[...], with lists of integers, of reshape, of expand
-    keep s c k dtype    True or False; a float; a small integer; at most the size of `dim0`; a dtype
+    keep s c k dtype    True or False; a float; a small integer; at most the size of `dim0`, and again
+                    k0; a dtype
     places alike column equation    int64 constants, indices along `dim0` (again: places0); one for
                     gather; a matrix to be multiplied with; of einsum, which takes its subject
     extent          the size of its first dimension, 1 or more
@@ -17,7 +18,7 @@ torch. A word in braces is filled in by programs.py:
 
 `rows` is told where two right programs, which differ in their last bits, may give something else:
 `step`, an operand near a place where the result jumps; `order`, elements of the subject that are
-nearly equal; `ties`, or just equal.
+nearly equal. What torch leaves open is spelled otherwise for it, behind =>.
 """
 
 import torch
@@ -28,7 +29,9 @@ import optable
 class Torch(optable._Torch):
     """`interpose` in a program that torch runs."""
     others = {**optable._Torch.others,
-              "wrap_index": lambda x, size: torch.where(x < 0, x + size, x)}
+              "wrap_index": lambda x, size: torch.where(x < 0, x + size, x),
+              "first": lambda x, k, dim, descending=False: x.sort(
+                  stable=True, dim=dim, descending=descending).indices.narrow(dim, 0, k)}
 
 
 def rows(caution, texts):
@@ -230,9 +233,16 @@ ROWS = rows("", """
     {n}.argmin({dim}, keepdim={keep})
     {n}.argsort({dim}, stable=True)
     {n}.sort(stable=True, dim={dim}, descending=True).indices
-""") + rows("order ties", """
-    {n}.topk({k}, {dim0}).indices
-    {n}.topk({k}, {dim0}, largest=False).indices
+    {n}.topk({k}, {dim0}).indices => interpose.first({0}, {k0}, {dim0}, True)
+    {n}.topk({k}, {dim0}, largest=False).indices => interpose.first({0}, {k0}, {dim0})
+""")
+
+# Conditions.
+FLAGS = rows("step", """
+    {n}.sum() > {s}
+    ({f} > {s}).any()
+""") + rows("", """
+    {i}.flatten()[0] % 2 == 0
 """)
 
 # Statements that change their target: {t} is a tensor or a part of one, {v} what broadcasts to it

@@ -197,6 +197,19 @@ class Builder:
             value = self.add("add", target, 0.25)
         self.add("set", target, value)
 
+    def skip(self, invoke, step):
+        """A module that is left out, if nobody looks into its block."""
+        block = self.rng.randrange(self.sizes["n_blocks"])
+        mine = [node for node in self.nodes
+                if (node.get("invoke", 0), node.get("step", 0)) == (invoke, step)]
+        if any(f"h.{block}." in str(node["args"]) for node in mine):
+            return
+        module, instead = self.rng.choice([("attn.output[0]", "ln_1.output"),
+                                           ("mlp.output", "mid.output"), ("output[0]", "input")])
+        target = self.add("hook", f"transformer.h.{block}.{module}", invoke=invoke, step=step)
+        value = self.rng.choice([0.5, f"transformer.h.{block}.{instead}"])
+        self.add("set", target, value, invoke=invoke, step=step, kwargs={"skip": True})
+
     def work(self, invoke, step):
         """Arithmetic that takes longer than the pass."""
         rows = self.rng.choice([50, 400, 1500])
@@ -274,7 +287,7 @@ def random_request(seed, sizes, wild=False):
 # Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
 # in a second.
 KINDS = {"small": 16, "wild": 8, "tiny": 12, "shared": 34, "long": 3, "longest": 1, "early": 30,
-         "work": 9, "many": 9, "copies": 9, "nothing": 4}
+         "work": 9, "many": 9, "copies": 9, "skips": 9, "nothing": 4}
 FAMILY = 8  # requests that begin alike, one behind the other
 
 
@@ -333,6 +346,8 @@ def fill(builder, rng, kind, lengths, counts, traces):
                 ][:3 if kind == "early" else 6])()
             if kind == "work":
                 builder.work(i, step)
+            for _ in range(rng.randrange(1, 4) if kind == "skips" else 0):
+                builder.skip(i, step)
 
 
 def random_job(seed, sizes):

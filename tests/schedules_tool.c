@@ -448,12 +448,24 @@ static struct settings alone(void)
                              .n_jobs = 1};
 }
 
+/* A plan in which what is skipped is computed all the same. */
+static struct plan plan_without_skips(const struct plan *p)
+{
+    struct plan whole = *p;
+    whole.stops = ARENA_ARRAY(&tool.arena, struct stop, p->n_stops);
+    for (int i = 0; i < p->n_stops; i++) {
+        whole.stops[i] = p->stops[i];
+        whole.stops[i].n_skips = 0;
+    }
+    return whole;
+}
+
 static void run_alone(struct request *r)
 {
     struct err e = {0};
     struct job *j = job_new("alone", &tool.arena);
     j->graph = r->graph;
-    j->plan = r->plan;
+    j->plan = plan_without_skips(&r->plan);
     const struct capacity c = batch_capacity(tool.batch);
     if (!job_fits(j, &c, &e) || !job_reserve(j, &e))
         refuse("request", e.text);

@@ -250,6 +250,22 @@ def test_what_asks_for_nothing_is_taken(client):
                     suffix=None, user="someone").choices[0].text == text
 
 
+def test_a_reply_that_takes_long_begins_as_white_space(start_server, client):
+    long = {"prompt": [1, 2, 3], "max_tokens": 250, "n": 6, "temperature": 1, "seed": 5,
+            "eos_token_id": []}
+    with start_server("--heartbeat-seconds", "0") as s:
+        with openai.OpenAI(base_url=s.host + "/v1", api_key="any", max_retries=0) as other:
+            assert complete(other).choices == complete(client).choices
+        def call(document):
+            return wire.call(s.host, "POST", "/v1/completions", json.dumps(document).encode(),
+                             {"Content-Type": "application/json"})
+        status, headers, body = call(long)
+        assert status == 200 and headers["Transfer-Encoding"] == "chunked"
+        assert body.startswith(b" ") and len(json.loads(body)["choices"]) == 6
+        # What is known to be wrong has its status all the same.
+        assert call({"prompt": []})[0] == 422
+
+
 def connect(s, **fields):
     """A connection with a long request on its way."""
     body = json.dumps({"prompt": [1, 2, 3], "max_tokens": 250, "n": 32, "eos_token_id": [],

@@ -185,6 +185,16 @@ def test_a_generation_ends_with_a_stop_text(server):
         ours, why, _, _ = generate(server, max_new_tokens=24, eos_token_id=[],
                                    stop=["never said", stop])
         assert ours == [whole[0][:n]] and why == ["stop"], stop
+        # A text that was whole before so many tokens ends nothing, but one that comes behind them.
+        whole_at = [int(np.searchsorted(ends, at + len(stop))) + 1
+                    for at in range(len(text)) if text.startswith(stop, at)]
+        ours, why, _, _ = generate(server, max_new_tokens=24, eos_token_id=[], stop=stop,
+                                   min_new_tokens=n)
+        until = min([at for at in whole_at if at > n], default=24)
+        assert ours == [whole[0][:until]], stop
+        ours, _, _, _ = generate(server, max_new_tokens=24, eos_token_id=[], stop=stop,
+                                 min_new_tokens=n - 1)
+        assert ours == [whole[0][:n]], stop
     # What the prompt holds ends nothing.
     ours, why, _, _ = generate(server, max_new_tokens=24, eos_token_id=[], stop="Eiffel Tower is")
     assert ours == whole and why == ["length"]
@@ -378,6 +388,11 @@ def test_the_client_says_all_of_it(model):
                         num_return_sequences=3) as again:
         pass
     assert [a.tolist() for a in run.output] == [a.tolist() for a in again.output]
+    inputs = model.tokenizer([PROMPT], return_tensors="np")
+    with model.generate(**inputs, max_length=inputs.input_ids.size + 10, pad_token_id=0, use_cache=True,
+                        ignore_eos=True) as run:
+        pass
+    assert run.output[0][-10:].tolist() == whole
 
 
 def test_the_model_says_which_token_ends_a_text(server):

@@ -383,6 +383,16 @@ def test_a_listed_origin_may_call(start_server):
         assert ask(s, get(b"Origin: https://other.example"))[0] == 403
 
 
+def test_a_slow_reader_is_cut(start_server):
+    """Of a reply that is more than sockets hold it takes the first bytes."""
+    body = json.dumps({"prompt": [[1] * 100] * 10, "save": {"x": "lm_head.output"}}).encode()
+    with start_server("--reply-seconds", "1") as s, Connection(s, seconds=60) as c:
+        c.send(post(b"Content-Length: %d" % len(body), path=b"/v1/run") + body)
+        assert c.socket.recv(8).startswith(b"HTTP/1.1")
+        assert s.wait_line(r"POST /v1/run 200", 20), s.log  # the library alone waits longer
+        assert ask(s, GOOD)[0] == 200
+
+
 def test_slow_senders_are_cut(start_server):
     with start_server("--header-seconds", "1", "--body-seconds", "2") as s:
         start = time.monotonic()

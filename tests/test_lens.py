@@ -3,6 +3,8 @@ demo model: caches, hooks, and the examples of TransformerLens's main demo that 
 are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
 import math
 
+import einops
+import fancy_einsum
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,11 @@ def pair(request, server, hf):
 
 
 @pytest.fixture(scope="module")
+def raw(hf):
+    return Plain(hf, False)
+
+
+@pytest.fixture(scope="module")
 def model(server):
     return LanguageModel("demo", host=server.host, progress=False)
 
@@ -162,6 +169,48 @@ def test_tokens_are_the_tokenizer_s(model, tokenizer):
     paris = model.to_single_token(" Paris")
     assert [paris] == tokenizer(" Paris")["input_ids"]
     assert model.to_single_str_token(paris) == " Paris"
+
+
+TEXTS = [TEXT, "na\u00efve", "<|endoftext|>Hi"]
+
+
+@pytest.mark.parametrize("call", [
+    lambda t: t.decode(t.encode(TEXTS[2]), skip_special_tokens=True),
+    lambda t: t.batch_decode([t.encode(x) for x in TEXTS], skip_special_tokens=True),
+    lambda t: t.decode(t.encode(TEXT), clean_up_tokenization_spaces=False),
+    lambda t: t.convert_ids_to_tokens(t.encode(TEXT)),
+    lambda t: t.convert_ids_to_tokens(t.encode(TEXTS[2]), skip_special_tokens=True),
+    lambda t: t.convert_ids_to_tokens(t.encode(" na\u00efve caf\u00e9\n\t")[1]),
+    lambda t: t.convert_tokens_to_ids("\u0120Paris"),
+    lambda t: t.convert_tokens_to_ids(t.convert_ids_to_tokens(list(range(300, 600)))),
+    lambda t: (t.vocab_size, len(t), t.unk_token_id, t.pad_token, t.pad_token_id, t.padding_side, bool(t)),
+    lambda t: t.encode(TEXT, add_special_tokens=False),
+    lambda t: t.encode(TEXT, return_tensors="np").tolist(),
+    lambda t: dict(t(TEXT, truncation=True, max_length=4)),
+    lambda t: dict(t(TEXTS, truncation=True)),
+    lambda t: t(TEXT, return_tensors="pt").to("cpu").input_ids.tolist(),
+    lambda t: (setattr(t, "pad_token", t.eos_token), dict(t(TEXTS, padding=True)))[1],
+    lambda t: (setattr(t, "pad_token_id", t.eos_token_id), t.pad_token)[1],
+    lambda t: (setattr(t, "padding_side", "left"), t(TEXTS, padding="longest", return_tensors="pt"),
+               setattr(t, "padding_side", "right"))[1].attention_mask.tolist(),
+    lambda t: dict(t(TEXTS, padding="max_length", truncation=True, max_length=5)),
+])
+def test_the_tokenizer_s_spellings_are_hugging_face_s(model, tokenizer, call):
+    assert call(model.tokenizer) == call(tokenizer)
+
+
+def test_a_padded_encoding_is_a_prompt(model):
+    model.tokenizer.pad_token = model.tokenizer.eos_token
+    padded = model.tokenizer([TEXT, "Hi"], padding=True, return_tensors="pt")
+    with model.trace(padded) as tracer:
+        logits = model.lm_head.output[:, -1].save()
+    with model.trace(**padded):
+        named = model.lm_head.output[:, -1].save()
+    assert named.value.tobytes() == logits.value.tobytes()
+    with model.trace([TEXT, "Hi"]):
+        assert [len(row) for row in tracer.tokens] == [10, len(model.tokenizer.encode("Hi"))]
+        same_logits = model.lm_head.output[:, -1].save()
+    assert logits.value.tobytes() == same_logits.value.tobytes()
 
 
 def test_bos_is_prepended_where_it_is_asked_for(model, hf):
@@ -293,6 +342,42 @@ def test_stacks_are_the_plain_ones(pair, layer, pos_slice):
         [theirs[f"blocks.{i}.hook_resid_mid"] for i in range(n)]))
 
 
+@pytest.mark.parametrize("layer, mlp_input", [(None, False), (2, True), (0, False)])
+def test_the_full_decomposition_is_the_plain_one(pair, layer, mlp_input):
+    model, plain = pair
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    _, cache = model.run_with_cache(TEXT, return_type=None)
+    assert cache.to("cpu") is cache.cpu() is cache.cuda() is cache and cache.compute_head_results() is None
+    n = 6 if layer is None else layer
+    at = theirs["blocks.5.hook_resid_post" if n == 6 else f"blocks.{n}.hook_resid_{'mid' if mlp_input else 'pre'}"][:, -1]
+    heads = [theirs[f"blocks.{i}.attn.hook_result"][:, -1, h] for i in range(n + mlp_input) for h in range(8)]
+    mlps = [theirs[f"blocks.{i}.hook_mlp_out"][:, -1] for i in range(n)]
+    neurons = [theirs[f"blocks.{i}.mlp.hook_post"][:, -1, k, None] * plain.blocks[i]["out"][k]
+               for i in range(n) for k in range(1024)]
+    ends = [theirs["hook_embed"][:, -1], theirs["hook_pos_embed"][:, -1]]
+    want = torch.stack([*heads, *mlps, *ends])
+    stack, labels = cache.get_full_resid_decomposition(layer, mlp_input, expand_neurons=False, pos_slice=-1,
+                                                       return_labels=True)
+    same(stack[:-1], want)
+    same(stack.sum(0), at)
+    assert labels[-3:] == ["embed", "pos_embed", "bias"] and len(labels) == stack.shape[0] == len(want) + 1
+    bias = at - torch.stack([*heads, *neurons, *ends]).sum(0)
+    same(model.accumulated_bias(n, mlp_input)[None], bias)
+    if n == 2:
+        stack, labels = cache.get_full_resid_decomposition(layer, mlp_input, pos_slice=-1, return_labels=True)
+        same(stack, torch.stack([*heads, *neurons, *ends, bias]))
+        assert labels[24:26] == ["L0N0", "L0N1"]
+        some, labels = cache.stack_neuron_results(2, pos_slice=-1, neuron_slice=[3, 9], return_labels=True,
+                                                  incl_remainder=True, apply_ln=True)
+        parts = torch.stack([neurons[i] for i in (3, 9, 1027, 1033)])
+        parts = torch.cat([parts, (theirs["blocks.2.hook_resid_pre"][:, -1] - parts.sum(0))[None]])
+        parts = parts - parts.mean(-1, keepdim=True)
+        same(some, parts / theirs["blocks.2.ln1.hook_scale"][:, -1])
+        assert labels == ["L0N3", "L0N9", "L1N3", "L1N9", "remainder"]
+        same(cache.get_neuron_results(1, slice(3, 10), -1)[:, 6], neurons[1033])
+        same(cache.stack_neuron_results(1, -1, 9), neurons[9][None])
+
+
 # Hooks.
 
 def test_ablation_of_a_head(pair, tokenizer):
@@ -373,6 +458,108 @@ def test_a_hook_that_only_looks_changes_no_bit(model, server):
     assert folded.run_with_hooks(TEXT, looks).tobytes() == folded.run_with_hooks(TEXT).tobytes()
 
 
+def test_hooks_that_stay(pair):
+    """In the context, and from add_hook to reset_hooks, the functions are in every run; behind it in none."""
+    model, plain = pair
+    ids = model.to_tokens(TEXT).tolist()
+    own = model(TEXT)
+
+    def negative(x, hook=None):
+        return -x
+
+    def more(x, hook=None):
+        x[..., 1] += 1
+    want, theirs = plain.run(ids, {"blocks.2.hook_mlp_out": negative, "blocks.1.attn.hook_z": more})
+    with model.hooks(fwd_hooks=[("blocks.2.hook_mlp_out", negative)]) as same_model:
+        assert same_model is model
+        model.add_hook(lambda name: name == "blocks.1.attn.hook_z", more)
+        same(model(TEXT), want)
+        _, cache = model.run_with_cache(TEXT)
+        with model.trace([TEXT]):
+            traced = model.lm_head.output.save()
+    same(cache["resid_post", 4], theirs["blocks.4.hook_resid_post"])    # those of its run
+    assert traced.value.shape == own.shape and (model.numerics != "hf" or (traced.value == model.run_with_hooks(
+        TEXT, [("blocks.2.hook_mlp_out", negative)])).all())
+    same(model(TEXT), plain.run(ids, {"blocks.1.attn.hook_z": more})[0])
+    model.reset_hooks()
+    assert (model(TEXT) == own).all()
+    model.add_perma_hook("mlp_out0", more)      # the order at a place is that of adding
+    model.add_hook("mlp_out0", negative, prepend=True)
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": lambda x: more(x.neg_())})[0])
+    model.reset_hooks()
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
+    model.reset_hooks(including_permanent=True)
+    with model.hooks([("mlp_out0", more)], reset_hooks_end=False):
+        pass
+    same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
+    model.reset_hooks()
+    assert (model(TEXT) == own).all() and "blocks.0.attn.hook_z" in model.hook_dict
+
+
+def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):
+    seen = []
+
+    def without(x, hook):
+        seen.append(x.shape[:2])
+        x[:, :, 3] = 0.
+    with model.hooks(fwd_hooks=[("blocks.3.attn.hook_z", without)]), model.edit() as edited:
+        pass
+    model.reset_hooks()
+    for one, hooks in ((edited, {"blocks.3.attn.hook_z": lambda z: z.__setitem__((..., 3, slice(None)), 0)}),
+                       (model, None)):
+        with one.generate(max_new_tokens=3) as run:
+            for text in (TEXT, OTHER):
+                with run.invoke(text):
+                    pass
+        for text, ids in zip((TEXT, OTHER), run.output):
+            want = model.to_tokens(text).tolist()[0]
+            for _ in range(3):
+                want.append(int(raw.run([want], hooks)[0][0, -1].argmax()))
+            assert ids.tolist() == want
+    n, m = len(model.to_tokens(TEXT)[0]), len(model.to_tokens(OTHER)[0])
+    assert seen == [(1, n), (1, 1), (1, 1), (1, m), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("layer", [0, 2, -1, 6, 9])
+def test_a_pass_that_stops_at_a_layer(pair, layer):
+    model, plain = pair
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    n = len(range(6)[:layer])
+    want = theirs[f"blocks.{n}.hook_resid_pre" if n < 6 else "blocks.5.hook_resid_post"]
+    same(model(TEXT, stop_at_layer=layer), want)
+    resid, cache = model.run_with_cache(TEXT, stop_at_layer=layer, return_type="loss", names_filter=(
+        lambda name: name.endswith(("pattern", "resid_pre"))), fwd_hooks=[("blocks.5.hook_mlp_out", lambda x, hook: 1 / 0)][:n < 6])
+    same(resid, want)
+    assert list(cache) == [f"blocks.{i}.{name}" for i in range(n) for name in ("hook_resid_pre", "attn.hook_pattern")]
+
+
+@pytest.mark.parametrize("token, text, options, place", [
+    (" Tower", TEXT, {}, 4), (" the", "The Tower, the city, the end", {}, 3),
+    (" the", "The Tower, the city, the end", {"mode": "last"}, 6), (" Tower", TEXT, {"prepend_bos": True}, 5),
+    (7, np.array([[5, 6, 7]]), {}, 2), (7, torch.tensor([7, 6, 7]), {"mode": "last"}, 2)])
+def test_the_position_of_a_token(model, token, text, options, place):
+    assert model.get_token_position(token, text, **options) == place
+
+
+def test_losses_of_values(model):
+    ids = model.to_tokens([TEXT, TEXT])
+    logits = model(ids)
+    want = torch.nn.functional.cross_entropy(torch.tensor(logits)[:, :-1].flatten(0, 1), torch.tensor(ids)[:, 1:].flatten(),
+                                             reduction="none").view(2, -1)
+    same(model.loss_fn(logits, ids, per_token=True), want)
+    assert abs(model.loss_fn(logits, ids) - float(want.mean())) < 1e-5
+    assert not model.b_U.any() and model.b_U.shape == logits.shape[-1:] and model.all_head_labels()[9] == "L1H1"
+
+
+def test_a_model_is_where_it_is(model):
+    model.set_use_attn_result(True)
+    assert (model.cfg.eps, model.cfg.d_vocab_out, model.cfg.model_name, model.cfg.act_fn) == (
+        1e-5, 4096, "demo", "gelu_new")
+    assert model is model.eval() is model.to("cuda:0") is model.to(torch.device("cpu")) is model.cpu() is model.cuda()
+    assert torch.zeros(2, device=model.device).device == torch.zeros(2, device=model.cfg.device).device
+    assert model(TEXT, device="cpu", reset_hooks_end=True, bwd_hooks=[]).tobytes() == model(TEXT).tobytes()
+
+
 # More of the main demo.
 
 def test_logit_lens(pair):
@@ -443,9 +630,9 @@ def test_induction_heads_are_found_by_their_pattern(pair):
     same(np.stack([by_the_server[i].value for i in range(6)]), ours)
 
 
-def test_parameters_of_all_blocks(model, hf):
+def test_parameters_of_all_blocks(model, raw):
     """The QK and OV circuits of a head, from the factored matrices of the main demo."""
-    plain = Plain(hf, False)
+    plain = raw
     with model.trace([0]):
         ov = (model.W_V[3, 1] @ model.W_O[3, 1]).save()
         qk = (model.W_Q[-1, 0] @ model.W_K[-1, 0].T).save()
@@ -456,6 +643,75 @@ def test_parameters_of_all_blocks(model, hf):
     same(several, torch.stack([plain.blocks[i]["Q"] for i in (1, 2)]))
     same(heads, torch.stack([block["bV"][2] for block in plain.blocks]))
     assert len(model.W_in) == 6
+
+
+@pytest.mark.parametrize("text", [
+    "W_U[:, 3]", "W_E[[1, -2]]", "W_U.T[5] - W_E[5]", "2 * W_pos + 1", "(W_E[:9] @ W_U).argmax(-1)", "W_E[W_E.shape[0] - 1]",
+    "np.array(W_E.shape + W_Q.shape + (W_in.ndim, len(W_O), W_U.size(0)))", "W_Q[3, 1] @ W_K[3, 1].T",
+    "W_V[1:3, :, 0]", "b_O[..., 2]", "W_in[[0, 5], 2]", "[b[0] for b in b_Q][2]", "np.linalg.norm(W_pos, axis=-1)",
+    "torch.linalg.svdvals(W_V[3, 1] @ W_O[3, 1])", "torch.as_tensor(W_E).mean()", "torch.as_tensor(W_O).norm(dim=-1)",
+    "torch.matmul(W_E[:2], W_U)", "einops.einsum(W_E, W_U, 'v d, d w -> v w')[:3, :3]",
+    "fancy_einsum.einsum('head d_model, head -> d_model', W_O[2, 3].T, W_O[2, 3].T[0]).sum() if 0 else W_O[2, 3, 0]",
+    "np.stack([b_O[0], b_out[0]])", "W_E.data.mean(0)", "W_E[:3] == W_U.T[:3]"])
+def test_parameters_outside_of_a_run(model, raw, text):
+    theirs = {"W_E": raw.E, "W_U": raw.U, "W_pos": raw.pos}
+    for name in ("Q", "K", "V", "O", "in", "out"):
+        theirs["W_" + name] = torch.stack([block[name] for block in raw.blocks])
+        theirs["b_" + name] = torch.stack([block["b" + name] for block in raw.blocks])
+    theirs = {name: x.float() for name, x in theirs.items()}
+    tools = {"np": np, "torch": torch, "einops": einops, "fancy_einsum": fancy_einsum}
+    with model.hooks(fwd_hooks=[(lambda name: True, lambda x, hook: 1 / 0)]):     # no run of the user's
+        ours = eval(text, {**tools, **{name: getattr(model, name) for name in theirs}})
+    same(ours, eval(text, {**tools, **theirs}))
+
+
+def test_a_parameter_from_outside_is_the_run_s_own(model):
+    unembed, column, embed = model.W_U, model.W_U[:, 7], model.transformer.wte.weight
+    with model.trace(TEXT) as run:
+        h = model.transformer.ln_f.output[0]
+        found = [x.save() for x in (h @ unembed, torch.matmul(h, unembed), unembed.T @ h.T,
+                                    interpose.einsum("td,dv->tv", h, unembed), embed @ h.T, unembed[:, 7] @ h.T)]
+        one, want = (h @ column).save(), model.lm_head.output[0].save()
+    for x, logits in zip(found, (want, want, want.value.T, want, want.value.T, want[:, 7])):
+        same(x, logits)
+    same(one, want[:, 7])
+    sent = [arg for node in run.graph.nodes for arg in node.args if isinstance(arg, dict)]
+    assert [arg["shape"] for arg in sent] == [[model.config.width]]     # of the column that was fetched
+
+
+def test_factored_matrices_are_the_matrices(model, raw):
+    """Each expression on the factored matrices, and on the matrices themselves."""
+    ours = {"OV": model.OV, "QK": model.QK, "one": interpose.FactoredMatrix(model.W_V[2, 1], model.W_O[2, 1]),
+            "E": model.W_E[:40], "U": model.W_U[:, :30], "v": model.W_E[7]}
+    Q, K, V, O = (torch.stack([block[name] for block in raw.blocks]) for name in "QKVO")
+    theirs = {"OV": V @ O, "QK": Q @ K.mT, "one": V[2, 1] @ O[2, 1], "E": raw.E[:40], "U": raw.U[:, :30], "v": raw.E[7]}
+    for text in ("OV", "QK[3]", "OV[-1, 2]", "OV[1:3, 0]", "one.T", "one * 2", "0.5 * one", "one @ U", "E @ one", "E @ one @ U",
+                 "one @ one", "E @ OV[0] @ U", "one[:3, 1:]", "one[..., 5:9]", "OV[2, 1, 4:6]", "one.T @ one", "QK[:2, 1]"):
+        mine, want = eval(text, ours), eval(text, theirs)
+        assert isinstance(mine, interpose.FactoredMatrix) and mine.shape == tuple(want.shape) and mine.ndim == want.ndim
+        same(mine.AB, want)
+    same(ours["one"] @ ours["v"], theirs["one"] @ theirs["v"])
+    same(ours["v"] @ ours["one"], theirs["v"] @ theirs["one"])
+    same(ours["OV"][1] @ ours["v"], theirs["OV"][1] @ theirs["v"])
+    same(ours["v"] @ ours["OV"][1], theirs["v"] @ theirs["OV"][1])
+    same(ours["one"][3].AB, theirs["one"][3][None])
+    same(ours["one"][:, -1].AB, theirs["one"][:, -1:])
+    same(ours["OV"].norm(), theirs["OV"].norm(dim=(-2, -1)))
+    one = ours["one"]
+    same(one.S, torch.linalg.svdvals(theirs["one"])[:32])
+    same(one.U * one.S @ one.V.T, theirs["one"])
+    same(np.sort(abs(one.eigenvalues)), torch.linalg.eigvals(theirs["one"]).abs().sort().values[-32:])
+    assert repr(one) == "<a factored matrix (256, 256), through 32>"
+
+
+def test_modules_outside_of_a_run(model, hf):
+    x = np.random.default_rng(0).standard_normal((1, 3, 256)).astype(np.float32)
+    with torch.no_grad():
+        block = hf.transformer.h[1](torch.tensor(x))
+        same(model.unembed(model.ln_final(x)), hf.lm_head(hf.transformer.ln_f(torch.tensor(x))))
+    same(model.blocks[1](x), block[0] if isinstance(block, tuple) else block)
+    assert isinstance(model.transformer.h[1](x), tuple)
+    same(model.transformer.h[1](x)[0], model.blocks[1](x))
 
 
 # What is refused.
@@ -469,20 +725,59 @@ def test_parameters_of_all_blocks(model, hf):
     (lambda m: m.run_with_cache(TEXT)[1]["resid_post"], KeyError, "resid_post is in every block"),
     (lambda m: m.run_with_cache(TEXT, return_type="all"), ValueError,
      "return_type is 'logits', 'loss', 'both' or None: not 'all'"),
-    (lambda m: m.run_with_cache(TEXT, device="cpu"), TypeError,
-     "run_with_cache() has no parameter 'device'"),
-    (lambda m: m.run_with_hooks(TEXT, bwd_hooks=[]), TypeError, "there are no gradients"),
+    (lambda m: m.run_with_cache(TEXT, incl_bwd=True), TypeError,
+     "run_with_cache() has no parameter 'incl_bwd'"),
+    (lambda m: m.run_with_hooks(TEXT, bwd_hooks=[("z0", print)]), TypeError, "there are no gradients"),
+    (lambda m: m.run_with_hooks(TEXT, reset_hooks_end=False), TypeError, "has no parameter 'reset_hooks_end'"),
+    (lambda m: m(TEXT, start_at_layer=1), TypeError,
+     "run_with_hooks() has no parameter 'start_at_layer': set the stream of a prompt as long, "
+     "fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]"),
+    (lambda m: m(TEXT, stop_at_layer=1.5), TypeError, "stop_at_layer must be an integer: it is 1.5"),
+    (lambda m: m.run_with_cache(TEXT, stop_at_layer=2)[1]["z", 2], KeyError,
+     "blocks.2.attn.hook_z is not there: the pass ends with blocks.2.hook_resid_pre"),
+    (lambda m: m.run_with_cache(TEXT, stop_at_layer=6)[1]["ln_final.hook_scale"], KeyError,
+     "ln_final.hook_scale is not there: the pass ends with blocks.5.hook_resid_post"),
+    (lambda m: m.hooks(bwd_hooks=[("z0", print)]), ValueError,
+     "bwd_hooks are not offered: a server computes no gradients"),
+    (lambda m: m.add_hook("z0", print, dir="bwd"), ValueError,
+     "dir='bwd' is not offered: a server computes no gradients"),
+    (lambda m: interpose.FactoredMatrix(m.W_V[0, 0], m.W_V[0, 0]), ValueError,
+     "factors of (256, 32) and (256, 32) are no matrices that multiply"),
+    (lambda m: interpose.FactoredMatrix(m.W_V[0, :2], m.W_O[0, :3]), ValueError,
+     "factors of (2, 256, 32) and (3, 32, 256) do not broadcast"),
+    (lambda m: (m.OV[0, 0] @ m.W_U[:, :3]).BA, ValueError, "BA needs a square matrix: not (256, 3)"),
+    (lambda m: m.W_U.__setitem__(0, 1), TypeError, "W_U is a parameter: it can be read, but not set"),
+    (lambda m: m.W_Q[6], IndexError, "blocks.6 does not exist: this model has blocks 0 to 5"),
+    (lambda m: m.W_U[:, 5000], RequestError, "5000"),
+    (lambda m: m.ln_final(np.ones(3)), RequestError, "ln_f of (3,): the last dimension must be 256"),
+    (lambda m: m.run_with_cache(TEXT)[1].stack_neuron_results(0), ValueError,
+     "there are no neurons in front of layer 0"),
+    (lambda m: m.add_hook("zz0", print), KeyError, "there is no short name 'zz'"),
+    (lambda m: m.to(torch.float16), TypeError, "to(torch.float16) is not offered: the model computes in its "
+     "server's numbers; x.to(dtype) converts a result"),
+    (lambda m: m.get_token_position(" Rome", "The city"), ValueError,
+     "' Rome' does not stand in ['The', ' city']"),
+    (lambda m: m.get_token_position(1, [[1], [1]]), ValueError, "takes one text or the ids of one: not (2, 1)"),
+    (lambda m: m.get_token_position(1, [1], mode="any"), ValueError, "mode is 'first' or 'last': not 'any'"),
     (lambda m: m.run_with_hooks(" Paris", return_type="loss"), ValueError, "of two tokens or more"),
     (lambda m: m.to_single_token("The Eiffel Tower"), ValueError, "is 5 tokens, not one: ["),
     (lambda m: m.run_with_hooks(TEXT, fwd_hooks=("blocks.0.attn.hook_z", print)), TypeError,
      "fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): not 'blocks.0.attn.hook_z'"),
-    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array"),
+    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array: take them one by one, give "
+     "the texts themselves as a prompt, or pad them, tokenizer(texts, padding=True)"),
     (lambda m: m.run_with_cache(TEXT)[1].accumulated_resid(7), IndexError,
      "layer 7 does not exist: this model has layers 0 to 6"),
     (lambda m: m.run_with_cache(TEXT)[1].decompose_resid(mode="head"), ValueError,
      "mode is 'all', 'mlp' or 'attn': not 'head'"),
     (lambda m: m.run_with_cache(TEXT)[1].logit_attrs(np.ones((2, 1, 10, 256)), [1, 2], [3]),
      ValueError, "incorrect_tokens have another shape than tokens"),
+    (lambda m: (setattr(m.tokenizer, "pad_token", None), m.tokenizer(TEXT, padding=True)), ValueError,
+     "padding needs a token to pad with: write tokenizer.pad_token = tokenizer.eos_token first"),
+    (lambda m: m.tokenizer.convert_tokens_to_ids(" Paris"), ValueError,
+     "' Paris' is no token's name: a space in front of a word is '\u0120'"),
+    (lambda m: m.tokenizer.convert_ids_to_tokens(m.tokenizer.encode("\U0001f642")), ValueError,
+     "is a part of a character, whose name is not known here: take decode or tokenize"),
+    (lambda m: m.tokenizer.decoder, AttributeError, "the tokenizer has no 'decoder': did you mean decode"),
     (lambda m: LanguageModel("demo", numerics="jax"), ValueError,
      "numerics is 'hf' or 'transformer_lens': not 'jax'"),
 ])

@@ -859,6 +859,26 @@ def test_invokes_in_the_wrong_place(model):
                 pass
 
 
+@covers("debug test_trace_with_only_kwargs")
+def test_prompts_as_keywords(model):
+    encoding = model.tokenizer(["The Eiffel Tower", "A dog"])
+    with model.trace(["The Eiffel Tower", "A dog"]):
+        expected = model.lm_head.output.save()
+    with model.trace(**encoding):
+        whole = model.lm_head.output.save()
+    with model.trace(encoding["input_ids"], attention_mask=encoding["attention_mask"]):
+        masked = model.lm_head.output.save()
+    with model.generate(max_new_tokens=1) as tracer:
+        with tracer.invoke(**encoding):
+            invoked = model.lm_head.output.save()
+    for each in (whole, masked, invoked):
+        np.testing.assert_array_equal(each.value, expected.value)
+    with pytest.raises(TypeError, match="^the prompt is given twice: also as input_ids$"):
+        model.trace("A dog", **encoding)
+    with pytest.raises(TypeError, match="has input_ids and attention_mask: not 'attention_mask'"):
+        model.trace(attention_mask=encoding["attention_mask"])
+
+
 # The table.
 
 def test_the_table_lists_every_test_of_theirs():

@@ -132,6 +132,19 @@ static void cpu_download(struct device *d, void *to, const struct tensor *from)
     cpu_copy(d, &out, from);
 }
 
+static int64_t cpu_mark(struct device *d)
+{
+    (void)d;
+    return 0;
+}
+
+static bool cpu_reached(struct device *d, int64_t mark)
+{
+    (void)d;
+    (void)mark;
+    return true;
+}
+
 static bool cpu_fence(struct device *d, struct err *e)
 {
     (void)d;
@@ -155,6 +168,8 @@ const struct backend backend_cpu = {
     .release = cpu_release,
     .upload = cpu_upload,
     .download = cpu_download,
+    .mark = cpu_mark,
+    .reached = cpu_reached,
     .fence = cpu_fence,
     .begin = cpu_begin,
     .copy = cpu_copy,

@@ -5,6 +5,7 @@
 
 void cuda_note(struct device *d, cudaError_t error, const char *where)
 {
+    d->is_busy = true;
     if (error == cudaSuccess || d->error != cudaSuccess)
         return;
     d->error = error;
@@ -22,27 +23,34 @@ static void cuda_close(struct device *d)
         return;
     if (d->stream)
         cudaStreamDestroy(d->stream);
-    cudaFree(d->there);
-    cudaFreeHost(d->here);
+    cudaFree(d->faulty);
+    for (int i = 0; i < LANE_COUNT; i++)
+        cuda_both_close(&d->steps[i].memory);
+    cuda_both_close(&d->staging);
+    cuda_downloads_close(&d->downloads);
     memory_unmap(d, sizeof *d);
 }
 
+/* Small arrays: those of a pass that told of none. */
 static bool open_memory(struct device *d, const struct device_options *o, struct err *e)
 {
-    void *here = NULL, *there = NULL;
-    const size_t size = cuda_copies_size(d, o);
+    const size_t pages = (size_t)(d->context_max / CHUNK) * sizeof(int32_t);
+    void *faulty = NULL;
     cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (error == cudaSuccess)
-        error = cudaMallocHost(&here, size);
+        error = cuda_both_open(&d->staging, (size_t)d->rows_max * (64 + pages) + 65536);
     if (error == cudaSuccess)
-        error = cudaMalloc(&there, size + sizeof *d->faulty);
-    d->here = static_cast<char *>(here);
-    d->there = static_cast<char *>(there);
-    if (error == cudaSuccess) {
-        d->faulty = reinterpret_cast<uint32_t *>(d->there + size);
-        error = cudaMemsetAsync(d->faulty, 0xff, sizeof *d->faulty, d->stream);
-    }
-    return error == cudaSuccess || refuse(e, error, "its stream and memory for copies");
+        error = cuda_downloads_open(&d->downloads, o);
+    if (error == cudaSuccess)
+        error = cuda_linear_open(d);
+    if (error == cudaSuccess)
+        error = cuda_attend_open(d);
+    if (error == cudaSuccess)
+        error = cudaMalloc(&faulty, sizeof *d->faulty);
+    if (error == cudaSuccess)
+        error = cudaMemsetAsync(faulty, 0xff, sizeof *d->faulty, d->stream);
+    d->faulty = static_cast<uint32_t *>(faulty);
+    return error == cudaSuccess || refuse(e, error, "its streams and memory for copies");
 }
 
 static bool has_device(int number, struct err *e)
@@ -88,6 +96,9 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");
     d->precision = precision;
+    d->rows_max = o->rows_max > 0 ? o->rows_max : 1;
+    d->processors = properties.multiProcessorCount;
+    d->shared_max = (int)properties.sharedMemPerBlockOptin;
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);
     if (!open_memory(d, o, e)) {
@@ -119,41 +130,6 @@ static void cuda_release(struct device *d, void *p, size_t size)
     cuda_note(d, cudaFree(p), __func__);
 }
 
-/* A view with strides is packed piece by piece into the staging memory. */
-static void cuda_download(struct device *d, void *to, const struct tensor *from)
-{
-    const int64_t count = view_count(&from->view);
-    const size_t size = dtype_size(from->dtype);
-    char *out = static_cast<char *>(to);
-    if (view_is_contiguous(&from->view)) {
-        const char *data = static_cast<char *>(from->data) + size * (size_t)from->view.offset;
-        cuda_note(d,
-                  cudaMemcpyAsync(out, data, size * (size_t)count, cudaMemcpyDeviceToHost,
-                                  d->stream),
-                  __func__);
-        return;
-    }
-    const int64_t piece_max = (int64_t)(32768 / size);
-    for (int64_t first = 0; first < count; first += piece_max) {
-        const int64_t piece = count - first < piece_max ? count - first : piece_max;
-        char *packed = d->there + (cuda_stage_room(d, size * (size_t)piece) - d->here);
-        cuda_pack(d, packed, from, first, piece);
-        cuda_note(d,
-                  cudaMemcpyAsync(out + size * (size_t)first, packed, size * (size_t)piece,
-                                  cudaMemcpyDeviceToHost, d->stream),
-                  __func__);
-    }
-}
-
-static bool cuda_fence(struct device *d, struct err *e)
-{
-    cuda_stage_restart(d);
-    if (d->error == cudaSuccess)
-        return true;
-    return err_set(e, ERR_device, "the CUDA device failed in %s: %s", d->failed,
-                   cudaGetErrorString(d->error));
-}
-
 extern "C" const struct backend backend_cuda = {
     .name = "cuda",
     .open = cuda_open,
@@ -163,6 +139,8 @@ extern "C" const struct backend backend_cuda = {
     .release = cuda_release,
     .upload = cuda_upload,
     .download = cuda_download,
+    .mark = cuda_mark,
+    .reached = cuda_reached,
     .fence = cuda_fence,
     .begin = cuda_begin,
     .copy = cuda_copy,

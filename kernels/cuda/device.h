@@ -13,6 +13,7 @@
 #include <math.h>
 #include <string.h>
 #ifdef __CUDACC__
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #else
 #include "../emulate/emulate.h"
@@ -29,6 +30,9 @@ extern "C" {
     cuda_launch(kernel, grid, block, shared, stream, __VA_ARGS__)
 #define ALLOW_SHARED(kernel, size)                                                                \
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, size)
+#define COPY_ASYNC(to, from, size) __pipeline_memcpy_async(to, from, size)
+#define COPY_COMMIT()              __pipeline_commit()
+#define COPY_WAIT(groups_left)     __pipeline_wait_prior(groups_left)
 #define DYNAMIC_SHARED(type, name)                                                                \
     extern __shared__ __align__(16) unsigned char cuda_dynamic_shared[];                          \
     type *name = reinterpret_cast<type *>(cuda_dynamic_shared)
@@ -59,18 +63,55 @@ void cuda_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cud
 constexpr int CHUNK = 64;  /* the k of one partial product; also the positions of a page */
 constexpr int LANES = 16;  /* of a sum: half a warp */
 constexpr int BLOCK = 256; /* threads of a block where nothing else decides */
-constexpr int STEP_ARRAYS = 5; /* of struct step */
+constexpr int STEP_ARRAYS = 6; /* of struct step */
+constexpr int PARCELS_MAX = 4096, SHIPMENTS_MAX = 64; /* on their way at once */
+constexpr size_t SHIPMENT_BYTES = 1 << 20; /* with so many it does not wait for company */
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 enum precision { PRECISION_exact, PRECISION_tf32x3, PRECISION_tf32, PRECISION_bf16 };
 
-/* Which arrays of the host a lane's pass told of, and where they are on the device. */
-struct told_step {
-    struct {
-        const void *host, *there;
-    } arrays[STEP_ARRAYS];
-    int n;
-    size_t used;
+/* Pinned memory of the host, and as much of the device. */
+struct both {
+    char *here, *there;
+    size_t size, used;
+};
+
+/* An array of the host, and where the device has what it needs of it. */
+struct told {
+    const char *host, *there;
+    size_t size; /* on the host */
+};
+
+struct sent_step { /* a lane's */
+    struct both memory;
+    struct told told[STEP_ARRAYS];
+    int n_told;
+};
+
+/* A tensor, or a piece of one, on its way to the host: where in the ring. */
+struct parcel {
+    char *to;
+    size_t at, size;
+};
+
+struct ring_place { /* counted since ever */
+    size_t byte;
+    int64_t parcel;
+};
+
+struct shipment { /* parcels that are copied at once, as far as `end` */
+    struct ring_place end;
+    cudaEvent_t arrived;
+};
+
+struct downloads { /* downloads.cu */
+    cudaStream_t stream; /* beside the device's, which computes */
+    cudaEvent_t packed;
+    struct both ring;
+    struct ring_place end, shipped, arrived;
+    int64_t n_shipped, n_arrived; /* shipments */
+    struct parcel parcels[PARCELS_MAX];
+    struct shipment shipments[SHIPMENTS_MAX];
 };
 
 struct device {
@@ -78,36 +119,41 @@ struct device {
     cudaStream_t stream;
     cudaError_t error;  /* the first that a call met since the last fence, and in which call */
     const char *failed;
-    /* Pinned memory of the host, and the device's of the same layout. First small arrays, which
-     * begin anew after each fence, then each lane's step. */
-    char *here, *there;
-    size_t staging_size, staging_used, step_size;
-    struct told_step told[LANE_COUNT];
+    bool is_busy;       /* something was queued since then */
+    struct both staging; /* small arrays */
+    struct sent_step steps[LANE_COUNT];
     enum lane lane; /* that began last */
+    struct downloads downloads;
     uint32_t *faulty; /* of a gather: its first element with an index outside; UINT32_MAX: none,
-                         and so between calls. On the device, behind `there` */
-    int context_max; /* rounded up to whole pages */
+                         and so between calls */
+    int rows_max, context_max; /* the latter rounded up to whole pages */
+    int processors;  /* of the device, each with its own blocks */
+    int shared_max;  /* bytes that a block may have */
     char text[300];
 };
 
 struct weight {
-    int K, N, stride; /* row k is at data + k * stride: 16-byte aligned */
-    float *data;      /* [K][stride] */
+    int K, N, stride; /* of rows: 16-byte aligned */
+    float *data;      /* [K][stride], or NULL and: */
+    uint32_t *pairs;  /* [(K + 1) / 2][stride]: bf16 of an even k, and above it of the next */
 };
 
 /* Keeps the first error for the next fence. */
 void cuda_note(struct device *d, cudaError_t error, const char *where);
 
-/* Where the device has a small array of the host, or the table that it makes of spans: told of by
- * the pass, else sent now and good for what is queued before the next fence. */
+/* Where the device has a small array of the host, or the table that it makes of spans and of others
+ * before them: told of by the pass, else sent now and good for what is queued before the next
+ * fence. */
 const void *cuda_stage(struct device *d, const void *from, size_t size);
-const void *cuda_stage_spans(struct device *d, const struct span *spans, int n_spans);
-const void *cuda_told(const struct device *d, const void *host); /* or NULL */
-char *cuda_stage_room(struct device *d, size_t size); /* in `here` */
-void cuda_stage_restart(struct device *d); /* waits */
-size_t cuda_copies_size(struct device *d, const struct device_options *o); /* of `here` */
+const void *cuda_stage_spans(int *n_rows_before, struct device *d, const struct span *spans,
+                             int n_spans);
+cudaError_t cuda_both_open(struct both *b, size_t size);
+void cuda_both_close(struct both *b);
+cudaError_t cuda_steps_reserve(struct device *d, int n_pages); /* of a cache */
+cudaError_t cuda_downloads_open(struct downloads *r, const struct device_options *o);
+void cuda_downloads_close(struct downloads *r);
 
-/* What kernels read of spans: the table of the first few is the beginning of that of all. */
+/* What kernels read of spans: first a row for each of theirs, in order. */
 size_t cuda_spans_size(const struct span *spans, int n_spans);
 void cuda_spans_write(char *to, const struct span *spans, int n_spans);
 
@@ -182,6 +228,10 @@ static inline unsigned blocks_for(int64_t count, int per_block)
 
 void cuda_begin(struct device *d, enum lane lane, const struct step *s);
 void cuda_upload(struct device *d, void *to, const void *from, size_t size);
+void cuda_download(struct device *d, void *to, const struct tensor *from);
+int64_t cuda_mark(struct device *d);
+bool cuda_reached(struct device *d, int64_t mark);
+bool cuda_fence(struct device *d, struct err *e);
 void cuda_copy(struct device *d, const struct tensor *out, const struct tensor *x);
 void cuda_pack(struct device *d, void *out, const struct tensor *x, int64_t first, int64_t count);
 void cuda_unary(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
@@ -207,6 +257,9 @@ bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, 
 void cuda_weight_free(struct device *d, struct weight *w);
 void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
                       const struct view *view);
+/* Allow these kernels the shared memory that they may ask for. */
+cudaError_t cuda_linear_open(const struct device *d);
+cudaError_t cuda_attend_open(const struct device *d);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cuda_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,

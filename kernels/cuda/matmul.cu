@@ -1,168 +1,253 @@
-/* Products in the canonical order: `linear` over packed weights, `matmul` over any strides.
+/* Products in the canonical order: `linear` over weights, `matmul` over any strides.
  * Whatever the kernel, one thread makes an element: a chain over the 64 k of a chunk from +0, then
  * the chunks' sums in order. So all kernels give the same bits, and the number of rows chooses
  * among them. */
-#include "device.h"
+#include "tile.h"
 
-/* The sum of the chunks so far and one more; the first as it is, since +0 plus -0 is +0. */
-__device__ __forceinline__ float add_chunk(float sum, float partial, int k)
+/* What the kernels of `linear` compute: out (n_rows, N) = finish(x (n_rows, K) @ weights). */
+struct linear {
+    float *out;
+    const float *bias, *residual, *weights;
+    int stride, K, N, n_rows;
+    struct rows x;
+};
+
+/* Begins to copy a slice of COLUMNS columns of the weight; past the last ones the first again. */
+template <int COLUMNS, int THREADS>
+__device__ __forceinline__ void fetch_weights(float *to, int pitch, const struct linear &l,
+                                              int column, int k, int t)
 {
-    return k == 0 ? partial : sum + partial;
+    fetch_columns<SLICE, COLUMNS, THREADS, BEHIND_unused>(
+        to, pitch, l.weights, l.stride, k, l.K,
+        [&](int n) { return column + n < l.stride ? (size_t)(column + n) : 0; }, t);
 }
 
-/* Few rows: a warp takes 32 columns by one chunk of k for all rows, so that each weight is read
- * once, and WARPS chunks of a group are multiplied side by side. Then warp r sums row r's in
- * order. */
-constexpr int COLUMNS = 32, WARPS = 16, FEW_ROWS = 8;
-
-/* out (n_rows, N) = finish(x (n_rows, K) @ w), n_rows <= ROWS. Grid: N by COLUMNS. */
-template <int ROWS, enum epilogue E>
-__global__ void __launch_bounds__(WARPS * 32)
-    linear_few_kernel(float *out, const float *x, const float *bias, const float *residual,
-                      const float *weights, int stride, int K, int N, int n_rows)
+/* Over a slice, of which only the first n_k are there. */
+template <int R, int W>
+__device__ __forceinline__ void multiply_slice(float (&p)[R][W], const float *x, int X,
+                                               const float *w, int Y, int n_k)
 {
-    SHARED(float, partials, [WARPS][ROWS][COLUMNS]);
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int n = (int)blockIdx.x * COLUMNS + lane, n_read = n < N ? n : N - 1;
-    float sum = 0;
-    for (int group = 0; group < K; group += WARPS * CHUNK) {
-        const int first = group + warp * CHUNK, end = first + CHUNK < K ? first + CHUNK : K;
-        float p[ROWS] = {};
-        UNROLL(16)
-        for (int k = first; k < end; k++) {
-            const float w = weights[(size_t)k * (size_t)stride + (size_t)n_read];
-            UNROLL(8)
-            for (int r = 0; r < ROWS; r++)
-                p[r] = fmaf(x[(size_t)(r < n_rows ? r : 0) * (size_t)K + (size_t)k], w, p[r]);
+    if (n_k >= SLICE)
+        multiply_fours(p, x, X, w, Y, SLICE);
+    else
+        multiply_ones(p, x, X, w, Y, n_k);
+}
+
+/* Up to some hundred rows: there are too few large tiles for all processors, so the chunks of k are
+ * multiplied side by side. A team of lanes takes a tile by one chunk at a time and stages its
+ * slices for itself; then the threads sum the teams' chunks in order. Of a team TALL lanes stand
+ * above one another, each with R rows and W columns of the tile. */
+template <int R_, int W_, int TALL_, int TEAM_, int STAGES_> struct split {
+    static constexpr int R = R_, W = W_, TALL = TALL_, TEAM = TEAM_, STAGES = STAGES_;
+    static constexpr int ROWS = R * TALL, COLUMNS = W * (TEAM / TALL), TILE = ROWS * COLUMNS;
+    static constexpr int TEAMS = 32 / TEAM; /* of a warp: their slices lie side by side */
+    static constexpr int X_STEP = TEAMS * PITCH, W_STEP = TEAMS * COLUMNS;
+    static constexpr int STAGE = ROWS * X_STEP + SLICE * W_STEP; /* floats */
+};
+/* One row and eight wait for the weights: a whole chunk is on its way before the first slice is
+ * multiplied, and tiles are narrow, for more blocks. More rows wait for arithmetic. */
+using split_one = split<1, 1, 1, 16, 4>;
+using split_eight = split<8, 1, 1, 16, 4>;
+using split_many = split<8, 4, 4, 32, 2>;
+constexpr int SPLIT_WARPS = 8, SPLIT_WARPS_MIN = 4;
+
+template <class S>
+__device__ __forceinline__ void fetch_stage(float *stage, const struct linear &l, int row,
+                                            int column, int k)
+{
+    const int lane = (int)threadIdx.x % S::TEAM, team = (int)threadIdx.x % 32 / S::TEAM;
+    fetch_rows<S::ROWS, S::TEAM, BEHIND_unused>(stage + team * PITCH, S::X_STEP, l.x, row, k,
+                                                lane);
+    fetch_weights<S::COLUMNS, S::TEAM>(stage + S::ROWS * S::X_STEP + team * S::COLUMNS, S::W_STEP,
+                                       l, column, k, lane);
+    COPY_COMMIT();
+}
+
+/* Grid: n_rows by ROWS, N by COLUMNS. Dynamic shared memory: the teams' products, then each warp's
+ * stages. */
+template <class S, enum epilogue E>
+__global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
+    linear_split_kernel(const __grid_constant__ linear l)
+{
+    constexpr int EACH = (S::TILE + SPLIT_WARPS_MIN * 32 - 1) / (SPLIT_WARPS_MIN * 32);
+    DYNAMIC_SHARED(float, partials); /* [n_teams][TILE] */
+    const int t = (int)threadIdx.x, n_threads = (int)blockDim.x, n_teams = n_threads / S::TEAM;
+    const int team = t / S::TEAM, lane = t % S::TEAM, warp_team = t % 32 / S::TEAM;
+    const int row = (int)blockIdx.x * S::ROWS, column = (int)blockIdx.y * S::COLUMNS;
+    const int lane_row = lane % S::TALL, lane_column = lane / S::TALL * S::W;
+    float *stages = partials + n_teams * S::TILE + t / 32 * S::STAGES * S::STAGE;
+    const float *x = stages + lane_row * S::X_STEP + warp_team * PITCH;
+    const float *w = stages + S::ROWS * S::X_STEP + warp_team * S::COLUMNS + lane_column;
+    const int round_k = n_teams * CHUNK; /* the team's slices: SLICES of each round's chunk */
+    const auto k_of = [&](int s) {
+        return s / SLICES * round_k + team * CHUNK + s % SLICES * SLICE;
+    };
+    for (int s = 0; s < S::STAGES; s++)
+        fetch_stage<S>(stages + s * S::STAGE, l, row, column, k_of(s));
+    float sum[EACH] = {};
+    for (int first = 0, s = 0; first < l.K; first += round_k) {
+        float p[S::R][S::W] = {};
+        UNROLL(1)
+        for (int end = s + SLICES; s < end; s++) {
+            const int at = s % S::STAGES * S::STAGE;
+            COPY_WAIT(S::STAGES - 1);
+            __syncwarp(ALL_LANES);
+            multiply_slice(p, x + at, S::TALL * S::X_STEP, w + at, S::W_STEP, l.K - k_of(s));
+            __syncwarp(ALL_LANES);
+            fetch_stage<S>(stages + at, l, row, column, k_of(s + S::STAGES));
         }
         UNROLL(8)
-        for (int r = 0; r < ROWS; r++)
-            partials[warp][r][lane] = p[r];
-        __syncthreads();
-        for (int c = 0; c < WARPS && group + c * CHUNK < K && warp < ROWS; c++)
-            sum = add_chunk(sum, partials[c][warp][lane], group + c * CHUNK);
-        __syncthreads();
-    }
-    const size_t at = (size_t)warp * (size_t)N + (size_t)n;
-    if (warp < n_rows && n < N)
-        out[at] = finish<E>(sum, bias, residual, n, at);
-}
-
-/* Many rows: a block makes a tile of 16 R rows by 64 columns, each thread R rows by 4 columns of
- * it, from slices of SLICE k that all threads stage in shared memory. R = 8 loads less for each
- * product; more sums than 2 x 8 x 4 would not stay in registers. */
-constexpr int SLICE = 16, SIDE = 16, WIDE = 4, TILE_COLUMNS = SIDE * WIDE;
-
-template <int R>
-__device__ __forceinline__ void multiply_slice(float (&p)[R][WIDE], const float (*a)[SIDE * R + 4],
-                                               const float (*b)[TILE_COLUMNS], int row, int column,
-                                               int n_k)
-{
-    UNROLL(16)
-    for (int k = 0; k < n_k; k++) {
-        float w[WIDE];
-        UNROLL(4)
-        for (int j = 0; j < WIDE; j++)
-            w[j] = b[k][column + j];
-        UNROLL(8)
-        for (int i = 0; i < R; i++) {
-            const float x = a[k][row + i];
+        for (int i = 0; i < S::R; i++)
             UNROLL(4)
-            for (int j = 0; j < WIDE; j++)
-                p[i][j] = fmaf(x, w[j], p[i][j]);
-        }
+            for (int c = 0; c < S::W; c++)
+                partials[team * S::TILE + (lane_row + i * S::TALL) * S::COLUMNS + lane_column + c]
+                    = p[i][c];
+        __syncthreads();
+        UNROLL(8)
+        for (int e = 0; e < EACH; e++)
+            for (int c = 0, i = t + e * n_threads; i < S::TILE && c < n_teams
+                                                   && first + c * CHUNK < l.K; c++)
+                sum[e] = add_chunk(sum[e], partials[c * S::TILE + i], first + c);
+        __syncthreads();
+    }
+    UNROLL(8)
+    for (int e = 0; e < EACH; e++) {
+        const int i = t + e * n_threads, r = row + i / S::COLUMNS, n = column + i % S::COLUMNS;
+        const size_t at = (size_t)r * (size_t)l.N + (size_t)n;
+        if (i < S::TILE && r < l.n_rows && n < l.N)
+            l.out[at] = finish<E>(sum[e], l.bias, l.residual, n, at);
     }
 }
 
-/* out (n_rows, N) = finish(x (n_rows, K) @ w). Grid: N by TILE_COLUMNS, n_rows by 16 R. */
-template <int R, enum epilogue E>
-__global__ void __launch_bounds__(SIDE *SIDE)
-    linear_tile_kernel(float *out, const float *x, const float *bias, const float *residual,
-                       const float *weights, int stride, int K, int N, int n_rows)
+template <class S> static int split_size(int n_warps)
 {
-    constexpr int ROWS = SIDE * R, THREADS = SIDE * SIDE;
-    SHARED(float, a, [SLICE][ROWS + 4]); /* x, turned; four more against bank conflicts */
-    SHARED(float, b, [SLICE][TILE_COLUMNS]);
-    const int t = (int)threadIdx.x, row = t / SIDE * R, column = t % SIDE * WIDE;
-    const int row_first = (int)blockIdx.y * ROWS, column_first = (int)blockIdx.x * TILE_COLUMNS;
-    float sum[R][WIDE] = {}, p[R][WIDE] = {};
-    for (int k = 0; k < K; k += SLICE) {
-        for (int i = t; i < ROWS * SLICE; i += THREADS) {
-            const int r = row_first + i / SLICE, x_k = k + i % SLICE;
-            a[i % SLICE][i / SLICE]
-                = r < n_rows && x_k < K ? x[(size_t)r * (size_t)K + (size_t)x_k] : 0.0f;
-        }
-        for (int i = t; i < TILE_COLUMNS * SLICE; i += THREADS) {
-            const int n = column_first + i % TILE_COLUMNS, w_k = k + i / TILE_COLUMNS;
-            b[i / TILE_COLUMNS][i % TILE_COLUMNS]
-                = n < N && w_k < K ? weights[(size_t)w_k * (size_t)stride + (size_t)n] : 0.0f;
-        }
-        __syncthreads();
-        if (K - k >= SLICE)
-            multiply_slice<R>(p, a, b, row, column, SLICE);
-        else
-            multiply_slice<R>(p, a, b, row, column, K - k);
-        __syncthreads();
-        if ((k + SLICE) % CHUNK != 0 && k + SLICE < K)
+    return (int)sizeof(float) * n_warps * (S::TEAMS * S::TILE + S::STAGES * S::STAGE);
+}
+
+/* SPLIT_WARPS, or fewer where a block may have less shared memory. */
+template <class S> static int split_warps_max(const struct device *d)
+{
+    const int most = d->shared_max / split_size<S>(1);
+    return most < SPLIT_WARPS ? most : SPLIT_WARPS;
+}
+
+/* As many warps as there are chunks for, in as many rounds as it takes. */
+template <class S, enum epilogue E>
+static void linear_split(struct device *d, const struct linear &l)
+{
+    const int n_warps = (int)blocks_for(l.K, S::TEAMS * CHUNK);
+    const int rounds = (int)blocks_for(n_warps, split_warps_max<S>(d));
+    const int each = (int)blocks_for(n_warps, rounds);
+    const int warps = each < SPLIT_WARPS_MIN ? SPLIT_WARPS_MIN : each;
+    LAUNCH((linear_split_kernel<S, E>),
+           dim3(blocks_for(l.n_rows, S::ROWS), blocks_for(l.N, S::COLUMNS)), warps * 32,
+           (size_t)split_size<S>(warps), d->stream, l);
+    CHECK_LAUNCH(d);
+}
+
+/* More rows: a block makes a tile of LARGE_ROWS by LARGE_COLUMNS, each thread LARGE_R rows, SIDE
+ * apart, by LARGE_W columns. The slices' copies are LARGE_STAGES - 1 ahead. */
+constexpr int SIDE = 16, LARGE_R = 8, LARGE_W = 4, LARGE_STAGES = 3;
+constexpr int LARGE_ROWS = SIDE * LARGE_R, LARGE_COLUMNS = SIDE * LARGE_W;
+constexpr int LARGE_THREADS = SIDE * SIDE;
+
+/* Grid: n_rows by LARGE_ROWS, N by LARGE_COLUMNS. */
+template <enum epilogue E>
+__global__ void __launch_bounds__(LARGE_THREADS, 2)
+    linear_large_kernel(const __grid_constant__ linear l)
+{
+    SHARED(float, x, [LARGE_STAGES][LARGE_ROWS * PITCH]);
+    SHARED(float, w, [LARGE_STAGES][SLICE * LARGE_COLUMNS]);
+    const int t = (int)threadIdx.x, lane_row = t / SIDE, lane_column = t % SIDE * LARGE_W;
+    const int row = (int)blockIdx.x * LARGE_ROWS, column = (int)blockIdx.y * LARGE_COLUMNS;
+    const auto fetch = [&](int s) {
+        const int at = s % LARGE_STAGES;
+        fetch_rows<LARGE_ROWS, LARGE_THREADS, BEHIND_unused>(x[at], PITCH, l.x, row, s * SLICE, t);
+        fetch_weights<LARGE_COLUMNS, LARGE_THREADS>(w[at], LARGE_COLUMNS, l, column, s * SLICE, t);
+        COPY_COMMIT();
+    };
+    for (int s = 0; s < LARGE_STAGES - 1; s++)
+        fetch(s);
+    float sum[LARGE_R][LARGE_W] = {}, p[LARGE_R][LARGE_W] = {};
+    for (int s = 0; s * SLICE < l.K; s++) {
+        COPY_WAIT(LARGE_STAGES - 2);
+        __syncthreads(); /* slice s has come for all, and all are done with slice s - 1 */
+        fetch(s + LARGE_STAGES - 1);
+        multiply_slice(p, x[s % LARGE_STAGES] + lane_row * PITCH, SIDE * PITCH,
+                       w[s % LARGE_STAGES] + lane_column, LARGE_COLUMNS, l.K - s * SLICE);
+        if ((s + 1) % SLICES != 0 && (s + 1) * SLICE < l.K)
             continue;
         UNROLL(8)
-        for (int i = 0; i < R; i++)
+        for (int i = 0; i < LARGE_R; i++)
             UNROLL(4)
-            for (int j = 0; j < WIDE; j++) {
-                sum[i][j] = add_chunk(sum[i][j], p[i][j], k / CHUNK);
-                p[i][j] = 0;
+            for (int c = 0; c < LARGE_W; c++) {
+                sum[i][c] = add_chunk(sum[i][c], p[i][c], s / SLICES);
+                p[i][c] = 0;
             }
     }
     UNROLL(8)
-    for (int i = 0; i < R; i++)
+    for (int i = 0; i < LARGE_R; i++)
         UNROLL(4)
-        for (int j = 0; j < WIDE; j++) {
-            const int r = row_first + row + i, n = column_first + column + j;
-            const size_t at = (size_t)r * (size_t)N + (size_t)n;
-            if (r < n_rows && n < N)
-                out[at] = finish<E>(sum[i][j], bias, residual, n, at);
+        for (int c = 0; c < LARGE_W; c++) {
+            const int r = row + lane_row + i * SIDE, n = column + lane_column + c;
+            const size_t at = (size_t)r * (size_t)l.N + (size_t)n;
+            if (r < l.n_rows && n < l.N)
+                l.out[at] = finish<E>(sum[i][c], l.bias, l.residual, n, at);
         }
 }
 
-struct linear {
-    struct device *d;
-    float *out;
-    const float *x, *bias, *residual;
-    const struct weight *w;
-    int n_rows;
-};
-
-template <int ROWS, enum epilogue E> static void linear_few(const struct linear &l)
+template <enum epilogue E> static void linear_large(struct device *d, const struct linear &l)
 {
-    LAUNCH((linear_few_kernel<ROWS, E>), blocks_for(l.w->N, COLUMNS), WARPS * 32, 0, l.d->stream,
-           l.out, l.x, l.bias, l.residual, l.w->data, l.w->stride, l.w->K, l.w->N, l.n_rows);
-    CHECK_LAUNCH(l.d);
+    const dim3 grid(blocks_for(l.n_rows, LARGE_ROWS), blocks_for(l.N, LARGE_COLUMNS));
+    LAUNCH(linear_large_kernel<E>, grid, LARGE_THREADS, 0, d->stream, l);
+    CHECK_LAUNCH(d);
 }
 
-template <int R, enum epilogue E> static void linear_tile(const struct linear &l)
+/* Larger tiles read less and multiply faster, where there are enough of them for all processors:
+ * small ones are better while no processor has more than two, and the largest need to be full
+ * and as many. bench/gpu.py reasons with the same numbers. */
+template <enum epilogue E> static void linear_rows(struct device *d, const struct linear &l)
 {
-    const dim3 grid(blocks_for(l.w->N, TILE_COLUMNS), blocks_for(l.n_rows, SIDE * R));
-    LAUNCH((linear_tile_kernel<R, E>), grid, SIDE * SIDE, 0, l.d->stream, l.out, l.x, l.bias,
-           l.residual, l.w->data, l.w->stride, l.w->K, l.w->N, l.n_rows);
-    CHECK_LAUNCH(l.d);
-}
-
-template <enum epilogue E> static void linear_rows(const struct linear &l)
-{
+    const unsigned processors = (unsigned)d->processors;
+    const unsigned large = blocks_for(l.n_rows, LARGE_ROWS) * blocks_for(l.N, LARGE_COLUMNS);
+    const unsigned eights
+        = blocks_for(l.n_rows, split_eight::ROWS) * blocks_for(l.N, split_eight::COLUMNS);
     if (l.n_rows == 1)
-        linear_few<1, E>(l);
-    else if (l.n_rows <= FEW_ROWS)
-        linear_few<FEW_ROWS, E>(l);
-    else if (l.n_rows <= 128)
-        linear_tile<4, E>(l);
+        linear_split<split_one, E>(d, l);
+    else if (l.n_rows <= split_eight::ROWS || eights <= 2 * processors)
+        linear_split<split_eight, E>(d, l);
+    else if (l.n_rows < LARGE_ROWS * 3 / 4 || large < 2 * processors)
+        linear_split<split_many, E>(d, l);
     else
-        linear_tile<8, E>(l);
+        linear_large<E>(d, l);
+}
+
+template <class S> static cudaError_t split_allow(const struct device *d)
+{
+    const int size = split_size<S>(split_warps_max<S>(d));
+    cudaError_t error = ALLOW_SHARED((linear_split_kernel<S, EPILOGUE_none>), size);
+    if (error == cudaSuccess)
+        error = ALLOW_SHARED((linear_split_kernel<S, EPILOGUE_gelu>), size);
+    if (error == cudaSuccess)
+        error = ALLOW_SHARED((linear_split_kernel<S, EPILOGUE_residual>), size);
+    return error;
+}
+
+cudaError_t cuda_linear_open(const struct device *d)
+{
+    cudaError_t error = split_allow<split_one>(d);
+    if (error == cudaSuccess)
+        error = split_allow<split_eight>(d);
+    if (error == cudaSuccess)
+        error = split_allow<split_many>(d);
+    return error;
 }
 
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual)
 {
-    const struct linear l = {d, out, x, bias, residual, w, n_rows};
+    const struct linear l = {out, bias, residual, w->data, w->stride, w->K, w->N, n_rows,
+                             rows_of(x, n_rows, w->K)};
     if (n_rows == 0)
         return;
     if (d->precision != PRECISION_exact) {
@@ -170,9 +255,9 @@ void cuda_linear(struct device *d, float *out, const float *x, const struct weig
         return;
     }
     switch (epilogue) {
-    case EPILOGUE_none: linear_rows<EPILOGUE_none>(l); break;
-    case EPILOGUE_gelu: linear_rows<EPILOGUE_gelu>(l); break;
-    case EPILOGUE_residual: linear_rows<EPILOGUE_residual>(l); break;
+    case EPILOGUE_none: linear_rows<EPILOGUE_none>(d, l); break;
+    case EPILOGUE_gelu: linear_rows<EPILOGUE_gelu>(d, l); break;
+    case EPILOGUE_residual: linear_rows<EPILOGUE_residual>(d, l); break;
     }
 }
 
@@ -212,82 +297,6 @@ void cuda_linear_panels(struct device *d, float *out, const float *x, const stru
     LAUNCH(linear_panels_kernel, blocks_for((int64_t)n_rows * n_panels * LANES, BLOCK), BLOCK, 0,
            d->stream, out, x, w->data, static_cast<const int32_t *>(staged), w->stride, w->K, w->N,
            n_panels, n_rows);
-    CHECK_LAUNCH(d);
-}
-
-/* The matrix goes up as it is and is laid out by a copy between views. */
-static bool weight_fill(struct device *d, struct weight *w, const float *matrix, enum layout l,
-                        struct err *e)
-{
-    const size_t size = sizeof *matrix * (size_t)w->K * (size_t)w->N;
-    void *raw;
-    if (!backend_cuda.alloc(d, &raw, size, e))
-        return false;
-    backend_cuda.upload(d, raw, matrix, size);
-    const int64_t shape[] = {w->K, w->N};
-    struct tensor from = {raw, DT_f32, view_of(2, shape)}, to = {w->data, DT_f32, from.view};
-    if (l == LAYOUT_nk) {
-        from.view.stride[0] = 1;
-        from.view.stride[1] = w->K;
-    }
-    to.view.stride[0] = w->stride;
-    cuda_copy(d, &to, &from);
-    backend_cuda.release(d, raw, size);
-    return true;
-}
-
-bool cuda_weight_pack(struct device *d, struct weight **out, const float *matrix, enum layout l,
-                      int K, int N, struct err *e)
-{
-    struct weight *w = static_cast<struct weight *>(memory_map(sizeof *w));
-    if (!w)
-        return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
-    w->K = K;
-    w->N = N;
-    w->stride = (N + 3) / 4 * 4;
-    void *data = NULL;
-    const size_t size = sizeof *matrix * (size_t)K * (size_t)w->stride;
-    if (!backend_cuda.alloc(d, &data, size, e) || (w->data = static_cast<float *>(data), false)
-        || !weight_fill(d, w, matrix, l, e)) {
-        cuda_weight_free(d, w);
-        return false;
-    }
-    *out = w;
-    return true;
-}
-
-void cuda_weight_free(struct device *d, struct weight *w)
-{
-    if (!w)
-        return;
-    backend_cuda.release(d, w->data, 0);
-    memory_unmap(w, sizeof *w);
-}
-
-/* A place of the row-major (K, N) is another one of the rows that lie apart. Grid: the elements. */
-__global__ void __launch_bounds__(BLOCK)
-    weight_read_kernel(float *out, const float *w, int64_t offset, int N, int stride,
-                       const __grid_constant__ walk places)
-{
-    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
-    if (i >= places.count)
-        return;
-    int64_t at[2];
-    walk_places(at, places, i);
-    const int64_t place = offset + at[1];
-    out[at[0]] = w[place / N * stride + place % N];
-}
-
-void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
-                      const struct view *view)
-{
-    const struct tensor from = {w->data, DT_f32, *view};
-    const struct tensor *const all[] = {out, &from};
-    if (view_count(view) == 0)
-        return;
-    const struct walk places = walk_of(all, 2, view->rank);
-    LAUNCH(weight_read_kernel, blocks_for(places.count, BLOCK), BLOCK, 0, d->stream,
-           cuda_data<float>(out), w->data, view->offset, w->N, w->stride, places);
     CHECK_LAUNCH(d);
 }
 

@@ -9,6 +9,7 @@ struct emulate_counts {
     int launches, uploads, downloads; /* copies between the host and the device */
     int waits; /* of the host: at a stream, at an event, in a copy from or to memory that is not
                   pinned */
+    int left;  /* given to streams, and not run yet */
 };
 struct emulate_counts emulate_counted(void);
 

@@ -90,6 +90,8 @@ typedef struct emulate_event *cudaEvent_t;
 
 struct cudaDeviceProp {
     char name[256];
+    int multiProcessorCount;
+    size_t sharedMemPerBlockOptin;
 };
 
 cudaError_t cudaGetDeviceCount(int *count);
@@ -188,9 +190,20 @@ template <class T> T shuffle(unsigned mask, T value, int source, struct place at
     return value;
 }
 
+/* In kernels that are not traced nobody knows what was written. */
 #ifdef __SANITIZE_THREAD__
+constexpr bool is_traced = true;
+#else
+constexpr bool is_traced = false;
+#endif
+
 template <class T, class F> T atomic_change(T *p, F change)
 {
+    if constexpr (!is_traced) { /* threads change only where they wait */
+        const T old = *p;
+        *p = change(old);
+        return old;
+    }
     uint64_t bits = atomic_load(p, sizeof *p);
     T old;
     memcpy(&old, &bits, sizeof old);
@@ -200,19 +213,9 @@ template <class T, class F> T atomic_change(T *p, F change)
     atomic_store(p, bits, sizeof *p);
     return old;
 }
-#else
-/* In kernels that are not traced nobody knows what was written; threads change only where they
- * wait. */
-template <class T, class F> T atomic_change(T *p, F change)
-{
-    const T old = *p;
-    *p = change(old);
-    return old;
-}
-#endif
 
 /* copy_async: the bytes arrive when this thread waits for their group. */
-void copy_async(void *to, const void *from, size_t size);
+void copy_async(void *to, const void *from, size_t size, bool traced);
 void copy_async_commit(void);
 void copy_async_wait(int groups_left);
 }
@@ -286,4 +289,9 @@ template <class T> T atomicCAS(T *p, T expected, T value)
     emulate::launch_on(#kernel, true, kernel, grid, block, shared, stream, __VA_ARGS__)
 #define ALLOW_SHARED(kernel, size)                                                                \
     emulate::allow_shared(reinterpret_cast<const void *>(kernel), size)
+/* Bytes on their way from device to shared memory: 4, 8 or 16 at once, both sides aligned to them.
+ * A thread's copies up to each COPY_COMMIT are a group; COPY_WAIT leaves so many under way. */
+#define COPY_ASYNC(to, from, size) emulate::copy_async(to, from, size, emulate::is_traced)
+#define COPY_COMMIT()              emulate::copy_async_commit()
+#define COPY_WAIT(groups_left)     emulate::copy_async_wait(groups_left)
 #define GRID_BARRIER() emulate::barrier_grid(EMULATE_HERE)

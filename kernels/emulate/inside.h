@@ -79,4 +79,5 @@ bool arguments_hold(const void *p);
 cudaError_t launch_admit(const void *kernel, const struct launch *l); /* is it possible? */
 void launch_run(const struct launch *l);
 void launch_must_be_checked(void); /* the last one, before anything else is asked of the device */
+void error_set(cudaError_t error); /* for cudaGetLastError */
 }

@@ -344,26 +344,28 @@ struct copy {
     const char *from;
     size_t size;
     int group;
+    bool traced;
 };
 struct copies {
     std::vector<copy> pending;
     int group; /* that is being filled */
 };
 
-void copy_async(void *to, const void *from, size_t size)
+void copy_async(void *to, const void *from, size_t size, bool traced)
 {
     if (size != 4 && size != 8 && size != 16)
         report("copy_async of %zu bytes: it can be 4, 8 or 16", size);
     if (!shared.holds(to) || (uintptr_t)to % size || (uintptr_t)from % size)
         report("copy_async of %zu bytes to %s: both sides are aligned to the size, and it goes to "
                "shared memory", size, describe(to));
-    touch(to, size, kind::write);
+    if (traced)
+        touch(to, size, kind::write);
     for (size_t i = 0; i < size; i += 4)
-        shared.cell_of(static_cast<char *>(to) + i)->in_flight = true;
+        shared.cell_of(static_cast<char *>(to) + i)->in_flight = traced;
     if (!running->copies)
         running->copies = new copies{};
-    running->copies->pending.push_back(
-        {static_cast<char *>(to), static_cast<const char *>(from), size, running->copies->group});
+    running->copies->pending.push_back({static_cast<char *>(to), static_cast<const char *>(from),
+                                        size, running->copies->group, traced});
 }
 
 void copy_async_commit(void)
@@ -373,26 +375,27 @@ void copy_async_commit(void)
     running->copies->group++;
 }
 
+static void arrive(const struct copy &c)
+{
+    if (c.traced)
+        touch(c.from, c.size, kind::read);
+    memcpy(c.to, c.from, c.size);
+    for (size_t i = 0; i < c.size; i += 4) {
+        struct cell *cell = shared.cell_of(c.to + i);
+        cell->in_flight = false;
+        cell->written = access_now(running, 15, kind::write);
+    }
+}
+
 void copy_async_wait(int groups_left)
 {
     struct copies *all = running->copies;
     if (!all)
         return;
-    std::vector<copy> rest;
-    for (const copy &c : all->pending) {
-        if (c.group >= all->group - groups_left) {
-            rest.push_back(c);
-            continue;
-        }
-        touch(c.from, c.size, kind::read);
-        memcpy(c.to, c.from, c.size);
-        for (size_t i = 0; i < c.size; i += 4) {
-            struct cell *cell = shared.cell_of(c.to + i);
-            cell->in_flight = false;
-            cell->written = access_now(running, 15, kind::write);
-        }
-    }
-    all->pending = rest;
+    auto next = all->pending.begin();
+    for (; next != all->pending.end() && next->group < all->group - groups_left; ++next)
+        arrive(*next);
+    all->pending.erase(all->pending.begin(), next);
 }
 
 void copies_end(struct thread *t)

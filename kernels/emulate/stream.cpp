@@ -129,6 +129,9 @@ using namespace emulate;
 
 struct emulate_counts emulate_counted(void)
 {
+    counts.left = 0;
+    for (const emulate_stream *s : streams)
+        counts.left += (int)s->queue.size();
     return counts;
 }
 
@@ -140,7 +143,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-    *p = {"an emulated device"};
+    *p = {"an emulated device", 2, 99 << 10}; /* the least that devices from sm_80 on have */
     return cudaSuccess;
 }
 
@@ -251,13 +254,16 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
     return cudaSuccess;
 }
 
-/* Whoever asks again and again sees it happen. */
+/* Whoever asks again and again sees it happen. That it has not is also told by cudaGetLastError. */
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
     launch_must_be_checked();
     if (e->done < e->recorded)
         run_one();
-    return e->done < e->recorded ? cudaErrorNotReady : cudaSuccess;
+    if (e->done >= e->recorded)
+        return cudaSuccess;
+    error_set(cudaErrorNotReady);
+    return cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)

@@ -12,7 +12,7 @@
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { ROWS = 700, WIDTH = 1100, CONTEXT = 400, DEVICES_MAX = 9, LENT_MAX = 1000 };
+enum { ROWS = 700, WIDTH = 1100, CONTEXT = 1024, DEVICES_MAX = 9, LENT_MAX = 1000 };
 
 static const struct backend *be;
 static struct device *devices[DEVICES_MAX];
@@ -994,6 +994,34 @@ static void sequences_that_share_a_pass_do_not_see_each_other(void **state)
     }
 }
 
+/* As many keys as leave a device no room for the scores of several rows. */
+static void rows_behind_a_long_past_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    enum { T = CONTEXT, H = 1, DH = 50, W = H * DH, ALL_PAGES = (T + 63) / 64 };
+    const float *qkv = floats(T * 3 * W);
+    float *expected = floats(T * W);
+    int32_t pages[ALL_PAGES];
+    for (int i = 0; i < ALL_PAGES; i++)
+        pages[i] = ALL_PAGES - 1 - i;
+    reference_attend(expected, qkv, T, H, DH);
+    for (int i = 0; i < n_devices; i++) {
+        struct device *d = devices[i];
+        struct cache *c;
+        assert_true(be->cache_open(d, &c, ALL_PAGES, 1, H, DH, &error));
+        const float *qkv_there = lend_floats(d, qkv, T * 3 * W);
+        float *z = lend_floats(d, qkv, T * W);
+        const struct span all[] = {{0, 600, 0, pages}, {600, T - 600, 600, pages}};
+        be->cache_append(d, c, 0, qkv_there, all, 1);
+        be->cache_append(d, c, 0, qkv_there, all + 1, 1);
+        const struct span last = {T - 3, 3, T - 3, pages};
+        be->attend(d, z, c, 0, qkv_there, &last, 1);
+        assert_true(reference_same(fetch_floats(d, z + (T - 3) * W, 3 * W),
+                                   expected + (T - 3) * W, 3 * W));
+        be->cache_close(d, c);
+    }
+}
+
 static struct tensor view3(float *data, int64_t a, int64_t b, int64_t c)
 {
     const int64_t shape[] = {a, b, c};
@@ -1139,6 +1167,7 @@ int main(void)
         TEST(gelu_add_embed_and_gather_have_the_bits_of_the_reference),
         TEST(attention_has_the_bits_of_the_reference_in_any_chunks),
         TEST(sequences_that_share_a_pass_do_not_see_each_other),
+        TEST(rows_behind_a_long_past_have_the_bits_of_the_reference),
         TEST(attention_by_hand_has_the_bits_of_the_fused_kernel),
         TEST(the_cache_gives_back_keys_and_values),
         TEST(memory_is_zeroed_aligned_and_comes_back_row_major),

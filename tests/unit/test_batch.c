@@ -711,6 +711,66 @@ static void copies_have_the_bits_of_sequences_with_rows_of_their_own(void **stat
     }
 }
 
+/* Sets of 0.5 that say they skip, or do not; then the last logits are saved. */
+static struct job *job_that_sets(const char *const *paths, const char *more, const char *skip)
+{
+    const char *nodes = "";
+    for (int i = 0; paths[i]; i++)
+        nodes = arena_format(&arena, "%s{\"op\": \"set\", \"args\": [\"%s\", 0.5]%s}, ", nodes,
+                             paths[i], skip);
+    return job_of(arena_format(&arena,
+                               "{\"prompt\": [1, 2, 3, 4]%s, \"nodes\": [%s{\"op\": \"save\", "
+                               "\"args\": [\"lm_head.output[:, -1]\"]}]}",
+                               more, nodes));
+}
+
+/* Rows of products: qkv, proj, fc and out of both blocks, then the head; what has none is no call.
+ * Neighbours of 3 and 2 rows are picked before and behind. */
+static void a_module_that_is_skipped_is_not_computed(void **state)
+{
+    (void)state;
+    const struct {
+        const char *paths[4], *more;
+        bool before, behind;
+        int n, rows[9];
+    } cases[] = {
+        {{"transformer.h.0.mlp.output"}, "", false, false, 7, {4, 4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.attn.output[0]"}, "", false, false, 7, {4, 4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.output[0]"}, "", false, false, 5, {4, 1, 1, 1, 1}},
+        {{"transformer.h.0.output[0]", "transformer.h.1.output[0]"}, "", false, false, 1, {1}},
+        {{"transformer.h.0.output[0]"}, ", \"max_new_tokens\": 2", false, false, 6,
+         {4, 4, 1, 1, 1, 1}},
+        {{"transformer.h.0.mlp.output"}, "", true, false, 9, {7, 7, 3, 3, 7, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", true, false, 9, {3, 3, 3, 3, 7, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", false, true, 9, {2, 2, 2, 2, 6, 2, 2, 2, 2}},
+        {{"transformer.h.0.output[0]"}, "", true, true, 9, {9, 9, 9, 9, 9, 3, 3, 3, 3}},
+        {{"transformer.h.0.ln_2.output"}, "", false, false, 9, {4, 4, 4, 4, 4, 1, 1, 1, 1}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *last = ", \"save\": {\"x\": \"lm_head.output[:, -1]\"}";
+        struct job *sets = job_that_sets(cases[i].paths, cases[i].more, "");
+        struct job *skips = job_that_sets(cases[i].paths, cases[i].more,
+                                          ", \"kwargs\": {\"skip\": true}");
+        struct job *beside[] = {job_of(prompt_of(1, 3, last)), job_of(prompt_of(1, 2, last))};
+        batch_add(batch, sets);
+        run_to_the_end();
+        watch();
+        if (cases[i].before)
+            batch_add(batch, beside[0]);
+        batch_add(batch, skips);
+        if (cases[i].behind)
+            batch_add(batch, beside[1]);
+        run_once();
+        expect_rows(cases[i].rows, cases[i].n);
+        run_to_the_end();
+        assert_true(same_bits(skips, sets));
+        job_free(sets);
+        job_free(skips);
+        job_free(beside[0]);
+        job_free(beside[1]);
+    }
+}
+
 static struct job *late_comer;
 
 static void come_late(void *context)
@@ -812,6 +872,7 @@ int main(void)
         TEST(invokes_share_what_they_begin_with),
         TEST(a_short_prompt_leaves_no_more_than_it_has),
         TEST(copies_have_the_bits_of_sequences_with_rows_of_their_own),
+        TEST(a_module_that_is_skipped_is_not_computed),
         TEST(a_large_pass_lets_small_ones_through),
         TEST(an_abort_fails_who_waits_and_who_runs),
     };

@@ -204,10 +204,10 @@ template <bool waits, bool meets> __global__ void fetches(float *to, const float
 {
     SHARED(float, tile, [N]);
     const unsigned i = threadIdx.x;
-    emulate::copy_async(&tile[i], &from[i], 4);
-    emulate::copy_async_commit();
+    COPY_ASYNC(&tile[i], &from[i], 4);
+    COPY_COMMIT();
     if (waits)
-        emulate::copy_async_wait(0);
+        COPY_WAIT(0);
     if (meets)
         __syncthreads();
     to[i] = tile[N - 1 - i];

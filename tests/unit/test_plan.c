@@ -607,6 +607,93 @@ static void an_invoke_that_does_not_exist_is_refused(void **state)
     IS("index nodes[0].invoke: invoke 1 does not exist: the request has invokes 0 to 0");
 }
 
+static void values_and_their_places_are_chosen_once(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, clone, NODE(hook("lm_head.output")));
+    tiny_save(&t, tiny_op(&t, topk_values, NODE(x), INT(2)));
+    tiny_save(&t, tiny_op(&t, topk_indices, NODE(x), INT(2)));
+    tiny_save(&t, tiny_op(&t, topk_indices, NODE(x), INT(3)));
+    tiny_op(&t, set, NODE(x), FLOAT(1));
+    tiny_save(&t, tiny_op(&t, topk_indices, NODE(x), INT(2)));
+    IS("0 lm_head.output: clone topk_indices gather save clone save topk_indices save set "
+       "topk_indices save");
+}
+
+/* Modules that are left out. */
+
+static void leave_out(int target, struct arg value)
+{
+    tiny_add(&t, OP_set,
+             (struct arg[PARAMS_MAX]){NODE(target), value, BOOL(false), BOOL(true)});
+}
+
+static const char *skips_text(void)
+{
+    const char *text = "";
+    assert_true(tiny_plan(&t));
+    for (int i = 0; i < t.plan.n_skips; i++) {
+        const struct plan_skip *s = &t.plan.skips[i];
+        text = arena_format(&t.arena, "%s%d: %d%s%s%s; ", text, s->invoke, s->block,
+                            s->stages[STAGE_keys] ? " keys" : "",
+                            s->stages[STAGE_attention] ? " attention" : "",
+                            s->stages[STAGE_mlp] ? " mlp" : "");
+    }
+    return text;
+}
+
+static void rows_go_without_a_module_whose_output_nobody_sees(void **state)
+{
+    (void)state;
+    const struct arg zero = FLOAT(0);
+    tiny_invoke(&t, 1, 4);
+    tiny_invoke(&t, 1, 4);
+    leave_out(hook("transformer.h.0.attn.output[0]"), zero);
+    leave_out(tiny_hook(&t, "transformer.h.0.output[0]", 1, 0), zero);
+    leave_out(hook("transformer.h.1.attn.output[0]"), zero);
+    tiny_save(&t, hook("transformer.h.1.output[1][1]")); /* the values of block 1 */
+    const int out = hook("transformer.h.1.mlp.output");
+    tiny_save(&t, out);
+    leave_out(out, zero);
+    const int twice = hook("transformer.h.2.mlp.output");
+    leave_out(twice, (struct arg)NODE(tiny_op(&t, mul, NODE(twice), FLOAT(2))));
+    tiny_save(&t, hook("lm_head.output"));
+    assert_string_equal(skips_text(), "0: 0 keys attention; 1: 0 keys attention mlp; "
+                                      "0: 1 attention; ");
+}
+
+static void later_steps_need_the_keys_of_attention_that_they_do_not_skip(void **state)
+{
+    (void)state;
+    const struct arg zero = FLOAT(0);
+    tiny_invoke(&t, 1, 4);
+    t.graph.traces[0].n_new_tokens = 2;
+    leave_out(hook("transformer.h.0.attn.output[0]"), zero);
+    leave_out(hook("transformer.h.1.attn.output[0]"), zero);
+    leave_out(tiny_hook(&t, "transformer.h.1.attn.output[0]", 0, 1), zero);
+    assert_string_equal(skips_text(), "0: 0 attention; 0: 1 keys attention; "
+                                      "0: 1 keys attention; ");
+}
+
+/* Of the other prompt's second step, which may not come. */
+static void what_may_be_absent_replaces_nothing(void **state)
+{
+    (void)state;
+    static const int32_t end[] = {7};
+    for (int n_ids = 0; n_ids < 2; n_ids++) {
+        tear_down(state);
+        set_up(state);
+        t.graph.traces[0].n_new_tokens = 2;
+        t.graph.traces[0].ending = (struct ending){.ids = end, .n_ids = n_ids};
+        tiny_invoke(&t, 1, 4);
+        tiny_invoke(&t, 1, 4);
+        leave_out(tiny_hook(&t, "transformer.h.2.mlp.output", 0, 1),
+             (struct arg)NODE(tiny_hook(&t, "transformer.h.0.mlp.output", 1, 1)));
+        assert_string_equal(skips_text(), n_ids ? "" : "0: 2 mlp; ");
+    }
+}
+
 /* Prompts and sampling. */
 
 static void rows_sequences_and_pages_are_dealt_out(void **state)
@@ -932,6 +1019,20 @@ static void too_much_work_is_refused(void **state)
        "2.15e+11");
 }
 
+/* One row through a large module is as much work as ten: its weights are read. */
+static void the_weights_of_an_applied_module_are_work(void **state)
+{
+    (void)state;
+    t.model.width = 1 << 13;
+    t.model.inner = 1 << 15;
+    tiny_invoke(&t, 1, 1);
+    const int x = hook("transformer.h.0.mlp.c_fc.input");
+    for (int i = 0; i < 100; i++)
+        tiny_save(&t, tiny_apply(&t, "transformer.h.1.mlp.c_fc", x));
+    IS("limit nodes[159]: up to here the graph itself asks for 2.15e+11 multiply-adds: the limit "
+       "is 2.15e+11");
+}
+
 /* A million products of one number each pack as much as a million of 64 columns. */
 static void small_products_are_work_too(void **state)
 {
@@ -1211,6 +1312,10 @@ int main(void)
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(values_and_their_places_are_chosen_once),
+        TEST(rows_go_without_a_module_whose_output_nobody_sees),
+        TEST(later_steps_need_the_keys_of_attention_that_they_do_not_skip),
+        TEST(what_may_be_absent_replaces_nothing),
         TEST(copies_of_a_prompt_share_its_rows),
         TEST(prompts_of_unequal_length_have_their_own_rows),
         TEST(clearing_the_padding_is_work_of_the_graph),
@@ -1227,6 +1332,7 @@ int main(void)
         TEST(lives_that_meet_never_share_bytes),
         TEST(too_much_is_refused_before_it_is_allocated),
         TEST(too_much_work_is_refused),
+        TEST(the_weights_of_an_applied_module_are_work),
         TEST(small_products_are_work_too),
         TEST(too_much_work_without_a_product_is_refused),
         TEST(too_many_saves_are_refused),

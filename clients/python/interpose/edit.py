@@ -31,6 +31,9 @@ class Edit(Run):
         self._edited._edits = (*self._edited._edits, self.recording)
         self._state = "done"
 
+    def call_hooks(self):
+        """Nothing: hook functions are called in the runs to come."""
+
     @property
     def n_steps(self):
         """Not known: that of the runs to come."""

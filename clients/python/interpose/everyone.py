@@ -65,12 +65,12 @@ class Everyone:
 
     # Hooks of all invokes as one tensor, and what is set there back in each.
 
-    def hook(self, path, step):
+    def hook(self, path, step, place=None):
         """The node of a place in all invokes."""
         if not self._is_written:
-            return self.run.graph.hook(path, None, step)
+            return self.run.graph.hook(path, None, step, place)
         if (path, step) not in self._joined:
-            parts = [invoke.hook(path, step) for invoke in self.run.invokes]
+            parts = [invoke.hook(path, step, place) for invoke in self.run.invokes]
             self._joined[path, step] = parts, self._join(parts)
         return self._joined[path, step][1]
 

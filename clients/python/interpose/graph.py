@@ -19,7 +19,8 @@ class Node:
                  "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
                  "missing", "skips")
 
-    def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None):
+    def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None,
+                 place=None):
         self.op, self.args, self.kwargs = op, args, kwargs or {}
         self.invoke, self.step = invoke, step
         self.optional = optional    # left out where nothing uses it
@@ -32,7 +33,7 @@ class Node:
         self.condition = None       # of a save: the save of whether it counts (see condition.py)
         self.skips = False          # of a set: whether it stands for a module that is left out
         self.missing = None         # of a save that is not sent: why, as half a sentence
-        self.place = user_place()
+        self.place = place or user_place()
 
     def inputs(self):
         """The nodes among its arguments."""
@@ -100,11 +101,12 @@ class Graph:
         self.nodes.append(node)
         return node
 
-    def hook(self, path, invoke, step):
+    def hook(self, path, invoke, step, place=None):
         """The node that stands for a place of the model: one, however often it is asked for."""
         nodes = self._hooks.setdefault((path, invoke, step), [None])
         if nodes[-1] is None:
-            node = nodes[-1] = Node("hook", [path], invoke=invoke, step=step, optional=True)
+            node = nodes[-1] = Node("hook", [path], invoke=invoke, step=step, optional=True,
+                                    place=place)
             self.nodes.append(node)
         return nodes[-1]
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import difflib
 import re
 from typing import NamedTuple
@@ -89,7 +90,33 @@ class Hooks(collections.abc.Mapping):
     Short names take their block and, for a layernorm's, which one: `hooks["resid_post", 5]`,
     `hooks["normalized", 2, "ln1"]`. A negative block counts from the end. Iterating gives all
     names. Raises KeyError for a name that is none, IndexError for a block that does not exist.
+
+    Called, it is TransformerLens's context: `with model.hooks(fwd_hooks=[(name, function)]):`.
     """
+
+    def __call__(self, fwd_hooks=(), bwd_hooks=(), reset_hooks_end=True, clear_contexts=False):
+        """A context: in each run that begins in its block the functions are called, as those of
+        `model.add_hook` are; it gives the model. `reset_hooks_end=False` leaves them there.
+
+        >>> def without_mlp(x, hook):
+        ...     x[:] = 0
+        >>> with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", without_mlp)]):
+        ...     _, cache = model.run_with_cache("Hello")
+        >>> bool(cache["mlp_out", 1].any())
+        False
+        """
+        if bwd_hooks:
+            raise ValueError("bwd_hooks are not offered: a server computes no gradients")
+        return self._added(fwd_hooks, reset_hooks_end)
+
+    @contextlib.contextmanager
+    def _added(self, fwd_hooks, reset_hooks_end):
+        new = {id(hook) for hook in self._model._hook(fwd_hooks)}
+        try:
+            yield self._model
+        finally:
+            if reset_hooks_end:
+                self._model._hooked = [h for h in self._model._hooked if id(h) not in new]
 
     def __init__(self, model, root):
         self._model, self._root = model, root

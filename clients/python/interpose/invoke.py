@@ -31,6 +31,7 @@ class Invoke:
         self.index = self.run.count(self)
         for recording in self.run.model._edits:
             recording.replay(self.run)
+        self.run.call_hooks()
         return self
 
     def __exit__(self, kind, exception, traceback):
@@ -42,9 +43,9 @@ class Invoke:
 
     # Where the graph's hooks of this invoke are; everyone.py has those of all.
 
-    def hook(self, path, step):
-        """The node of a place."""
-        return self.run.graph.hook(path, self.index, step)
+    def hook(self, path, step, place=None):
+        """The node of a place of the model, asked for at a place of the user's code."""
+        return self.run.graph.hook(path, self.index, step, place)
 
     def replace(self, hook, value):
         """Another tensor in the place; the old one stays that of its names."""

@@ -3,36 +3,44 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activation_cache import ActivationCache, Pass
+from .activation_cache import ActivationCache, Pass, Weight, aside
+from .current import open_run
 from .directions import residual_directions
+from .factored import FactoredMatrix
 from .finished import Value
-from .folding import NUMERICS
+from .folding import NUMERICS, accumulated_bias
 from .functions import FUNCTIONS
 from .prompt import BOS
+from .proxy import is_device
 from .tokenizer import rectangle
 from .values import as_array, whole
 
 
-class BlockParameters:
-    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a
-    slice of blocks they are stacked. Inside a run, as all parameters."""
+class BlockParameters(Weight):
+    """A parameter of all blocks, stacked: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head
+    1's."""
 
     def __init__(self, model, path):
+        super().__init__(model, f"blocks.*.{path}", lambda: self[:])
         self._model, self._path = model, path
 
     def __len__(self):
         return self._model.config.n_blocks
 
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, key):
         block, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(block, slice):
-            found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
-            return found[(slice(None), *rest)] if rest else found
-        found = self._model.blocks[block]._at(self._path)
-        return found[tuple(rest)] if rest else found
-
-    def __repr__(self):
-        return f"<blocks.*.{self._path}>"
+        if hasattr(block, "__index__"):
+            found = self._model.blocks[block]._at(self._path)
+            return found[tuple(rest)] if rest else found
+        if open_run(self._model) is None:
+            return self._one.values(lambda: self[key])
+        if not isinstance(block, slice):
+            return self[:][key]
+        found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
+        return found[(slice(None), *rest)] if rest else found
 
 
 class Lens:
@@ -104,6 +112,30 @@ class Lens:
             raise ValueError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(text)}")
         return ids[0]
 
+    def get_token_position(self, single_token, input, mode="first", prepend_bos=False,
+                           padding_side=None):
+        """Where a token, a text or an id, stands in a text or in ids, (T) or (1, T): the first or,
+        with mode="last", the last time.
+
+        Raises ValueError for one that is not there.
+
+        >>> model.get_token_position(" Tower", "The Eiffel Tower")
+        4
+        """
+        del padding_side    # of one text: nothing is padded
+        ids = self.to_tokens(input, prepend_bos) if isinstance(input, str) else as_array(input)
+        if ids.ndim > 2 or ids.ndim == 2 and len(ids) != 1:
+            raise ValueError(f"get_token_position takes one text or the ids of one: not {ids.shape}")
+        if isinstance(single_token, str):
+            single_token = self.to_single_token(single_token)
+        places = np.flatnonzero(ids.reshape(-1) == single_token)
+        if mode not in ("first", "last"):
+            raise ValueError(f"mode is 'first' or 'last': not {mode!r}")
+        if not len(places):
+            raise ValueError(f"{self.to_single_str_token(single_token)!r} does not stand in "
+                             f"{self.to_str_tokens(ids)}")
+        return int(places[0 if mode == "first" else -1])
+
     def to_single_str_token(self, token):
         """The text of one id.
 
@@ -134,6 +166,118 @@ class Lens:
         """
         return self.config
 
+    @property
+    def device(self):
+        """Where torch's tensors that go along with the model's live: on the CPU."""
+        return "cpu"
+
+    def to(self, device, *unsupported, **ignored):
+        """Itself, like eval(), cpu() and cuda(): it lives where its server has put it, never trains,
+        and computes in its server's numbers, so that none of them changes anything.
+
+        Raises TypeError for a dtype.
+        """
+        for each in (device, *unsupported):
+            if not is_device(each):
+                raise TypeError(f"to({each}) is not offered: the model computes in its server's "
+                                "numbers; x.to(dtype) converts a result")
+        return self
+
+    def eval(self):
+        """Itself: see to()."""
+        return self
+
+    def cpu(self):
+        """Itself: see to()."""
+        return self
+
+    def cuda(self, device=None):
+        """Itself: see to()."""
+        return self
+
+    def set_use_attn_result(self, use_attn_result=True):
+        """Nothing: hook_result is always there."""
+
+    def all_head_labels(self):
+        """The names of all heads, in order.
+
+        >>> model.all_head_labels()[:2]
+        ['L0H0', 'L0H1']
+        """
+        return [f"L{i}H{h}" for i in range(self.cfg.n_layers) for h in range(self.cfg.n_heads)]
+
+    @property
+    def OV(self):
+        """W_V @ W_O of all heads, a FactoredMatrix (L, H, D, D)."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self):
+        """W_Q @ W_K transposed of all heads, a FactoredMatrix (L, H, D, D)."""
+        return FactoredMatrix(self.W_Q, np.swapaxes(self.W_K, -2, -1))
+
+    @property
+    def b_U(self):
+        """The unembedding's bias, which GPT-2 does not have: zeros (V)."""
+        return np.zeros(self.config.vocab, np.float32).view(Value)
+
+    def loss_fn(self, logits, tokens, per_token=False):
+        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T); or
+        each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
+
+        >>> logits, loss = model("The Eiffel Tower", return_type="both")
+        >>> bool(abs(model.loss_fn(logits, model.to_tokens("The Eiffel Tower")) - loss) < 1e-4)
+        True
+        """
+        logits, tokens = as_array(logits).astype(np.float64)[:, :-1], as_array(tokens)[:, 1:]
+        logits = logits - logits.max(-1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        return losses.astype(np.float32).view(Value) if per_token else losses.mean()
+
+    # Hooks that stay.
+
+    def add_hook(self, name, hook, dir="fwd", is_permanent=False, level=None, prepend=False):
+        """Has a function fn(tensor, hook) called, as run_with_hooks calls it, at the front of each
+        invoke of this model from here on, traces and generations too (there at each step), until
+        reset_hooks(). `name` is a hook point or a function that is asked for each name.
+
+        Raises KeyError for a name that is none, ValueError for dir="bwd": there are no gradients.
+
+        >>> def half(x, hook):
+        ...     return x / 2
+        >>> model.add_hook("blocks.0.hook_attn_out", half)
+        >>> logits = model("The Eiffel Tower")
+        >>> model.reset_hooks()
+        >>> bool((logits == model("The Eiffel Tower")).all())
+        False
+        """
+        del level
+        if dir != "fwd":
+            raise ValueError("dir='bwd' is not offered: a server computes no gradients")
+        self._hook([(name, hook)], is_permanent, prepend)
+
+    def add_perma_hook(self, name, hook, dir="fwd"):
+        """add_hook of a hook that reset_hooks() leaves there."""
+        self.add_hook(name, hook, dir, is_permanent=True)
+
+    def reset_hooks(self, clear_contexts=True, direction="both", including_permanent=False,
+                    level=None):
+        """Takes back what add_hook added, with `including_permanent` all of it."""
+        del clear_contexts, level
+        if direction != "bwd":
+            self._hooked = [h for h in self._hooked if h.is_permanent and not including_permanent]
+
+    @property
+    def hook_dict(self):
+        """`hooks`, by another name."""
+        return self.hooks
+
+    def _hook(self, pairs, is_permanent=False, prepend=False):
+        one = Pass(self, [0])
+        new = list(one.named(pairs, is_permanent))
+        self._hooked = one.in_order([*new, *self._hooked] if prepend else [*self._hooked, *new])
+        return new
+
     def __call__(self, prompt, return_type="logits", **kwargs):
         """run_with_hooks without hooks.
 
@@ -143,7 +287,7 @@ class Lens:
         return self.run_with_hooks(prompt, return_type=return_type, **kwargs)
 
     def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
-                       loss_per_token=False, **unsupported):
+                       loss_per_token=False, stop_at_layer=None, **unsupported):
         """Runs a prompt with functions at hook points, and gives its logits.
 
         `fwd_hooks` are pairs of a name, or a function that is asked for each name, and a function
@@ -152,7 +296,8 @@ class Lens:
         what it keeps for later it saves: `kept[hook.layer()] = tensor.mean(0).save()`.
 
         `return_type` is "logits" (B, T, V), "loss" (a float, or with `loss_per_token` (B, T - 1)),
-        "both" (a pair) or None. Raises KeyError for a name that is none; RequestError for what the
+        "both" (a pair) or None. With `stop_at_layer` the pass ends in front of that block, counted
+        from either end, and the residual stream there is what comes back (B, T, D). Raises KeyError for a name that is none; RequestError for what the
         server refuses, at the line that made it.
 
         >>> def without_head_3(z, hook):
@@ -162,14 +307,14 @@ class Lens:
         >>> bool(loss > 0)
         True
         """
-        self._refuse("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, "
-                     "prepend_bos and loss_per_token: there are no gradients")
-        one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
+        self._refuse_more("run_with_hooks", unsupported, "a prompt, fwd_hooks, return_type, "
+                          "prepend_bos, loss_per_token and stop_at_layer: there are no gradients")
+        one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks, stop_at_layer)
         return one.run(dict, return_type, loss_per_token)[0]
 
     def run_with_cache(self, prompt, *, names_filter=None, pos_slice=None, return_type="logits",
                        remove_batch_dim=False, prepend_bos=False, fwd_hooks=(),
-                       loss_per_token=False, **unsupported):
+                       loss_per_token=False, stop_at_layer=None, **unsupported):
         """Runs a prompt, and gives (logits, an ActivationCache).
 
         `names_filter`, a name, a list of names or a function that is asked for each, chooses what
@@ -184,15 +329,43 @@ class Lens:
         >>> cache["pattern", 3, "attn"].shape == (1, model.config.n_heads, 10, 10)
         True
         """
-        self._refuse("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, "
-                     "return_type, remove_batch_dim, prepend_bos, fwd_hooks and loss_per_token")
-        one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks)
+        self._refuse_more("run_with_cache", unsupported, "a prompt, names_filter, pos_slice, "
+                          "return_type, remove_batch_dim, prepend_bos, fwd_hooks, loss_per_token "
+                          "and stop_at_layer")
+        one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks, stop_at_layer)
         cache = ActivationCache(one, names_filter, pos_slice)
         result = None
         if return_type is not None or names_filter is not None or fwd_hooks:
             result, values = one.run(cache.written, return_type, loss_per_token)
             cache.take(values)
         return result, cache.remove_batch_dim() if remove_batch_dim else cache
+
+    def _refuse_more(self, what, given, takes):
+        """As _refuse, but for TransformerLens's parameters that say what is so here anyway."""
+        said = {"device": None, "padding_side": None, "reset_hooks_end": True, "incl_bwd": False,
+                "clear_contexts": None, "bwd_hooks": [], "return_cache_object": True}
+        self._refuse(what, [name for name, value in given.items()
+                            if name not in said or said[name] not in (None, value)], takes)
+
+    def parameter(self, path, write):
+        """The parameter of a path, as write() gives it in a run, where there is none.
+
+        >>> model.W_E.shape == (model.cfg.d_vocab, model.cfg.d_model)
+        True
+        >>> model.W_U[:, 464].shape == model.W_Q[3, 1, :, 0].shape == (model.cfg.d_model,)
+        True
+        """
+        return Weight(self, path, write)
+
+    def accumulated_bias(self, layer, mlp_input=False, include_mlp_biases=True):
+        """What the biases in front of a block add to the residual stream, (D); with `mlp_input`
+        that block's attention's too.
+
+        >>> bool((model.accumulated_bias(0, mlp_input=True) == model.b_O[0]).all())
+        True
+        """
+        return aside(self).values(
+            lambda: accumulated_bias(self, layer, mlp_input, include_mlp_biases))
 
     def tokens_to_residual_directions(self, tokens):
         """The directions of the residual stream, behind the last layernorm's scale, that raise the
@@ -203,7 +376,7 @@ class Lens:
         >>> model.tokens_to_residual_directions(" Paris").shape == (model.config.width,)
         True
         """
-        return Pass(self, [0]).run(lambda: {"x": residual_directions(self, tokens)})[1]["x"]
+        return aside(self).values(lambda: residual_directions(self, tokens))
 
 
 for _path in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "attn.b_Q", "attn.b_K", "attn.b_V",

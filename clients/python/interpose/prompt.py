@@ -9,6 +9,21 @@ from .values import as_array, whole
 BOS = "<|endoftext|>"
 
 
+# What a tokenizer's encoding holds of a prompt.
+ENCODING = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def given_prompt(prompt, keywords):
+    """The prompt of a call whose keywords may hold an encoding, or a part of it, which is taken out
+    of them: model.trace(**tokenizer("Hello")), model.generate(ids, attention_mask=mask)."""
+    encoding = {name: keywords.pop(name) for name in ENCODING if name in keywords}
+    if prompt is None or not encoding:
+        return encoding or prompt
+    if "input_ids" in encoding:
+        raise TypeError("the prompt is given twice: also as input_ids")
+    return {"input_ids": prompt, **encoding}
+
+
 def is_several(prompt):
     """Whether a prompt, as the wire has it, stands for several."""
     return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], (str, list))
@@ -50,7 +65,7 @@ def _ids(row):
 
 
 def _of_encoding(prompt):
-    unsupported = set(prompt.keys()) - {"input_ids", "attention_mask", "token_type_ids"}
+    unsupported = set(prompt.keys()) - set(ENCODING)
     if "input_ids" not in prompt.keys() or unsupported:
         raise TypeError("a prompt given as a dict has input_ids and attention_mask: not "
                         f"{', '.join(map(repr, sorted(prompt.keys())))}")

@@ -54,8 +54,10 @@ class Request:
         if not self._is_stopped and not all(invoke.is_stopped for invoke in self.invokes):
             return self.max_new_tokens
         ours = {invoke.index for invoke in self.invokes}
-        last = max((node.step or 0 for node in nodes if node.invoke in ours), default=0)
-        return min(self.max_new_tokens, last + bool(last))
+        hooks = [node for node in nodes if node.op == "hook" and node.invoke in ours]
+        last = max((node.step or 0 for node in hooks), default=0)
+        samples = any(node.args[0].startswith("generator.") for node in hooks)
+        return min(self.max_new_tokens, last + bool(last or samples))
 
     def _send(self):
         nodes = graphs.with_constants(self.graph.needed())

@@ -10,6 +10,7 @@ import collections.abc
 import numpy as np
 
 from . import einops_backend
+from .activation_cache import call_hook
 from .cache import Cache, chosen
 from .condition import Condition
 from .current import INNERMOST
@@ -18,6 +19,7 @@ from .everyone import Everyone
 from .graph import Graph, Node
 from .invoke import Invoke
 from .iteration import Iteration, Iterations, List
+from .prompt import given_prompt
 from .request import Request
 
 
@@ -155,6 +157,13 @@ class Run(Request):
                 return
             run = run.outer
 
+    def call_hooks(self):
+        """Calls the model's hook functions at the front of an invoke, once for each step."""
+        if self.model._hooked:
+            for _ in self.iter[:] if self.n_steps > 1 else (0,):
+                for hook in self.model._hooked:
+                    call_hook(self, hook)
+
     def follow(self, session):
         """What has become of a session has become of its runs."""
         self._state, self._failure = session._state, session._failure
@@ -164,7 +173,8 @@ class Run(Request):
 
         `prompt` is a text, a list of texts, token ids as a list or a 1-D array, several rows of
         ids as a list of lists or a 2-D array, or {"input_ids": ..., "attention_mask": ...} of
-        these, where what the mask hides at either end is left out. Prompts of one invoke may
+        these, where what the mask hides at either end is left out; all of it may come as keywords:
+        `invoke(**tokenizer(text))`. Prompts of one invoke may
         differ in length: hooks see them left-padded with zeros, so that -1 is the last token of
         each. `add_bos` begins texts with the tokenizer's <|endoftext|>. All invokes of a run go
         through the model together. Without a prompt, hooks see the prompts of all invokes of the
@@ -179,6 +189,7 @@ class Run(Request):
         >>> logits.value.shape == (1, len(invoker.tokens[0]), model.config.vocab)
         True
         """
+        prompt = given_prompt(prompt, unsupported)
         if unsupported:
             raise TypeError(f"invoke() has no parameter {next(iter(unsupported))!r}: it takes the "
                             "prompt only")
@@ -380,6 +391,18 @@ class Run(Request):
         return Generated(self)
 
     @property
+    def result(self):
+        """What nnsight calls so, inside the block: of a generation all ids, as a hook; of a trace
+        `model.output`.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=2) as run:
+        ...     ids = run.result.save()
+        >>> bool((ids[0] == run.output[0]).all())
+        True
+        """
+        return self.model.generator.output if self.max_new_tokens else self.model.output
+
+    @property
     def finish_reasons(self):
         """Why each sequence ended, "stop" or "length", in the order of `output`; None before."""
         return self._reasons and [why for invoke in self._reasons for why in invoke]
@@ -424,20 +447,21 @@ class Run(Request):
             facts["condition"] = self.write("save", [self.condition._node])
         return self.write(op, args, kwargs, **facts)
 
-    def hook(self, path, step=None):
-        """The node of a hook point in the invoke that is open; without a step, at the one where its
-        module is."""
+    def hooks(self, module, leaves, step=None):
+        """The nodes of a module's hook points in the invoke that is open; without a step, at the
+        one where the module is."""
         self._check_open()
-        module = path.rpartition(".")[0]
         self.invoke_for(module)
         at = self.step_of(module) if step is None else step
         if at is not None and at == self.n_steps:
             raise IndexError(f"{module} has no next step: {self.steps_text()}")
-        node = self.write_hook(path, at)
+        place, below = user_place(), module and f"{module}."
+        nodes = [self.write_hook(below + leaf, at, place) for leaf in leaves]
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
-            self.recording.take("hook", node, path, None if moves else at)
-        return node
+            for node in nodes:
+                self.recording.take("hook", node, node.args[0], None if moves else at)
+        return nodes
 
     def parameter(self, path):
         """The node of one of the model's parameters, which belongs to no invoke."""
@@ -514,9 +538,9 @@ class Run(Request):
             self.recording.take("add", node, op, args, kwargs or {}, facts)
         return node
 
-    def write_hook(self, path, step):
-        """The node of a hook point at a step."""
-        return self.open_invoke.hook(path, step)
+    def write_hook(self, path, step, place=None):
+        """The node of a hook point at a step; `place` is where the user asks for it."""
+        return self.open_invoke.hook(path, step, place)
 
     def write_replace(self, hook, value, skips=False):
         """Gives a module another tensor, or stands for the module as a whole."""

@@ -72,6 +72,13 @@ class Branch:
     def __init__(self):
         self.children: Dict[str, Branch] = {}
         self.leaves: Dict[str, object] = {}
+        self._places: Dict[str, list] = {}
+
+    def places(self, name):
+        """The names of a leaf's points: output[0], output[1][0], ... where it is a nested tuple."""
+        if name not in self._places:
+            self._places[name] = list(_places(name, self.leaves[name]))
+        return self._places[name]
 
     @property
     def is_list(self):
@@ -81,6 +88,14 @@ class Branch:
     def names(self):
         """What can be written behind a dot."""
         return sorted(self.children) + sorted(self.leaves)
+
+
+def _places(name, leaf):
+    if isinstance(leaf, Point):
+        yield name
+    else:
+        for i, each in enumerate(leaf):
+            yield from _places(f"{name}[{i}]", each)
 
 
 def tree_of(points):

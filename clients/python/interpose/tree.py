@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from .applied import applied
-from .current import current_run
+from .current import current_run, open_run
 from .iteration import Iteration, Iterations
 from .nested import Inputs, Outputs
 from .proxy import Proxy, operand
@@ -86,14 +86,15 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
+        leaf = self._branch.leaves[name]
+        if isinstance(leaf, Parameter) and open_run(self._model) is None:
+            return self._model.parameter(self._join(name), lambda: self._tensors(name))
         run = current_run(self._model)
-        path, leaf = self._join(name), self._branch.leaves[name]
         if isinstance(leaf, Parameter):
-            return Proxy(run, run.parameter(path))
-        if not isinstance(leaf, Point):
-            return _outputs(run, path, leaf, self._step)
-        tensor = Proxy(run, run.hook(path, self._step))
-        return Inputs(tensor, _replace) if name == "input" else tensor
+            return Proxy(run, run.parameter(self._join(name)))
+        nodes = iter(run.hooks(self._path, self._branch.places(name), self._step))
+        tensors = _tensors_of(run, self._join(name), leaf, nodes)
+        return Inputs(tensors, _replace) if name == "input" else tensors
 
     def _modules(self):
         """All modules below this one that have an input or an output, in the order of the tree."""
@@ -256,10 +257,11 @@ class Modules(Module):
         return (self[i] for i in range(len(self)))
 
 
-def _outputs(run, path, leaves, step):
-    items = [Proxy(run, run.hook(f"{path}[{i}]", step)) if isinstance(leaf, Point)
-             else _outputs(run, f"{path}[{i}]", leaf, step) for i, leaf in enumerate(leaves)]
-    return Outputs(items, path, _replace)
+def _tensors_of(run, path, leaf, nodes):
+    if isinstance(leaf, Point):
+        return Proxy(run, next(nodes))
+    return Outputs([_tensors_of(run, f"{path}[{i}]", each, nodes) for i, each in enumerate(leaf)],
+                   path, _replace)
 
 
 def _replace(place, value):
