@@ -15,13 +15,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 D, F, V, BLOCKS, HEADS = 768, 3072, 50257, 12, 12
 SHAPES = {"qkv": (D, 3 * D), "proj": (D, D), "fc": (D, F), "mlp_proj": (F, D), "lm_head": (D, V)}
 GEMM_ROWS = (1, 8, 64, 512)
-DECODE, PREFILL = (1, 8, 32, 128), (16, 128, 512, 1024)
+DECODE, PREFILL, SAVES = (1, 8, 32, 128), (16, 128, 512, 1024), (16, 512)
 BLOCK_WEIGHTS = sum(k * n for name, (k, n) in SHAPES.items() if name != "lm_head")
 WEIGHTS = BLOCKS * BLOCK_WEIGHTS + D * V
-SHEET = {"read_gb": 4800.0, "fma_gflop": 67000.0}   # NVIDIA's data sheet of the H200
+# NVIDIA's data sheet of the H200, and PCI Express 5 in one direction.
+SHEET = {"read_gb": 4800.0, "fma_gflop": 67000.0, "link_gb": 64.0}
 # What else a prediction needs, until it is measured: how many processors there are, GB/s from the
-# second cache to all of them and to one, and the time that a launch takes by itself.
+# second cache to all of them and to one, the time that a launch takes by itself and in a graph
+# (kernels/cuda/graphs.cu: of so many sequences), and GB/s of a copy on the host.
 PROCESSORS, CACHE_GB, PROCESSOR_GB, LAUNCH_US = 132, 5500.0, 80.0, 2.0
+GRAPH_US, GRAPH_ROWS, HOST_GB = 1.2, 64, 10.0
 # On tensor cores: bytes of a stored weight and GFLOP/s of the data sheet, of which mma.sync reaches
 # about half; how long memory takes to answer, and the bytes that a block of a few rows asks for.
 TENSOR = {"tf32x3": (4, 494000.0 / 3), "tf32": (4, 494000.0), "bf16": (2, 989000.0)}
@@ -130,8 +133,25 @@ def predicted_pass(kind, n, limits, precision="exact"):
                 else predicted_fast(precision, *shape, n, limits) for name, shape in SHAPES.items()}
     head = products.pop("lm_head")
     attention = predicted_attention(n if kind == "prefill" else 1, limits)
+    launches = BLOCKS * (len(products) + 4) + 5
+    is_graph = kind == "decode" and n <= GRAPH_ROWS
     return BLOCKS * (sum(products.values()) + attention + 3e-3 * LAUNCH_US) + head \
-        + 4e-3 * LAUNCH_US
+        + 4e-3 * LAUNCH_US - is_graph * launches * 1e-3 * (LAUNCH_US - GRAPH_US)
+
+
+def saves_limit(n, limits):
+    """Milliseconds: the pass, and beside it every block's output on its way to the host."""
+    return max(limit_of(WEIGHTS, n, limits), 4e-6 * BLOCKS * n * D / limits["link_gb"])
+
+
+def predicted_saves(n, limits):
+    """Milliseconds: each output is packed by a launch of its own. The way to the host and a copy
+    there take place beside the pass, but for the last one's."""
+    megabytes = 4e-6 * n * D
+    packing = BLOCKS * (1e-3 * LAUNCH_US + 2 * megabytes / limits["read_gb"])
+    return max(predicted_pass("prefill", n, limits) + packing,
+               BLOCKS * megabytes / min(limits["link_gb"], HOST_GB)) \
+        + megabytes / limits["link_gb"] + megabytes / HOST_GB
 
 
 def peers():
@@ -197,6 +217,10 @@ def rows_of(found, others, limits):
             yield [pass_named(kind, n), cell(limit), cell(predicted_pass(kind, n, limits)),
                    cell(ours), part(limit, ours),
                    *(cell(others.get((name, kind, n))) for name in names)]
+    for n in SAVES:
+        limit, ours = saves_limit(n, limits), found.get(("saves", "exact", n))
+        yield [f"prefill, every block's output saved: {n}", cell(limit),
+               cell(predicted_saves(n, limits)), cell(ours), part(limit, ours), *("" for _ in names)]
 
 
 def pass_named(kind, n):
@@ -241,11 +265,12 @@ reading the weights, and multiplying by them without tensor cores, at the limits
 
 A prediction adds what the kernels of `kernels/cuda/` are made of: how many blocks there are for {PROCESSORS} processors ({PROCESSOR_GB:.0f} GB/s to
 one, {CACHE_GB:.0f} from the second cache to all), what share of an inner loop is multiply-adds ({", ".join(f"{name} {part:.0%}" for name, (_, _, part) in KERNELS.items())}),
-and {LAUNCH_US:.0f} us for a launch. Copies run beside the arithmetic, so the largest of these times counts. On tensor cores mma.sync
+and {LAUNCH_US:.0f} us for a launch, {GRAPH_US} in a graph. Copies run beside the arithmetic, so the largest of these times counts. Saves leave while
+the pass goes on; on the host they are copied once more, at {HOST_GB:.0f} GB/s. On tensor cores mma.sync
 reaches half of the data sheet's rate, and a block of few rows has {FEW_ASKED // 1024} KB of weights on their way, which take {LATENCY_US} us.
 
 - Device: {found.get("device", "none")}
-- Limits: reads {limits["read_gb"]:.0f} GB/s, multiply-adds {limits["fma_gflop"]:.0f} GFLOP/s
+- Limits: reads {limits["read_gb"]:.0f} GB/s, multiply-adds {limits["fma_gflop"]:.0f} GFLOP/s, to the host {limits["link_gb"]:.0f} GB/s
 
 {table(rows_of(found, others, limits))}
 

@@ -60,6 +60,7 @@ void cuda_cache_close(struct device *d, struct cache *c)
 {
     if (!c)
         return;
+    cuda_graphs_drop(d);
     cuda_note(d, cudaFree(c->data), __func__);
     memory_unmap(c, sizeof *c);
 }
@@ -77,27 +78,35 @@ static size_t rows_size(const struct span *spans, int n_spans)
     return n * sizeof(struct row);
 }
 
-/* The table: all rows, then the pages of each span. A row's `pages_at` counts from its start. */
-size_t cuda_spans_size(const struct span *spans, int n_spans)
+/* The table: all rows, then the pages of each span, with room for a whole context: so where things
+ * are depends on the numbers of rows and spans alone. A row's `pages_at` counts from the start. */
+size_t cuda_spans_size(const struct device *d, const struct span *spans, int n_spans)
 {
-    size_t n_pages = 0;
-    for (int i = 0; i < n_spans; i++)
-        n_pages += (size_t)count_pages(&spans[i]);
-    return rows_size(spans, n_spans) + n_pages * sizeof(int32_t);
+    const size_t pages = sizeof(int32_t) * (size_t)(d->context_max / CHUNK);
+    return rows_size(spans, n_spans) + pages * (size_t)n_spans;
 }
 
-void cuda_spans_write(char *to, const struct span *spans, int n_spans)
+void cuda_spans_write(const struct device *d, char *to, const struct span *spans, int n_spans)
 {
     struct row *rows = reinterpret_cast<struct row *>(to);
     int32_t *const table = reinterpret_cast<int32_t *>(to);
     int32_t pages_at = (int32_t)(rows_size(spans, n_spans) / sizeof *table);
     for (int i = 0; i < n_spans; i++) {
-        const int n_pages = count_pages(&spans[i]);
         for (int r = 0; r < spans[i].n_rows; r++)
             *rows++ = {spans[i].row + r, spans[i].past + r, pages_at};
-        memcpy(table + pages_at, spans[i].pages, sizeof *table * (size_t)n_pages);
-        pages_at += n_pages;
+        memcpy(table + pages_at, spans[i].pages, sizeof *table * (size_t)count_pages(&spans[i]));
+        pages_at += d->context_max / CHUNK;
     }
+}
+
+int cuda_spans_pages(const struct span *spans, int n_spans)
+{
+    int most = 0;
+    for (int i = 0; i < n_spans; i++) {
+        const int n = count_pages(&spans[i]);
+        most = n > most ? n : most;
+    }
+    return most;
 }
 
 /* Of a call's spans. */

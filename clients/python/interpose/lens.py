@@ -10,7 +10,7 @@ from .factored import FactoredMatrix
 from .finished import Value
 from .folding import NUMERICS, accumulated_bias
 from .functions import FUNCTIONS
-from .prompt import BOS
+from .prompt import BOS, given_prompt
 from .proxy import is_device
 from .tokenizer import rectangle
 from .values import as_array, whole
@@ -66,8 +66,9 @@ class Lens:
         """The id of <|endoftext|>, GPT-2's only special token."""
         return self.to_single_token(BOS)
 
-    def to_tokens(self, text, prepend_bos=False):
-        """The ids of a text, or of a list of texts of one length, as int64 (B, T).
+    def to_tokens(self, text, prepend_bos=False, padding_side=None, move_to_device=True):
+        """The ids of a text, or of a list of texts of one length, as int64 (B, T). Nothing is
+        padded, and nothing has to move.
 
         Raises ValueError for texts of several lengths, TypeError for what is none.
 
@@ -278,13 +279,13 @@ class Lens:
         self._hooked = one.in_order([*new, *self._hooked] if prepend else [*self._hooked, *new])
         return new
 
-    def __call__(self, prompt, return_type="logits", **kwargs):
-        """run_with_hooks without hooks.
+    def __call__(self, prompt=None, return_type="logits", **kwargs):
+        """run_with_hooks without hooks; `model(**tokenizer(text))` too gives logits.
 
         >>> model("The Eiffel Tower is in the city of").shape == (1, 10, model.cfg.d_vocab)
         True
         """
-        return self.run_with_hooks(prompt, return_type=return_type, **kwargs)
+        return self.run_with_hooks(given_prompt(prompt, kwargs), return_type=return_type, **kwargs)
 
     def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
                        loss_per_token=False, stop_at_layer=None, **unsupported):

@@ -30,8 +30,8 @@ class LanguageModel(Lens):
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module
-    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`,
-    which nnsight takes, change nothing. `numerics="transformer_lens"`: run_with_cache and
+    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device`, `device_map` and
+    `dispatch`, which others take, change nothing. `numerics="transformer_lens"`: run_with_cache and
     run_with_hooks speak of TransformerLens's processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
@@ -41,7 +41,7 @@ class LanguageModel(Lens):
     """
 
     def __init__(self, name, host=None, *, user=None, progress=True, rename=None, numerics="hf",
-                 device_map=None, dispatch=None):
+                 device=None, device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client, lambda: self.config)

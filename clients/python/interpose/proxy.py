@@ -207,7 +207,7 @@ class Proxy(Numeric):
 
     def numpy(self):
         """The saved tensor, as `.value`."""
-        return self.value
+        return self._now("numpy()")
 
     def _now(self, wish, instead=""):
         """The value for something that needs it at once."""
