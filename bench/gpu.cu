@@ -3,9 +3,11 @@
  *   device TEXT
  *   limit read_gb N           read from memory, GB/s
  *   limit fma_gflop N         multiply-adds from registers, GFLOP/s
+ *   limit link_gb N           from the device to pinned memory, GB/s
  *   gemm NAME M OURS [CUBLAS [TF32]]    milliseconds; cuBLAS where its library is found
- *   decode N MS               a step of N sequences
- *   prefill N MS              a prompt of N tokens with all logits
+ *   decode PRECISION N MS     a step of N sequences
+ *   prefill PRECISION N MS    a prompt of N tokens with all logits
+ *   saves PRECISION N MS      the same with every block's output on the host
  *
  * The model is made (tests/made_model.h) with GPT-2 small's sizes; `tiny` is for a dry run on the
  * emulated device. Medians.
@@ -113,6 +115,20 @@ static void say_limits(bool tiny)
     be->release(device, out, 0);
 }
 
+static void say_link(bool tiny)
+{
+    struct both b;
+    const size_t size = tiny ? 4096 : (size_t)64 << 20;
+    if (cuda_both_open(&b, size) != cudaSuccess)
+        return;
+    const double down = time_of(tiny ? 1 : 4, [&] {
+        cuda_note(device, cudaMemcpyAsync(b.here, b.there, size, cudaMemcpyDeviceToHost,
+                                          device->stream), "say_link");
+    });
+    printf("limit link_gb %.3f\n", 1e-9 * (double)size / down);
+    cuda_both_close(&b);
+}
+
 /* Products beside cuBLAS, whose library is looked for at run time. */
 static struct {
     void *handle;
@@ -195,11 +211,18 @@ static void no_hook(void *context, enum point p, int block, const struct tensor 
     (void)context, (void)p, (void)block, (void)x;
 }
 
+static void save(void *context, enum point p, int block, const struct tensor *x)
+{
+    (void)p;
+    const size_t size = sizeof(float) * (size_t)view_count(&x->view);
+    be->download(device, static_cast<char *>(context) + (size_t)block * size, x);
+}
+
 static struct rows {
     int32_t tokens[ROWS], positions[ROWS], wanted[ROWS], pages[ROWS][PAGES_EACH];
     struct span spans[ROWS];
     int last_sites[ROWS];
-    uint64_t none[64];
+    uint64_t none[64], blocks[64]; /* sites: every block's output */
 } rows;
 
 /* A pass of `n` rows in so many equal sequences, all with logits, behind `past` positions. */
@@ -230,6 +253,21 @@ static double time_of_pass(struct gpt2 *m, const struct pass &p)
     return time_of(1, [&] { must(gpt2_run(m, &p, &error)); });
 }
 
+static double saves_time(struct gpt2 *m, int n)
+{
+    const int n_blocks = m->shape.n_blocks;
+    const size_t size = sizeof(float) * (size_t)(n * n_blocks * m->shape.width);
+    struct pass p = pass_of(m, n, 1, 0);
+    for (int block = 0; block < n_blocks; block++) {
+        const int site = site_of(PT_block_out, block, n_blocks);
+        rows.blocks[site / 64] |= UINT64_C(1) << site % 64;
+    }
+    p.wanted = rows.blocks, p.hook = save, p.context = malloc(size);
+    const double time = time_of_pass(m, p);
+    free(p.context);
+    return time;
+}
+
 /* Behind the first PAST positions, which must be there. */
 static double decode_time(struct gpt2 *m, int n)
 {
@@ -240,7 +278,7 @@ static double decode_time(struct gpt2 *m, int n)
     return time_of_pass(m, pass_of(m, n, n, PAST));
 }
 
-static void say_passes(const struct model_shape *shape, bool tiny)
+static void say_passes(const char *precision, const struct model_shape *shape, bool tiny)
 {
     char text[MADE_TEXT_SIZE];
     struct gpt2 *m;
@@ -250,10 +288,13 @@ static void say_passes(const struct model_shape *shape, bool tiny)
     must(gpt2_load(&m, be, device, made_model(text, shape, 1), &o, &error));
     for (int n : {1, 8, 32, 128})
         if (n <= o.rows_max)
-            printf("decode %d %.5f\n", n, 1e3 * decode_time(m, n));
+            printf("decode %s %d %.5f\n", precision, n, 1e3 * decode_time(m, n));
     for (int n : {16, 128, 512, 1024})
         if (n <= o.rows_max)
-            printf("prefill %d %.5f\n", n, 1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
+            printf("prefill %s %d %.5f\n", precision, n, 1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
+    for (int n : {16, 512})
+        if (n <= o.rows_max)
+            printf("saves %s %d %.5f\n", precision, n, 1e3 * saves_time(m, n));
     gpt2_free(m);
 }
 
@@ -270,12 +311,18 @@ int main(int n_arguments, char **arguments)
     must(be->open(&device, &o, &error));
     printf("device %s\n", be->describe(device));
     say_limits(tiny);
+    say_link(tiny);
     blas_open();
     for (const struct product &p : products)
         for (int M : {1, 8, 64, 512})
             if (!tiny || M <= 8)
                 say_product(&p, M);
-    say_passes(&shape, tiny);
     be->close(device);
+    for (const char *precision : {"exact", "tf32x3", "tf32", "bf16"}) {
+        o.precision = precision;
+        must(be->open(&device, &o, &error));
+        say_passes(precision, &shape, tiny);
+        be->close(device);
+    }
     return 0;
 }

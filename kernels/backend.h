@@ -104,6 +104,11 @@ struct backend {
      * takes all of them at once. Who changes one and uses it again begins again first; arrays that
      * no pass told of are taken as they come. */
     void (*begin)(struct device *d, enum lane lane, const struct step *s);
+    /* Of a pass whose calls depend on its step alone, all of them between `begin` and here: true
+     * where those of an earlier one could be queued again at once. Else they are made, and then
+     * `keep` asked for; where that is false they have not run, and are made again. */
+    bool (*repeat)(struct device *d, const struct step *s, const struct cache *c);
+    bool (*keep)(struct device *d);
 
     /* The ops of a graph: any strides, operands broadcast by stride 0 and already of the dtype in
      * which the op computes (protocol/ops.def); `out` never overlaps an input, unless it is the

@@ -323,7 +323,6 @@ static bool run_head(struct walk *w)
     }
     if (p->n_logits > 0)
         w->be->linear(w->d, s->logits, x, m->head, NULL, p->n_logits, EPILOGUE_none, NULL);
-    HOOK(logits, s->logits);
     return true;
 }
 
@@ -335,14 +334,36 @@ static bool run_block(struct walk *w)
     return run_attention(w, b) && run_mlp(w, b);
 }
 
-static void run(struct walk *w)
+/* Up to the logits; false where all rows have left before. */
+static bool run(struct walk *w)
 {
     bool goes_on = run_embedding(w);
     for (; goes_on && w->block < w->m->shape.n_blocks; w->block++)
         goes_on = run_block(w);
     w->block = 0;
-    if (goes_on)
-        run_head(w);
+    return goes_on && run_head(w);
+}
+
+/* Whether the calls up to the logits depend on nothing but the pass's rows. */
+static bool is_plain(const struct walk *w)
+{
+    const struct pass *p = w->p;
+    const int end = site_of(PT_logits, 0, w->m->shape.n_blocks);
+    bool plain = !p->pause && !p->spared && p->last_sites[p->n_spans - 1] >= end;
+    for (int site = 0; site < end && plain; site++)
+        plain = !site_bit(p->wanted, site);
+    return plain;
+}
+
+static void run_plain(struct walk *w, const struct step *step)
+{
+    if (w->be->repeat(w->d, step, w->m->cache))
+        return;
+    const struct walk fresh = *w;
+    do {
+        *w = fresh;
+        run(w);
+    } while (!w->be->keep(w->d));
 }
 
 bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
@@ -350,18 +371,26 @@ bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
     assert(p->n_rows > 0 && p->n_spans > 0);
     assert(p->n_rows <= m->rows_max[p->lane]);
     assert(p->n_logits <= m->logits_max[p->lane]);
-    m->be->begin(m->device, p->lane, &(struct step){
-        p->n_rows, p->n_spans, p->n_copies, p->n_logits, p->n_logits_spans, p->tokens,
-        p->positions, p->spans, p->copies, p->logits_rows, p->logits_spans});
-    run(&(struct walk){.m = m,
-                       .be = m->be,
-                       .d = m->device,
-                       .p = p,
-                       .s = *m->scratch[p->lane],
-                       .n_rows = p->n_rows,
-                       .n_spans = p->n_spans,
-                       .n_copies = p->n_copies,
-                       .spans = p->spans});
+    const struct step step = {p->n_rows, p->n_spans, p->n_copies, p->n_logits, p->n_logits_spans,
+                              p->tokens, p->positions, p->spans, p->copies, p->logits_rows,
+                              p->logits_spans};
+    struct walk w = {.m = m,
+                     .be = m->be,
+                     .d = m->device,
+                     .p = p,
+                     .s = *m->scratch[p->lane],
+                     .n_rows = p->n_rows,
+                     .n_spans = p->n_spans,
+                     .n_copies = p->n_copies,
+                     .spans = p->spans};
+    m->be->begin(m->device, p->lane, &step);
+    bool goes_on = true;
+    if (is_plain(&w))
+        run_plain(&w, &step);
+    else
+        goes_on = run(&w);
+    if (goes_on)
+        visit(&w, PT_logits, PT_logits, w.s.logits);
     return m->be->fence(m->device, e);
 }
 

@@ -29,12 +29,18 @@ IS_SLOW = BINARY.parent.name in ("address", "thread")  # sanitizers take their t
 START_SECONDS, STOP_SECONDS = (120, 60) if IS_SLOW else (60, 40)
 
 
+def heed_hangup():
+    """Also where the tests themselves run under nohup, which a child inherits."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Server:
     def __init__(self, *arguments, binary=BINARY, **environment):
         command = [str(binary), "--port", "0", "--model", MODEL, *map(str, arguments)]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-            errors="replace", cwd=ROOT, env={**os.environ, **environment})
+            errors="replace", cwd=ROOT, env={**os.environ, **environment},
+            preexec_fn=heed_hangup)
         self.lines, self.is_told = [], False
         self._moved = threading.Condition()
         threading.Thread(target=self._read_log, daemon=True).start()

@@ -276,6 +276,15 @@ SMOOTH = rows("""
     interpose.logsigmoid(x)
     F.leaky_relu(x)
     interpose.leaky_relu(x, 0.25)
+    F.elu(x)
+    F.elu(x, alpha=0.5)
+    F.relu6(x)
+    F.hardtanh(x)
+    F.hardtanh(x, -2, 0.5)
+    x.sinh()
+    torch.cosh(x)
+    x.erfc()
+    torch.special.erfc(x)
 """, FLOATS, 2e-6, 2e-6) + rows("""
     F.gelu(x)
     interpose.gelu(x)
@@ -439,10 +448,18 @@ EXTRAS = rows("""
     x.equal(x + 0)
 """, binary(("ff",), numbers=())) + rows("""
     x.data
+    x.conj()
+    torch.positive(x)
+    x.ndimension() + x.nelement()
+    x.is_contiguous() | True
+    torch.empty_like(x).fill_(2)
     x.requires_grad
     x.is_floating_point()
     torch.zeros(3, 4, device=x.device) + x.float()
     x.to("cpu", torch.float32, non_blocking=True, copy=True)
+    (x > 0).to(x)
+    x.to(torch.tensor([1]))
+    torch.zeros_like(x, device="cpu", requires_grad=False)
     x.diff()
     x.diff(dim=0)
     x.diff(n=2, dim=-1)
@@ -466,6 +483,47 @@ EXTRAS = rows("""
 """, APART + given(x=WRONG[0]["x"].data[:2]) + given(x=operand("i", (3,))), 1e-6, 1e-6) + rows("""
     x.quantile(1.5)
 """, given(x=operand("f", (3,))), refused="quantile: q is from 0 to 1: it is 1.5")
+
+DISTANCES = rows("""
+    x.xlogy(y)
+    torch.special.xlogy(x, y)
+""", binary(("ff",), numbers=()), 1e-6) + rows("""
+    x.nansum()
+    x.nansum(-1)
+    torch.nansum(x, dim=0, keepdim=True)
+    x.nanmean()
+    torch.nanmean(x, dim=1)
+""", WRONG + given(x=operand("f", (3, 4))), 1e-6) + rows("""
+    x.cov()
+    torch.cov(x, correction=0)
+    x.corrcoef()
+    torch.corrcoef(x)
+""", given(x=operand("f", (3, 5))) + given(x=operand("f", (6,))) + given(x=operand("i", (2, 9)))
+    + given(x=operand("f", (2, 3, 4))), 5e-6, 5e-6) + rows("""
+    torch.cdist(x, y)
+    torch.cdist(x, y[:2], p=1.0)
+    torch.dist(x, y)
+    x.dist(y, 1)
+    F.pairwise_distance(x, y)
+    F.pairwise_distance(x, y, p=1, keepdim=True)
+    torch.linalg.vecdot(x, y)
+    torch.linalg.matrix_norm(x)
+    F.softmin(x, dim=-1)
+    x.reshape_as(y.T)
+    F.huber_loss(x, y)
+    F.huber_loss(x, y, delta=0.5, reduction="none")
+    F.smooth_l1_loss(x, y)
+    F.smooth_l1_loss(x, y, beta=0.25, reduction="sum")
+    F.smooth_l1_loss(x, y, beta=0.0)
+    F.binary_cross_entropy_with_logits(x, (y > 0).float())
+    F.binary_cross_entropy_with_logits(x, y.sigmoid(), weight=y.exp(), pos_weight=y[0].exp(), reduction="none")
+    F.binary_cross_entropy(x.sigmoid(), (y > 0).float())
+    F.binary_cross_entropy(x.sigmoid().round(), y.sigmoid(), reduction="sum")
+""", given(x=operand("f", (3, 4)), y=operand("f", (3, 4), "y")), 5e-6, 5e-6) + rows("""
+    torch.isin(x, y)
+    torch.isin(x, y[0], invert=True)
+    torch.isin(x, 3)
+""", given(x=operand("i", (3, 4)), y=operand("i", (2, 2))))
 
 SPREADS = rows("""
     x.var()
@@ -781,4 +839,4 @@ REFUSED = rows("""
 """, given(x=operand("i", (3,))), refused="fmod of int64 by 0")
 
 ROWS = (ARITHMETIC + COMPARISONS + REFLECTED + BITS + SHIFTS + RANDOM + QUOTIENTS + POWERS + EXACT + SMOOTH + CLAMPED + CHOICES
-        + SUMS + SCANS + EXTRAS + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + IN_PLACE_METHODS + SOFTMAXES + REFUSED)
+        + SUMS + SCANS + EXTRAS + DISTANCES + SPREADS + EXTREMES + ORDERS + DTYPES + MADE + IN_PLACE + IN_PLACE_METHODS + SOFTMAXES + REFUSED)

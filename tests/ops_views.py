@@ -290,6 +290,8 @@ ARRANGED = rows("""
     torch.narrow(x, 0, -2, 1)
     x.select(0, -1)
     torch.select(x, 1, 2)
+    x[:, :0].split(2, 1)
+    x[:, :0].chunk(2, 1)
     x.tensor_split(2)
     x.tensor_split((1, 3), dim=1)
     torch.tensor_split(x, 3, dim=-1)

@@ -21,9 +21,9 @@ import transformers
 from transformers.models.gpt2 import modeling_gpt2
 
 import oracle
+from program_generator import is_broadcast
 from program_rows import Torch
-from programs import (PARAMETERS, POINTS, Moments, is_broadcast, named_view, parameter_view,
-                      tokens_of)
+from programs import PARAMETERS, POINTS, Moments, named_view, parameter_view, tokens_of
 
 WOBBLE = 5e-7           # the second track's noise, relative
 JUMP = 10               # how many distances of the tracks an operand keeps from where it jumps
@@ -164,7 +164,8 @@ class Oracle(oracle.Oracle):
         return self.view(module, z, "in", "result")
 
     def attention(self, module, query, key, value, mask, **rest):
-        """HF's lets NaN and infinities of later positions through its mask."""
+        """HF's lets NaN and infinities of later positions through its mask; a pattern that a
+        program may have written does, or does not."""
         if key.isfinite().all() and value.isfinite().all():
             return super().attention(module, query, key, value, mask, **rest)
         scores = query @ key.transpose(-1, -2) * query.size(-1) ** -0.5
@@ -172,8 +173,10 @@ class Oracle(oracle.Oracle):
         scores = self.changed(module, "scores", scores.masked_fill(hidden, -torch.inf))
         pattern = self.changed(module, "pattern", scores.softmax(-1))
         products = pattern[..., None] * value[..., None, :, :]
-        unseen = (hidden & (pattern == 0))[..., None]
-        return products.masked_fill(unseen, 0).sum(-2).transpose(1, 2), pattern
+        unseen = hidden & (pattern == 0)
+        if {(module, "scores"), (module, "pattern")} & self.inside.keys():
+            unseen[self.running.n_rows:] = False
+        return products.masked_fill(unseen[..., None], 0).sum(-2).transpose(1, 2), pattern
 
     def hidden(self, scores):
         """Padding attends to what is in front of it, and nothing else to padding."""
@@ -414,10 +417,11 @@ class Run:
             distances = apart(a[name], b[name])
             sure, size = certain(a[name], distances)
             margin = JUMP * greatest(distances[sure]) + FLOOR * size
-            moves = distances > 0
-            for operand in () if not moves.any() else (
-                    shifted(a, name, margin, moves) if kinds == "step" else
-                    [a[name] + margin * moves * (2 * torch.rand(moves.shape) - 1) for _ in TRACKS]):
+            # Of what is all rounding more than that: each as much as it may be off itself.
+            margins = (JUMP * distances.nan_to_num(posinf=0)).clamp(min=margin) * (distances > 0)
+            for operand in () if not margins.any() else (
+                    shifted(a, name, margins) if kinds == "step" else
+                    [a[name] + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]):
                 result = self.executed(s, {**a, name: operand})[s.out]
                 yield result, apart(result, first) > 8 * margin * is_float(result)
 
@@ -465,15 +469,15 @@ class Run:
                              for track in TRACKS]
 
 
-def shifted(operands, name, margin, moves):
+def shifted(operands, name, margins):
     """An operand in front of and behind a place where a result may jump, and right there: at a
     quarter, at another operand."""
     x = operands[name]
-    yield x - margin * moves
-    yield x + margin * moves
+    yield x - margins
+    yield x + margins
     for there in ((x * 4).round() / 4, *(y for y in operands.values() if y is not x)):
         if is_float(there) and is_broadcast(there.shape, x.shape):
-            yield torch.where(moves & ((x - there).abs() <= margin), there, x)
+            yield torch.where((x - there).abs() <= margins, there, x)
 
 
 def compared(ours, saved):

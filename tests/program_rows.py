@@ -9,8 +9,8 @@ torch. A word in braces is filled in by programs.py:
                     a bool that broadcasts with it
     dim dims perm   one of its dimensions (again: dim0); several; all, in another order
     index lists shape size      of x[...], with lists of integers, of reshape, of expand
-    keep s c k dtype    True or False; a float; a small integer; at most the size of `dim0` (again: k0);
-                    a dtype
+    keep s c k dtype    True or False; a float; a small integer; at most the size of `dim0`, and again
+                    k0; a dtype
     places alike column equation    int64 constants, indices along `dim0` (again: places0); one for
                     gather; a matrix to be multiplied with; of einsum, which takes its subject
     extent          the size of its first dimension, 1 or more

@@ -388,7 +388,8 @@ np.take_along_axis(x, np.argmax(x, axis=-1)[..., None], axis=-1); np.tensordot(x
 np.linalg.norm(x); np.linalg.norm(x, axis=-1); np.squeeze(x[:1], axis=0); np.float32(2) * x; x * np.float32(2); np.isnan(x); np.tanh(x)
 np.var(x); np.std(x, axis=-1); np.std(x, axis=0, ddof=1); np.sort(x, axis=0); np.any(x > 1, axis=0); np.all(x < 9); np.cumsum(x, axis=1); np.prod(x, axis=-1)
 np.fmod(x, a); np.trunc(x); np.isfinite(x); np.nan_to_num(x); np.logical_xor(x > 0, a > 0); np.left_shift(x.argmax(-1), 2); np.divide(1, x); np.log1p(np.abs(x))
-np.dot(m[0], m[1]); np.dot(x, m); np.dot(n, m); np.dot(w.T, x[0].T); np.dot(x[0, 0], w); np.dot(m.T, a[0].T)
+np.dot(m[0], m[1]); np.dot(x, m); np.shape(x)[1] * x; np.ndim(x) + x; np.around(x, 1); np.vdot(m[0], m[1]); np.array_equal(x, x); np.cov(m).astype(np.float32); np.corrcoef(m).astype(np.float32); np.nansum(x, axis=0); np.sinh(x)
+np.dot(n, m); np.dot(w.T, x[0].T); np.dot(x[0, 0], w); np.dot(m.T, a[0].T)
 """.replace("\n", ";").split(";")
 MIXED = [e.strip() for e in MIXED if e.strip()]
 
@@ -847,6 +848,29 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "its .value behind the block, or leave torch.tensor out, for torch's functions take it as it is"),
     ("import torch\ntorch.tensor([model.lm_head.output.sum()])", TypeError,
      "sum(lm_head.output) has no dimensions, and so no length: torch.stack makes one tensor of several"),
+    ("import torch\nt = torch.zeros(3).long()\nt[0] = model.lm_head.output.sum()", TypeError,
+     "setitem is not offered on proxies: only a tensor of floats takes values of a run, when that has ended: set "
+     "them in interpose.zeros(...), or join several by torch.stack"),
+    ("import torch\nt = torch.zeros(3)\nt[0] = model.lm_head.output[0]", ValueError,
+     "a value of (4, 4096) does not fit into your tensor's part of ()"),
+    ("import torch\ntorch.linalg.svd(model.lm_head.output[0])", TypeError,
+     "linalg_svd is not offered on proxies: save the tensor and decompose its .value; of a parameter it "
+     "works outside of runs"),
+    ("import torch\ntorch.multinomial(model.lm_head.output[0, -1].softmax(-1), 1)", TypeError,
+     "multinomial is not offered on proxies: random numbers are interpose.rand and randn with a seed; "
+     "(x.log() - interpose.rand_like(x, seed=1).log().neg().log()).argmax(-1) draws by the probabilities x"),
+    ("model.lm_head.output.register_hook(print)", AttributeError,
+     "register_hook is not offered: a server computes no gradients"),
+    ("model.transformer.h[0].mlp.input[0].save()", AttributeError, "input[0] holds the module's arguments: save "
+     "is of the tensor, input[0][0], or input alone"),
+    ("model.output.hidden_states", AttributeError, "the model's output has logits and past_key_values, and no "
+     "'hidden_states': take each block's output[0]"),
+    ("model.output.cross_attentions", AttributeError,
+     "the model's output has logits and past_key_values, and no 'cross_attentions'"),
+    ("model.inputs", AttributeError, "the model has no 'inputs': the prompt's ids are tracer.inputs, and in a run "
+     "model.transformer.wte.input"),
+    ("model.lm_head.output.detach().cpu().numpy()", NoValue, "numpy() needs a value now, and nothing has run "
+     "yet: save lm_head.output and use its .value behind the block"),
     ("model.lm_head.output.save().value", NoValue,
      "lm_head.output has no value: it arrives when the `with` block of the run ends"),
     ("model.lm_head.output.value", NoValue,
@@ -955,11 +979,26 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "a proxy cannot be copied or pickled: it belongs to one run"),
     ("model.lm_head.output.__dict__", AttributeError, "__dict__"),
     ("model.trace(IDS, labels=False)", TypeError,
-     "trace() has no parameter 'labels': it takes a prompt, add_bos and progress"),
+     "trace() has no parameter 'labels': write interpose.cross_entropy_loss(model.lm_head.output, "
+     "model.transformer.wte.input)"),
+    ("model.trace(IDS, top_k=1)", TypeError,
+     "trace() has no parameter 'top_k': it takes a prompt, add_bos and progress"),
     ("model.generate(IDS, num_beams=2)", TypeError,
      "generate() has no parameter 'num_beams': it takes max_new_tokens, min_new_tokens, do_sample, "
      "temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
      "num_return_sequences, add_bos and progress"),
+    ("model.generate(IDS, stop_at_eos=False)", TypeError,
+     "generate() has no parameter 'stop_at_eos': write ignore_eos=True for none to end at the end token"),
+    ("model.trace(IDS, output_attentions=True)", TypeError,
+     "trace() has no parameter 'output_attentions': save what is wanted inside the block"),
+    ("model.generate(max_length=9)", ValueError, "max_length counts the prompt's tokens too, and the prompt "
+     "is not known here: write max_new_tokens"),
+    ("model.generate([1, 2, 3], max_length=3)", ValueError,
+     "max_length=3 counts the prompt's tokens too, which are 3: write max_new_tokens"),
+    ("model.parameters()", AttributeError, "the model has no 'parameters': a server keeps the weights: read "
+     "one as model.W_E or model.transformer.wte.weight; print(model) shows all"),
+    ("model.half()", AttributeError, "the model has no 'half': the model computes in its server's numbers; "
+     "x.half() converts a result"),
     ("model.generate(IDS, stop=[2.5])", TypeError, "a stop token must be an integer: it is 2.5"),
 ]
 

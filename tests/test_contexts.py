@@ -601,6 +601,18 @@ def test_a_saved_proxy_is_its_value(model):
     assert y.unsqueeze(0).shape == (1, *y.shape)
     assert y.size == want.numel() and y.size() == want.size() and y.size(-1) == y[0].size(1) == want.size(2)
     assert torch.equal(torch.tensor(y), want) and torch.equal(torch.as_tensor(y), want)
+    for text in ("x.flatten()", "x.flatten(1)", "x.flatten(0, 1)", "x[0, 0, 0].flatten()", "x.std(dim=-1)",
+                 "x.var(dim=0, keepdim=True, correction=0)", "x.std(dim=1, unbiased=False)", "x.squeeze(dim=0)",
+                 "x.diagonal(dim1=-2, dim2=-1, offset=1)", "x.flatten(start_dim=-2)"):
+        ours, theirs = (eval(text, {"x": x}) for x in (y, want))
+        assert ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-5)
+    one, scores = y[0, 1, 2], torch.zeros(2)
+    scores[0], scores[1] = one, one - y[0, 0, 0]
+    assert scores.tolist() == [want[0, 1, 2], want[0, 1, 2] - want[0, 0, 0]] and {one: 1}[float(one)] == 1
+    assert f"{one:.3f}" == f"{float(one):.3f}" and round(one, 2) == round(float(one), 2)
+    with pytest.raises(TypeError, match=r"an array of \(10, 256\) is unhashable"):
+        hash(y[0])
+    assert y.flatten("C").shape == (y.size,) and y.std() == y.value.std()     # numpy's stay numpy's
     same([y.transpose(1, 2), y.view(1, -1), y.max(dim=-1).values, y.argsort(-1, descending=True)],
          [want.transpose(1, 2), want.view(1, -1), want.max(-1).values, want.argsort(-1, descending=True)])
 
@@ -639,6 +651,19 @@ def test_the_ids_of_a_prompt_where_nnsight_has_them(model):
     with model.trace(PROMPT) as tracer:
         assert tracer.positions("Eiffel Tower") == [1, 2, 3, 4]
     assert tracer.inputs[0][0]["input_ids"].tolist() == [one.tokens[0].tolist()]
+
+
+def test_results_and_modules_by_their_paths(model):
+    with model.generate([PROMPT, "Hello"], max_new_tokens=3) as run:
+        ids = run.result.save()
+    assert [row.tolist()[-3:] for row in ids] == [row.tolist()[-3:] for row in run.output]
+    with model.trace(PROMPT) as run:
+        logits = run.result.logits.save()
+        mlp = model.get("transformer.h.1.mlp").output.save()
+        same_mlp = model.transformer.h[1].mlp.output.save()
+    assert logits.shape[-1] == model.config.vocab and (mlp == same_mlp).all()
+    modules = dict(model.named_modules())
+    assert len(modules) == len(model.modules()) and modules["transformer.h.1.mlp"]._path == "transformer.h.1.mlp"
 
 
 def test_a_finished_proxy_enters_another_run_as_its_value(model):

@@ -251,8 +251,8 @@ def test_head_ablation_by_loss(model, hf, ids):
         logits = hf.run(ids[EIFFEL], [LAST], [(place, edit)])[LAST][0]
         return float(F.cross_entropy(logits[:-1], torch.tensor(ids[EIFFEL])[1:]))
     same(losses, [theirs(heads) for heads in ([], [3], [7])])
-    with pytest.raises(TypeError, match=r"run_with_hooks\(\) has no parameter 'stop_at_layer'"):
-        model(tokens, stop_at_layer=1)
+    with pytest.raises(TypeError, match=r"run_with_hooks\(\) has no parameter 'shortformer_pos_embed'"):
+        model(tokens, shortformer_pos_embed=1)
 
 
 def test_direct_logit_attribution_of_heads(model, hf, ids):

@@ -388,6 +388,11 @@ def test_the_client_says_all_of_it(model):
                         num_return_sequences=3) as again:
         pass
     assert [a.tolist() for a in run.output] == [a.tolist() for a in again.output]
+    inputs = model.tokenizer([PROMPT], return_tensors="np")
+    with model.generate(**inputs, max_length=inputs.input_ids.size + 10, pad_token_id=0, use_cache=True,
+                        ignore_eos=True) as run:
+        pass
+    assert run.output[0][-10:].tolist() == whole
 
 
 def test_the_model_says_which_token_ends_a_text(server):

@@ -3,6 +3,8 @@ demo model: caches, hooks, and the examples of TransformerLens's main demo that 
 are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
 import math
 
+import einops
+import fancy_einsum
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ import transformers
 import gpt2_files
 import interpose
 from interpose import LanguageModel, RequestError
+
+torch.set_num_threads(1)
 
 TEXT = "The Eiffel Tower is in the city of"
 OTHER = "The Colosseum is in the city of"
@@ -133,6 +137,11 @@ def pair(request, server, hf):
 
 
 @pytest.fixture(scope="module")
+def raw(hf):
+    return Plain(hf, False)
+
+
+@pytest.fixture(scope="module")
 def model(server):
     return LanguageModel("demo", host=server.host, progress=False)
 
@@ -197,6 +206,10 @@ def test_a_padded_encoding_is_a_prompt(model):
     padded = model.tokenizer([TEXT, "Hi"], padding=True, return_tensors="pt")
     with model.trace(padded) as tracer:
         logits = model.lm_head.output[:, -1].save()
+    with model.trace(**padded):
+        named = model.lm_head.output[:, -1].save()
+    assert named.value.tobytes() == logits.value.tobytes()
+    assert (model(**model.tokenizer([TEXT], return_tensors="pt")) == model(model.to_tokens(TEXT, move_to_device=False))).all()
     with model.trace([TEXT, "Hi"]):
         assert [len(row) for row in tracer.tokens] == [10, len(model.tokenizer.encode("Hi"))]
         same_logits = model.lm_head.output[:, -1].save()
@@ -332,6 +345,42 @@ def test_stacks_are_the_plain_ones(pair, layer, pos_slice):
         [theirs[f"blocks.{i}.hook_resid_mid"] for i in range(n)]))
 
 
+@pytest.mark.parametrize("layer, mlp_input", [(None, False), (2, True), (0, False)])
+def test_the_full_decomposition_is_the_plain_one(pair, layer, mlp_input):
+    model, plain = pair
+    _, theirs = plain.run(model.to_tokens(TEXT).tolist())
+    _, cache = model.run_with_cache(TEXT, return_type=None)
+    assert cache.to("cpu") is cache.cpu() is cache.cuda() is cache and cache.compute_head_results() is None
+    n = 6 if layer is None else layer
+    at = theirs["blocks.5.hook_resid_post" if n == 6 else f"blocks.{n}.hook_resid_{'mid' if mlp_input else 'pre'}"][:, -1]
+    heads = [theirs[f"blocks.{i}.attn.hook_result"][:, -1, h] for i in range(n + mlp_input) for h in range(8)]
+    mlps = [theirs[f"blocks.{i}.hook_mlp_out"][:, -1] for i in range(n)]
+    neurons = [theirs[f"blocks.{i}.mlp.hook_post"][:, -1, k, None] * plain.blocks[i]["out"][k]
+               for i in range(n) for k in range(1024)]
+    ends = [theirs["hook_embed"][:, -1], theirs["hook_pos_embed"][:, -1]]
+    want = torch.stack([*heads, *mlps, *ends])
+    stack, labels = cache.get_full_resid_decomposition(layer, mlp_input, expand_neurons=False, pos_slice=-1,
+                                                       return_labels=True)
+    same(stack[:-1], want)
+    same(stack.sum(0), at)
+    assert labels[-3:] == ["embed", "pos_embed", "bias"] and len(labels) == stack.shape[0] == len(want) + 1
+    bias = at - torch.stack([*heads, *neurons, *ends]).sum(0)
+    same(model.accumulated_bias(n, mlp_input)[None], bias)
+    if n == 2:
+        stack, labels = cache.get_full_resid_decomposition(layer, mlp_input, pos_slice=-1, return_labels=True)
+        same(stack, torch.stack([*heads, *neurons, *ends, bias]))
+        assert labels[24:26] == ["L0N0", "L0N1"]
+        some, labels = cache.stack_neuron_results(2, pos_slice=-1, neuron_slice=[3, 9], return_labels=True,
+                                                  incl_remainder=True, apply_ln=True)
+        parts = torch.stack([neurons[i] for i in (3, 9, 1027, 1033)])
+        parts = torch.cat([parts, (theirs["blocks.2.hook_resid_pre"][:, -1] - parts.sum(0))[None]])
+        parts = parts - parts.mean(-1, keepdim=True)
+        same(some, parts / theirs["blocks.2.ln1.hook_scale"][:, -1])
+        assert labels == ["L0N3", "L0N9", "L1N3", "L1N9", "remainder"]
+        same(cache.get_neuron_results(1, slice(3, 10), -1)[:, 6], neurons[1033])
+        same(cache.stack_neuron_results(1, -1, 9), neurons[9][None])
+
+
 # Hooks.
 
 def test_ablation_of_a_head(pair, tokenizer):
@@ -450,8 +499,8 @@ def test_hooks_that_stay(pair):
     assert (model(TEXT) == own).all() and "blocks.0.attn.hook_z" in model.hook_dict
 
 
-def test_hooks_are_called_at_each_step_of_each_invoke(model, hf):
-    plain, seen = Plain(hf, False), []
+def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):
+    seen = []
 
     def without(x, hook):
         seen.append(x.shape[:2])
@@ -459,19 +508,20 @@ def test_hooks_are_called_at_each_step_of_each_invoke(model, hf):
     with model.hooks(fwd_hooks=[("blocks.3.attn.hook_z", without)]), model.edit() as edited:
         pass
     model.reset_hooks()
-    for one, hooks in ((edited, {"blocks.3.attn.hook_z": lambda z: z.__setitem__((..., 3, slice(None)), 0)}),
-                       (model, None)):
-        with one.generate(max_new_tokens=3) as run:
-            for text in (TEXT, OTHER):
-                with run.invoke(text):
-                    pass
-        for text, ids in zip((TEXT, OTHER), run.output):
-            want = model.to_tokens(text).tolist()[0]
-            for _ in range(3):
-                want.append(int(plain.run([want], hooks)[0][0, -1].argmax()))
-            assert ids.tolist() == want
+    with edited.generate(max_new_tokens=2) as run:
+        for text in (TEXT, OTHER):
+            with run.invoke(text):
+                pass
+    with model.generate(TEXT):      # has none of them any more
+        pass
+    for text, ids in zip((TEXT, OTHER), run.output):
+        want = model.to_tokens(text).tolist()[0]
+        for _ in range(2):
+            hooks = {"blocks.3.attn.hook_z": lambda z: z.__setitem__((..., 3, slice(None)), 0)}
+            want.append(int(raw.run([want], hooks)[0][0, -1].argmax()))
+        assert ids.tolist() == want
     n, m = len(model.to_tokens(TEXT)[0]), len(model.to_tokens(OTHER)[0])
-    assert seen == [(1, n), (1, 1), (1, 1), (1, m), (1, 1), (1, 1)]
+    assert seen == [(1, n), (1, 1), (1, m), (1, 1)]
 
 
 @pytest.mark.parametrize("layer", [0, 2, -1, 6, 9])
@@ -495,7 +545,20 @@ def test_the_position_of_a_token(model, token, text, options, place):
     assert model.get_token_position(token, text, **options) == place
 
 
+def test_losses_of_values(model):
+    ids = model.to_tokens([TEXT, TEXT])
+    logits = model(ids)
+    want = torch.nn.functional.cross_entropy(torch.tensor(logits)[:, :-1].flatten(0, 1), torch.tensor(ids)[:, 1:].flatten(),
+                                             reduction="none").view(2, -1)
+    same(model.loss_fn(logits, ids, per_token=True), want)
+    assert abs(model.loss_fn(logits, ids) - float(want.mean())) < 1e-5
+    assert not model.b_U.any() and model.b_U.shape == logits.shape[-1:] and model.all_head_labels()[9] == "L1H1"
+
+
 def test_a_model_is_where_it_is(model):
+    model.set_use_attn_result(True)
+    assert (model.cfg.eps, model.cfg.d_vocab_out, model.cfg.model_name, model.cfg.act_fn) == (
+        1e-5, 4096, "demo", "gelu_new")
     assert model is model.eval() is model.to("cuda:0") is model.to(torch.device("cpu")) is model.cpu() is model.cuda()
     assert torch.zeros(2, device=model.device).device == torch.zeros(2, device=model.cfg.device).device
     assert model(TEXT, device="cpu", reset_hooks_end=True, bwd_hooks=[]).tobytes() == model(TEXT).tobytes()
@@ -569,11 +632,21 @@ def test_induction_heads_are_found_by_their_pattern(pair):
     model.run_with_hooks(ids, return_type=None,
                          fwd_hooks=[(lambda name: name.endswith("pattern"), score)])
     same(np.stack([by_the_server[i].value for i in range(6)]), ours)
+    store = torch.zeros((model.cfg.n_layers, model.cfg.n_heads), device=model.cfg.device)
+
+    def theirs_to_the_letter(pattern, hook):
+        induction_stripe = pattern.diagonal(dim1=-2, dim2=-1, offset=1 - 25)
+        induction_score = einops.reduce(induction_stripe, "batch head_index position -> head_index", "mean")
+        store[hook.layer(), :] = induction_score
+        assert store[hook.layer()].isnan().all()    # nobody takes it for what it was
+    model.run_with_hooks(ids, return_type=None, fwd_hooks=[(
+        lambda name: name.endswith("pattern"), theirs_to_the_letter)])
+    same(store, ours)
 
 
-def test_parameters_of_all_blocks(model, hf):
+def test_parameters_of_all_blocks(model, raw):
     """The QK and OV circuits of a head, from the factored matrices of the main demo."""
-    plain = Plain(hf, False)
+    plain = raw
     with model.trace([0]):
         ov = (model.W_V[3, 1] @ model.W_O[3, 1]).save()
         qk = (model.W_Q[-1, 0] @ model.W_K[-1, 0].T).save()
@@ -584,6 +657,77 @@ def test_parameters_of_all_blocks(model, hf):
     same(several, torch.stack([plain.blocks[i]["Q"] for i in (1, 2)]))
     same(heads, torch.stack([block["bV"][2] for block in plain.blocks]))
     assert len(model.W_in) == 6
+
+
+@pytest.mark.parametrize("text", [
+    "W_U[:, 3]", "W_E[[1, -2]]", "W_U.T[5] - W_E[5]", "2 * W_pos + 1", "(W_E[:9] @ W_U).argmax(-1)", "W_E[W_E.shape[0] - 1]",
+    "np.array(W_E.shape + W_Q.shape + (W_in.ndim, len(W_O), W_U.size(0)))", "W_Q[3, 1] @ W_K[3, 1].T",
+    "W_V[1:3, :, 0]", "b_O[..., 2]", "W_in[[0, 5], 2]", "[b[0] for b in b_Q][2]", "np.linalg.norm(W_pos, axis=-1)",
+    "torch.linalg.svdvals(W_V[3, 1] @ W_O[3, 1])", "torch.as_tensor(W_E).mean()", "torch.as_tensor(W_O).norm(dim=-1)",
+    "torch.matmul(W_E[:2], W_U)", "einops.einsum(W_pos, W_U, 'p d, d v -> p v')[:3]",
+    "fancy_einsum.einsum('head d_model, head -> d_model', W_O[2, 3].T, W_O[2, 3].T[0]).sum() if 0 else W_O[2, 3, 0]",
+    "np.stack([b_O[0], b_out[0]])", "W_E.data.mean(0)", "W_E[:3] == W_U.T[:3]"])
+def test_parameters_outside_of_a_run(model, raw, text):
+    theirs = {"W_E": raw.E, "W_U": raw.U, "W_pos": raw.pos}
+    for name in ("Q", "K", "V", "O", "in", "out"):
+        theirs["W_" + name] = torch.stack([block[name] for block in raw.blocks])
+        theirs["b_" + name] = torch.stack([block["b" + name] for block in raw.blocks])
+    theirs = {name: x.float() for name, x in theirs.items()}
+    tools = {"np": np, "torch": torch, "einops": einops, "fancy_einsum": fancy_einsum}
+    with model.hooks(fwd_hooks=[(lambda name: True, lambda x, hook: 1 / 0)]):     # no run of the user's
+        ours = eval(text, {**tools, **{name: getattr(model, name) for name in theirs}})
+    same(ours, eval(text, {**tools, **theirs}))
+
+
+def test_a_parameter_from_outside_is_the_run_s_own(model):
+    unembed, column, embed = model.W_U, model.W_U[:, 7], model.transformer.wte.weight
+    with model.trace(TEXT) as run:
+        h = model.transformer.ln_f.output[0]
+        found = [x.save() for x in (h @ unembed, torch.matmul(h, unembed), unembed.T @ h.T,
+                                    interpose.einsum("td,dv->tv", h, unembed), embed @ h.T, unembed[:, 7] @ h.T)]
+        one, want = (h @ column).save(), model.lm_head.output[0].save()
+    for x, logits in zip(found, (want, want, want.value.T, want, want.value.T, want[:, 7])):
+        same(x, logits)
+    same(one, want[:, 7])
+    sent = [arg for node in run.graph.nodes for arg in node.args if isinstance(arg, dict)]
+    assert [arg["shape"] for arg in sent] == [[model.config.width]]     # of the column that was fetched
+
+
+def test_factored_matrices_are_the_matrices(model, raw):
+    """Each expression on the factored matrices, and on the matrices themselves."""
+    ours = {"OV": model.OV, "QK": model.QK, "one": interpose.FactoredMatrix(model.W_V[2, 1], model.W_O[2, 1]),
+            "E": model.W_E[:40], "U": model.W_U[:, :30], "v": model.W_E[7]}
+    assert ours["OV"].shape == (6, 8, 256, 256)
+    ours["OV"], ours["QK"] = ours["OV"][:3, :2], ours["QK"][:4, :2]
+    Q, K, V, O = (torch.stack([block[name] for block in raw.blocks]) for name in "QKVO")
+    theirs = {"OV": V[:3, :2] @ O[:3, :2], "QK": Q[:4, :2] @ K[:4, :2].mT, "one": V[2, 1] @ O[2, 1], "E": raw.E[:40], "U": raw.U[:, :30], "v": raw.E[7]}
+    for text in ("OV", "QK[3]", "OV[-1, 0]", "OV[1:3, 0]", "one.T", "one * 2", "0.5 * one", "one @ U", "E @ one", "E @ one @ U",
+                 "one @ one", "E @ OV[0] @ U", "one[:3, 1:]", "one[..., 5:9]", "OV[2, 1, 4:6]", "one.T @ one", "QK[:2, 1]"):
+        mine, want = eval(text, ours), eval(text, theirs)
+        assert isinstance(mine, interpose.FactoredMatrix) and mine.shape == tuple(want.shape) and mine.ndim == want.ndim
+        same(mine.AB, want)
+    same(ours["one"] @ ours["v"], theirs["one"] @ theirs["v"])
+    same(ours["v"] @ ours["one"], theirs["v"] @ theirs["one"])
+    same(ours["OV"][1] @ ours["v"], theirs["OV"][1] @ theirs["v"])
+    same(ours["v"] @ ours["OV"][1], theirs["v"] @ theirs["OV"][1])
+    same(ours["one"][3].AB, theirs["one"][3][None])
+    same(ours["one"][:, -1].AB, theirs["one"][:, -1:])
+    same(ours["OV"].norm(), theirs["OV"].norm(dim=(-2, -1)))
+    one = ours["one"]
+    same(one.S, torch.linalg.svdvals(theirs["one"])[:32])
+    same(one.U * one.S @ one.V.T, theirs["one"])
+    same(np.sort(abs(one.eigenvalues)), torch.linalg.eigvals(theirs["one"]).abs().sort().values[-32:])
+    assert repr(one) == "<a factored matrix (256, 256), through 32>"
+
+
+def test_modules_outside_of_a_run(model, hf):
+    x = np.random.default_rng(0).standard_normal((1, 3, 256)).astype(np.float32)
+    with torch.no_grad():
+        block = hf.transformer.h[1](torch.tensor(x))
+        same(model.unembed(model.ln_final(x)), hf.lm_head(hf.transformer.ln_f(torch.tensor(x))))
+    same(model.blocks[1](x), block[0] if isinstance(block, tuple) else block)
+    assert isinstance(model.transformer.h[1](x), tuple)
+    same(model.transformer.h[1](x)[0], model.blocks[1](x))
 
 
 # What is refused.
@@ -613,6 +757,17 @@ def test_parameters_of_all_blocks(model, hf):
      "bwd_hooks are not offered: a server computes no gradients"),
     (lambda m: m.add_hook("z0", print, dir="bwd"), ValueError,
      "dir='bwd' is not offered: a server computes no gradients"),
+    (lambda m: interpose.FactoredMatrix(m.W_V[0, 0], m.W_V[0, 0]), ValueError,
+     "factors of (256, 32) and (256, 32) are no matrices that multiply"),
+    (lambda m: interpose.FactoredMatrix(m.W_V[0, :2], m.W_O[0, :3]), ValueError,
+     "factors of (2, 256, 32) and (3, 32, 256) do not broadcast"),
+    (lambda m: (m.OV[0, 0] @ m.W_U[:, :3]).BA, ValueError, "BA needs a square matrix: not (256, 3)"),
+    (lambda m: m.W_U.__setitem__(0, 1), TypeError, "W_U is a parameter: it can be read, but not set"),
+    (lambda m: m.W_Q[6], IndexError, "blocks.6 does not exist: this model has blocks 0 to 5"),
+    (lambda m: m.W_U[:, 5000], RequestError, "5000"),
+    (lambda m: m.ln_final(np.ones(3)), RequestError, "ln_f of (3,): the last dimension must be 256"),
+    (lambda m: m.run_with_cache(TEXT)[1].stack_neuron_results(0), ValueError,
+     "there are no neurons in front of layer 0"),
     (lambda m: m.add_hook("zz0", print), KeyError, "there is no short name 'zz'"),
     (lambda m: m.to(torch.float16), TypeError, "to(torch.float16) is not offered: the model computes in its "
      "server's numbers; x.to(dtype) converts a result"),
@@ -624,7 +779,8 @@ def test_parameters_of_all_blocks(model, hf):
     (lambda m: m.to_single_token("The Eiffel Tower"), ValueError, "is 5 tokens, not one: ["),
     (lambda m: m.run_with_hooks(TEXT, fwd_hooks=("blocks.0.attn.hook_z", print)), TypeError,
      "fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): not 'blocks.0.attn.hook_z'"),
-    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array"),
+    (lambda m: m.to_tokens(["a", "a longer one"]), ValueError, "tokens are no array: take them one by one, give "
+     "the texts themselves as a prompt, or pad them, tokenizer(texts, padding=True)"),
     (lambda m: m.run_with_cache(TEXT)[1].accumulated_resid(7), IndexError,
      "layer 7 does not exist: this model has layers 0 to 6"),
     (lambda m: m.run_with_cache(TEXT)[1].decompose_resid(mode="head"), ValueError,

@@ -194,7 +194,7 @@ def test_a_reader_that_takes_nothing_stops_nobody(server, context):
 
 
 @pytest.mark.parametrize("request_, code", [
-    ({"prompt": [[1] * 100] * 3}, "limit"),
+    ({"prompt": [[i] * 100 for i in range(3)]}, "limit"),
     ({"prompt": [[1]] * 5}, "limit"),
     ({"prompt": [1] * 40, "save": {"x": "lm_head.output"}}, "limit"),
 ])

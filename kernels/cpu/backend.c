@@ -159,6 +159,20 @@ static void cpu_begin(struct device *d, enum lane lane, const struct step *s)
     (void)s;
 }
 
+static bool cpu_repeat(struct device *d, const struct step *s, const struct cache *c)
+{
+    (void)d;
+    (void)s;
+    (void)c;
+    return false;
+}
+
+static bool cpu_keep(struct device *d)
+{
+    (void)d;
+    return true;
+}
+
 const struct backend backend_cpu = {
     .name = "cpu",
     .open = cpu_open,
@@ -172,6 +186,8 @@ const struct backend backend_cpu = {
     .reached = cpu_reached,
     .fence = cpu_fence,
     .begin = cpu_begin,
+    .repeat = cpu_repeat,
+    .keep = cpu_keep,
     .copy = cpu_copy,
     .unary = cpu_unary,
     .binary = cpu_binary,

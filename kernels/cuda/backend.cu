@@ -23,6 +23,7 @@ static void cuda_close(struct device *d)
         return;
     if (d->stream)
         cudaStreamDestroy(d->stream);
+    cuda_graphs_drop(d);
     cudaFree(d->faulty);
     for (int i = 0; i < LANE_COUNT; i++)
         cuda_both_close(&d->steps[i].memory);
@@ -143,6 +144,8 @@ extern "C" const struct backend backend_cuda = {
     .reached = cuda_reached,
     .fence = cuda_fence,
     .begin = cuda_begin,
+    .repeat = cuda_repeat,
+    .keep = cuda_keep,
     .copy = cuda_copy,
     .unary = cuda_unary,
     .binary = cuda_binary,

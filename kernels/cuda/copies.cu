@@ -33,7 +33,7 @@ static const void *send(struct device *d, const struct both *b, const char *from
 static char *stage_room(struct device *d, size_t size)
 {
     struct both *b = &d->staging;
-    assert(size <= b->size);
+    assert(size <= b->size && !d->graphs.captured);
     if (b->used + size > b->size) {
         cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
         b->used = 0;
@@ -77,9 +77,9 @@ const void *cuda_stage_spans(int *n_rows_before, struct device *d, const struct 
             *n_rows_before += reinterpret_cast<const struct span *>(s)->n_rows;
         return t->there;
     }
-    const size_t size = cuda_spans_size(spans, n_spans);
+    const size_t size = cuda_spans_size(d, spans, n_spans);
     char *room = stage_room(d, size);
-    cuda_spans_write(room, spans, n_spans);
+    cuda_spans_write(d, room, spans, n_spans);
     return send(d, &d->staging, room, size);
 }
 
@@ -105,6 +105,7 @@ cudaError_t cuda_steps_reserve(struct device *d, int n_pages)
     for (int i = 0; i < LANE_COUNT && error == cudaSuccess; i++) {
         if (d->steps[i].memory.size >= size)
             continue;
+        cuda_graphs_drop(d);
         cuda_both_close(&d->steps[i].memory);
         error = cuda_both_open(&d->steps[i].memory, size);
     }
@@ -134,8 +135,8 @@ static void tell_spans(struct device *d, const struct span *spans, int n_spans)
 {
     if (n_spans == 0)
         return;
-    const size_t size = cuda_spans_size(spans, n_spans);
-    cuda_spans_write(tell(d, spans, sizeof *spans * (size_t)n_spans, size), spans, n_spans);
+    const size_t size = cuda_spans_size(d, spans, n_spans);
+    cuda_spans_write(d, tell(d, spans, sizeof *spans * (size_t)n_spans, size), spans, n_spans);
 }
 
 void cuda_begin(struct device *d, enum lane lane, const struct step *s)

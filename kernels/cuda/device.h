@@ -64,6 +64,7 @@ constexpr int CHUNK = 64;  /* the k of one partial product; also the positions o
 constexpr int LANES = 16;  /* of a sum: half a warp */
 constexpr int BLOCK = 256; /* threads of a block where nothing else decides */
 constexpr int STEP_ARRAYS = 6; /* of struct step */
+constexpr int GRAPHS_MAX = 128; /* a number of sequences and of their longest's pages each */
 constexpr int PARCELS_MAX = 4096, SHIPMENTS_MAX = 64; /* on their way at once */
 constexpr size_t SHIPMENT_BYTES = 1 << 20; /* with so many it does not wait for company */
 constexpr unsigned ALL_LANES = 0xffffffffu;
@@ -114,6 +115,25 @@ struct downloads { /* downloads.cu */
     struct shipment shipments[SHIPMENTS_MAX];
 };
 
+/* All that the arguments of a pass's launches depend on, where nobody hooks it. */
+struct graph_key {
+    const struct cache *cache;
+    int lane, n_rows, n_logits, n_logits_spans, n_pages, n_logits_pages;
+};
+
+struct graph {
+    struct graph_key key;
+    cudaGraphExec_t runs; /* or NULL: there is none here */
+    int64_t used_at;
+};
+
+struct graphs { /* graphs.cu */
+    struct graph all[GRAPHS_MAX];
+    struct graph *captured; /* by the calls from here to keep, or NULL */
+    int64_t n_launched;
+    bool are_refused;
+};
+
 struct device {
     enum precision precision; /* of linear and linear_panels */
     cudaStream_t stream;
@@ -124,6 +144,7 @@ struct device {
     struct sent_step steps[LANE_COUNT];
     enum lane lane; /* that began last */
     struct downloads downloads;
+    struct graphs graphs;
     uint32_t *faulty; /* of a gather: its first element with an index outside; UINT32_MAX: none,
                          and so between calls */
     int rows_max, context_max; /* the latter rounded up to whole pages */
@@ -133,8 +154,9 @@ struct device {
 };
 
 struct weight {
-    int K, N, stride; /* row k is at data + k * stride: 16-byte aligned */
-    float *data;      /* [K][stride] */
+    int K, N, stride; /* of rows: 16-byte aligned */
+    float *data;      /* [K][stride], or NULL and: */
+    uint32_t *pairs;  /* [(K + 1) / 2][stride]: bf16 of an even k, and above it of the next */
 };
 
 /* Keeps the first error for the next fence. */
@@ -153,8 +175,14 @@ cudaError_t cuda_downloads_open(struct downloads *r, const struct device_options
 void cuda_downloads_close(struct downloads *r);
 
 /* What kernels read of spans: first a row for each of theirs, in order. */
-size_t cuda_spans_size(const struct span *spans, int n_spans);
-void cuda_spans_write(char *to, const struct span *spans, int n_spans);
+size_t cuda_spans_size(const struct device *d, const struct span *spans, int n_spans);
+void cuda_spans_write(const struct device *d, char *to, const struct span *spans, int n_spans);
+/* Pages of the longest: all that launches depend on beside the numbers of rows and spans. */
+int cuda_spans_pages(const struct span *spans, int n_spans);
+
+void cuda_graphs_drop(struct device *d); /* whose arguments are no longer true */
+bool cuda_repeat(struct device *d, const struct step *s, const struct cache *c);
+bool cuda_keep(struct device *d);
 
 /* How to find element `i`, in row-major order, of up to four tensors of one shape. */
 struct walk {

@@ -148,6 +148,8 @@ bool cuda_fence(struct device *d, struct err *e)
     struct downloads *r = &d->downloads;
     if (d->is_busy) {
         ship(d);
+        while (r->n_arrived + 1 < r->n_shipped)
+            wait_for_oldest(d); /* and unpack while the rest computes */
         if (r->n_arrived < r->n_shipped)
             follow(d);
         cuda_note(d, cudaStreamSynchronize(r->n_arrived < r->n_shipped ? r->stream : d->stream),

@@ -38,6 +38,15 @@ __device__ __forceinline__ uint32_t bf16_pair(float even, float odd)
     return to_bf16(even) | to_bf16(odd) << 16;
 }
 
+/* One of a pair: the even one's half is 0. */
+__device__ __forceinline__ float bf16_of(uint32_t pair, int half)
+{
+    const uint32_t bits = half ? pair & 0xffff0000u : pair << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 __device__ __forceinline__ uint32_t bits_of(float x)
 {
     uint32_t bits;
@@ -67,8 +76,10 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4],
 /* The registers' elements as float32: one of tf32, two of bf16. */
 static inline float element(uint32_t bits, int half, bool is_pair)
 {
+    if (is_pair)
+        return bf16_of(bits, half);
     float x;
-    bits = !is_pair ? bits & 0xffffe000u : half ? bits & 0xffff0000u : bits << 16;
+    bits &= 0xffffe000u;
     memcpy(&x, &bits, sizeof x);
     return x;
 }

@@ -1,4 +1,4 @@
-/* Products in the canonical order: `linear` over packed weights, `matmul` over any strides.
+/* Products in the canonical order: `linear` over weights, `matmul` over any strides.
  * Whatever the kernel, one thread makes an element: a chain over the 64 k of a chunk from +0, then
  * the chunks' sums in order. So all kernels give the same bits, and the number of rows chooses
  * among them. */
@@ -7,54 +7,19 @@
 /* What the kernels of `linear` compute: out (n_rows, N) = finish(x (n_rows, K) @ weights). */
 struct linear {
     float *out;
-    const float *x, *bias, *residual, *weights;
+    const float *bias, *residual, *weights;
     int stride, K, N, n_rows;
-    bool is_aligned; /* each row of x lies at 16 bytes */
+    struct rows x;
 };
 
-/* All stage slices of k in shared memory, by copies that run while earlier slices are multiplied.
- * Rows of x are PITCH apart there: four more than a slice against bank conflicts. */
-constexpr int SLICE = 16, PITCH = SLICE + 4, SLICES = CHUNK / SLICE;
-
-/* Begins to copy `ROWS` rows of x from `row` on, a slice of k each, by THREADS threads of which
- * this is `t`. Past the last row it is the last again, past the last k nothing: nobody uses them.
- */
-template <int ROWS, int THREADS, int FLOATS>
-__device__ __forceinline__ void fetch_rows(float *to, int pitch, const struct linear &l, int row,
-                                           int k, int t)
-{
-    UNROLL(1)
-    for (int i = t; i < ROWS * SLICE / FLOATS; i += THREADS) {
-        const int r = i / (SLICE / FLOATS), j = i % (SLICE / FLOATS) * FLOATS;
-        const size_t from = row + r < l.n_rows ? (size_t)(row + r) : (size_t)(l.n_rows - 1);
-        if (k + j < l.K)
-            COPY_ASYNC(to + r * pitch + j, l.x + from * (size_t)l.K + (size_t)(k + j),
-                       FLOATS * sizeof(float));
-    }
-}
-
-template <int ROWS, int THREADS>
-__device__ __forceinline__ void fetch_x(float *to, int pitch, const struct linear &l, int row,
-                                        int k, int t)
-{
-    if (l.is_aligned)
-        fetch_rows<ROWS, THREADS, 4>(to, pitch, l, row, k, t);
-    else
-        fetch_rows<ROWS, THREADS, 1>(to, pitch, l, row, k, t);
-}
-
-/* The same for a slice of `COLUMNS` columns of the weight, from `column` on. */
+/* Begins to copy a slice of COLUMNS columns of the weight; past the last ones the first again. */
 template <int COLUMNS, int THREADS>
 __device__ __forceinline__ void fetch_weights(float *to, int pitch, const struct linear &l,
                                               int column, int k, int t)
 {
-    for (int i = t; i < SLICE * COLUMNS / 4; i += THREADS) {
-        const int j = i / (COLUMNS / 4), n = i % (COLUMNS / 4) * 4;
-        const size_t from = column + n < l.stride ? (size_t)(column + n) : 0;
-        if (k + j < l.K)
-            COPY_ASYNC(to + j * pitch + n, l.weights + (size_t)(k + j) * (size_t)l.stride + from,
-                       4 * sizeof(float));
-    }
+    fetch_columns<SLICE, COLUMNS, THREADS, BEHIND_unused>(
+        to, pitch, l.weights, l.stride, k, l.K,
+        [&](int n) { return column + n < l.stride ? (size_t)(column + n) : 0; }, t);
 }
 
 /* Over a slice, of which only the first n_k are there. */
@@ -91,7 +56,8 @@ __device__ __forceinline__ void fetch_stage(float *stage, const struct linear &l
                                             int column, int k)
 {
     const int lane = (int)threadIdx.x % S::TEAM, team = (int)threadIdx.x % 32 / S::TEAM;
-    fetch_x<S::ROWS, S::TEAM>(stage + team * PITCH, S::X_STEP, l, row, k, lane);
+    fetch_rows<S::ROWS, S::TEAM, BEHIND_unused>(stage + team * PITCH, S::X_STEP, l.x, row, k,
+                                                lane);
     fetch_weights<S::COLUMNS, S::TEAM>(stage + S::ROWS * S::X_STEP + team * S::COLUMNS, S::W_STEP,
                                        l, column, k, lane);
     COPY_COMMIT();
@@ -196,7 +162,7 @@ __global__ void __launch_bounds__(LARGE_THREADS, 2)
     const int row = (int)blockIdx.x * LARGE_ROWS, column = (int)blockIdx.y * LARGE_COLUMNS;
     const auto fetch = [&](int s) {
         const int at = s % LARGE_STAGES;
-        fetch_x<LARGE_ROWS, LARGE_THREADS>(x[at], PITCH, l, row, s * SLICE, t);
+        fetch_rows<LARGE_ROWS, LARGE_THREADS, BEHIND_unused>(x[at], PITCH, l.x, row, s * SLICE, t);
         fetch_weights<LARGE_COLUMNS, LARGE_THREADS>(w[at], LARGE_COLUMNS, l, column, s * SLICE, t);
         COPY_COMMIT();
     };
@@ -280,9 +246,8 @@ cudaError_t cuda_linear_open(const struct device *d)
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual)
 {
-    const bool is_aligned = w->K % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
-    const struct linear l = {out, x, bias, residual, w->data, w->stride, w->K, w->N, n_rows,
-                             is_aligned};
+    const struct linear l = {out, bias, residual, w->data, w->stride, w->K, w->N, n_rows,
+                             rows_of(x, n_rows, w->K)};
     if (n_rows == 0)
         return;
     if (d->precision != PRECISION_exact) {
@@ -332,82 +297,6 @@ void cuda_linear_panels(struct device *d, float *out, const float *x, const stru
     LAUNCH(linear_panels_kernel, blocks_for((int64_t)n_rows * n_panels * LANES, BLOCK), BLOCK, 0,
            d->stream, out, x, w->data, static_cast<const int32_t *>(staged), w->stride, w->K, w->N,
            n_panels, n_rows);
-    CHECK_LAUNCH(d);
-}
-
-/* The matrix goes up as it is and is laid out by a copy between views. */
-static bool weight_fill(struct device *d, struct weight *w, const float *matrix, enum layout l,
-                        struct err *e)
-{
-    const size_t size = sizeof *matrix * (size_t)w->K * (size_t)w->N;
-    void *raw;
-    if (!backend_cuda.alloc(d, &raw, size, e))
-        return false;
-    backend_cuda.upload(d, raw, matrix, size);
-    const int64_t shape[] = {w->K, w->N};
-    struct tensor from = {raw, DT_f32, view_of(2, shape)}, to = {w->data, DT_f32, from.view};
-    if (l == LAYOUT_nk) {
-        from.view.stride[0] = 1;
-        from.view.stride[1] = w->K;
-    }
-    to.view.stride[0] = w->stride;
-    cuda_copy(d, &to, &from);
-    backend_cuda.release(d, raw, size);
-    return true;
-}
-
-bool cuda_weight_pack(struct device *d, struct weight **out, const float *matrix, enum layout l,
-                      int K, int N, struct err *e)
-{
-    struct weight *w = static_cast<struct weight *>(memory_map(sizeof *w));
-    if (!w)
-        return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
-    w->K = K;
-    w->N = N;
-    w->stride = (N + 3) / 4 * 4;
-    void *data = NULL;
-    const size_t size = sizeof *matrix * (size_t)K * (size_t)w->stride;
-    if (!backend_cuda.alloc(d, &data, size, e) || (w->data = static_cast<float *>(data), false)
-        || !weight_fill(d, w, matrix, l, e)) {
-        cuda_weight_free(d, w);
-        return false;
-    }
-    *out = w;
-    return true;
-}
-
-void cuda_weight_free(struct device *d, struct weight *w)
-{
-    if (!w)
-        return;
-    backend_cuda.release(d, w->data, 0);
-    memory_unmap(w, sizeof *w);
-}
-
-/* A place of the row-major (K, N) is another one of the rows that lie apart. Grid: the elements. */
-__global__ void __launch_bounds__(BLOCK)
-    weight_read_kernel(float *out, const float *w, int64_t offset, int N, int stride,
-                       const __grid_constant__ walk places)
-{
-    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
-    if (i >= places.count)
-        return;
-    int64_t at[2];
-    walk_places(at, places, i);
-    const int64_t place = offset + at[1];
-    out[at[0]] = w[place / N * stride + place % N];
-}
-
-void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
-                      const struct view *view)
-{
-    const struct tensor from = {w->data, DT_f32, *view};
-    const struct tensor *const all[] = {out, &from};
-    if (view_count(view) == 0)
-        return;
-    const struct walk places = walk_of(all, 2, view->rank);
-    LAUNCH(weight_read_kernel, blocks_for(places.count, BLOCK), BLOCK, 0, d->stream,
-           cuda_data<float>(out), w->data, view->offset, w->N, w->stride, places);
     CHECK_LAUNCH(d);
 }
 

@@ -6,7 +6,8 @@ extern "C" {
 #endif
 
 struct emulate_counts {
-    int launches, uploads, downloads; /* copies between the host and the device */
+    int launches, graphs;   /* the latter of many kernels at once */
+    int uploads, downloads; /* copies between the host and the device */
     int waits; /* of the host: at a stream, at an event, in a copy from or to memory that is not
                   pinned */
     int left;  /* given to streams, and not run yet */

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <sys/mman.h>
+#include <vector>
 
 struct emulate_event {
     uint64_t recorded, done; /* numbers of its last record, and of the last that was reached */
@@ -19,8 +20,13 @@ struct operation {
     uint64_t number;
 };
 
+struct emulate_graph {
+    std::vector<operation> operations;
+};
+
 struct emulate_stream {
     std::deque<operation> queue;
+    struct emulate_graph *captured; /* NULL, or what is being captured */
 };
 
 namespace emulate {
@@ -28,10 +34,11 @@ static std::set<emulate_stream *> streams;
 static std::map<char *, size_t> pinned; /* memory of cudaMallocHost */
 static struct emulate_counts counts;
 
-/* Arguments of launches that wait. Kernels may read them, so they lie apart from the host's. */
-static const size_t ARGUMENTS_SIZE = (size_t)64 << 20;
+/* Arguments of launches that wait. Kernels may read them, so they lie apart from the host's. Those
+ * of graphs stay, at the other end. */
+static const size_t ARGUMENTS_SIZE = (size_t)256 << 20;
 static char *arguments;
-static size_t arguments_used;
+static size_t arguments_used, arguments_kept, arguments_last;
 
 bool arguments_hold(const void *p)
 {
@@ -67,6 +74,9 @@ static bool run_one(void)
 static void run_until(const std::function<bool()> &done)
 {
     launch_must_be_checked();
+    for (const emulate_stream *s : streams)
+        if (s->captured)
+            report("the host waits while a stream is captured");
     while (!done())
         if (!run_one())
             report("deadlock: streams wait for events that nobody records");
@@ -85,6 +95,8 @@ static void push(cudaStream_t s, std::function<void()> run, cudaEvent_t awaited 
     if (!streams.count(s))
         report("the default stream, or one that was destroyed: work names a stream of its own");
     launch_must_be_checked();
+    if (s->captured)
+        report("not emulated: something else than a launch while a stream is captured");
     s->queue.push_back({run, awaited, awaited ? awaited->recorded : 0});
 }
 
@@ -97,9 +109,18 @@ void *launch_arguments(size_t size)
     if (all_idle())
         arguments_used = 0;
     void *p = arguments + arguments_used;
-    arguments_used += (size + 63) / 64 * 64;
-    assert(arguments_used <= ARGUMENTS_SIZE);
+    arguments_last = (size + 63) / 64 * 64;
+    arguments_used += arguments_last;
+    assert(arguments_used + arguments_kept <= ARGUMENTS_SIZE);
     return p;
+}
+
+/* Of the last launch, for a graph. */
+static const void *arguments_keep(const void *from)
+{
+    arguments_kept += arguments_last;
+    assert(arguments_used + arguments_kept <= ARGUMENTS_SIZE);
+    return memcpy(arguments + ARGUMENTS_SIZE - arguments_kept, from, arguments_last);
 }
 
 cudaError_t launch_kernel(const void *kernel, const struct launch *l, cudaStream_t s)
@@ -107,11 +128,18 @@ cudaError_t launch_kernel(const void *kernel, const struct launch *l, cudaStream
     if (!streams.count(s))
         report("the default stream, or one that was destroyed: %s names no other", l->name);
     const cudaError_t error = launch_admit(kernel, l);
-    const struct launch copy = *l;
+    struct launch copy = *l;
     counts.launches++;
-    if (error == cudaSuccess)
-        s->queue.push_back({[copy] { launch_run(&copy); }, nullptr, 0});
-    return error;
+    if (error != cudaSuccess)
+        return error;
+    if (s->captured)
+        copy.arguments = arguments_keep(l->arguments);
+    const operation o = {[copy] { launch_run(&copy); }, nullptr, 0};
+    if (s->captured)
+        s->captured->operations.push_back(o);
+    else
+        s->queue.push_back(o);
+    return cudaSuccess;
 }
 
 static bool is_pinned(const void *p, size_t size)
@@ -201,7 +229,7 @@ cudaError_t cudaFreeHost(void *p)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
-    *s = new emulate_stream;
+    *s = new emulate_stream{};
     streams.insert(*s);
     return cudaSuccess;
 }
@@ -300,5 +328,52 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t size, cudaStream_t s)
         device_written(p, size);
         memset(p, value, size);
     });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode)
+{
+    launch_must_be_checked();
+    if (s->captured)
+        report("a stream is captured that is captured already");
+    s->captured = new emulate_graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
+{
+    launch_must_be_checked();
+    if (!s->captured)
+        report("the end of a capture that has not begun");
+    *graph = s->captured;
+    s->captured = nullptr;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *runs, cudaGraph_t graph,
+                                          unsigned long long)
+{
+    *runs = new emulate_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t runs, cudaStream_t s)
+{
+    launch_must_be_checked();
+    counts.graphs++;
+    for (const operation &o : runs->operations)
+        s->queue.push_back(o);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t runs)
+{
+    delete runs;
     return cudaSuccess;
 }

@@ -37,7 +37,8 @@ The files, in the order in which one may read them:
                 einops_backend: einops' own functions on proxies
 
     tokenizer   the server's, remembered here; hooks: hook points by TransformerLens's names
-    lens        a HookedTransformer's methods; activation_cache, folding, directions: what they give
+    lens        a HookedTransformer's methods; activation_cache, folding, directions, factored:
+                what they give
 """
 import builtins as _builtins
 
@@ -45,6 +46,7 @@ from . import functions as _functions
 from .activations import gelu, leaky_relu, logsigmoid, silu, softplus, vector_norm
 from .einsum import einsum
 from .errors import InterposeError, NoValue, RequestError, ServerError
+from .factored import FactoredMatrix
 from .functions import tensor, topk
 from .hooks import act_name, head
 from .iteration import List
@@ -57,7 +59,7 @@ from .proxy import Proxy
 __version__ = "0.1.0"
 
 # `from interpose import *` leaves Python's own list, abs, max, ... alone: those are interpose.max.
-__all__ = sorted(["InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError",
+__all__ = sorted(["FactoredMatrix", "InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError",
                   "ServerError", "act_name", "arange", "cross_entropy_loss", "einsum", "eye",
                   "full", "full_like", "gelu", "head", "leaky_relu", "linspace", "logsigmoid",
                   "one_hot", "ones", "ones_like", "rand", "rand_like", "randn", "randn_like",

@@ -13,16 +13,16 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from .current import apart
+from .current import apart, open_run
 from .directions import residual_directions
 from .finished import Value
-from .folding import folded, unfolded
+from .folding import accumulated_bias, centred, folded, unfolded
 from .functions import FUNCTIONS
 from .hooks import HookPoint, act_name
 from .losses import negative_log_probs
 from .prompt import is_several, prompt_of
 from .spec import block_of, in_block
-from .values import at_dim, whole
+from .values import at_dim, tensor_of, whole
 
 
 class Hook(NamedTuple):
@@ -113,6 +113,30 @@ class Pass:
         """
         return apart(self._run, write, return_type, loss_per_token)
 
+    def values(self, write):
+        """The value of what write() gives, a proxy, or the values of a tuple of them."""
+        one = []
+
+        def named():
+            made = write()
+            one.append(not isinstance(made, tuple))
+            return dict(enumerate([made] if one[0] else made))
+        values = self.run(named)[1].values()
+        return next(iter(values)) if one[0] else tuple(values)
+
+    def planned(self, write):
+        """(shape, dtype) of the proxy that write() gives."""
+        def plan():
+            with self._hooked().scan(self.prompt):
+                x = write()
+                return x.shape, x.dtype
+        return apart(plan)
+
+    def _hooked(self):
+        model = copy.copy(self.model)
+        model._hooked = self.hooks
+        return model
+
     def _run(self, write, return_type, loss_per_token):
         if return_type not in ("logits", "loss", "both", None):
             raise ValueError("return_type is 'logits', 'loss', 'both' or None: not "
@@ -120,9 +144,7 @@ class Pass:
         if self._end != (3,) and return_type is not None:
             return_type = "logits"      # which are the residual stream, then
         result = [None, None]
-        model = copy.copy(self.model)
-        model._hooked = self.hooks
-        with model.trace(self.prompt) as run:
+        with self._hooked().trace(self.prompt) as run:
             if return_type in ("logits", "both"):
                 result[0] = _read(self.model, self._result).save()
             if return_type in ("loss", "both"):
@@ -192,19 +214,47 @@ def _root(node):
     return node
 
 
-class Stack(np.lib.mixins.NDArrayOperatorsMixin):
-    """Tensors stacked along a first dimension: an array, which the server computes when it is
-    looked at, and not at all where a cache's method makes something smaller of it."""
+def aside(model):
+    """A pass apart from all hooks and edits, for what no prompt says anything about."""
+    model = copy.copy(model)
+    model._hooked, model._edits = [], ()
+    return Pass(model, [0])
 
-    def __init__(self, cache, write):
-        self._cache, self._write, self._value = cache, write, None
+
+class Later(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array which the server computes when it is looked at: write() gives its proxy in a run of
+    the pass `one`. Its shape and dtype are known before."""
+
+    def __init__(self, one, write):
+        self._one, self._write, self._value, self._plan = one, write, None, None
 
     @property
     def value(self):
         """The array."""
         if self._value is None:
-            self._value = self._cache._ask(self._write)
+            self._value = self._one.values(self._write)
         return self._value
+
+    @property
+    def shape(self):
+        """The shape, a tuple of ints."""
+        return self._planned()[0]
+
+    @property
+    def dtype(self):
+        """numpy's dtype."""
+        return self._planned()[1]
+
+    @property
+    def ndim(self):
+        """The number of dimensions."""
+        return len(self.shape)
+
+    def _planned(self):
+        if self._value is not None:
+            return self._value.shape, self._value.dtype
+        self._plan = self._plan or self._one.planned(self._write)
+        return self._plan
 
     _as_value = _as_tensor = lambda self: self.value
 
@@ -212,8 +262,22 @@ class Stack(np.lib.mixins.NDArrayOperatorsMixin):
         return np.asarray(self.value, dtype)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        plain = [x.value if isinstance(x, Stack) else x for x in inputs]
-        return getattr(ufunc, method)(*plain, **kwargs)
+        return getattr(ufunc, method)(*map(tensor_of, inputs), **kwargs)
+
+    def __array_function__(self, func, types, args, kwargs):
+        return func(*_tensors(args), **{name: _tensors(x) for name, x in kwargs.items()})
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if not all(issubclass(each, cls) or each.__module__.startswith("torch") for each in types):
+            return NotImplemented       # a proxy knows
+        return Value.__torch_function__(func, types, args, kwargs)
+
+    def __dlpack__(self, **options):
+        return self.value.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.value.__dlpack_device__()
 
     def __getattr__(self, name):
         if name.startswith("_"):
@@ -224,13 +288,60 @@ class Stack(np.lib.mixins.NDArrayOperatorsMixin):
         return self.value[key]
 
     def __len__(self):
-        return len(self.value)
+        return self.shape[0]
 
-    def __matmul__(self, other):
-        return self.value @ other
+    def __iter__(self):
+        return iter(self.value)
 
     def __repr__(self):
-        return "<a stack that nobody has looked at>" if self._value is None else repr(self._value)
+        return f"<{self._label}>" if self._value is None else repr(self._value)
+
+
+def _tensors(x):
+    return type(x)(map(_tensors, x)) if isinstance(x, (list, tuple)) else tensor_of(x)
+
+
+class Stack(Later):
+    """Tensors stacked along a first dimension: not computed at all where a cache's method makes
+    something smaller of them."""
+
+    _label = "a stack that nobody has looked at"
+
+
+class Weight(Later):
+    """A parameter outside of runs: fetched when it is looked at, whole, or the part x[...] that is
+    asked for. In a run it is the parameter there, of which nothing travels."""
+
+    def __init__(self, model, label, write):
+        super().__init__(aside(model), write)
+        self._label = label
+
+    def _as_tensor(self):
+        return self.value if open_run(self._one.model) is None else self._write()
+
+    def __getitem__(self, key):
+        if open_run(self._one.model) is not None:
+            return self._write()[key]
+        if self._value is not None:
+            return self._value[key]
+        return self._one.values(lambda: self._write()[key])
+
+    def save(self):
+        """Itself: its value is there when it is looked at."""
+        return self if open_run(self._one.model) is None else self._write().save()
+
+    @property
+    def data(self):
+        """Itself: there are no gradients."""
+        return self
+
+    def __setitem__(self, key, value):
+        raise TypeError(f"{self._label} is a parameter: it can be read, but not set")
+
+    @property
+    def T(self):
+        """The dimensions in reverse order."""
+        return Weight(self._one.model, self._label + ".T", lambda: self._write().T)
 
 
 class ActivationCache(collections.abc.Mapping):
@@ -302,6 +413,23 @@ class ActivationCache(collections.abc.Mapping):
         self.has_batch_dim = False
         return self
 
+    def to(self, device, move_model=False):
+        """Itself, like cpu() and cuda(): its arrays are numpy's."""
+        return self
+
+    def cpu(self):
+        """Itself: see to()."""
+        return self
+
+    def cuda(self, device=None):
+        """Itself: see to()."""
+        return self
+
+    @property
+    def cache_dict(self):
+        """A dict of the activations that its filter chose, all of them fetched."""
+        return dict(self)
+
     def _act(self, name):
         """A hook point in a run, with its batch dimension, at the cache's positions."""
         x = self._pass.read(self._pass.full_name(name))
@@ -318,7 +446,7 @@ class ActivationCache(collections.abc.Mapping):
         return x if pos_slice is None else x[at_dim(int(self.has_batch_dim), pos_slice)]
 
     def _ask(self, write):
-        return self._pass.run(lambda: {"x": write()})[1]["x"]
+        return self._pass.values(write)
 
     # Stacks.
 
@@ -326,7 +454,7 @@ class ActivationCache(collections.abc.Mapping):
         def write():
             stack = FUNCTIONS["stack"](parts(), 0)
             return stack if ln is None else self._normalized(stack, *ln)
-        stack = Stack(self, write)
+        stack = Stack(self._pass, write)
         return (stack, labels) if return_labels else stack
 
     def _layer(self, layer):
@@ -428,6 +556,89 @@ class ActivationCache(collections.abc.Mapping):
         return self._stacked(parts, labels, return_labels,
                              (layer, False, pos_slice) if apply_ln else None)
 
+    def compute_head_results(self):
+        """Nothing: cache["result", layer] is always there."""
+
+    # Neurons.
+
+    def get_neuron_results(self, layer, neuron_slice=None, pos_slice=None):
+        """What each neuron of a block's MLP adds to the residual stream: (B, T, F, D), of those that
+        neuron_slice (a slice, a list or an index) chooses.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> cache.get_neuron_results(2, neuron_slice=[5, 7], pos_slice=-1).shape[-2:]
+        (2, 256)
+        """
+        return Stack(self._pass, lambda: self._neurons(layer, neuron_slice, pos_slice))
+
+    def _neurons(self, layer, neurons, pos_slice):
+        x, weight = self._part(("post", layer), pos_slice), self.model.blocks[layer].mlp.W_out
+        if neurons is not None:
+            x, weight = x[..., neurons], weight[neurons]
+        x = x[..., None] * weight
+        return centred(x) if self.model.numerics == "transformer_lens" else x
+
+    def stack_neuron_results(self, layer=-1, pos_slice=None, neuron_slice=None, return_labels=False,
+                             incl_remainder=False, apply_ln=False):
+        """What each neuron in front of `layer` adds to the residual stream, stacked (n, B, T, D),
+        those of a block one behind the other; with `incl_remainder` last what is none of theirs.
+        Take a position and some neurons: all of them are as many numbers as the weights.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> _, labels = cache.stack_neuron_results(1, -1, slice(3, 5), return_labels=True)
+        >>> labels
+        ['L0N3', 'L0N4']
+        """
+        layer = self._layer(layer)
+        if layer == 0:
+            raise ValueError("there are no neurons in front of layer 0")
+        chosen = [neuron_slice] if hasattr(neuron_slice, "__index__") else neuron_slice
+        numbers = np.arange(self.model.config.inner)
+        labels = [f"L{i}N{n}" for i in range(layer)
+                  for n in (numbers if chosen is None else numbers[chosen])]
+        labels += ["remainder"] * bool(incl_remainder)
+
+        def write():
+            stack = FUNCTIONS["cat"]([self._neurons(i, chosen, pos_slice).movedim(-2, 0)
+                                      for i in range(layer)], 0)
+            if incl_remainder:
+                rest = self._part(("resid_post", layer - 1), pos_slice) - stack.sum(0)
+                stack = FUNCTIONS["cat"]([stack, rest[None]], 0)
+            return self._normalized(stack, layer, False, pos_slice) if apply_ln else stack
+        stack = Stack(self._pass, write)
+        return (stack, labels) if return_labels else stack
+
+    def get_full_resid_decomposition(self, layer=None, mlp_input=False, expand_neurons=True,
+                                     apply_ln=False, pos_slice=None, return_labels=False):
+        """What the residual stream in front of `layer` is the sum of, stacked (n, B, T, D): each
+        head, each neuron (or with expand_neurons=False each MLP), the two embeddings, and the sum
+        of the biases.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> parts = cache.get_full_resid_decomposition(2, expand_neurons=False, pos_slice=-1)
+        >>> bool(abs(parts.sum(0) - cache["resid_pre", 2][:, -1]).max() < 1e-3)
+        True
+        """
+        layer = self._layer(layer)
+        parts = []
+        if layer + mlp_input:
+            parts.append(self.stack_head_results(layer + mlp_input, True, pos_slice=pos_slice))
+        if layer and expand_neurons:
+            parts.append(self.stack_neuron_results(layer, pos_slice, return_labels=True))
+        elif layer:
+            parts.append(self.decompose_resid(layer, mode="mlp", pos_slice=pos_slice,
+                                              incl_embeds=False, return_labels=True))
+        parts.append(self.decompose_resid(0, pos_slice=pos_slice, return_labels=True))
+        labels = [label for _, some in parts for label in some] + ["bias"]
+
+        def write():
+            stacks = [stack._write() for stack, _ in parts]
+            bias = accumulated_bias(self.model, layer, mlp_input, expand_neurons)
+            stack = FUNCTIONS["cat"]([*stacks, bias.expand((1, *stacks[-1].shape[1:]))], 0)
+            return self._normalized(stack, layer, mlp_input, pos_slice) if apply_ln else stack
+        stack = Stack(self._pass, write)
+        return (stack, labels) if return_labels else stack
+
     # Layernorms and logits.
 
     def _scale(self, layer, mlp_input, pos_slice):
@@ -455,7 +666,7 @@ class ActivationCache(collections.abc.Mapping):
         """
         layer = self._layer(layer)
         if isinstance(residual_stack, Stack) and residual_stack._value is None:
-            return Stack(self, lambda: self._normalized(residual_stack._write(), layer, mlp_input,
+            return Stack(self._pass, lambda: self._normalized(residual_stack._write(), layer, mlp_input,
                                                         pos_slice, recompute_ln))
         stack = np.asarray(residual_stack)
         stack = stack - stack.mean(-1, keepdims=True)

@@ -82,6 +82,22 @@ def leaky_relu(x, negative_slope=0.01):
     return x._op("where", x > 0, x, x * negative_slope)
 
 
+def elu(x, alpha=1.0):
+    """x where it is positive, else alpha * (exp(x) - 1): float32 of x's shape."""
+    x = as_proxy(x)
+    return x._op("where", x > 0, x, x.expm1() * alpha)
+
+
+def hardtanh(x, min_val=-1.0, max_val=1.0):
+    """x between two numbers: torch's hardtanh, and its relu6 from 0 to 6."""
+    return as_proxy(x).clamp(min_val, max_val)
+
+
+def softmin(x, dim):
+    """softmax of -x over a dimension."""
+    return (-as_proxy(x)).softmax(dim)
+
+
 def vector_norm(x, ord=2, dim=None, keepdim=False):
     """torch.linalg.vector_norm: the norm of all elements, (), or over one or several dimensions,
     which are gone or with `keepdim` 1. Float32; `ord` is a number, infinities included.

@@ -9,7 +9,8 @@ import re
 
 import numpy as np
 
-from .current import current_run
+from .activation_cache import aside
+from .current import current_run, open_run
 from .nested import Outputs
 from .proxy import apply, proxy_of
 from .spec import in_block
@@ -18,6 +19,8 @@ from .values import as_array
 
 def applied(module, x):
     """What `module(x)` is: a proxy, or a tuple of one where the module returns a tuple."""
+    if open_run(module._model) is None:     # of arrays: a request of its own
+        return aside(module._model).values(lambda: applied(module, x))
     run = current_run(module._model)
     path = module._path
     same = _of_hugging_face(path)

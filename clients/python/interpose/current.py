@@ -7,11 +7,17 @@ import contextvars
 INNERMOST = contextvars.ContextVar("interpose_run", default=None)
 
 
-def current_run(model=None):
-    """The innermost run that is being written here (of a model)."""
+def open_run(model=None):
+    """The innermost run that is being written here (of a model), or None."""
     run = INNERMOST.get()
     while run is not None and model is not None and run.model.client is not model.client:
         run = run.outer
+    return run
+
+
+def current_run(model=None):
+    """As open_run; RuntimeError where there is none."""
+    run = open_run(model)
     if run is None:
         raise RuntimeError("there is no run here: write it inside `with model.trace(prompt):`")
     return run

@@ -1,6 +1,7 @@
 """What a saved proxy is once its run has ended: its value, for Python, numpy and torch."""
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -35,10 +36,32 @@ class Value(np.ndarray):
         """Two dimensions change places, as torch's do; else numpy's."""
         return self.swapaxes(*axes) if len(axes) == 2 else super().transpose(*axes)
 
+    def flatten(self, start_dim=0, end_dim=-1):
+        """Dimensions start_dim to end_dim as one, as torch's; numpy's with an order."""
+        if isinstance(start_dim, str):
+            return super().flatten(start_dim)
+        shape, dims = self.shape or (1,), range(max(self.ndim, 1))
+        first, last = dims[start_dim], dims[end_dim] + 1
+        return self.reshape((*shape[:first], math.prod(shape[first:last]), *shape[last:])).copy()
+
     def view(self, *shape):
         """The same elements in another shape; numpy's view as another type."""
         return super().view(*shape) if isinstance(shape[0], (type, np.dtype, str)) else (
             self.reshape(*shape))
+
+    # One element stays an array, which torch lets into its tensors: scores[layer, head] = x[0].
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        return np.asarray(found).view(Value) if isinstance(found, np.generic) else found
+
+    def __hash__(self):
+        if self.ndim:
+            raise TypeError(f"an array of {self.shape} is unhashable")
+        return hash(self.item())
+
+    def __round__(self, digits=None):
+        return round(self.item(), digits)
 
     @property
     def size(self):
@@ -58,7 +81,7 @@ def _to_torch(x):
     return sys.modules["torch"].from_numpy(np.asarray(x)) if isinstance(x, Value) else x
 
 
-_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
+_KEYWORDS = {"dim": "axis", "keepdim": "keepdims", "dim1": "axis1", "dim2": "axis2"}
 
 
 def _numpy_s(name):
@@ -66,6 +89,10 @@ def _numpy_s(name):
     method = getattr(np.ndarray, name)
 
     def called(self, *args, **kwargs):
+        if name in ("std", "var") and not kwargs.keys().isdisjoint(("dim", "keepdim", "unbiased",
+                                                                    "correction")):
+            unbiased = kwargs.pop("unbiased", True)     # torch's divide by n - 1 where not told
+            kwargs["ddof"] = kwargs.pop("correction", int(unbiased))
         return method(self, *args, **{_KEYWORDS.get(k, k): v for k, v in kwargs.items()})
     called.__name__ = name
     return called
@@ -86,5 +113,5 @@ def _torch_s(name):
 for _name in ("max", "min", "sort", "argsort"):
     setattr(Value, _name, _torch_s(_name))
 for _name in ("sum", "mean", "std", "var", "prod", "all", "any", "argmax", "argmin", "cumsum",
-              "cumprod"):
+              "cumprod", "squeeze", "diagonal"):
     setattr(Value, _name, _numpy_s(_name))

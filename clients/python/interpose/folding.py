@@ -52,3 +52,16 @@ def unfolded(model, name, new, x):
     if part in _CENTRED or name == "unembed.hook_out":
         return new + x.mean(-1, keepdim=True)
     return new
+
+
+def accumulated_bias(model, layer, mlp_input=False, include_mlp_biases=True):
+    """(D): what attention's and the MLPs' biases in front of a block add to the residual stream, in
+    a run; with `mlp_input` that block's attention's too."""
+    is_folded, total = model.numerics == "transformer_lens", model.ln_final.b * 0
+    for i in range(layer + mlp_input):
+        total = total + model.blocks[i].attn.b_O
+        if is_folded:
+            total = total + (value_bias(model, i)[:, None] @ model.blocks[i].attn.W_O).sum((0, 1))
+    for i in range(layer if include_mlp_biases else 0):
+        total = total + model.blocks[i].mlp.b_out
+    return centred(total) if is_folded else total

@@ -111,6 +111,55 @@ def scaled_dot_product_attention(x, key, value, attn_mask=None, dropout_p=0.0, i
     return scores.softmax(-1) @ value
 
 
+# Statistics and distances.
+
+@method("x")
+def cov(x, *, correction=1):
+    """The covariances of variables, the rows, over observations, the columns."""
+    if x.ndim > 2:
+        raise ValueError(f"cov takes variables by observations: not {x.shape}")
+    rows = (x if x.ndim == 2 else x.reshape(1, -1)).float()
+    rows = rows - rows.mean(-1, keepdim=True)
+    sums = rows @ rows.T / max(rows.shape[-1] - correction, 0)
+    return sums if x.ndim == 2 else sums[0, 0]
+
+
+@method("x")
+def corrcoef(x):
+    """The correlations of variables, the rows, over observations, the columns."""
+    c = x.cov()
+    if not c.shape:
+        return c / c
+    scale = c.diagonal().sqrt()
+    return (c / scale[:, None] / scale).clamp(-1, 1)
+
+
+@function("x, x + 1")
+def cdist(run, x1, x2, p=2.0, compute_mode=None):
+    """The p-norms of the differences of each row of x1 (..., n, D) and each of x2 (..., m, D)."""
+    x, y = proxy_of(run, x1), proxy_of(run, x2)
+    return (x.unsqueeze(-2) - y.unsqueeze(-3)).norm(p, -1)
+
+
+@method("x, x + 1")
+def dist(x, other, p=2):
+    """The p-norm of the difference of two tensors."""
+    return (x - other).norm(p)
+
+
+@function("x, x + 1")
+def pairwise_distance(run, x1, x2, p=2.0, eps=1e-6, keepdim=False):
+    """The p-norms of the differences of rows, with eps added to each element."""
+    return (proxy_of(run, x1) - proxy_of(run, x2) + eps).norm(p, -1, keepdim)
+
+
+@function("x, [1.0, 2.0]")
+def isin(run, elements, test_elements, *, assume_unique=False, invert=False):
+    """Whether each element is one of others."""
+    found = (proxy_of(run, elements).unsqueeze(-1) == proxy_of(run, test_elements).flatten()).any(-1)
+    return found.logical_not() if invert else found
+
+
 # Losses.
 
 def _reduced(loss, reduction):
@@ -140,6 +189,43 @@ def l1_loss(run, input, target, reduction="mean"):
     """The sizes of differences: their mean, their sum, or all of them ("none")."""
     x, y = _pair(run, input, target)
     return _reduced((x - y).abs(), reduction)
+
+
+@function("x, x + 1")
+def huber_loss(run, input, target, reduction="mean", delta=1.0):
+    """Half the squares of differences up to delta, and lines beyond it."""
+    x, y = _pair(run, input, target)
+    size = (x - y).abs()
+    loss = apply(run, "where", [size < delta, size.square() * 0.5, (size - 0.5 * delta) * delta])
+    return _reduced(loss, reduction)
+
+
+@function("x, x + 1")
+def smooth_l1_loss(run, input, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
+    """huber_loss divided by beta, where that is its delta; of beta 0 l1_loss."""
+    if beta == 0:
+        return l1_loss(run, input, target, reduction)
+    return huber_loss(run, input, target, reduction, beta) / beta
+
+
+@function("x, x > 0")
+def binary_cross_entropy_with_logits(run, input, target, weight=None, size_average=None,
+                                     reduce=None, reduction="mean", pos_weight=None):
+    """-(target log(sigmoid(x)) + (1 - target) log(1 - sigmoid(x))), without overflow."""
+    x, y = _pair(run, input, proxy_of(run, target).float())
+    below = (-x).relu() + (-x.abs()).exp().log1p()      # -log(sigmoid(x))
+    scale = y if pos_weight is None else y * pos_weight
+    loss = (1 - y) * (x + below) + scale * below
+    return _reduced(loss if weight is None else loss * weight, reduction)
+
+
+@function("x.sigmoid(), x > 0")
+def binary_cross_entropy(run, input, target, weight=None, size_average=None, reduce=None,
+                         reduction="mean"):
+    """-(target log(x) + (1 - target) log(1 - x)) of probabilities, logarithms held above -100."""
+    x, y = _pair(run, input, proxy_of(run, target).float())
+    loss = -(y * x.log().clamp(min=-100) + (1 - y) * (1 - x).log().clamp(min=-100))
+    return _reduced(loss if weight is None else loss * weight, reduction)
 
 
 @function("x, x.softmax(-1)")

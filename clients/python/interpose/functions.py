@@ -212,7 +212,33 @@ _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": act
            "full_like": making.full_like, "rand_like": making.rand_like,
            "randn_like": making.randn_like, "linalg_norm": activations.linalg_norm,
            "linalg_vector_norm": activations.vector_norm, "dropout": activations.dropout,
-           "numpy_dot": products.numpy_dot}
+           "numpy_dot": products.numpy_dot, "elu": activations.elu, "softmin": activations.softmin,
+           "hardtanh": activations.hardtanh,
+           "relu6": lambda x: activations.hardtanh(x, 0.0, 6.0), "empty_like": making.zeros_like,
+           "linalg_matrix_norm": activations.linalg_norm, "linalg_vecdot": products.vecdot}
+
+
+# Parameters about where and how a tensor lies, which is the server's business.
+_CHANGE_NOTHING = {"_stacklevel", "device", "memory_format", "layout", "pin_memory"}
+
+# What to write for a function that is not offered, where none is near.
+_INSTEAD = {
+    "setitem": "only a tensor of floats takes values of a run, when that has ended: set them in "
+               "interpose.zeros(...), or join several by torch.stack",
+    **dict.fromkeys(("multinomial", "gumbel_softmax", "bernoulli", "normal"),
+                    "random numbers are interpose.rand and randn with a seed; (x.log() - "
+                    "interpose.rand_like(x, seed=1).log().neg().log()).argmax(-1) draws by the "
+                    "probabilities x"),
+    **dict.fromkeys(("histc", "histogram", "bincount"),
+                    "count, ((x >= low) & (x < high)).sum(), or use it on the .value"),
+    **dict.fromkeys(("kron", "meshgrid", "cartesian_prod"), "x[:, None] and y[None] broadcast"),
+    **dict.fromkeys(("svd", "svd_lowrank", "pca_lowrank", "qr", "inverse", "pinverse", "det",
+                     *("linalg_" + each for each in (
+                         "svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "inv", "pinv",
+                         "solve", "lstsq", "det", "matrix_rank", "cholesky"))),
+                    "save the tensor and decompose its .value; of a parameter it works outside of "
+                    "runs"),
+}
 
 
 def _proxies(values):
@@ -252,10 +278,23 @@ def _call_method(run, name, args, kwargs):
     return getattr(x, name)(*args[1:], **kwargs)
 
 
+def _set_later(tensor, key, value):
+    """`scores[hook.layer()] = x` of a torch tensor of floats: it is NaN until the run has ended, and
+    x from then on."""
+    import torch
+    saved = value.save()
+    try:
+        tensor[key] = torch.full(value.shape, float("nan"))
+    except RuntimeError:
+        raise ValueError(f"a value of {value.shape} does not fit into your tensor's part of "
+                         f"{tuple(tensor[key].shape)}") from None
+    value._run.fills.append((tensor, key, saved))
+
+
 def call_by_name(name, args, kwargs):
     """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
     kwargs = {k: v for k, v in kwargs.items()
-              if not (v is None or k == "_stacklevel" or k == "inplace" and not v)}
+              if not (v is None or k in _CHANGE_NOTHING or k in ("inplace", "requires_grad") and not v)}
     name = name.strip("_") if name.startswith("__") else name
     name = OPERATORS.get(name, name).removeprefix("special_")
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
@@ -263,6 +302,9 @@ def call_by_name(name, args, kwargs):
         return args[0].T if axes is None else args[0].permute(*axes)
     if name in _OTHERS:
         return _OTHERS[name](*args, **kwargs)
+    if name == "setitem" and isinstance(args[2], Proxy) and not next(_proxies(args[:2]), None) and (
+            args[0].is_floating_point()):
+        return _set_later(*args)
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":
@@ -273,6 +315,8 @@ def call_by_name(name, args, kwargs):
         return _call(op, args, kwargs)
     if proxy is not None and name.lstrip("_") in proxy._run.spec.refused:
         raise TypeError(no_shape(proxy._run, name.lstrip("_")))
+    if name in _INSTEAD:
+        raise TypeError(f"{name} is not offered on proxies: {_INSTEAD[name]}")
     near = difflib.get_close_matches(name, {*FUNCTIONS, *_OTHERS, *ALIASES}, 3)
     raise TypeError(f"{name} is not offered on proxies: "
                     + (f"did you mean {' or '.join(near)}? Else " if near else "")

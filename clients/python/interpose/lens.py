@@ -3,37 +3,44 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activation_cache import ActivationCache, Pass
+from .activation_cache import ActivationCache, Pass, Weight, aside
+from .current import open_run
 from .directions import residual_directions
+from .factored import FactoredMatrix
 from .finished import Value
-from .folding import NUMERICS
+from .folding import NUMERICS, accumulated_bias
 from .functions import FUNCTIONS
-from .prompt import BOS
+from .prompt import BOS, given_prompt
 from .proxy import is_device
 from .tokenizer import rectangle
 from .values import as_array, whole
 
 
-class BlockParameters:
-    """A parameter of all blocks: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head 1's, of a
-    slice of blocks they are stacked. Inside a run, as all parameters."""
+class BlockParameters(Weight):
+    """A parameter of all blocks, stacked: `model.W_Q[3]` is block 3's, `model.W_Q[3, 1]` its head
+    1's."""
 
     def __init__(self, model, path):
+        super().__init__(model, f"blocks.*.{path}", lambda: self[:])
         self._model, self._path = model, path
 
     def __len__(self):
         return self._model.config.n_blocks
 
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, key):
         block, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(block, slice):
-            found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
-            return found[(slice(None), *rest)] if rest else found
-        found = self._model.blocks[block]._at(self._path)
-        return found[tuple(rest)] if rest else found
-
-    def __repr__(self):
-        return f"<blocks.*.{self._path}>"
+        if hasattr(block, "__index__"):
+            found = self._model.blocks[block]._at(self._path)
+            return found[tuple(rest)] if rest else found
+        if open_run(self._model) is None:
+            return self._one.values(lambda: self[key])
+        if not isinstance(block, slice):
+            return self[:][key]
+        found = FUNCTIONS["stack"]([self[i] for i in range(len(self))[block]], 0)
+        return found[(slice(None), *rest)] if rest else found
 
 
 class Lens:
@@ -59,8 +66,9 @@ class Lens:
         """The id of <|endoftext|>, GPT-2's only special token."""
         return self.to_single_token(BOS)
 
-    def to_tokens(self, text, prepend_bos=False):
-        """The ids of a text, or of a list of texts of one length, as int64 (B, T).
+    def to_tokens(self, text, prepend_bos=False, padding_side=None, move_to_device=True):
+        """The ids of a text, or of a list of texts of one length, as int64 (B, T). Nothing is
+        padded, and nothing has to move.
 
         Raises ValueError for texts of several lengths, TypeError for what is none.
 
@@ -188,6 +196,45 @@ class Lens:
         """Itself: see to()."""
         return self
 
+    def set_use_attn_result(self, use_attn_result=True):
+        """Nothing: hook_result is always there."""
+
+    def all_head_labels(self):
+        """The names of all heads, in order.
+
+        >>> model.all_head_labels()[:2]
+        ['L0H0', 'L0H1']
+        """
+        return [f"L{i}H{h}" for i in range(self.cfg.n_layers) for h in range(self.cfg.n_heads)]
+
+    @property
+    def OV(self):
+        """W_V @ W_O of all heads, a FactoredMatrix (L, H, D, D)."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self):
+        """W_Q @ W_K transposed of all heads, a FactoredMatrix (L, H, D, D)."""
+        return FactoredMatrix(self.W_Q, np.swapaxes(self.W_K, -2, -1))
+
+    @property
+    def b_U(self):
+        """The unembedding's bias, which GPT-2 does not have: zeros (V)."""
+        return np.zeros(self.config.vocab, np.float32).view(Value)
+
+    def loss_fn(self, logits, tokens, per_token=False):
+        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T); or
+        each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
+
+        >>> logits, loss = model("The Eiffel Tower", return_type="both")
+        >>> bool(abs(model.loss_fn(logits, model.to_tokens("The Eiffel Tower")) - loss) < 1e-4)
+        True
+        """
+        logits, tokens = as_array(logits).astype(np.float64)[:, :-1], as_array(tokens)[:, 1:]
+        logits = logits - logits.max(-1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        return losses.astype(np.float32).view(Value) if per_token else losses.mean()
+
     # Hooks that stay.
 
     def add_hook(self, name, hook, dir="fwd", is_permanent=False, level=None, prepend=False):
@@ -232,13 +279,13 @@ class Lens:
         self._hooked = one.in_order([*new, *self._hooked] if prepend else [*self._hooked, *new])
         return new
 
-    def __call__(self, prompt, return_type="logits", **kwargs):
-        """run_with_hooks without hooks.
+    def __call__(self, prompt=None, return_type="logits", **kwargs):
+        """run_with_hooks without hooks; `model(**tokenizer(text))` too gives logits.
 
         >>> model("The Eiffel Tower is in the city of").shape == (1, 10, model.cfg.d_vocab)
         True
         """
-        return self.run_with_hooks(prompt, return_type=return_type, **kwargs)
+        return self.run_with_hooks(given_prompt(prompt, kwargs), return_type=return_type, **kwargs)
 
     def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
                        loss_per_token=False, stop_at_layer=None, **unsupported):
@@ -298,11 +345,28 @@ class Lens:
         """As _refuse, but for TransformerLens's parameters that say what is so here anyway."""
         said = {"device": None, "padding_side": None, "reset_hooks_end": True, "incl_bwd": False,
                 "clear_contexts": None, "bwd_hooks": [], "return_cache_object": True}
-        if "start_at_layer" in given:
-            raise TypeError(f"{what}() has no parameter 'start_at_layer': set the stream of a prompt "
-                            "as long, fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]")
         self._refuse(what, [name for name, value in given.items()
                             if name not in said or said[name] not in (None, value)], takes)
+
+    def parameter(self, path, write):
+        """The parameter of a path, as write() gives it in a run, where there is none.
+
+        >>> model.W_E.shape == (model.cfg.d_vocab, model.cfg.d_model)
+        True
+        >>> model.W_U[:, 464].shape == model.W_Q[3, 1, :, 0].shape == (model.cfg.d_model,)
+        True
+        """
+        return Weight(self, path, write)
+
+    def accumulated_bias(self, layer, mlp_input=False, include_mlp_biases=True):
+        """What the biases in front of a block add to the residual stream, (D); with `mlp_input`
+        that block's attention's too.
+
+        >>> bool((model.accumulated_bias(0, mlp_input=True) == model.b_O[0]).all())
+        True
+        """
+        return aside(self).values(
+            lambda: accumulated_bias(self, layer, mlp_input, include_mlp_biases))
 
     def tokens_to_residual_directions(self, tokens):
         """The directions of the residual stream, behind the last layernorm's scale, that raise the
@@ -313,7 +377,7 @@ class Lens:
         >>> model.tokens_to_residual_directions(" Paris").shape == (model.config.width,)
         True
         """
-        return Pass(self, [0]).run(lambda: {"x": residual_directions(self, tokens)})[1]["x"]
+        return aside(self).values(lambda: residual_directions(self, tokens))
 
 
 for _path in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.W_O", "attn.b_Q", "attn.b_K", "attn.b_V",

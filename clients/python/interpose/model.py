@@ -30,8 +30,8 @@ class LanguageModel(Lens):
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module
-    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`,
-    which nnsight takes, change nothing. `numerics="transformer_lens"`: run_with_cache and
+    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device`, `device_map` and
+    `dispatch`, which others take, change nothing. `numerics="transformer_lens"`: run_with_cache and
     run_with_hooks speak of TransformerLens's processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
@@ -41,7 +41,7 @@ class LanguageModel(Lens):
     """
 
     def __init__(self, name, host=None, *, user=None, progress=True, rename=None, numerics="hf",
-                 device_map=None, dispatch=None):
+                 device=None, device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client, lambda: self.config)
@@ -93,6 +93,8 @@ class LanguageModel(Lens):
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
+        if name in _NAMES_INSTEAD:
+            raise AttributeError(f"the model has no {name!r}: {_NAMES_INSTEAD[name]}")
         return getattr(self._root(), name)
 
     def __setattr__(self, name, value):
@@ -114,6 +116,22 @@ class LanguageModel(Lens):
         """The module that all others are below."""
         return Module(self, "", self.spec.tree)
 
+    def get(self, path):
+        """The module, or what else a path leads to: get("transformer.h.0.mlp")."""
+        return self._root()._at(path)
+
+    def modules(self):
+        """All modules that have an input or an output, in the order of the tree."""
+        return list(self._root()._modules())
+
+    def named_modules(self):
+        """Pairs of the path and the module of each of modules().
+
+        >>> dict(model.named_modules())["transformer.h.3.mlp"] is not None
+        True
+        """
+        return [(module._path, module) for module in self.modules()]
+
     def _paths_below(self, path, branch):
         """The paths of all modules below one."""
         for name, child in branch.children.items():
@@ -134,11 +152,12 @@ class LanguageModel(Lens):
         """
         return ModelOutput(self)
 
-    def generate(self, prompt=None, *, max_new_tokens=1, min_new_tokens=0, do_sample=None,
+    def generate(self, prompt=None, *, max_new_tokens=None, min_new_tokens=0, do_sample=None,
                  temperature=None, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0,
                  stop=(), eos_token_id=None, ignore_eos=False, num_return_sequences=1,
-                 add_bos=False, progress=None, **unsupported):
-        """Opens a run that generates: up to max_new_tokens passes, a token sampled after each.
+                 add_bos=False, progress=None, max_length=None, **unsupported):
+        """Opens a run that generates: up to max_new_tokens passes (1), a token sampled after each;
+        or as many as make `max_length` with the longest prompt, if that is said instead.
 
         With a prompt it is the only invoke; else open some with `run.invoke(prompt)`.
         Hooks see step 0, the pass over the prompt, unless `.next()` or `.step(k)` says otherwise.
@@ -167,6 +186,8 @@ class LanguageModel(Lens):
         ['The Eiffel Tower is in the city of Paris']
         """
         prompt = given_prompt(prompt, unsupported)
+        if max_new_tokens is None:
+            max_new_tokens = 1 if max_length is None else self._left(max_length, prompt, add_bos)
         self._refuse("generate", unsupported,
                      "max_new_tokens, min_new_tokens, do_sample, temperature, top_k, top_p, min_p, "
                      "repetition_penalty, seed, stop, eos_token_id, ignore_eos, "
@@ -290,12 +311,60 @@ class LanguageModel(Lens):
     def _refuse(what, unsupported, takes):
         unknown = [name for name in unsupported if name not in _CHANGE_NOTHING]
         if unknown:
-            raise TypeError(f"{what}() has no parameter {unknown[0]!r}: it takes {takes}")
+            raise TypeError(f"{what}() has no parameter {unknown[0]!r}: "
+                            + _INSTEAD.get(unknown[0], f"it takes {takes}"))
+
+    def _left(self, max_length, prompt, add_bos):
+        """How many tokens come behind a prompt."""
+        if prompt is None:
+            raise ValueError("max_length counts the prompt's tokens too, and the prompt is not known "
+                             "here: write max_new_tokens")
+        n = max(map(len, self.trace(prompt, add_bos=add_bos)._implicit.tokens))
+        if n >= whole(max_length, "max_length"):
+            raise ValueError(f"max_length={max_length} counts the prompt's tokens too, which are "
+                             f"{n}: write max_new_tokens")
+        return max_length - n
 
 
 # nnsight's parameters of runs that are taken and change nothing: every run is remote, and all of it
 # is checked, with its shapes, before anything is computed.
-_CHANGE_NOTHING = {"remote", "scan", "validate", "invoker_args", "invoker_kwargs", "fwd_args"}
+# And Hugging Face's and TransformerLens's: nothing is padded, and each token is computed once.
+_CHANGE_NOTHING = {"remote", "scan", "validate", "invoker_args", "invoker_kwargs", "fwd_args",
+                   "pad_token_id", "use_cache", "use_past_kv_cache", "verbose"}
+
+# What to write for a parameter that others have.
+_INSTEAD = {
+    **dict.fromkeys(("output_scores", "output_hidden_states", "output_attentions", "output_logits",
+                     "return_dict_in_generate"), "save what is wanted inside the block"),
+    "stop_at_eos": "write ignore_eos=True for none to end at the end token",
+    "prepend_bos": "write add_bos=True", "min_length": "write min_new_tokens, without the prompt's",
+    "stop_strings": "write stop=...", "streamer": "model.generator.streamer.output is each token",
+    "bad_words_ids": "set model.lm_head.output[:, -1, ids] = -float('inf') at each step",
+    "labels": "write interpose.cross_entropy_loss(model.lm_head.output, model.transformer.wte.input)",
+    "start_at_layer": "set the stream of a prompt as long, "
+                      "fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]",
+}
+
+# And for a name of other models.
+_NAMES_INSTEAD = {
+    **dict.fromkeys(("parameters", "named_parameters", "state_dict", "load_state_dict"),
+                    "a server keeps the weights: read one as model.W_E or "
+                    "model.transformer.wte.weight; print(model) shows all"),
+    **dict.fromkeys(("half", "float", "bfloat16", "double", "dtype"),
+                    "the model computes in its server's numbers; x.half() converts a result"),
+    **dict.fromkeys(("train", "zero_grad", "requires_grad_", "backward"),
+                    "nothing is trained, and there are no gradients"),
+    **dict.fromkeys(("set_use_split_qkv_input", "set_use_attn_in", "set_use_hook_mlp_in"),
+                    "set queries, keys and values, model.hooks['q', layer]"),
+    **dict.fromkeys(("add_caching_hooks", "get_caching_hooks", "cache_all", "cache_some"),
+                    "model.run_with_cache(prompt, names_filter=...) gives a cache"),
+    "input_to_embed": "save model.hooks['embed'] in a run",
+    "from_pretrained": "write LanguageModel(name)",
+    **dict.fromkeys(("input", "inputs"), "the prompt's ids are tracer.inputs, and in a run "
+                                         "model.transformer.wte.input"),
+    "hook_points": "list(model.hooks) has the names",
+    "W_gate": "this model's MLPs have no gates",
+}
 
 
 def _listed(value):
@@ -307,7 +376,10 @@ _CONFIG_NAMES = {"n_layer": "n_blocks", "num_hidden_layers": "n_blocks", "n_head
                  "num_attention_heads": "n_heads", "n_embd": "width", "hidden_size": "width",
                  "n_inner": "inner", "vocab_size": "vocab", "n_positions": "context",
                  "n_ctx": "context", "max_position_embeddings": "context", "n_layers": "n_blocks",
-                 "d_model": "width", "d_mlp": "inner", "d_vocab": "vocab"}
+                 "d_model": "width", "d_mlp": "inner", "d_vocab": "vocab", "d_vocab_out": "vocab",
+                 "eps": "epsilon", "layer_norm_epsilon": "epsilon", "model_name": "name"}
+_CONFIG_FACTS = {"model_type": "gpt2", "act_fn": "gelu_new", "activation_function": "gelu_new",
+                 "normalization_type": "LN", "use_attn_result": True, "attn_only": False}
 
 
 def _facts_of(document, name, host):
@@ -322,4 +394,4 @@ def _facts_of(document, name, host):
         names["d_head"] = row["width"] // row["n_heads"]
     # Where torch's tensors that go along with a proxy live; and where the model does.
     row = {**row, "device": "cpu", "server_device": row.get("device")}
-    return types.SimpleNamespace(**{**names, **row})
+    return types.SimpleNamespace(**{**_CONFIG_FACTS, **names, **row})

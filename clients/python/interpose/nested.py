@@ -92,6 +92,12 @@ class Arguments(tuple):
     def __setitem__(self, i, value):
         self._replace(self[i], value)
 
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(f"input[0] holds the module's arguments: {name} is of the tensor, "
+                             "input[0][0], or input alone")
+
 
 class Inputs(tuple):
     """A module's (args, kwargs), whose `[0][0]` is its tensor.
@@ -150,6 +156,13 @@ class ModelOutput:
         if key not in (0, "logits"):
             raise KeyError(f"the model's output has logits, as [0] or ['logits'], and no {key!r}")
         return self.logits
+
+    def __getattr__(self, name):
+        instead = {"loss": "write interpose.cross_entropy_loss(logits, ids)",
+                   "hidden_states": "take each block's output[0]",
+                   "attentions": "take each block's attn.pattern.output"}
+        raise AttributeError(f"the model's output has logits and past_key_values, and no {name!r}"
+                             + (f": {instead[name]}" if name in instead else ""))
 
     def save(self):
         """Saves the logits."""

@@ -153,6 +153,24 @@ class Numeric:
         """self + value * tensor1 / tensor2."""
         return self + self._op("div", tensor1, tensor2) * value
 
+    def xlogy(self, other):
+        """self * log(other), 0 where self is 0."""
+        product = self._op("mul", self, self._op("log", other))
+        is_none = (self == 0) & self._op("logical_not", self._op("isnan", other))
+        return self._op("where", is_none, 0.0, product)
+
+    def sinh(self):
+        """The hyperbolic sine."""
+        return (self.expm1() - (-self).expm1()) / 2
+
+    def cosh(self):
+        """The hyperbolic cosine."""
+        return (self.exp() + (-self).exp()) / 2
+
+    def erfc(self):
+        """1 - erf(x), with the digits that are left."""
+        return 1 - self.erf()
+
     def heaviside(self, values):
         """0 below zero, 1 above it, and `values` at it."""
         return self._op("where", self == 0, values, self > 0)
@@ -234,6 +252,16 @@ class Numeric:
     def all(self, dim=None, keepdim=False):
         """Whether no element is zero; of no elements True."""
         return (self == 0).sum(dim, keepdim) == 0
+
+    @spelled
+    def nansum(self, dim=None, keepdim=False):
+        """The sum over dimensions of what is not NaN."""
+        return self._op("where", self.isnan(), 0, self).sum(dim, keepdim)
+
+    @spelled
+    def nanmean(self, dim=None, keepdim=False):
+        """The mean over dimensions of what is not NaN."""
+        return self.nansum(dim, keepdim) / self.isnan().logical_not().sum(dim, keepdim)
 
     @spelled
     def count_nonzero(self, dim=None):

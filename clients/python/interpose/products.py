@@ -46,6 +46,11 @@ def inner(x, other):
     return x.tensordot(other, ([-1], [-1])) if x.ndim and other.ndim else x * other
 
 
+def vecdot(x, y, dim=-1):
+    """torch.linalg.vecdot: the sum of products over a dimension."""
+    return (as_proxy(x) * as_proxy(y)).sum(dim)
+
+
 def numpy_dot(a, b):
     """numpy's dot: over the last dimension of a and the last but one of b; a number scales."""
     a, b = as_proxy(a), as_proxy(b)

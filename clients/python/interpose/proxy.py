@@ -26,7 +26,8 @@ ALIASES = {
     "swapaxes": "transpose", "swapdims": "transpose", "expand_dims": "unsqueeze",
     "concatenate": "cat", "concat": "cat", "linalg_norm": "norm", "ravel": "flatten",
     "copy": "clone", "take_along_axis": "take_along_dim", "row_stack": "vstack", "ger": "outer",
-    "linalg_diagonal": "diagonal", "expit": "sigmoid",
+    "linalg_diagonal": "diagonal", "expit": "sigmoid", "vdot": "dot", "around": "round",
+    "array_equal": "equal", "linalg_matmul": "matmul",
 }
 
 
@@ -101,9 +102,17 @@ class Proxy(Numeric):
         """The shape, or one dimension's size."""
         return self.shape if dim is None else self.shape[whole(dim, "dim")]
 
+    ndimension = dim
+
     def numel(self):
         """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    nelement = numel
+
+    def is_contiguous(self):
+        """True: how it lies in memory is the server's business."""
+        return True
 
     def __len__(self):
         if not self.shape:
@@ -198,7 +207,7 @@ class Proxy(Numeric):
 
     def numpy(self):
         """The saved tensor, as `.value`."""
-        return self.value
+        return self._now("numpy()")
 
     def _now(self, wish, instead=""):
         """The value for something that needs it at once."""
@@ -341,7 +350,8 @@ class Proxy(Numeric):
             return lambda *args, **kwargs: self._change(change(*args, **kwargs))
         if name in self._run.spec.refused:
             raise AttributeError(no_shape(self._run, name))
-        if name in ("grad", "backward", "requires_grad", "requires_grad_", "retain_grad"):
+        if name in ("grad", "backward", "requires_grad", "requires_grad_", "retain_grad",
+                    "register_hook"):
             raise AttributeError(f"{name} is not offered: a server computes no gradients")
         near = difflib.get_close_matches(name, dir(self), 3)
         raise AttributeError(f"a proxy has no {name!r}"
@@ -376,7 +386,7 @@ class Proxy(Numeric):
         if copy:
             return self.clone().to(*args, dtype=dtype)
         for arg in args:
-            if isinstance(arg, Proxy):
+            if hasattr(arg, "dtype") and not isinstance(arg, type):     # as that tensor is
                 dtype = arg.dtype
             elif not is_device(arg):
                 dtype = arg
@@ -426,6 +436,12 @@ class Proxy(Numeric):
         """Itself: there are no gradients."""
         return self
 
+    def conj(self):
+        """Itself: nothing is complex."""
+        return self
+
+    positive = conj
+
     def cpu(self):
         """Itself: where it is computed is the server's business."""
         return self
@@ -457,6 +473,8 @@ class Proxy(Numeric):
     def __array_function__(self, func, types, args, kwargs):
         from .functions import call_by_name
         name = func.__name__
+        if name in ("shape", "ndim"):
+            return getattr(as_proxy(args[0]), name)
         if name == "median":
             raise TypeError("numpy.median is not offered on proxies: torch.median gives the lower "
                             "of two in the middle")

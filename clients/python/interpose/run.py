@@ -51,6 +51,7 @@ class Run(Request):
         self._state, self._failure = "new", None
         self._is_stopped = False
         self._logs = []             # what tracer.log shows behind the run
+        self.fills = []             # tensors of the user's: (tensor, key, the proxy that it gets)
         self._new_tokens = None     # of each invoke, of each prompt
         self._place = user_place()
 
@@ -143,7 +144,10 @@ class Run(Request):
             each.settle(self)
         for data in self._logs:
             print(*(x.value if hasattr(x, "_kept") and x._has_come() else x for x in data))
-        self.saved, self.lists, self._logs = [], [], []
+        for tensor, key, proxy in self.fills:
+            if proxy._has_come():
+                tensor[key] = proxy.torch().to(tensor)
+        self.saved, self.lists, self._logs, self.fills = [], [], [], []
 
     def _refuse_nesting(self):
         run = self.outer
@@ -389,6 +393,18 @@ class Run(Request):
         (2, ['length'])
         """
         return Generated(self)
+
+    @property
+    def result(self):
+        """What nnsight calls so, inside the block: of a generation all ids, as a hook; of a trace
+        `model.output`.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=2) as run:
+        ...     ids = run.result.save()
+        >>> bool((ids[0] == run.output[0]).all())
+        True
+        """
+        return self.model.generator.output if self.max_new_tokens else self.model.output
 
     @property
     def finish_reasons(self):

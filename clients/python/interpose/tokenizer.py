@@ -17,7 +17,8 @@ def rectangle(rows):
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1:
         raise ValueError(f"texts of {' and '.join(map(str, lengths))} tokens are no array: take them one "
-                         "by one")
+                         "by one, give the texts themselves as a prompt, or pad them, "
+                         "tokenizer(texts, padding=True)")
     return np.array(rows, np.int64)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from .applied import applied
-from .current import current_run
+from .current import current_run, open_run
 from .iteration import Iteration, Iterations
 from .nested import Inputs, Outputs
 from .proxy import Proxy, operand
@@ -86,8 +86,10 @@ class Module:
 
     def _tensors(self, name):
         """What a name that ends a path gives: a proxy, or several as the module returns them."""
-        run = current_run(self._model)
         leaf = self._branch.leaves[name]
+        if isinstance(leaf, Parameter) and open_run(self._model) is None:
+            return self._model.parameter(self._join(name), lambda: self._tensors(name))
+        run = current_run(self._model)
         if isinstance(leaf, Parameter):
             return Proxy(run, run.parameter(self._join(name)))
         nodes = iter(run.hooks(self._path, self._branch.places(name), self._step))

@@ -63,6 +63,12 @@ def expand_as(x, other):
 
 
 @only_method
+def reshape_as(x, other):
+    """Reshaped to the shape of another."""
+    return x.reshape(other.shape)
+
+
+@only_method
 def view_as(x, other):
     """Reshaped to the shape of another."""
     return x.reshape(other.shape)
@@ -92,7 +98,7 @@ def split(x, split_size, dim=0):
         step = whole(split_size, "split_size")
         if step < 1:
             raise ValueError(f"split: split_size must be at least 1: it is {step}")
-        sizes = [min(step, size - start) for start in range(0, size, step)]
+        sizes = [min(step, size - start) for start in range(0, max(1, size), step)]
     dim, ends = dim % x.ndim, np.cumsum(sizes).tolist()
     return tuple(x[at_dim(dim, slice(end - n, end))] for n, end in zip(sizes, ends))
 
@@ -100,7 +106,8 @@ def split(x, split_size, dim=0):
 @only_method
 def chunk(x, chunks, dim=0):
     """`chunks` views of equal size (the last may be smaller) along a dimension, as a tuple."""
-    return x.split(max(1, -(-x.size(dim) // whole(chunks, "chunks"))), dim)
+    size, chunks = x.size(dim), whole(chunks, "chunks")
+    return x.split(-(-size // chunks) if size else [0] * chunks, dim)
 
 
 @only_method
