@@ -52,8 +52,6 @@ enum {
     PASS_ROWS_DEFAULT = 192,       /* rows of a shared pass: products are as fast as they get, and a
                                       pass of GPT-2 takes a tenth of a second of two cores */
 
-    PICKS_MAX = 64,                /* rows or columns of a packed parameter that an index_select
-                                      unpacks one by one; more, and the whole is unpacked */
     TILE_ROWS = 32,                /* rows of logits that exist at once where a graph needs only
                                       what it makes of each: products are nearly as fast as they
                                       get, and GPT-2's take 6 MB, which stays in a cache */

@@ -436,6 +436,8 @@ static void an_index_that_turns_out_wrong_fails_its_job_alone(void **state)
     must_fail_alone("\"op\": \"scatter_add\", "
                     "\"args\": [\"lm_head.output\", 2, {\"node\": 2}, 1.5]", 1,
                     IS_OUT("scatter_add") "dimension 2 of size 61");
+    must_fail_alone("\"op\": \"gather\", \"args\": [\"W_U[None, :3]\", -1, {\"node\": 2}]", 0,
+                    IS_OUT("gather") "dimension 2 of size 61"); /* of a packed parameter */
     must_fail_alone("\"op\": \"wrap_index\", \"args\": [{\"node\": 2}, 61]", 0,
                     IS_OUT("wrap_index") "a dimension of size 61");
 #undef IS_OUT
