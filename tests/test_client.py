@@ -848,9 +848,11 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "its .value behind the block, or leave torch.tensor out, for torch's functions take it as it is"),
     ("import torch\ntorch.tensor([model.lm_head.output.sum()])", TypeError,
      "sum(lm_head.output) has no dimensions, and so no length: torch.stack makes one tensor of several"),
-    ("import torch\nt = torch.zeros(3)\nt[0] = model.lm_head.output.sum()", TypeError,
-     "setitem is not offered on proxies: an array of yours cannot hold what is not known yet: set it in "
-     "interpose.zeros(...), or join several by torch.stack"),
+    ("import torch\nt = torch.zeros(3).long()\nt[0] = model.lm_head.output.sum()", TypeError,
+     "setitem is not offered on proxies: only a tensor of floats takes values of a run, when that has ended: set "
+     "them in interpose.zeros(...), or join several by torch.stack"),
+    ("import torch\nt = torch.zeros(3)\nt[0] = model.lm_head.output[0]", ValueError,
+     "a value of (4, 4096) does not fit into your tensor's part of ()"),
     ("import torch\ntorch.linalg.svd(model.lm_head.output[0])", TypeError,
      "linalg_svd is not offered on proxies: save the tensor and decompose its .value; of a parameter it "
      "works outside of runs"),
@@ -867,6 +869,8 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "the model's output has logits and past_key_values, and no 'cross_attentions'"),
     ("model.inputs", AttributeError, "the model has no 'inputs': the prompt's ids are tracer.inputs, and in a run "
      "model.transformer.wte.input"),
+    ("model.lm_head.output.detach().cpu().numpy()", NoValue, "numpy() needs a value now, and nothing has run "
+     "yet: save lm_head.output and use its .value behind the block"),
     ("model.lm_head.output.save().value", NoValue,
      "lm_head.output has no value: it arrives when the `with` block of the run ends"),
     ("model.lm_head.output.value", NoValue,

@@ -76,7 +76,8 @@ def test_save(model):
 
 @covers("0.4 test_undispatched_extra_module", "0.5 test_undispatched_extra_module")
 def test_undispatched(server, model):
-    fresh = LanguageModel(model.name, host=server.host, device_map="auto", dispatch=False)
+    fresh = LanguageModel(model.name, host=server.host, device_map="auto", dispatch=False,
+                          device="cpu")
     with fresh.generate(SQUARE, max_new_tokens=1):
         output = fresh.generator.output.save()
     assert output.value.shape[1] == len(model.tokenizer.encode(SQUARE)) + 1

@@ -158,8 +158,9 @@ void cuda_cache_append(struct device *d, struct cache *c, int block, const float
     CHECK_LAUNCH(d);
 }
 
-/* Attention of a row that comes alone, as in decoding: its keys are shared out over the threads. */
-constexpr int ATTEND = 128, ATTEND_WARPS = ATTEND / 32;
+/* Attention of a row that comes alone, as in decoding: its keys are shared out over as many threads
+ * as there are keys, if it can be. */
+constexpr int ALONE_MIN = 128, ALONE_MAX = 1024;
 
 /* Is row i the only one of its sequence in the table? */
 __device__ __forceinline__ bool is_alone(const struct row *rows, int i, int n_rows)
@@ -173,7 +174,7 @@ __device__ __forceinline__ void score_keys(float *scores, const float *q, const 
                                            const int32_t *pages, int head, int n_keys)
 {
     const float factor = 1.0f / sqrtf((float)c.dh);
-    for (int key = (int)threadIdx.x; key < n_keys; key += ATTEND) {
+    for (int key = (int)threadIdx.x; key < n_keys; key += (int)blockDim.x) {
         const float *k = head_keys(c, pages[key / CHUNK], head) + key % CHUNK;
         float sum = 0;
         for (int chunk = 0; chunk < c.dh; chunk += CHUNK) {
@@ -191,10 +192,11 @@ __device__ __forceinline__ void score_keys(float *scores, const float *q, const 
 /* Scores become weights. A thread goes over the keys that it scored; the sum is half a warp's. */
 __device__ __forceinline__ void softmax_keys(float *scores, int n_keys)
 {
-    SHARED(float, warps, [ATTEND_WARPS + 1]); /* the most of each, and the sum */
-    const int t = (int)threadIdx.x;
+    SHARED(float, warps, [ALONE_MAX / 32]); /* the most of each */
+    SHARED(float, sum, [1]);
+    const int t = (int)threadIdx.x, n_threads = (int)blockDim.x;
     float most = -INFINITY;
-    for (int key = t; key < n_keys; key += ATTEND)
+    for (int key = t; key < n_keys; key += n_threads)
         most = most > scores[key] ? most : scores[key];
     for (int by = 16; by > 0; by /= 2) {
         const float other = __shfl_xor_sync(ALL_LANES, most, by, 32);
@@ -203,22 +205,22 @@ __device__ __forceinline__ void softmax_keys(float *scores, int n_keys)
     if (t % 32 == 0)
         warps[t / 32] = most;
     __syncthreads();
-    for (int w = 0; w < ATTEND_WARPS; w++)
+    for (int w = 0; w < n_threads / 32; w++)
         most = most > warps[w] ? most : warps[w];
-    for (int key = t; key < n_keys; key += ATTEND)
+    for (int key = t; key < n_keys; key += n_threads)
         scores[key] = scalar_exp(scores[key] - most);
     __syncthreads();
     if (t < 32) {
         float lane = 0;
         for (int key = t % LANES; key < n_keys; key += LANES)
             lane += scores[key];
-        const float sum = lanes_sum(lane);
+        lane = lanes_sum(lane);
         if (t == 0)
-            warps[ATTEND_WARPS] = sum;
+            sum[0] = lane;
     }
     __syncthreads();
-    for (int key = t; key < n_keys; key += ATTEND)
-        scores[key] = scores[key] / warps[ATTEND_WARPS];
+    for (int key = t; key < n_keys; key += n_threads)
+        scores[key] = scores[key] / sum[0];
 }
 
 /* partials[chunk][i] = the weights of a page's keys times element i of their values. */
@@ -227,7 +229,7 @@ __device__ __forceinline__ void sum_pages(float *partials, const float *weights,
                                           int n_keys)
 {
     const int n_chunks = (n_keys + CHUNK - 1) / CHUNK;
-    for (int j = (int)threadIdx.x; j < n_chunks * c.dh; j += ATTEND) {
+    for (int j = (int)threadIdx.x; j < n_chunks * c.dh; j += (int)blockDim.x) {
         const int chunk = j / c.dh, first = chunk * CHUNK;
         const int n = n_keys - first < CHUNK ? n_keys - first : CHUNK;
         const float *v = head_values(c, pages[chunk], head) + j % c.dh;
@@ -241,7 +243,7 @@ __device__ __forceinline__ void sum_pages(float *partials, const float *weights,
 
 /* A block: one head of one row; where other rows are another kernel's, of those alone. Dynamic
  * shared memory: scores, then q, then partial products. */
-__global__ void __launch_bounds__(ATTEND)
+__global__ void __launch_bounds__(ALONE_MAX)
     attend_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
                   const struct row *rows, const int32_t *all_pages, int n_rows, int context,
                   bool alone)
@@ -254,7 +256,7 @@ __global__ void __launch_bounds__(ATTEND)
     const struct row r = rows[at];
     const int32_t *pages = all_pages + r.pages_at;
     const int n_keys = r.position + 1, n_chunks = (n_keys + CHUNK - 1) / CHUNK;
-    for (int i = (int)threadIdx.x; i < c.dh; i += ATTEND)
+    for (int i = (int)threadIdx.x; i < c.dh; i += (int)blockDim.x)
         q[i] = qkv[(size_t)r.row * 3 * (size_t)width + (size_t)(head * c.dh + i)];
     __syncthreads();
     score_keys(scores, q, c, pages, head, n_keys);
@@ -262,7 +264,7 @@ __global__ void __launch_bounds__(ATTEND)
     __syncthreads();
     sum_pages(partials, scores, c, pages, head, n_keys);
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < c.dh; i += ATTEND) {
+    for (int i = (int)threadIdx.x; i < c.dh; i += (int)blockDim.x) {
         float sum = partials[i];
         for (int chunk = 1; chunk < n_chunks; chunk++)
             sum += partials[chunk * c.dh + i];
@@ -275,8 +277,11 @@ static void attend_alone(struct device *d, float *z, const struct pages &c, cons
 {
     const int n_chunks = (s.n_keys + CHUNK - 1) / CHUNK, context = n_chunks * CHUNK;
     const size_t shared = sizeof *z * (size_t)(context + c.dh + n_chunks * c.dh);
-    LAUNCH(attend_kernel, (unsigned)(s.n_rows * c.H), ATTEND, shared, d->stream, z, c, qkv, s.rows,
-           s.pages, s.n_rows, context, alone);
+    const int n_threads = context < ALONE_MIN   ? ALONE_MIN
+                          : context < ALONE_MAX ? context
+                                                : ALONE_MAX;
+    LAUNCH(attend_kernel, (unsigned)(s.n_rows * c.H), n_threads, shared, d->stream, z, c, qkv,
+           s.rows, s.pages, s.n_rows, context, alone);
     CHECK_LAUNCH(d);
 }
 
@@ -285,7 +290,7 @@ static void attend_alone(struct device *d, float *z, const struct pages &c, cons
  * before it is multiplied: part `p` (elements 64 p ..) of a page's keys by the queries, then part p
  * of the values by the weights. A thread makes QUERY_R rows by QUERY_W columns; half a warp makes
  * the same rows of both products, and their softmax. */
-constexpr int QUERY_R = 2, QUERY_W = 4, QUERIES = ATTEND / LANES * QUERY_R;
+constexpr int ATTEND = 128, QUERY_R = 2, QUERY_W = 4, QUERIES = ATTEND / LANES * QUERY_R;
 static_assert(LANES * QUERY_W == CHUNK, "half a warp makes a row of a block");
 
 struct run {

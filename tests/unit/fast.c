@@ -13,7 +13,7 @@
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { ROWS = 150, K_MAX = 330, N_MAX = 200 };
+enum { ROWS = 100, K_MAX = 600, N_MAX = 100 }; /* more k than chunks side by side */
 
 static struct precision {
     const char *name;

@@ -223,8 +223,8 @@ _CHANGE_NOTHING = {"_stacklevel", "device", "memory_format", "layout", "pin_memo
 
 # What to write for a function that is not offered, where none is near.
 _INSTEAD = {
-    "setitem": "an array of yours cannot hold what is not known yet: set it in interpose.zeros(...), "
-               "or join several by torch.stack",
+    "setitem": "only a tensor of floats takes values of a run, when that has ended: set them in "
+               "interpose.zeros(...), or join several by torch.stack",
     **dict.fromkeys(("multinomial", "gumbel_softmax", "bernoulli", "normal"),
                     "random numbers are interpose.rand and randn with a seed; (x.log() - "
                     "interpose.rand_like(x, seed=1).log().neg().log()).argmax(-1) draws by the "
@@ -234,8 +234,8 @@ _INSTEAD = {
     **dict.fromkeys(("kron", "meshgrid", "cartesian_prod"), "x[:, None] and y[None] broadcast"),
     **dict.fromkeys(("svd", "svd_lowrank", "pca_lowrank", "qr", "inverse", "pinverse", "det",
                      *("linalg_" + each for each in (
-                         "svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "inv", "pinv",
-                         "solve", "lstsq", "det", "matrix_rank", "cholesky"))),
+                         "svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "inv",
+                         "pinv", "solve", "lstsq", "det", "matrix_rank", "cholesky"))),
                     "save the tensor and decompose its .value; of a parameter it works outside of "
                     "runs"),
 }
@@ -278,10 +278,24 @@ def _call_method(run, name, args, kwargs):
     return getattr(x, name)(*args[1:], **kwargs)
 
 
+def _set_later(tensor, key, value):
+    """`scores[hook.layer()] = x` of a torch tensor of floats: it is NaN until the run has ended,
+    and x from then on."""
+    import torch
+    saved = value.save()
+    try:
+        tensor[key] = torch.full(value.shape, float("nan"))
+    except RuntimeError:
+        raise ValueError(f"a value of {value.shape} does not fit into your tensor's part of "
+                         f"{tuple(tensor[key].shape)}") from None
+    value._run.fills.append((tensor, key, saved))
+
+
 def call_by_name(name, args, kwargs):
     """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
     kwargs = {k: v for k, v in kwargs.items()
-              if not (v is None or k in _CHANGE_NOTHING or k in ("inplace", "requires_grad") and not v)}
+              if not (v is None or k in _CHANGE_NOTHING
+                      or k in ("inplace", "requires_grad") and not v)}
     name = name.strip("_") if name.startswith("__") else name
     name = OPERATORS.get(name, name).removeprefix("special_")
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's
@@ -289,6 +303,9 @@ def call_by_name(name, args, kwargs):
         return args[0].T if axes is None else args[0].permute(*axes)
     if name in _OTHERS:
         return _OTHERS[name](*args, **kwargs)
+    if name == "setitem" and isinstance(args[2], Proxy) and not next(_proxies(args[:2]), None) and (
+            args[0].is_floating_point()):
+        return _set_later(*args)
     proxy = next(_proxies([*args, *kwargs.values()]), None)
     op = ALIASES.get(name, name)
     if proxy is not None and op in proxy._run.spec.ops and op != "getitem":

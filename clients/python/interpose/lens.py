@@ -10,7 +10,7 @@ from .factored import FactoredMatrix
 from .finished import Value
 from .folding import NUMERICS, accumulated_bias
 from .functions import FUNCTIONS
-from .prompt import BOS
+from .prompt import BOS, given_prompt
 from .proxy import is_device
 from .tokenizer import rectangle
 from .values import as_array, whole
@@ -66,8 +66,9 @@ class Lens:
         """The id of <|endoftext|>, GPT-2's only special token."""
         return self.to_single_token(BOS)
 
-    def to_tokens(self, text, prepend_bos=False):
-        """The ids of a text, or of a list of texts of one length, as int64 (B, T).
+    def to_tokens(self, text, prepend_bos=False, padding_side=None, move_to_device=True):
+        """The ids of a text, or of a list of texts of one length, as int64 (B, T). Nothing is
+        padded, and nothing has to move.
 
         Raises ValueError for texts of several lengths, TypeError for what is none.
 
@@ -125,7 +126,8 @@ class Lens:
         del padding_side    # of one text: nothing is padded
         ids = self.to_tokens(input, prepend_bos) if isinstance(input, str) else as_array(input)
         if ids.ndim > 2 or ids.ndim == 2 and len(ids) != 1:
-            raise ValueError(f"get_token_position takes one text or the ids of one: not {ids.shape}")
+            raise ValueError("get_token_position takes one text or the ids of one: not "
+                             f"{ids.shape}")
         if isinstance(single_token, str):
             single_token = self.to_single_token(single_token)
         places = np.flatnonzero(ids.reshape(-1) == single_token)
@@ -172,8 +174,8 @@ class Lens:
         return "cpu"
 
     def to(self, device, *unsupported, **ignored):
-        """Itself, like eval(), cpu() and cuda(): it lives where its server has put it, never trains,
-        and computes in its server's numbers, so that none of them changes anything.
+        """Itself, like eval(), cpu() and cuda(): it lives where its server has put it, never
+        trains, and computes in its server's numbers, so that none of them changes anything.
 
         Raises TypeError for a dtype.
         """
@@ -222,8 +224,8 @@ class Lens:
         return np.zeros(self.config.vocab, np.float32).view(Value)
 
     def loss_fn(self, logits, tokens, per_token=False):
-        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T); or
-        each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
+        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T);
+        or each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
 
         >>> logits, loss = model("The Eiffel Tower", return_type="both")
         >>> bool(abs(model.loss_fn(logits, model.to_tokens("The Eiffel Tower")) - loss) < 1e-4)
@@ -231,7 +233,8 @@ class Lens:
         """
         logits, tokens = as_array(logits).astype(np.float64)[:, :-1], as_array(tokens)[:, 1:]
         logits = logits - logits.max(-1, keepdims=True)
-        losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        right = np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        losses = np.log(np.exp(logits).sum(-1)) - right
         return losses.astype(np.float32).view(Value) if per_token else losses.mean()
 
     # Hooks that stay.
@@ -278,13 +281,13 @@ class Lens:
         self._hooked = one.in_order([*new, *self._hooked] if prepend else [*self._hooked, *new])
         return new
 
-    def __call__(self, prompt, return_type="logits", **kwargs):
-        """run_with_hooks without hooks.
+    def __call__(self, prompt=None, return_type="logits", **kwargs):
+        """run_with_hooks without hooks; `model(**tokenizer(text))` too gives logits.
 
         >>> model("The Eiffel Tower is in the city of").shape == (1, 10, model.cfg.d_vocab)
         True
         """
-        return self.run_with_hooks(prompt, return_type=return_type, **kwargs)
+        return self.run_with_hooks(given_prompt(prompt, kwargs), return_type=return_type, **kwargs)
 
     def run_with_hooks(self, prompt, fwd_hooks=(), *, return_type="logits", prepend_bos=False,
                        loss_per_token=False, stop_at_layer=None, **unsupported):

@@ -30,8 +30,8 @@ class LanguageModel(Lens):
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module
-    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device_map` and `dispatch`,
-    which nnsight takes, change nothing. `numerics="transformer_lens"`: run_with_cache and
+    or a path ({"mlp": "feed_forward", "transformer.h": "layers"}). `device`, `device_map` and
+    `dispatch`, which others take, change nothing. `numerics="transformer_lens"`: run_with_cache and
     run_with_hooks speak of TransformerLens's processed weights.
 
     >>> with model.trace("The Eiffel Tower is in the city of"):
@@ -41,7 +41,7 @@ class LanguageModel(Lens):
     """
 
     def __init__(self, name, host=None, *, user=None, progress=True, rename=None, numerics="hf",
-                 device_map=None, dispatch=None):
+                 device=None, device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client, lambda: self.config)
@@ -317,8 +317,8 @@ class LanguageModel(Lens):
     def _left(self, max_length, prompt, add_bos):
         """How many tokens come behind a prompt."""
         if prompt is None:
-            raise ValueError("max_length counts the prompt's tokens too, and the prompt is not known "
-                             "here: write max_new_tokens")
+            raise ValueError("max_length counts the prompt's tokens too, and the prompt is not "
+                             "known here: write max_new_tokens")
         n = max(map(len, self.trace(prompt, add_bos=add_bos)._implicit.tokens))
         if n >= whole(max_length, "max_length"):
             raise ValueError(f"max_length={max_length} counts the prompt's tokens too, which are "
@@ -340,7 +340,8 @@ _INSTEAD = {
     "prepend_bos": "write add_bos=True", "min_length": "write min_new_tokens, without the prompt's",
     "stop_strings": "write stop=...", "streamer": "model.generator.streamer.output is each token",
     "bad_words_ids": "set model.lm_head.output[:, -1, ids] = -float('inf') at each step",
-    "labels": "write interpose.cross_entropy_loss(model.lm_head.output, model.transformer.wte.input)",
+    "labels": "write interpose.cross_entropy_loss(model.lm_head.output, "
+              "model.transformer.wte.input)",
     "start_at_layer": "set the stream of a prompt as long, "
                       "fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]",
 }

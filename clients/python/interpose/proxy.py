@@ -207,7 +207,7 @@ class Proxy(Numeric):
 
     def numpy(self):
         """The saved tensor, as `.value`."""
-        return self.value
+        return self._now("numpy()")
 
     def _now(self, wish, instead=""):
         """The value for something that needs it at once."""
@@ -480,8 +480,8 @@ class Proxy(Numeric):
                             "of two in the middle")
         if name in ("var", "std"):
             kwargs = {**kwargs, "correction": kwargs.get("ddof", 0), "ddof": None}
-        theirs = {"dot": "numpy_dot", "max": "amax",    # numpy's have no indices, or mean other things
-                  "min": "amin",
+        theirs = {"max": "amax", "min": "amin",     # numpy's have no indices, or mean other things
+                  "dot": "numpy_dot",
                   "norm": "linalg_norm", "repeat": "repeat_interleave", "split": "tensor_split",
                   "array_split": "tensor_split"}
         result = call_by_name(theirs.get(name, name), args, kwargs)

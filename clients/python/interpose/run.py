@@ -51,6 +51,7 @@ class Run(Request):
         self._state, self._failure = "new", None
         self._is_stopped = False
         self._logs = []             # what tracer.log shows behind the run
+        self.fills = []             # tensors of the user's: (tensor, key, the proxy that it gets)
         self._new_tokens = None     # of each invoke, of each prompt
         self._place = user_place()
 
@@ -143,7 +144,10 @@ class Run(Request):
             each.settle(self)
         for data in self._logs:
             print(*(x.value if hasattr(x, "_kept") and x._has_come() else x for x in data))
-        self.saved, self.lists, self._logs = [], [], []
+        for tensor, key, proxy in self.fills:
+            if proxy._has_come():
+                tensor[key] = proxy.torch().to(tensor)
+        self.saved, self.lists, self._logs, self.fills = [], [], [], []
 
     def _refuse_nesting(self):
         run = self.outer
@@ -341,7 +345,9 @@ class Run(Request):
         return self._only("inputs").inputs
 
     def _only(self, what):
-        return self.invokes[0] if len(self.invokes) == 1 else self.invoke_for(f"tracer.{what}", "ask")
+        if len(self.invokes) == 1:
+            return self.invokes[0]
+        return self.invoke_for(f"tracer.{what}", "ask")
 
     def barrier(self, *args):
         """nnsight's barrier between invokes; calling what it gives does nothing: values of one
