@@ -159,6 +159,10 @@ struct backend {
      * were row-major (K, N). */
     void (*weight_read)(struct device *d, const struct tensor *out, const struct weight *w,
                         const struct view *view);
+    /* As gather, from elements that weight_read would give: out (..., k) from `view` (..., n). */
+    void (*weight_gather)(struct device *d, const struct tensor *out, const struct weight *w,
+                          const struct view *view, const struct tensor *index, int64_t *fault,
+                          int64_t tag);
     /* out[r] = table[ids[r]], rows of `width`. */
     void (*embed)(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                   int width);

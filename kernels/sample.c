@@ -1,6 +1,7 @@
 /* Greedy choice, and a draw from the softmax by its distribution function: one uniform number of
  * Philox for each (seed, sequence, step). */
 #include "sample.h"
+#include "cpu/cpu.h"
 #include "scalar.h"
 
 /* In [0, 1), of 53 bits. */
@@ -28,99 +29,94 @@ static bool any_finite(const float *logits, int n)
     return false;
 }
 
-/* Ids in the order of falling logits, the lower id first among equals and NaN last: a heap gives
- * them one by one, so that a draw from the head of the list does not pay for a sort of all. Those
- * taken stand behind the heap's end, in reverse. */
-struct ranking {
-    const float *logits;
-    int32_t *ids; /* [n] */
-    int n, left;  /* of them still in the heap */
+/* Keys rise where logits fall; NaN comes last, beside -infinity. */
+static uint32_t key_of(float logit)
+{
+    const uint32_t bits = scalar_bits(logit == logit ? logit + 0.0f : -INFINITY); /* -0 is 0 */
+    return bits >> 31 ? bits : ~bits & INT32_MAX;
+}
+
+enum {
+    DIGIT_BITS = 11, /* of a key, sorted at a time */
+    DIGIT = 1 << DIGIT_BITS,
+    N_DIGITS = 3
 };
 
-static float rank_of(const struct ranking *r, int32_t id)
+static int digit_of(uint32_t key, int digit)
 {
-    return r->logits[id] == r->logits[id] ? r->logits[id] : -INFINITY;
+    return (int)(key >> (digit * DIGIT_BITS) & (DIGIT - 1));
 }
 
-static bool precedes(const struct ranking *r, int32_t a, int32_t b)
+/* Where the ids of each digit begin in their order. */
+static void find_starts(int starts[N_DIGITS][DIGIT], const float *logits, int n)
 {
-    const float x = rank_of(r, a), y = rank_of(r, b);
-    return x > y || (x == y && a < b);
-}
-
-static void ranking_sink(struct ranking *r, int at)
-{
-    const int32_t id = r->ids[at];
-    for (int child = 2 * at + 1; child < r->left; child = 2 * at + 1) {
-        if (child + 1 < r->left && precedes(r, r->ids[child + 1], r->ids[child]))
-            child++;
-        if (precedes(r, id, r->ids[child]))
-            break;
-        r->ids[at] = r->ids[child];
-        at = child;
-    }
-    r->ids[at] = id;
-}
-
-static void ranking_init(struct ranking *r, const float *logits, int n, int32_t *ids)
-{
-    *r = (struct ranking){logits, ids, n, n};
     for (int i = 0; i < n; i++)
-        ids[i] = i;
-    for (int i = n / 2 - 1; i >= 0; i--)
-        ranking_sink(r, i);
+        for (int d = 0; d < N_DIGITS; d++)
+            starts[d][digit_of(key_of(logits[i]), d)]++;
+    for (int d = 0; d < N_DIGITS; d++)
+        for (int k = 0, at = 0; k < DIGIT; k++) {
+            const int count = starts[d][k];
+            starts[d][k] = at;
+            at += count;
+        }
 }
 
-static int32_t ranking_take(struct ranking *r)
+/* Ids in the order of falling logits, the lower id first among equals, in order[0 .. n), each below
+ * its key; behind them lie as many of scratch. Digit by digit from the lowest up, so that no logits
+ * take longer than others. */
+static void sort_ids(uint64_t *order, const float *logits, int n)
 {
-    const int32_t id = r->ids[0];
-    r->ids[0] = r->ids[--r->left];
-    r->ids[r->left] = id;
-    ranking_sink(r, 0);
-    return id;
+    int starts[N_DIGITS][DIGIT] = {{0}};
+    uint64_t *from = order + n, *to = order;
+    find_starts(starts, logits, n);
+    for (int i = 0; i < n; i++)
+        from[i] = (uint64_t)key_of(logits[i]) << 32 | (uint32_t)i;
+    for (int d = 0; d < N_DIGITS; d++) {
+        for (int i = 0; i < n; i++)
+            to[starts[d][digit_of((uint32_t)(from[i] >> 32), d)]++] = from[i];
+        uint64_t *const sorted = to;
+        to = from;
+        from = sorted;
+    }
 }
 
-static int32_t ranking_at(const struct ranking *r, int place)
+static float weight_at(const float *weight, const uint64_t *order, int place)
 {
-    return r->ids[r->n - 1 - place];
+    return weight[(uint32_t)order[place]];
 }
 
-/* Takes the k first, and what equals the last of them, as Hugging Face's processor does. Returns
- * their number. */
-static int take_top_k(struct ranking *r, int k)
+/* The first k, and what equals the last of them, as Hugging Face's processor keeps it. */
+static int count_top_k(const uint64_t *order, int n, int k)
 {
-    float least = INFINITY;
-    while (r->left > 0 && (r->n - r->left < k || rank_of(r, r->ids[0]) == least))
-        least = rank_of(r, ranking_take(r));
-    return r->n - r->left;
+    while (k < n && order[k] >> 32 == order[k - 1] >> 32)
+        k++;
+    return k;
 }
 
 /* Of the first `n_allowed` ids, whose mass is `sum`, those before which less than top_p of it
  * stands, and one at least. */
-static int take_top_p(struct ranking *r, int n_allowed, double top_p, double sum,
-                      const float *weight)
+static int count_top_p(const uint64_t *order, int n_allowed, double top_p, double sum,
+                       const float *weight)
 {
-    double before = 0;
-    int kept = 0;
-    while (kept < n_allowed && (kept == 0 || before < top_p * sum)) {
-        if (r->n - r->left == kept)
-            ranking_take(r);
-        before += weight[ranking_at(r, kept++)];
-    }
+    double before = weight_at(weight, order, 0);
+    int kept = 1;
+    while (kept < n_allowed && before < top_p * sum)
+        before += weight_at(weight, order, kept++);
     return kept;
 }
 
-/* What top-k and top-p leave: their number. They stand at the end of the ranking's ids. */
-static int take_kept(struct ranking *r, const struct sampler *s, double sum, const float *weight)
+/* What top-k and top-p leave: their number. */
+static int count_kept(const uint64_t *order, int n, const struct sampler *s, double sum,
+                      const float *weight)
 {
-    int kept = r->n;
-    if (s->top_k > 0 && s->top_k < r->n) {
-        kept = take_top_k(r, s->top_k);
+    int kept = n;
+    if (s->top_k > 0 && s->top_k < n) {
+        kept = count_top_k(order, n, s->top_k);
         sum = 0;
         for (int i = 0; i < kept; i++)
-            sum += weight[ranking_at(r, i)];
+            sum += weight_at(weight, order, i);
     }
-    return s->top_p < 1 ? take_top_p(r, kept, s->top_p, sum, weight) : kept;
+    return s->top_p < 1 ? count_top_p(order, kept, s->top_p, sum, weight) : kept;
 }
 
 static bool is_choosy(const struct sampler *s, int n)
@@ -128,23 +124,32 @@ static bool is_choosy(const struct sampler *s, int n)
     return (s->top_k > 0 && s->top_k < n) || s->top_p < 1;
 }
 
+/* scalar_exp's bits, as fast as the host can. */
+static void exp_all(float *x, int n)
+{
+    const struct vectors *v = vectors_avx512();
+    v = v ? v : vectors_avx2();
+    v = v ? v : vectors_plain();
+    v->unary[OP_exp]((void *const[]){x, x}, (const int64_t[]){1, 1}, n);
+}
+
 double sample_weights(float *weight, const float *logits, int n, const struct sampler *s,
-                      int32_t *order)
+                      uint64_t *order)
 {
     const int32_t best = argmax(logits, n);
     assert(best >= 0 && s->temperature > 0);
-    double sum = 0;
     for (int i = 0; i < n; i++) {
         const double shifted = ((double)logits[i] - logits[best]) / s->temperature;
-        weight[i] = shifted == shifted ? scalar_exp((float)shifted) : 0.0f;
-        sum += weight[i];
+        weight[i] = shifted == shifted ? (float)shifted : -INFINITY;
     }
+    exp_all(weight, n);
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += weight[i];
     if (is_choosy(s, n)) {
-        struct ranking r;
-        ranking_init(&r, logits, n, order);
-        const int kept = take_kept(&r, s, sum, weight);
-        for (int i = 0; i < n - kept; i++)
-            weight[order[i]] = 0;
+        sort_ids(order, logits, n);
+        for (int i = count_kept(order, n, s, sum, weight); i < n; i++)
+            weight[(uint32_t)order[i]] = 0;
     }
     sum = 0;
     for (int i = 0; i < n; i++) {
@@ -166,7 +171,7 @@ static int32_t draw(const float *weight, int n, double sum, double u, int32_t fa
 }
 
 int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32_t sequence,
-                     uint32_t step, float *weight, int32_t *order)
+                     uint32_t step, float *weight, uint64_t *order)
 {
     const int32_t best = argmax(logits, n);
     if (best < 0 || !(s->temperature > 0) || logits[best] == INFINITY)

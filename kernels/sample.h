@@ -25,12 +25,12 @@ void sample_penalize(float *logits, double penalty, const struct token_ids *seen
 /* These are not drawn, nor chosen while any other can be. */
 void sample_forbid(float *logits, struct token_ids ids);
 
-/* `weight` holds n floats and `order` n ints of scratch. A row without any finite logit gives
+/* `weight` holds n floats and 2 n of `order` are scratch. A row without any finite logit gives
  * token 0. */
 int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32_t sequence,
-                     uint32_t step, float *weight, int32_t *order);
+                     uint32_t step, float *weight, uint64_t *order);
 
 /* The distribution behind it, for a temperature above 0 and a row with a finite maximum: the
  * probability of id i is weight[i] / the sum that is returned, 0 for what is not kept. */
 double sample_weights(float *weight, const float *logits, int n, const struct sampler *s,
-                      int32_t *order);
+                      uint64_t *order);

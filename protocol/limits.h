@@ -52,8 +52,6 @@ enum {
     PASS_ROWS_DEFAULT = 192,       /* rows of a shared pass: products are as fast as they get, and a
                                       pass of GPT-2 takes a tenth of a second of two cores */
 
-    PICKS_MAX = 64,                /* rows or columns of a packed parameter that an index_select
-                                      unpacks one by one; more, and the whole is unpacked */
     TILE_ROWS = 32,                /* rows of logits that exist at once where a graph needs only
                                       what it makes of each: products are nearly as fast as they
                                       get, and GPT-2's take 6 MB, which stays in a cache */
@@ -61,8 +59,8 @@ enum {
 
     /* The service. */
     CONNECTIONS_MAX = 2048,        /* a thread each, of 256 KiB stack, touched as it is needed */
-    PLANNING_MAX = 8,              /* requests decoded and planned at once: each may take 60 MB that
-                                      is counted only when it is done */
+    PLANNING_MAX = 8,              /* requests decoded and planned at once, half of them one user's:
+                                      each may take 60 MB that is counted only when it is done */
     QUEUE_MAX = 2048,              /* requests that wait; more are told to come back (503) */
     RUNNING_MAX = 256,             /* requests that have their memory, of which a pass takes rows */
     HEADER_BYTES_MAX = 64 << 10,

@@ -99,14 +99,13 @@ static void version_advance(struct planner *s, int node)
         root_of(s, node)->version = node;
 }
 
-/* Whether a node looks at so few columns or rows of a packed parameter that it unpacks these. */
-static bool picks(struct planner *s, const struct node *n)
+/* Whether a node chooses elements of a packed parameter, no more than are there: these alone are
+ * unpacked. */
+static bool picks(struct planner *s, int node)
 {
-    if (n->op != OP_index_select || !root_of(s, s->in[0])->is_packed)
-        return false;
-    const struct root *index = root_of(s, s->in[1]);
-    const struct view *ids = &s->p->values[s->in[1]].view;
-    return index->constant && !index->is_set && view_count(ids) <= PICKS_MAX;
+    const enum op op = s->g->nodes[node].op;
+    return (op == OP_index_select || op == OP_gather) && root_of(s, s->in[0])->is_packed &&
+           view_count(&s->p->values[node].view) <= view_count(&s->p->values[s->in[0]].view);
 }
 
 static void note_turn(int *turn, int due)
@@ -124,7 +123,7 @@ static void count_parked(struct planner *s, struct parking *k)
         operands_take(s, &s->g->nodes[i]);
         for (int j = 0; j < s->n_in; j++) {
             const int value = s->in[j], version = root_of(s, value)->version;
-            if (!is_late(s, i, value) || (j == 0 && picks(s, &s->g->nodes[i])))
+            if (!is_late(s, i, value) || (j == 0 && picks(s, i)))
                 continue;
             note_turn(&k->turn[value], s->turns[i]);
             note_turn(&k->turn[version], s->turns[i]);
@@ -378,36 +377,12 @@ static void emit_gather(struct planner *s, int node, int out, int x, int index)
                 .op = OP_gather, .node = node, .out = out, .in = {x, index, faults(s)}});
 }
 
-/* Each element of the index unpacks its own part of the parameter. */
-static void lower_picks(struct lowering *l)
-{
-    struct planner *s = l->s;
-    const int dim = dim_at(l, 1), x = s->in[0], node = root_of(s, x)->node;
-    const struct view index = view_at(s, s->in[1]);
-    const int64_t *ids = root_of(s, s->in[1])->constant;
-    const int64_t n = view_count(&index), step = index.rank ? index.stride[0] : 0;
-    for (int64_t i = 0; i < n; i++) {
-        struct view from = view_at(s, x), to = view_at(s, l->node);
-        from.offset += ids[index.offset + i * step] * from.stride[dim];
-        to.offset += i * to.stride[dim];
-        from.shape[dim] = to.shape[dim] = 1;
-        s->cost += action_push(s, s->turns[l->node], l->node,
-                        (struct action){.op = OP_parameter,
-                                        .node = node,
-                                        .out = reshaped(s, l->node, to),
-                                        .in = {reshaped(s, x, from)}});
-    }
-}
-
 /* gather's index may be smaller than x; index_select's is the same for all rows. */
 static void lower_select(struct lowering *l)
 {
     struct planner *s = l->s;
-    if (picks(s, &s->g->nodes[l->node])) {
-        lower_picks(l);
-        return;
-    }
-    const int dim = dim_at(l, 1), x = operand(l, 0), index = operand(l, 1);
+    const int dim = dim_at(l, 1), x = picks(s, l->node) ? s->in[0] : operand(l, 0);
+    const int index = operand(l, 1);
     const struct view from = view_at(s, x), to = view_at(s, l->node), given = view_at(s, index);
     const struct view out = view_dim_last(&to, dim);
     struct view in = view_dim_last(&from, dim), at = out;

@@ -12,11 +12,16 @@ struct place { /* where a stop's actions run */
     int n_tiles; /* the rounds of it, else 1 */
 };
 
-/* Of a packed one the data is the weight, which weight_read alone can read. */
+/* Of a packed one the data is the weight, which weight_read and weight_gather alone can read. */
 static void *parameter_at(const struct place *p, size_t number)
 {
     return gpt2_parameter(p->model, (enum parameter)(number % PARAMETER_COUNT),
                           (int)(number / PARAMETER_COUNT));
+}
+
+static bool is_packed(const struct value *v)
+{
+    return v->home == HOME_parameter && parameter_info[v->base % PARAMETER_COUNT].is_packed;
 }
 
 static struct tensor tensor_at(const struct place *p, int value)
@@ -114,7 +119,10 @@ static void select_at(const struct place *p, const struct action *a, const struc
                       const struct tensor *in)
 {
     int64_t *fault = (int64_t *)in[2].data + in[2].view.offset;
-    p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
+    if (is_packed(&p->job->plan.values[a->in[0]]))
+        p->be->weight_gather(p->device, out, in->data, &in->view, in + 1, fault, 1 + a->node);
+    else
+        p->be->gather(p->device, out, in, in + 1, fault, 1 + a->node);
 }
 
 static void scatter(const struct place *p, const struct action *a, const struct tensor *out,

@@ -6,9 +6,9 @@
 /* How long a saved value may wait for others before its reader hears of it. */
 #define PUBLISH_SECONDS 0.01
 
-/* Rows of logits that are fetched at once. */
 enum {
-    DRAWS_AT_ONCE = 32
+    DRAWS_AT_ONCE = 32, /* rows of logits that are fetched at once */
+    DRAWS_MAX = RUNNING_MAX * SEQUENCES_MAX /* copies of a prompt may have neither rows nor pages */
 };
 
 struct draw { /* a token that is chosen behind the pass */
@@ -36,8 +36,8 @@ struct round {
     struct draw *draws;
     int n_draws;
     float *logits;          /* (DRAWS_AT_ONCE, V) on the host, of the next draws */
-    float *sample_scratch;  /* (V) what the sampler needs */
-    int32_t *sample_order;  /* (V) */
+    float *sample_scratch;  /* (V) what the sampler needs, */
+    uint64_t *sample_order; /* (2, V) */
 };
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation);
@@ -67,10 +67,10 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->wanted = ARENA_ARRAY(a, uint64_t, words);
     r->written = ARENA_ARRAY(a, uint64_t, words);
     r->spared = ARENA_ARRAY(a, struct spared, (size_t)m->shape.n_blocks * STAGE_COUNT);
-    r->draws = ARENA_ARRAY(a, struct draw, (size_t)m->n_pages); /* of as many sequences */
+    r->draws = ARENA_ARRAY(a, struct draw, DRAWS_MAX);
     r->logits = ARENA_ARRAY(a, float, DRAWS_AT_ONCE * V);
     r->sample_scratch = ARENA_ARRAY(a, float, V);
-    r->sample_order = ARENA_ARRAY(a, int32_t, V);
+    r->sample_order = ARENA_ARRAY(a, uint64_t, 2 * V);
     return r;
 }
 
@@ -238,6 +238,7 @@ static void tokens_add(struct round *r, struct job *j, int invoke)
 static void draws_add(struct round *r, struct job *j, int invoke)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
+    assert(r->n_draws + v->n_sequences <= DRAWS_MAX);
     for (int k = 0; k < v->n_sequences; k++) {
         if (!j->outcomes[v->outcome_first + k].stopped)
             r->draws[r->n_draws++] = (struct draw){j, invoke, k};

@@ -151,8 +151,9 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
 
 struct http_service routes_of(struct service *s)
 {
-    const int opened = sem_init(&s->planning, 0, PLANNING_MAX);
-    assert(opened == 0);
+    sem_init(&s->planning, 0, PLANNING_MAX);
+    for (int i = 0; i < PLANNING_USERS; i++)
+        sem_init(&s->planning_of[i], 0, PLANNING_MAX / 2);
     return (struct http_service){.context = s, .check = check, .answer = answer, .refuse = refuse};
 }
 
@@ -167,11 +168,14 @@ static bool check_model(const struct call *c, const struct graph *g, struct err 
     return err_at(e, -1, "model");
 }
 
-static bool check_tokenizer(const struct call *c, struct err *e)
+/* `instead` is what can be done without one. */
+static bool check_tokenizer(const struct call *c, const char *instead, struct err *e)
 {
-    return c->service->bpe || err_set(e, ERR_file, "the model %s has no tokenizer: send token ids",
-                                      c->service->facts.name);
+    return c->service->bpe || err_set(e, ERR_file, "the model %s has no tokenizer: %s",
+                                      c->service->facts.name, instead);
 }
+
+static const char use_run[] = "/v1/run takes and gives token ids";
 
 /* The planner says how many tokens are too many; ROWS_MAX only bounds the work until then. */
 static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *e)
@@ -186,7 +190,7 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
                 *p = p[-1];
                 continue;
             }
-            if (!check_tokenizer(c, e) ||
+            if (!check_tokenizer(c, "send token ids", e) ||
                 !bpe_encode(&ids, &p->n_tokens, c->service->bpe, p->text, p->text_bytes, ROWS_MAX,
                             c->request->arena, e))
                 return err_at(e, -1, "%s.prompt[%d]", g->invokes[i].place, k);
@@ -237,16 +241,29 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
     return f;
 }
 
-/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. */
+static void enter(sem_t *places)
+{
+    while (sem_wait(places) != 0)
+        continue; /* a signal came */
+}
+
+static sem_t *users_places(struct call *c)
+{
+    return &c->service->planning_of[c->request->user % PLANNING_USERS];
+}
+
+/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
+ * sends many waits among them, and others find a place. */
 static void planning_begin(struct call *c)
 {
-    while (sem_wait(&c->service->planning) != 0)
-        continue; /* a signal came */
+    enter(users_places(c));
+    enter(&c->service->planning);
 }
 
 static void planning_end(struct call *c)
 {
     sem_post(&c->service->planning);
+    sem_post(users_places(c));
 }
 
 static bool run(struct call *c, struct err *e)
@@ -292,7 +309,7 @@ static bool make_completion(struct job *j, struct completion *asked, const struc
                             struct err *e)
 {
     const struct http_request *r = c->request;
-    if (!check_tokenizer(c, e) ||
+    if (!check_tokenizer(c, use_run, e) ||
         !decode_completion(asked, &j->graph, r->body, r->body_size, c->media,
                            c->service->facts.shape, r->arena, e))
         return false;
@@ -415,7 +432,7 @@ static bool tokenize(struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
     struct text_list texts;
-    if (!check_tokenizer(c, e) ||
+    if (!check_tokenizer(c, use_run, e) ||
         !decode_texts(&texts, r->body, r->body_size, c->media, r->arena, e))
         return false;
     struct tokenized *found = ARENA_ARRAY(r->arena, struct tokenized, (size_t)texts.count);
@@ -440,7 +457,7 @@ static bool detokenize(struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
     struct token_lists lists;
-    if (!check_tokenizer(c, e) ||
+    if (!check_tokenizer(c, use_run, e) ||
         !decode_token_lists(&lists, r->body, r->body_size, c->media, r->arena, e))
         return false;
     struct writer w = document_of(c);

@@ -346,8 +346,9 @@ def fill(builder, rng, kind, lengths, counts, traces):
                 ][:3 if kind == "early" else 6])()
             if kind == "work":
                 builder.work(i, step)
-            for _ in range(rng.randrange(1, 4) if kind == "skips" else 0):
-                builder.skip(i, step)
+    for _ in range(rng.randrange(1, 6) if kind == "skips" else 0):
+        i = rng.randrange(len(lengths))
+        builder.skip(i, rng.randrange(max(1, counts[i])))
 
 
 def random_job(seed, sizes):

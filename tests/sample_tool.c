@@ -42,7 +42,7 @@ static void answer(const struct header *h, struct arena *a)
     const struct token_ids forbidden = {get(arena_alloc(a, forbidden_size), forbidden_size),
                                         h->n_forbidden};
     float *weight = ARENA_ARRAY(a, float, n);
-    int32_t *order = ARENA_ARRAY(a, int32_t, n);
+    uint64_t *order = ARENA_ARRAY(a, uint64_t, 2 * n);
     sample_penalize(logits, h->penalty, &seen, 1, weight);
     sample_forbid(logits, forbidden);
     const struct sampler s = {h->temperature, h->top_k, h->top_p, h->min_p, (uint64_t)h->seed};

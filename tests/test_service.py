@@ -2,6 +2,8 @@
 ends with a frame that says how, and nobody is kept waiting by somebody else's death."""
 import concurrent.futures
 import json
+import pathlib
+import select
 import signal
 import socket
 import struct
@@ -183,6 +185,26 @@ def test_a_full_queue_is_refused_at_once(start_server, context):
         run_when_there_is_room(s)
 
 
+def test_who_plans_much_keeps_others_from_nothing(server):
+    nodes = [{"op": "hook", "args": ["transformer.h.0.output[0]"]},
+             *({"op": "neg", "args": [{"node": i}]} for i in range(1500))]
+    body = json.dumps({"prompt": [1], "nodes": nodes}).encode()
+    crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(48)]
+    for c in crowd:
+        c.sendall(b"POST /v1/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  b"X-Interpose-User: crowd\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    waiting = set(crowd)
+    while len(waiting) > 40: # then the others stand in line
+        done = select.select(list(waiting), [], [], 60)[0]
+        assert done
+        waiting.difference_update(done)
+    assert wire.run(server.host, QUICK)
+    assert len(select.select(crowd, [], [], 0)[0]) < 40
+    for c in crowd:
+        assert c.recv(12) == b"HTTP/1.1 200"
+        c.close()
+
+
 def test_a_reader_that_takes_nothing_stops_nobody(server, context):
     stuck = Stream(server, {"prompt": [[1] * (context - 1)] * 4, "save": {"x": "lm_head.output"}},
                    read=False)
@@ -310,6 +332,21 @@ def test_what_takes_too_much_memory_is_said():
                           capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (
         1, "interposed: no memory for 1073741824 bytes that requests compute in: lower --slab-mb\n")
+
+
+def test_a_model_without_a_tokenizer_has_no_texts(start_server, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(pathlib.Path(MODEL).resolve() / name)
+    with start_server("--model", tmp_path, "--model-name", "bare") as s:
+        assert wire.run(s.host, QUICK)
+        for path, body, instead in (
+                ("run", {"prompt": "Hello"}, "send token ids"),
+                ("completions", {"prompt": [1, 2]}, "/v1/run takes and gives token ids"),
+                ("tokenize", {"text": "Hello"}, "/v1/run takes and gives token ids"),
+                ("detokenize", {"tokens": [1]}, "/v1/run takes and gives token ids")):
+            status, reply = wire.post_json(s.host, f"/v1/{path}", body)
+            assert (status, reply["error"]["code"], reply["error"]["message"]) == (
+                422, "file", f"the model bare has no tokenizer: {instead}")
 
 
 def test_a_port_in_use_is_said(server):

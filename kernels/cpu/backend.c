@@ -202,6 +202,7 @@ const struct backend backend_cpu = {
     .weight_pack = cpu_weight_pack,
     .weight_free = cpu_weight_free,
     .weight_read = cpu_weight_read,
+    .weight_gather = cpu_weight_gather,
     .embed = cpu_embed,
     .add = cpu_add,
     .layernorm = cpu_layernorm,

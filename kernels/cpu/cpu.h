@@ -139,6 +139,8 @@ void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const st
 void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
 void cpu_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
 void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
+/* Reports the first index outside 0 .. n - 1, as gather does. */
+void index_check(const struct tensor *index, int64_t n, int64_t *fault, int64_t tag);
 void cpu_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                 const struct tensor *index, int64_t *fault, int64_t tag);
 void cpu_scatter(struct device *d, enum op op, const struct tensor *out,
@@ -152,6 +154,9 @@ bool cpu_weight_pack(struct device *d, struct weight **w, const float *matrix, e
 void cpu_weight_free(struct device *d, struct weight *w);
 void cpu_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
                      const struct view *view);
+void cpu_weight_gather(struct device *d, const struct tensor *out, const struct weight *w,
+                       const struct view *view, const struct tensor *index, int64_t *fault,
+                       int64_t tag);
 void cpu_linear(struct device *d, float *out, const float *x, const struct weight *w,
                 const float *bias, int n_rows, enum epilogue epilogue, const float *residual);
 void cpu_linear_panels(struct device *d, float *out, const float *x, const struct weight *w,

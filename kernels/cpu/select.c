@@ -170,7 +170,7 @@ static void gather_task(void *context, int task, int thread)
 }
 
 /* What is repeated is looked at once. */
-static void check_index(const struct tensor *index, int64_t n, int64_t *fault, int64_t tag)
+void index_check(const struct tensor *index, int64_t n, int64_t *fault, int64_t tag)
 {
     const struct view once = view_once(&index->view);
     const int last = once.rank - 1;
@@ -193,7 +193,7 @@ void cpu_gather(struct device *d, const struct tensor *out, const struct tensor 
     struct selection s = {.out = out, .x = x, .index = index};
     s.n = x->view.shape[last];
     s.k = out->view.shape[last];
-    check_index(index, s.n, fault, tag);
+    index_check(index, s.n, fault, tag);
     select_rows(d, gather_task, &s, s.k);
 }
 
@@ -244,6 +244,6 @@ void cpu_scatter(struct device *d, enum op op, const struct tensor *out,
     s.k = index->view.shape[last];
     s.n_rows = count_rows(&index->view);
     s.task_rows = rows_of_a_task(s.k);
-    check_index(index, s.n, fault, tag);
+    index_check(index, s.n, fault, tag);
     pool_run(d->pool, (int)((s.n_rows + s.task_rows - 1) / s.task_rows), scatter_task, &s);
 }

@@ -159,6 +159,13 @@ static void read_row(float *out, int64_t out_step, const struct weight *w, int64
     }
 }
 
+/* The element at this place of the row-major matrix. */
+static float read_one(const struct weight *w, int64_t at)
+{
+    const int n = (int)(at % w->N);
+    return types[w->stored].load(w, column_at(w, n) + (size_t)(at / w->N) * LANES, n);
+}
+
 static void read_task(void *context, int task, int thread)
 {
     (void)thread;
@@ -184,4 +191,45 @@ void cpu_weight_read(struct device *d, const struct tensor *out, const struct we
     struct reading r = {.w = w, .out = out, .view = view, .n_rows = view_count(view) / count};
     r.task_rows = rows_of_a_task(count);
     pool_run(d->pool, (int)((r.n_rows + r.task_rows - 1) / r.task_rows), read_task, &r);
+}
+
+struct gathering {
+    const struct weight *w;
+    const struct tensor *out, *index;
+    const struct view *view;
+    int64_t n_rows, task_rows;
+};
+
+static void gather_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct gathering *g = context;
+    const struct view *out = &g->out->view, *index = &g->index->view, *view = g->view;
+    const int last = out->rank - 1;
+    const int64_t first = task * g->task_rows, left = g->n_rows - first;
+    for (int64_t i = first; i < first + (left < g->task_rows ? left : g->task_rows); i++) {
+        float *to = (float *)g->out->data + element_at(out, last, i);
+        const int64_t *at = (const int64_t *)g->index->data + element_at(index, last, i);
+        const int64_t from = element_at(view, last, i);
+        for (int64_t j = 0; j < out->shape[last]; j++) {
+            const int64_t place = at[j * index->stride[last]];
+            const bool is_there = place >= 0 && place < view->shape[last];
+            to[j * out->stride[last]] =
+                is_there ? read_one(g->w, from + place * view->stride[last]) : 0.0f;
+        }
+    }
+}
+
+void cpu_weight_gather(struct device *d, const struct tensor *out, const struct weight *w,
+                       const struct view *view, const struct tensor *index, int64_t *fault,
+                       int64_t tag)
+{
+    const int64_t k = out->view.shape[out->view.rank - 1], count = view_count(&out->view);
+    if (count == 0)
+        return;
+    index_check(index, view->shape[view->rank - 1], fault, tag);
+    struct gathering g = {
+        .w = w, .out = out, .index = index, .view = view, .n_rows = count / k};
+    g.task_rows = rows_of_a_task(k);
+    pool_run(d->pool, (int)((g.n_rows + g.task_rows - 1) / g.task_rows), gather_task, &g);
 }

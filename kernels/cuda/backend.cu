@@ -160,6 +160,7 @@ extern "C" const struct backend backend_cuda = {
     .weight_pack = cuda_weight_pack,
     .weight_free = cuda_weight_free,
     .weight_read = cuda_weight_read,
+    .weight_gather = cuda_weight_gather,
     .embed = cuda_embed,
     .add = cuda_add,
     .layernorm = cuda_layernorm,

@@ -284,6 +284,9 @@ bool cuda_weight_pack(struct device *d, struct weight **w, const float *matrix, 
 void cuda_weight_free(struct device *d, struct weight *w);
 void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,
                       const struct view *view);
+void cuda_weight_gather(struct device *d, const struct tensor *out, const struct weight *w,
+                        const struct view *view, const struct tensor *index, int64_t *fault,
+                        int64_t tag);
 /* Allow these kernels the shared memory that they may ask for. */
 cudaError_t cuda_linear_open(const struct device *d);
 cudaError_t cuda_attend_open(const struct device *d);

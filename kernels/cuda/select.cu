@@ -156,6 +156,23 @@ __global__ void gather_kernel(T *out, const T *x, const int64_t *index,
         atomicMin(faulty, i);
 }
 
+/* The same from places of the row-major (K, N), which are others of the rows that lie apart. */
+__global__ void weight_gather_kernel(float *out, const float *w, const int64_t *index,
+                                     const __grid_constant__ walk all, int64_t offset, int64_t n,
+                                     int64_t step, int N, int stride, uint32_t *faulty)
+{
+    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= all.count)
+        return;
+    int64_t at[3];
+    walk_places(at, all, i);
+    const int64_t chosen = index[at[2]], place = offset + at[1] + chosen * step;
+    const bool is_there = chosen >= 0 && chosen < n;
+    out[at[0]] = is_there ? w[place / N * stride + place % N] : 0.0f;
+    if (!is_there)
+        atomicMin(faulty, i);
+}
+
 /* One thread: reports it, and makes `faulty` ready for the next call. */
 __global__ void fault_kernel(int64_t *fault, int64_t tag, const int64_t *index,
                              const __grid_constant__ walk w, uint32_t *faulty)
@@ -196,6 +213,26 @@ void cuda_gather(struct device *d, const struct tensor *out, const struct tensor
     default: run_gather<uint8_t>(d, out, x, index, w); break;
     }
     LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), w, d->faulty);
+    CHECK_LAUNCH(d);
+}
+
+void cuda_weight_gather(struct device *d, const struct tensor *out, const struct weight *w,
+                        const struct view *view, const struct tensor *index, int64_t *fault,
+                        int64_t tag)
+{
+    const int last = view->rank - 1;
+    struct tensor rows = {w->data, DT_f32, *view}; /* where each element's row begins */
+    rows.view.stride[last] = 0;
+    const struct tensor *const all[] = {out, &rows, index};
+    const struct walk places = walk_of(all, 3, out->view.rank);
+    if (places.count == 0)
+        return;
+    LAUNCH(weight_gather_kernel, blocks_for(places.count, BLOCK), BLOCK, 0, d->stream,
+           cuda_data<float>(out), w->data, cuda_data<int64_t>(index), places, view->offset,
+           view->shape[last], view->stride[last], w->N, w->stride, d->faulty);
+    CHECK_LAUNCH(d);
+    LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), places,
+           d->faulty);
     CHECK_LAUNCH(d);
 }
 

@@ -753,8 +753,31 @@ static struct view chance_view(int K, int N)
     return v;
 }
 
+/* From a view of the weight, mostly in range; `kn` has the same elements row-major. */
+static int gather_from_weight(struct device *d, const struct weight *w, const struct tensor *kn)
+{
+    int64_t shape[RANK_MAX];
+    const int rank = kn->view.rank;
+    memcpy(shape, kn->view.shape, sizeof shape);
+    const int64_t n = shape[rank - 1], two = 2;
+    shape[rank - 1] = chance(9);
+    const struct tensor index = chance_tensor(DT_i64, rank, shape, false);
+    for (int64_t i = 0; i < view_count(&index.view); i++)
+        ((int64_t *)index.data)[i] = (int64_t)chance((uint32_t)n) - (chance(40) == 0 ? n : 0);
+    const struct tensor expected = chance_tensor(DT_f32, rank, shape, false);
+    int64_t expected_fault[] = {0, 0};
+    const struct tensor words = {expected_fault, DT_i64, view_of(1, &two)};
+    const struct tensor *out = lend(d, &expected), *fault = lend(d, &words);
+    reference_gather(&expected, kn, &index, expected_fault, 7);
+    be->weight_gather(d, out, w, &kn->view, lend(d, &index), fault->data, 7);
+    must_be_same(out, &expected, "weight_gather", d);
+    must_be_same(fault, &words, "the fault of weight_gather", d);
+    return expected_fault[0] == 7;
+}
+
 static void a_packed_weight_gives_back_its_elements(void **state)
 {
+    int n_faults = 0;
     (void)state;
     for (int i = 0; i < n_stored * 20; i++) {
         const struct stored *s = &stored[i / 20];
@@ -776,9 +799,11 @@ static void a_packed_weight_gives_back_its_elements(void **state)
         be->weight_read(s->device, there, w, &kn.view);
         reference_copy(&out, &kn);
         must_be_same(there, &out, "weight_read", s->device);
+        n_faults += kn.view.rank > 0 && gather_from_weight(s->device, w, &kn);
         be->weight_free(s->device, w);
         free_all(NULL);
     }
+    assert_true(n_faults > 0 && n_faults < n_stored * 20);
 }
 
 static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)

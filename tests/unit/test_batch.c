@@ -210,6 +210,30 @@ static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
     return arena_format(&arena, "{\"prompt\": [%s]%s}", prompts, more);
 }
 
+/* A prompt that fills its pages: its copies need none of their own for one token, and so there may
+ * be more of them in a pass than pages. */
+static void copies_may_be_more_than_pages(void **state)
+{
+    (void)state;
+    const char *more = ", \"max_new_tokens\": 1, \"sampling\": {\"n\": 256}";
+    struct job *jobs[2];
+    for (int i = 0; i < 2; i++) {
+        jobs[i] = job_of(prompt_of(1, PAGE_TOKENS, more));
+        assert_int_equal(jobs[i]->plan.n_pages, 1);
+        batch_add(batch, jobs[i]);
+    }
+    assert_true(2 * 256 > PAGES);
+    run_to_the_end();
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(state_of(jobs[i]), JOB_done);
+        for (int k = 0; k < 256; k++) {
+            assert_int_equal(jobs[i]->outcomes[k].n_new, 1);
+            assert_int_equal(jobs[i]->generated[k], jobs[0]->generated[0]);
+        }
+        job_free(jobs[i]);
+    }
+}
+
 /* One of them runs, and the other has not begun to. */
 static void expect_two_passes(const char *first, const char *second)
 {
@@ -412,6 +436,8 @@ static void an_index_that_turns_out_wrong_fails_its_job_alone(void **state)
     must_fail_alone("\"op\": \"scatter_add\", "
                     "\"args\": [\"lm_head.output\", 2, {\"node\": 2}, 1.5]", 1,
                     IS_OUT("scatter_add") "dimension 2 of size 61");
+    must_fail_alone("\"op\": \"gather\", \"args\": [\"W_U[None, :3]\", -1, {\"node\": 2}]", 0,
+                    IS_OUT("gather") "dimension 2 of size 61"); /* of a packed parameter */
     must_fail_alone("\"op\": \"wrap_index\", \"args\": [{\"node\": 2}, 61]", 0,
                     IS_OUT("wrap_index") "a dimension of size 61");
 #undef IS_OUT
@@ -853,6 +879,7 @@ int main(void)
         TEST(a_job_that_is_taken_back_ends_within_its_pass),
         TEST(graphs_count_as_much_as_replies),
         TEST(replies_leave_room_for_other_users),
+        TEST(copies_may_be_more_than_pages),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),
         TEST(pages_bound_the_sequences),

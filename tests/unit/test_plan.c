@@ -621,6 +621,22 @@ static void values_and_their_places_are_chosen_once(void **state)
        "topk_indices save");
 }
 
+/* Unless they are more than all. */
+static void columns_of_a_packed_parameter_are_gathered_where_it_lies(void **state)
+{
+    for (int n = 11; n <= 12; n++) {
+        tear_down(state);
+        set_up(state);
+        tiny_invoke(&t, 1, n);
+        const int ids = tiny_op(&t, argmax, NODE(tiny_getitem(&t, hook("lm_head.output"), "[0]")),
+                                INT(-1));
+        tiny_save(&t, tiny_op(&t, index_select, NODE(tiny_parameter(&t, "W_U")), INT(1),
+                              NODE(ids)));
+        IS(n == 11 ? "0 lm_head.output: argmax gather save"
+                   : "0 lm_head.output: argmax parameter gather save");
+    }
+}
+
 /* Modules that are left out. */
 
 static void leave_out(int target, struct arg value)
@@ -1312,6 +1328,7 @@ int main(void)
         TEST(a_step_that_does_not_exist_is_refused),
         TEST(an_invoke_that_does_not_exist_is_refused),
         TEST(rows_sequences_and_pages_are_dealt_out),
+        TEST(columns_of_a_packed_parameter_are_gathered_where_it_lies),
         TEST(values_and_their_places_are_chosen_once),
         TEST(rows_go_without_a_module_whose_output_nobody_sees),
         TEST(later_steps_need_the_keys_of_attention_that_they_do_not_skip),

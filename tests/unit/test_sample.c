@@ -14,7 +14,7 @@
 
 enum { VOCAB = 50257, DRAWS = 20000 };
 static float scratch[VOCAB], many[VOCAB];
-static int32_t order[VOCAB];
+static uint64_t order[2 * VOCAB];
 
 static int32_t sample(const float *logits, int n, struct sampler s, uint32_t sequence, uint32_t step)
 {

@@ -59,7 +59,8 @@ from .proxy import Proxy
 __version__ = "0.1.0"
 
 # `from interpose import *` leaves Python's own list, abs, max, ... alone: those are interpose.max.
-__all__ = sorted(["FactoredMatrix", "InterposeError", "LanguageModel", "NoValue", "Proxy", "RequestError",
+__all__ = sorted(["FactoredMatrix", "InterposeError", "LanguageModel", "NoValue", "Proxy",
+                  "RequestError",
                   "ServerError", "act_name", "arange", "cross_entropy_loss", "einsum", "eye",
                   "full", "full_like", "gelu", "head", "leaky_relu", "linspace", "logsigmoid",
                   "one_hot", "ones", "ones_like", "rand", "rand_like", "randn", "randn_like",

@@ -562,8 +562,8 @@ class ActivationCache(collections.abc.Mapping):
     # Neurons.
 
     def get_neuron_results(self, layer, neuron_slice=None, pos_slice=None):
-        """What each neuron of a block's MLP adds to the residual stream: (B, T, F, D), of those that
-        neuron_slice (a slice, a list or an index) chooses.
+        """What each neuron of a block's MLP adds to the residual stream: (B, T, F, D), of those
+        that neuron_slice (a slice, a list or an index) chooses.
 
         >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
         >>> cache.get_neuron_results(2, neuron_slice=[5, 7], pos_slice=-1).shape[-2:]

@@ -52,8 +52,8 @@ _LETTERS = string.ascii_uppercase + string.ascii_lowercase      # sorted, as the
 
 
 def _lettered(pattern, ranks):
-    """A pattern of words, as einops and fancy_einsum have it, with a letter for each: they are words
-    where spaces part them, or where each tensor has as many dimensions as its term has words."""
+    """A pattern of words, as einops and fancy_einsum have it, with a letter for each: they are
+    words where spaces part them, or where each tensor has as many dimensions as its term words."""
     terms = [re.findall(_WORD, term) for term in pattern.partition("->")[0].split(",")]
     has_gaps = " " in re.sub(r"\s*(,|->|^|$)\s*", "", pattern)
     if all(len(word) == 1 for term in terms for word in term) or (

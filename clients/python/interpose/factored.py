@@ -97,7 +97,8 @@ class FactoredMatrix:
     def _svd(self):
         ua, sa, va = np.linalg.svd(self.A, full_matrices=False)
         ub, sb, vb = np.linalg.svd(self.B, full_matrices=False)
-        um, sm, vm = np.linalg.svd(sa[..., :, None] * (va @ ub) * sb[..., None, :], full_matrices=False)
+        middle = sa[..., :, None] * (va @ ub) * sb[..., None, :]
+        um, sm, vm = np.linalg.svd(middle, full_matrices=False)
         return tuple(np.asarray(x).view(Value) for x in (ua @ um, sm, _swapped(vm @ vb)))
 
     def svd(self):

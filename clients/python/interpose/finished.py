@@ -65,7 +65,7 @@ class Value(np.ndarray):
 
     @property
     def size(self):
-        """The number of elements, numpy's; called, torch's size(): the shape, or one dimension's."""
+        """The number of elements, as numpy's; called, torch's: the shape, or one dimension's."""
         return Size(self)
 
     def __getattr__(self, name):

@@ -156,7 +156,8 @@ def pairwise_distance(run, x1, x2, p=2.0, eps=1e-6, keepdim=False):
 @function("x, [1.0, 2.0]")
 def isin(run, elements, test_elements, *, assume_unique=False, invert=False):
     """Whether each element is one of others."""
-    found = (proxy_of(run, elements).unsqueeze(-1) == proxy_of(run, test_elements).flatten()).any(-1)
+    others = proxy_of(run, test_elements).flatten()
+    found = (proxy_of(run, elements).unsqueeze(-1) == others).any(-1)
     return found.logical_not() if invert else found
 
 

@@ -234,8 +234,8 @@ _INSTEAD = {
     **dict.fromkeys(("kron", "meshgrid", "cartesian_prod"), "x[:, None] and y[None] broadcast"),
     **dict.fromkeys(("svd", "svd_lowrank", "pca_lowrank", "qr", "inverse", "pinverse", "det",
                      *("linalg_" + each for each in (
-                         "svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "inv", "pinv",
-                         "solve", "lstsq", "det", "matrix_rank", "cholesky"))),
+                         "svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "inv",
+                         "pinv", "solve", "lstsq", "det", "matrix_rank", "cholesky"))),
                     "save the tensor and decompose its .value; of a parameter it works outside of "
                     "runs"),
 }
@@ -279,8 +279,8 @@ def _call_method(run, name, args, kwargs):
 
 
 def _set_later(tensor, key, value):
-    """`scores[hook.layer()] = x` of a torch tensor of floats: it is NaN until the run has ended, and
-    x from then on."""
+    """`scores[hook.layer()] = x` of a torch tensor of floats: it is NaN until the run has ended,
+    and x from then on."""
     import torch
     saved = value.save()
     try:
@@ -294,7 +294,8 @@ def _set_later(tensor, key, value):
 def call_by_name(name, args, kwargs):
     """What torch.<name>(...) or numpy.<name>(...) is on proxies."""
     kwargs = {k: v for k, v in kwargs.items()
-              if not (v is None or k in _CHANGE_NOTHING or k in ("inplace", "requires_grad") and not v)}
+              if not (v is None or k in _CHANGE_NOTHING
+                      or k in ("inplace", "requires_grad") and not v)}
     name = name.strip("_") if name.startswith("__") else name
     name = OPERATORS.get(name, name).removeprefix("special_")
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's

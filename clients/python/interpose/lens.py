@@ -126,7 +126,8 @@ class Lens:
         del padding_side    # of one text: nothing is padded
         ids = self.to_tokens(input, prepend_bos) if isinstance(input, str) else as_array(input)
         if ids.ndim > 2 or ids.ndim == 2 and len(ids) != 1:
-            raise ValueError(f"get_token_position takes one text or the ids of one: not {ids.shape}")
+            raise ValueError("get_token_position takes one text or the ids of one: not "
+                             f"{ids.shape}")
         if isinstance(single_token, str):
             single_token = self.to_single_token(single_token)
         places = np.flatnonzero(ids.reshape(-1) == single_token)
@@ -173,8 +174,8 @@ class Lens:
         return "cpu"
 
     def to(self, device, *unsupported, **ignored):
-        """Itself, like eval(), cpu() and cuda(): it lives where its server has put it, never trains,
-        and computes in its server's numbers, so that none of them changes anything.
+        """Itself, like eval(), cpu() and cuda(): it lives where its server has put it, never
+        trains, and computes in its server's numbers, so that none of them changes anything.
 
         Raises TypeError for a dtype.
         """
@@ -223,8 +224,8 @@ class Lens:
         return np.zeros(self.config.vocab, np.float32).view(Value)
 
     def loss_fn(self, logits, tokens, per_token=False):
-        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T); or
-        each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
+        """The mean cross-entropy of logits (B, T, V), an array, against the next tokens of (B, T);
+        or each one, (B, T - 1). In a run it is interpose.cross_entropy_loss.
 
         >>> logits, loss = model("The Eiffel Tower", return_type="both")
         >>> bool(abs(model.loss_fn(logits, model.to_tokens("The Eiffel Tower")) - loss) < 1e-4)
@@ -232,7 +233,8 @@ class Lens:
         """
         logits, tokens = as_array(logits).astype(np.float64)[:, :-1], as_array(tokens)[:, 1:]
         logits = logits - logits.max(-1, keepdims=True)
-        losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        right = np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        losses = np.log(np.exp(logits).sum(-1)) - right
         return losses.astype(np.float32).view(Value) if per_token else losses.mean()
 
     # Hooks that stay.

@@ -317,8 +317,8 @@ class LanguageModel(Lens):
     def _left(self, max_length, prompt, add_bos):
         """How many tokens come behind a prompt."""
         if prompt is None:
-            raise ValueError("max_length counts the prompt's tokens too, and the prompt is not known "
-                             "here: write max_new_tokens")
+            raise ValueError("max_length counts the prompt's tokens too, and the prompt is not "
+                             "known here: write max_new_tokens")
         n = max(map(len, self.trace(prompt, add_bos=add_bos)._implicit.tokens))
         if n >= whole(max_length, "max_length"):
             raise ValueError(f"max_length={max_length} counts the prompt's tokens too, which are "
@@ -340,7 +340,8 @@ _INSTEAD = {
     "prepend_bos": "write add_bos=True", "min_length": "write min_new_tokens, without the prompt's",
     "stop_strings": "write stop=...", "streamer": "model.generator.streamer.output is each token",
     "bad_words_ids": "set model.lm_head.output[:, -1, ids] = -float('inf') at each step",
-    "labels": "write interpose.cross_entropy_loss(model.lm_head.output, model.transformer.wte.input)",
+    "labels": "write interpose.cross_entropy_loss(model.lm_head.output, "
+              "model.transformer.wte.input)",
     "start_at_layer": "set the stream of a prompt as long, "
                       "fwd_hooks=[('blocks.3.hook_resid_pre', lambda x, hook: resid)]",
 }

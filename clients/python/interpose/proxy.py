@@ -480,8 +480,8 @@ class Proxy(Numeric):
                             "of two in the middle")
         if name in ("var", "std"):
             kwargs = {**kwargs, "correction": kwargs.get("ddof", 0), "ddof": None}
-        theirs = {"dot": "numpy_dot", "max": "amax",    # numpy's have no indices, or mean other things
-                  "min": "amin",
+        theirs = {"max": "amax", "min": "amin",     # numpy's have no indices, or mean other things
+                  "dot": "numpy_dot",
                   "norm": "linalg_norm", "repeat": "repeat_interleave", "split": "tensor_split",
                   "array_split": "tensor_split"}
         result = call_by_name(theirs.get(name, name), args, kwargs)

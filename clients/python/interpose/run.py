@@ -345,7 +345,9 @@ class Run(Request):
         return self._only("inputs").inputs
 
     def _only(self, what):
-        return self.invokes[0] if len(self.invokes) == 1 else self.invoke_for(f"tracer.{what}", "ask")
+        if len(self.invokes) == 1:
+            return self.invokes[0]
+        return self.invoke_for(f"tracer.{what}", "ask")
 
     def barrier(self, *args):
         """nnsight's barrier between invokes; calling what it gives does nothing: values of one
