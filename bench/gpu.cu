@@ -291,7 +291,8 @@ static void say_passes(const char *precision, const struct model_shape *shape, b
             printf("decode %s %d %.5f\n", precision, n, 1e3 * decode_time(m, n));
     for (int n : {16, 128, 512, 1024})
         if (n <= o.rows_max)
-            printf("prefill %s %d %.5f\n", precision, n, 1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
+            printf("prefill %s %d %.5f\n", precision, n,
+                   1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
     for (int n : {16, 512})
         if (n <= o.rows_max)
             printf("saves %s %d %.5f\n", precision, n, 1e3 * saves_time(m, n));
@@ -301,8 +302,9 @@ static void say_passes(const char *precision, const struct model_shape *shape, b
 int main(int n_arguments, char **arguments)
 {
     const bool tiny = n_arguments > 1 && strcmp(arguments[1], "tiny") == 0;
-    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f, 0, {0}}
-                                          : model_shape{12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {0}};
+    const struct model_shape small = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {}};
+    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f, 0, {}}
+                                          : small;
     const int D = shape.width, F = shape.inner;
     const struct product products[] = {{"qkv", D, 3 * D}, {"proj", D, D}, {"fc", D, F},
                                        {"mlp_proj", F, D}, {"lm_head", D, shape.vocab}};
