@@ -69,9 +69,18 @@ struct arena_block {
 
 enum { ARENA_ALIGN = 64, ARENA_BLOCK = 32 << 10, ARENA_MAP = 1 << 20 };
 
+/* Whether a line can be written at once. Who does not read the log, a pager or a pipe's other end,
+ * would else stop whoever has something to say, one by one. */
+static bool log_is_read(void)
+{
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&p, 1, 0) > 0 && (p.revents & POLLOUT);
+}
+
 static void out_of_memory(size_t size)
 {
-    fprintf(stderr, "interposed: the machine has no memory left for %zu bytes\n", size);
+    if (log_is_read())
+        fprintf(stderr, "interposed: the machine has no memory left for %zu bytes\n", size);
     _exit(70); /* other threads run on: nothing may be taken from under them */
 }
 
@@ -275,14 +284,6 @@ static void log_escape(char *out, size_t size, const char *text)
     out[n] = '\0';
 }
 
-/* Whether a line can be written at once. Who does not read the log, a pager or a pipe's other end,
- * would else stop whoever has something to say, one by one. */
-static bool log_is_read(void)
-{
-    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
-    return poll(&p, 1, 0) > 0 && (p.revents & POLLOUT);
-}
-
 void log_line(const char *event, const char *format, ...)
 {
     if (log_format == LOG_quiet)
@@ -302,6 +303,8 @@ void log_line(const char *event, const char *format, ...)
                             ? "{\"time\":\"%s.%03ldZ\",\"event\":\"%s\",\"text\":\"%s\"}\n"
                             : "%s.%03ldZ %s: %s\n";
     int n = snprintf(line, sizeof line, shape, when, now.tv_nsec / 1000000, event, safe);
+    flockfile(stderr); /* room for one line is not room for two */
     if (n > 0 && log_is_read() && write(STDERR_FILENO, line, (size_t)n) < 0)
-        return; /* a full disk: nothing to do about it */
+        n = 0; /* a full disk: nothing to do about it */
+    funlockfile(stderr);
 }

@@ -119,24 +119,29 @@ static void skip_add(struct making *k, struct stop *stop, int set)
         k->last_pass[block_of(k, &skip)] = stop->pass;
         k->n_without[block_of(k, &skip)]++;
     }
+    if (!skip.stages[STAGE_attention] && !skip.stages[STAGE_mlp])
+        return; /* a layernorm is computed all the same */
     *(struct plan_skip *)arena_push(s->a, &s->p->skips, &s->p->n_skips, &k->skip_capacity,
                                     sizeof skip) = skip;
     stop->n_skips++;
 }
 
-/* By later steps, unless their attention is left out too, and by who hooks keys or values. */
-static bool keys_are_needed(const struct making *k, const struct plan_skip *skip)
+/* By later steps, unless their attention is left out too, and by who hooks keys or values. Few
+ * blocks are left out in all steps, since each step takes a node. */
+static bool keys_are_needed(const struct making *k, int invoke, int block)
 {
     struct planner *s = k->s;
-    const struct plan_trace *t = &s->p->traces[s->p->invokes[skip->invoke].trace];
-    bool hooked = false;
+    const struct plan_trace *t = &s->p->traces[s->p->invokes[invoke].trace];
+    if (k->n_without[invoke * s->m->n_blocks + block] < t->n_steps)
+        return true;
     for (int step = 0; step < t->n_steps; step++) {
-        for (int p = PT_block_keys; p <= PT_block_values; p++)
-            hooked |= hook_find(s, skip->invoke,
-                                (t->pass_first + step) * s->n_sites +
-                                    site_of((enum point)p, skip->block, s->m->n_blocks)) >= 0;
+        for (int p = PT_block_keys; p <= PT_block_values; p++) {
+            const int site = site_of((enum point)p, block, s->m->n_blocks);
+            if (hook_find(s, invoke, (t->pass_first + step) * s->n_sites + site) >= 0)
+                return true;
+        }
     }
-    return hooked || k->n_without[block_of(k, skip)] < t->n_steps;
+    return false;
 }
 
 void skips_make(struct planner *s)
@@ -163,8 +168,11 @@ void skips_make(struct planner *s)
                 skip_add(&k, stop, node);
         }
     }
+    bool *needed = ARENA_ARRAY(s->a, bool, (size_t)n);
+    for (int i = 0; i < n; i++)
+        needed[i] = keys_are_needed(&k, i / s->m->n_blocks, i % s->m->n_blocks);
     for (int i = 0; i < s->p->n_skips; i++) {
         struct plan_skip *skip = &s->p->skips[i];
-        skip->stages[STAGE_keys] = skip->stages[STAGE_attention] && !keys_are_needed(&k, skip);
+        skip->stages[STAGE_keys] = skip->stages[STAGE_attention] && !needed[block_of(&k, skip)];
     }
 }

@@ -560,7 +560,8 @@ static bool allow_connections(struct http *h, int asked, struct err *e)
         return err_set(e, ERR_device, "the limit of open files: %s", strerror(errno));
     if (files.rlim_cur < wanted) {
         files.rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted;
-        setrlimit(RLIMIT_NOFILE, &files);
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+            getrlimit(RLIMIT_NOFILE, &files);
     }
     const int n_files = files.rlim_cur < wanted ? (int)files.rlim_cur : (int)wanted;
     h->connections_max = n_files - SPARE_CONNECTIONS - OTHER_FILES;

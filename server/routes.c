@@ -151,9 +151,10 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
 
 struct http_service routes_of(struct service *s)
 {
-    sem_init(&s->planning, 0, PLANNING_MAX);
+    int failed = sem_init(&s->planning, 0, PLANNING_MAX);
     for (int i = 0; i < PLANNING_USERS; i++)
-        sem_init(&s->planning_of[i], 0, PLANNING_MAX / 2);
+        failed |= sem_init(&s->planning_of[i], 0, PLANNING_MAX / 2);
+    assert(!failed);
     return (struct http_service){.context = s, .check = check, .answer = answer, .refuse = refuse};
 }
 

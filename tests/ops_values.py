@@ -508,6 +508,8 @@ DISTANCES = rows("""
     F.pairwise_distance(x, y, p=1, keepdim=True)
     torch.linalg.vecdot(x, y)
     torch.linalg.matrix_norm(x)
+    torch.linalg.matrix_norm(torch.stack([x, y]))
+    torch.linalg.matrix_norm(torch.stack([x, y, y]), dim=(0, 1), keepdim=True)
     F.softmin(x, dim=-1)
     x.reshape_as(y.T)
     F.huber_loss(x, y)

@@ -77,18 +77,27 @@ def test_a_device_that_is_not_there_is_refused(files):
 
 def test_a_faster_precision_says_so_and_how_far_it_is_from_the_truth(files):
     request = {"prompt": [1, 2, 3, 4], "nodes": [{"op": "save", "args": ["lm_head.output"]}]}
+    picked = {"prompt": [1, 2, 3], "nodes": [
+        {"op": "argmax", "args": ["lm_head.output", -1]},
+        {"op": "parameter", "args": ["lm_head.weight"]},
+        {"op": "getitem", "args": [{"node": 0}, "[0]"]},
+        {"op": "index_select", "args": [{"node": 1}, 0, {"node": 2}]},
+        *({"op": "save", "args": [{"node": node}], "name": name}
+          for name, node in (("rows", 3), ("matrix", 1), ("ids", 2)))]}
     facts, logits = {}, {}
-    for precision in ("exact", "tf32x3", "tf32"):
+    for precision in ("exact", "tf32x3", "tf32", "bf16"):
         with run_server("--model", files[0], "--device", "cuda:0", "--precision", precision, *SMALL,
                         binary=EMULATED / "interposed") as server:
             facts[precision] = json.loads(server.get("/v1/models")[1])["models"][0]
             (logits[precision],) = wire.run(server.host, request)[0].values()
+            got = {name: x for (name, _), x in wire.run(server.host, picked)[0].items()}
+            np.testing.assert_array_equal(got["rows"], got["matrix"][got["ids"]])
     assert [facts[p]["numerics"] for p in facts] == list(facts)
     assert 0 < facts["exact"]["product_error"] < 1e-6 and 0 < facts["tf32x3"]["product_error"] < 1e-6
     assert 1e-4 < facts["tf32"]["product_error"] < 1e-3
     size = np.abs(logits["exact"]).max()
-    apart = {p: np.abs(logits[p] - logits["exact"]).max() / size for p in ("tf32x3", "tf32")}
-    assert 0 < apart["tf32x3"] < 1e-5 < apart["tf32"] < 1e-2
+    apart = {p: np.abs(logits[p] - logits["exact"]).max() / size for p in logits}
+    assert 0 < apart["tf32x3"] < 1e-5 < apart["tf32"] < 1e-2 and apart["tf32"] < apart["bf16"] < 0.1
 
 
 def test_the_cpu_has_no_faster_precision(files):

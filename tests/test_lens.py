@@ -662,10 +662,10 @@ def test_parameters_of_all_blocks(model, raw):
 @pytest.mark.parametrize("text", [
     "W_U[:, 3]", "W_E[[1, -2]]", "W_U.T[5] - W_E[5]", "2 * W_pos + 1", "(W_E[:9] @ W_U).argmax(-1)", "W_E[W_E.shape[0] - 1]",
     "np.array(W_E.shape + W_Q.shape + (W_in.ndim, len(W_O), W_U.size(0)))", "W_Q[3, 1] @ W_K[3, 1].T",
-    "W_V[1:3, :, 0]", "b_O[..., 2]", "W_in[[0, 5], 2]", "[b[0] for b in b_Q][2]", "np.linalg.norm(W_pos, axis=-1)",
+    "W_V[1:3, :, 0]", "W_Q[np.array([0, 5])]", "b_O[..., 2]", "W_in[[0, 5], 2]", "[b[0] for b in b_Q][2]", "np.linalg.norm(W_pos, axis=-1)",
     "torch.linalg.svdvals(W_V[3, 1] @ W_O[3, 1])", "torch.as_tensor(W_E).mean()", "torch.as_tensor(W_O).norm(dim=-1)",
     "torch.matmul(W_E[:2], W_U)", "einops.einsum(W_pos, W_U, 'p d, d v -> p v')[:3]",
-    "fancy_einsum.einsum('head d_model, head -> d_model', W_O[2, 3].T, W_O[2, 3].T[0]).sum() if 0 else W_O[2, 3, 0]",
+    "fancy_einsum.einsum('pos d_model, d_model vocab -> pos vocab', W_pos, W_U)[:3]",
     "np.stack([b_O[0], b_out[0]])", "W_E.data.mean(0)", "W_E[:3] == W_U.T[:3]"])
 def test_parameters_outside_of_a_run(model, raw, text):
     theirs = {"W_E": raw.E, "W_U": raw.U, "W_pos": raw.pos}
@@ -686,9 +686,11 @@ def test_a_parameter_from_outside_is_the_run_s_own(model):
         found = [x.save() for x in (h @ unembed, torch.matmul(h, unembed), unembed.T @ h.T,
                                     interpose.einsum("td,dv->tv", h, unembed), embed @ h.T, unembed[:, 7] @ h.T)]
         one, want = (h @ column).save(), model.lm_head.output[0].save()
+        lengths = unembed.norm(dim=0).save()
     for x, logits in zip(found, (want, want, want.value.T, want, want.value.T, want[:, 7])):
         same(x, logits)
     same(one, want[:, 7])
+    same(lengths, np.linalg.norm(np.asarray(unembed), axis=0))
     sent = [arg for node in run.graph.nodes for arg in node.args if isinstance(arg, dict)]
     assert [arg["shape"] for arg in sent] == [[model.config.width]]     # of the column that was fetched
 
@@ -696,13 +698,13 @@ def test_a_parameter_from_outside_is_the_run_s_own(model):
 def test_factored_matrices_are_the_matrices(model, raw):
     """Each expression on the factored matrices, and on the matrices themselves."""
     ours = {"OV": model.OV, "QK": model.QK, "one": interpose.FactoredMatrix(model.W_V[2, 1], model.W_O[2, 1]),
-            "E": model.W_E[:40], "U": model.W_U[:, :30], "v": model.W_E[7]}
+            "E": model.W_E[:40], "U": model.W_U[:, :30], "v": model.W_E[7], "np": np}
     assert ours["OV"].shape == (6, 8, 256, 256)
     ours["OV"], ours["QK"] = ours["OV"][:3, :2], ours["QK"][:4, :2]
     Q, K, V, O = (torch.stack([block[name] for block in raw.blocks]) for name in "QKVO")
-    theirs = {"OV": V[:3, :2] @ O[:3, :2], "QK": Q[:4, :2] @ K[:4, :2].mT, "one": V[2, 1] @ O[2, 1], "E": raw.E[:40], "U": raw.U[:, :30], "v": raw.E[7]}
+    theirs = {"OV": V[:3, :2] @ O[:3, :2], "QK": Q[:4, :2] @ K[:4, :2].mT, "one": V[2, 1] @ O[2, 1], "E": raw.E[:40], "U": raw.U[:, :30], "v": raw.E[7], "np": np}
     for text in ("OV", "QK[3]", "OV[-1, 0]", "OV[1:3, 0]", "one.T", "one * 2", "0.5 * one", "one @ U", "E @ one", "E @ one @ U",
-                 "one @ one", "E @ OV[0] @ U", "one[:3, 1:]", "one[..., 5:9]", "OV[2, 1, 4:6]", "one.T @ one", "QK[:2, 1]"):
+                 "one @ one", "E @ OV[0] @ U", "one[:3, 1:]", "one[..., 5:9]", "OV[2, 1, 4:6]", "one.T @ one", "QK[:2, 1]", "one[np.array([1, 2])]"):
         mine, want = eval(text, ours), eval(text, theirs)
         assert isinstance(mine, interpose.FactoredMatrix) and mine.shape == tuple(want.shape) and mine.ndim == want.ndim
         same(mine.AB, want)
@@ -762,6 +764,8 @@ def test_modules_outside_of_a_run(model, hf):
     (lambda m: interpose.FactoredMatrix(m.W_V[0, :2], m.W_O[0, :3]), ValueError,
      "factors of (2, 256, 32) and (3, 32, 256) do not broadcast"),
     (lambda m: (m.OV[0, 0] @ m.W_U[:, :3]).BA, ValueError, "BA needs a square matrix: not (256, 3)"),
+    (lambda m: m.OV[0, 0] * m.b_O[0], ValueError,
+     "a factored matrix is multiplied by a number: not by an array of (256,), which M.AB is"),
     (lambda m: m.W_U.__setitem__(0, 1), TypeError, "W_U is a parameter: it can be read, but not set"),
     (lambda m: m.W_Q[6], IndexError, "blocks.6 does not exist: this model has blocks 0 to 5"),
     (lambda m: m.W_U[:, 5000], RequestError, "5000"),
@@ -771,6 +775,7 @@ def test_modules_outside_of_a_run(model, hf):
     (lambda m: m.add_hook("zz0", print), KeyError, "there is no short name 'zz'"),
     (lambda m: m.to(torch.float16), TypeError, "to(torch.float16) is not offered: the model computes in its "
      "server's numbers; x.to(dtype) converts a result"),
+    (lambda m: m.to("cuda", dtype=torch.float16), TypeError, "to(torch.float16) is not offered"),
     (lambda m: m.get_token_position(" Rome", "The city"), ValueError,
      "' Rome' does not stand in ['The', ' city']"),
     (lambda m: m.get_token_position(1, [[1], [1]]), ValueError, "takes one text or the ids of one: not (2, 1)"),
@@ -789,6 +794,9 @@ def test_modules_outside_of_a_run(model, hf):
      ValueError, "incorrect_tokens have another shape than tokens"),
     (lambda m: (setattr(m.tokenizer, "pad_token", None), m.tokenizer(TEXT, padding=True)), ValueError,
      "padding needs a token to pad with: write tokenizer.pad_token = tokenizer.eos_token first"),
+    (lambda m: m.tokenizer(TEXT, padding="longst"), ValueError, "or 'do_not_pad': not 'longst'"),
+    (lambda m: m.tokenizer.decode([1], clean_up_tokenization_spaces=True), TypeError,
+     "clean_up_tokenization_spaces is not offered: a text is what its ids spell"),
     (lambda m: m.tokenizer.convert_tokens_to_ids(" Paris"), ValueError,
      "' Paris' is no token's name: a space in front of a word is '\u0120'"),
     (lambda m: m.tokenizer.convert_ids_to_tokens(m.tokenizer.encode("\U0001f642")), ValueError,

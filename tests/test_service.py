@@ -199,7 +199,7 @@ def test_who_plans_much_keeps_others_from_nothing(server):
         assert done
         waiting.difference_update(done)
     assert wire.run(server.host, QUICK)
-    assert len(select.select(crowd, [], [], 0)[0]) < 40
+    assert len(select.select(crowd, [], [], 0)[0]) < len(crowd)
     for c in crowd:
         assert c.recv(12) == b"HTTP/1.1 200"
         c.close()

@@ -43,8 +43,9 @@ bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_bl
         return err_set(e, ERR_device, "no memory for a cache");
     const size_t page = (size_t)n_heads * 2 * CHUNK * (size_t)head_dim;
     const size_t size = sizeof(float) * page * (size_t)n_pages * (size_t)n_blocks;
-    void *data;
+    void *data = NULL;
     if (cudaMalloc(&data, size) != cudaSuccess || cuda_steps_reserve(d, n_pages) != cudaSuccess) {
+        cudaFree(data);
         memory_unmap(c, sizeof *c);
         return err_set(e, ERR_device, "no memory for a cache of %d pages: lower --cache-tokens",
                        n_pages);

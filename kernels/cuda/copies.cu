@@ -9,7 +9,8 @@ cudaError_t cuda_both_open(struct both *b, size_t size)
     cudaError_t error = cudaMallocHost(&here, size);
     if (error == cudaSuccess)
         error = cudaMalloc(&there, size);
-    *b = {static_cast<char *>(here), static_cast<char *>(there), size, 0};
+    *b = {static_cast<char *>(here), static_cast<char *>(there),
+          error == cudaSuccess ? size : 0, 0};
     return error;
 }
 

@@ -129,7 +129,8 @@ struct graph {
 
 struct graphs { /* graphs.cu */
     struct graph all[GRAPHS_MAX];
-    struct graph *captured; /* by the calls from here to keep, or NULL */
+    struct graph *captured; /* by the calls from here to keep, or NULL, and */
+    cudaError_t before;     /* the device's error when they began */
     int64_t n_launched;
     bool are_refused;
 };

@@ -47,6 +47,14 @@ __device__ __forceinline__ float bf16_of(uint32_t pair, int half)
     return x;
 }
 
+/* The number at a place of the row-major (K, N), which is another one of what is stored. */
+__device__ __forceinline__ float weight_at(const struct weight &w, int64_t place)
+{
+    const int64_t k = place / w.N, n = place % w.N;
+    return w.data ? w.data[k * w.stride + n]
+                  : bf16_of(w.pairs[k / 2 * w.stride + n], (int)(k % 2));
+}
+
 __device__ __forceinline__ uint32_t bits_of(float x)
 {
     uint32_t bits;

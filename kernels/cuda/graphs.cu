@@ -78,6 +78,7 @@ bool cuda_repeat(struct device *d, const struct step *s, const struct cache *c)
     if (cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
         return give_up(d);
     all->captured = g;
+    all->before = d->error;
     return false;
 }
 
@@ -95,6 +96,7 @@ bool cuda_keep(struct device *d)
         cudaGraphDestroy(calls);
     if (error != cudaSuccess) {
         g->runs = NULL;
+        d->error = d->graphs.before; /* what the calls met inside is nothing to those made again */
         return give_up(d);
     }
     launch(d, g);

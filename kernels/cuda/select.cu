@@ -1,5 +1,5 @@
 /* Elements by their places along the last dimension: where the first k are, and what is there. */
-#include "device.h"
+#include "fragment.h"
 
 constexpr int TOPK_THREADS = 1024; /* at most, for a row */
 constexpr int DIGITS = 256;
@@ -156,10 +156,10 @@ __global__ void gather_kernel(T *out, const T *x, const int64_t *index,
         atomicMin(faulty, i);
 }
 
-/* The same from places of the row-major (K, N), which are others of the rows that lie apart. */
-__global__ void weight_gather_kernel(float *out, const float *w, const int64_t *index,
-                                     const __grid_constant__ walk all, int64_t offset, int64_t n,
-                                     int64_t step, int N, int stride, uint32_t *faulty)
+/* The same from places of a weight's row-major (K, N). */
+__global__ void weight_gather_kernel(float *out, const __grid_constant__ weight w,
+                                     const int64_t *index, const __grid_constant__ walk all,
+                                     int64_t offset, int64_t n, int64_t step, uint32_t *faulty)
 {
     const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= all.count)
@@ -168,7 +168,7 @@ __global__ void weight_gather_kernel(float *out, const float *w, const int64_t *
     walk_places(at, all, i);
     const int64_t chosen = index[at[2]], place = offset + at[1] + chosen * step;
     const bool is_there = chosen >= 0 && chosen < n;
-    out[at[0]] = is_there ? w[place / N * stride + place % N] : 0.0f;
+    out[at[0]] = is_there ? weight_at(w, place) : 0.0f;
     if (!is_there)
         atomicMin(faulty, i);
 }
@@ -228,8 +228,8 @@ void cuda_weight_gather(struct device *d, const struct tensor *out, const struct
     if (places.count == 0)
         return;
     LAUNCH(weight_gather_kernel, blocks_for(places.count, BLOCK), BLOCK, 0, d->stream,
-           cuda_data<float>(out), w->data, cuda_data<int64_t>(index), places, view->offset,
-           view->shape[last], view->stride[last], w->N, w->stride, d->faulty);
+           cuda_data<float>(out), *w, cuda_data<int64_t>(index), places, view->offset,
+           view->shape[last], view->stride[last], d->faulty);
     CHECK_LAUNCH(d);
     LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), places,
            d->faulty);

@@ -75,7 +75,7 @@ void cuda_weight_free(struct device *d, struct weight *w)
     memory_unmap(w, sizeof *w);
 }
 
-/* A place of the row-major (K, N) is another one of what is stored. Grid: the elements. */
+/* Grid: the elements. */
 __global__ void __launch_bounds__(BLOCK)
     weight_read_kernel(float *out, const __grid_constant__ weight w, int64_t offset,
                        const __grid_constant__ walk places)
@@ -85,9 +85,7 @@ __global__ void __launch_bounds__(BLOCK)
         return;
     int64_t at[2];
     walk_places(at, places, i);
-    const int64_t k = (offset + at[1]) / w.N, n = (offset + at[1]) % w.N;
-    out[at[0]] = w.data ? w.data[k * w.stride + n]
-                        : bf16_of(w.pairs[k / 2 * w.stride + n], (int)(k % 2));
+    out[at[0]] = weight_at(w, offset + at[1]);
 }
 
 void cuda_weight_read(struct device *d, const struct tensor *out, const struct weight *w,

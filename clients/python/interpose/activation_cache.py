@@ -13,6 +13,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
+from . import einops_backend
 from .current import apart, open_run
 from .directions import residual_directions
 from .finished import Value
@@ -22,7 +23,7 @@ from .hooks import HookPoint, act_name
 from .losses import negative_log_probs
 from .prompt import is_several, prompt_of
 from .spec import block_of, in_block
-from .values import at_dim, tensor_of, whole
+from .values import at_dim, is_number, tensor_of, whole
 
 
 class Hook(NamedTuple):
@@ -77,8 +78,8 @@ class Pass:
         """The Hooks of pairs of a name, or of a function that is asked for each, and a function."""
         for pair in fwd_hooks:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise TypeError("fwd_hooks is a list of pairs of a name and a function fn(tensor, hook): "
-                                f"not {pair!r:.60}")
+                raise TypeError("fwd_hooks is a list of pairs of a name and a function "
+                                f"fn(tensor, hook): not {pair!r:.60}")
             name, function = pair
             if callable(name):
                 yield from (Hook(each, function, is_permanent)
@@ -227,6 +228,7 @@ class Later(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, one, write):
         self._one, self._write, self._value, self._plan = one, write, None, None
+        einops_backend.offer()
 
     @property
     def value(self):
@@ -269,7 +271,7 @@ class Later(np.lib.mixins.NDArrayOperatorsMixin):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if not all(issubclass(each, cls) or each.__module__.startswith("torch") for each in types):
+        if not all(issubclass(each, Later) or each.__module__.startswith("torch") for each in types):
             return NotImplemented       # a proxy knows
         return Value.__torch_function__(func, types, args, kwargs)
 
@@ -282,7 +284,7 @@ class Later(np.lib.mixins.NDArrayOperatorsMixin):
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self.value, name)
+        return getattr(self._as_tensor(), name)
 
     def __getitem__(self, key):
         return self.value[key]
@@ -291,7 +293,7 @@ class Later(np.lib.mixins.NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __iter__(self):
-        return iter(self.value)
+        return iter(self._as_tensor())
 
     def __repr__(self):
         return f"<{self._label}>" if self._value is None else repr(self._value)
@@ -592,7 +594,7 @@ class ActivationCache(collections.abc.Mapping):
         layer = self._layer(layer)
         if layer == 0:
             raise ValueError("there are no neurons in front of layer 0")
-        chosen = [neuron_slice] if hasattr(neuron_slice, "__index__") else neuron_slice
+        chosen = [neuron_slice] if is_number(neuron_slice) else neuron_slice
         numbers = np.arange(self.model.config.inner)
         labels = [f"L{i}N{n}" for i in range(layer)
                   for n in (numbers if chosen is None else numbers[chosen])]
@@ -666,8 +668,8 @@ class ActivationCache(collections.abc.Mapping):
         """
         layer = self._layer(layer)
         if isinstance(residual_stack, Stack) and residual_stack._value is None:
-            return Stack(self._pass, lambda: self._normalized(residual_stack._write(), layer, mlp_input,
-                                                        pos_slice, recompute_ln))
+            return Stack(self._pass, lambda: self._normalized(
+                residual_stack._write(), layer, mlp_input, pos_slice, recompute_ln))
         stack = np.asarray(residual_stack)
         stack = stack - stack.mean(-1, keepdims=True)
         if recompute_ln:

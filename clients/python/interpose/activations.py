@@ -118,3 +118,8 @@ def linalg_norm(x, ord=None, dim=None, keepdim=False, axis=None, keepdims=False)
         raise ValueError(f"norm: of a matrix only the Frobenius norm is offered, not {ord!r}: for "
                          "the norm of its elements use vector_norm")
     return x.norm(ord, dim, keepdim or keepdims)
+
+
+def matrix_norm(x, ord="fro", dim=(-2, -1), keepdim=False):
+    """torch.linalg.matrix_norm: linalg_norm of the last two dimensions."""
+    return linalg_norm(x, ord, dim, keepdim)

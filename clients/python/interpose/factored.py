@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from .finished import Value
+from .values import is_number
 
 
 def _swapped(x):
@@ -60,6 +61,9 @@ class FactoredMatrix:
                 else FactoredMatrix(other, self.AB))
 
     def __mul__(self, number):
+        if np.ndim(number):
+            raise ValueError("a factored matrix is multiplied by a number: not by an array of "
+                             f"{np.shape(number)}, which M.AB is")
         return FactoredMatrix(self.A * number, self.B)
 
     __rmul__ = __mul__
@@ -70,7 +74,7 @@ class FactoredMatrix:
         if at is not None:
             key = (*key[:at], *[slice(None)] * (self.ndim - len(key) + 1), *key[at + 1:])
         # A row or a column by its number stays a dimension.
-        rows, columns = [slice(i, i + 1 or None) if hasattr(i, "__index__") else i for i in (
+        rows, columns = [slice(i, i + 1 or None) if is_number(i) else i for i in (
             *key[self.ndim - 2:], slice(None), slice(None))[:2]]
         leading = key[:self.ndim - 2]
         leading += (slice(None),) * (self.ndim - 2 - len(leading))

@@ -36,10 +36,10 @@ class Value(np.ndarray):
         """Two dimensions change places, as torch's do; else numpy's."""
         return self.swapaxes(*axes) if len(axes) == 2 else super().transpose(*axes)
 
-    def flatten(self, start_dim=0, end_dim=-1):
+    def flatten(self, start_dim=0, end_dim=-1, order=None):
         """Dimensions start_dim to end_dim as one, as torch's; numpy's with an order."""
-        if isinstance(start_dim, str):
-            return super().flatten(start_dim)
+        if order or isinstance(start_dim, str):
+            return super().flatten(order or start_dim)
         shape, dims = self.shape or (1,), range(max(self.ndim, 1))
         first, last = dims[start_dim], dims[end_dim] + 1
         return self.reshape((*shape[:first], math.prod(shape[first:last]), *shape[last:])).copy()

@@ -215,7 +215,7 @@ _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": act
            "numpy_dot": products.numpy_dot, "elu": activations.elu, "softmin": activations.softmin,
            "hardtanh": activations.hardtanh,
            "relu6": lambda x: activations.hardtanh(x, 0.0, 6.0), "empty_like": making.zeros_like,
-           "linalg_matrix_norm": activations.linalg_norm, "linalg_vecdot": products.vecdot}
+           "linalg_matrix_norm": activations.matrix_norm, "linalg_vecdot": products.vecdot}
 
 
 # Parameters about where and how a tensor lies, which is the server's business.

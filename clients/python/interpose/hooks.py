@@ -111,12 +111,13 @@ class Hooks(collections.abc.Mapping):
 
     @contextlib.contextmanager
     def _added(self, fwd_hooks, reset_hooks_end):
-        new = {id(hook) for hook in self._model._hook(fwd_hooks)}
+        new = list(self._model._hook(fwd_hooks))
         try:
             yield self._model
         finally:
             if reset_hooks_end:
-                self._model._hooked = [h for h in self._model._hooked if id(h) not in new]
+                self._model._hooked = [h for h in self._model._hooked
+                                       if not any(h is each for each in new)]
 
     def __init__(self, model, root):
         self._model, self._root = model, root

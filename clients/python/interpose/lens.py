@@ -13,7 +13,7 @@ from .functions import FUNCTIONS
 from .prompt import BOS, given_prompt
 from .proxy import is_device
 from .tokenizer import rectangle
-from .values import as_array, whole
+from .values import as_array, is_number, whole
 
 
 class BlockParameters(Weight):
@@ -32,7 +32,7 @@ class BlockParameters(Weight):
 
     def __getitem__(self, key):
         block, *rest = key if isinstance(key, tuple) else (key,)
-        if hasattr(block, "__index__"):
+        if is_number(block):
             found = self._model.blocks[block]._at(self._path)
             return found[tuple(rest)] if rest else found
         if open_run(self._model) is None:
@@ -173,13 +173,13 @@ class Lens:
         """Where torch's tensors that go along with the model's live: on the CPU."""
         return "cpu"
 
-    def to(self, device, *unsupported, **ignored):
+    def to(self, *args, dtype=None, **ignored):
         """Itself, like eval(), cpu() and cuda(): it lives where its server has put it, never
         trains, and computes in its server's numbers, so that none of them changes anything.
 
         Raises TypeError for a dtype.
         """
-        for each in (device, *unsupported):
+        for each in (*args, *([] if dtype is None else [dtype])):
             if not is_device(each):
                 raise TypeError(f"to({each}) is not offered: the model computes in its server's "
                                 "numbers; x.to(dtype) converts a result")
@@ -300,8 +300,8 @@ class Lens:
 
         `return_type` is "logits" (B, T, V), "loss" (a float, or with `loss_per_token` (B, T - 1)),
         "both" (a pair) or None. With `stop_at_layer` the pass ends in front of that block, counted
-        from either end, and the residual stream there is what comes back (B, T, D). Raises KeyError for a name that is none; RequestError for what the
-        server refuses, at the line that made it.
+        from either end, and the residual stream there is what comes back (B, T, D). Raises KeyError
+        for a name that is none; RequestError for what the server refuses, at the line that made it.
 
         >>> def without_head_3(z, hook):
         ...     z[:, :, 3] = 0.
@@ -338,7 +338,7 @@ class Lens:
         one = Pass(self, self._prompt(prompt, prepend_bos), fwd_hooks, stop_at_layer)
         cache = ActivationCache(one, names_filter, pos_slice)
         result = None
-        if return_type is not None or names_filter is not None or fwd_hooks:
+        if return_type is not None or names_filter is not None or one.hooks:
             result, values = one.run(cache.written, return_type, loss_per_token)
             cache.take(values)
         return result, cache.remove_batch_dim() if remove_batch_dim else cache

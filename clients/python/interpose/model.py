@@ -50,6 +50,15 @@ class LanguageModel(Lens):
         self._edits = ()    # recordings, replayed at the front of each invoke
         self._hooked = []   # what add_hook added, in the order of the pass; replaced, not changed
 
+    @classmethod
+    def from_pretrained(cls, name, *args, **options):
+        """LanguageModel(name, ...), as TransformerLens and Hugging Face write it.
+
+        >>> interpose.LanguageModel.from_pretrained("demo").name
+        'demo'
+        """
+        return cls(name, *args, **options)
+
     @property
     def config(self):
         """The model's sizes: n_blocks, n_heads, width, inner, vocab, context, and Hugging Face's
@@ -360,7 +369,6 @@ _NAMES_INSTEAD = {
     **dict.fromkeys(("add_caching_hooks", "get_caching_hooks", "cache_all", "cache_some"),
                     "model.run_with_cache(prompt, names_filter=...) gives a cache"),
     "input_to_embed": "save model.hooks['embed'] in a run",
-    "from_pretrained": "write LanguageModel(name)",
     **dict.fromkeys(("input", "inputs"), "the prompt's ids are tracer.inputs, and in a run "
                                          "model.transformer.wte.input"),
     "hook_points": "list(model.hooks) has the names",

@@ -7,7 +7,7 @@ import difflib
 import numpy as np
 
 from .prompt import BOS
-from .values import as_array, whole
+from .values import as_array, is_number, whole
 
 _REMEMBERED = 4096
 
@@ -211,7 +211,10 @@ class Tokenizer:
         >>> model.tokenizer.decode(model.tokenizer.encode(".")[0])
         '.'
         """
-        if hasattr(tokens, "__index__") and not getattr(tokens, "ndim", 0):
+        if clean_up_tokenization_spaces:
+            raise TypeError("clean_up_tokenization_spaces is not offered: a text is what its ids "
+                            "spell")
+        if is_number(tokens):
             tokens = [tokens]
         elif getattr(tokens, "ndim", 1) == 2 or any(
                 isinstance(t, (list, tuple)) or getattr(t, "ndim", 0) for t in tokens):
@@ -237,6 +240,9 @@ class Tokenizer:
         """
         if return_tensors not in (None, "np", "pt"):
             raise ValueError(f"return_tensors is 'np', 'pt' or None: not {return_tensors!r}")
+        if padding not in (False, True, "longest", "max_length", "do_not_pad"):
+            raise ValueError("padding is True, False, 'longest', 'max_length' or 'do_not_pad': not "
+                             f"{padding!r}")
         if unsupported:
             raise TypeError(f"the tokenizer has no parameter {next(iter(unsupported))!r}: it takes "
                             "a text or texts, return_tensors, padding, truncation and max_length")

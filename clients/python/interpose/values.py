@@ -48,6 +48,11 @@ def constant(data):
     return {"tensor": array.tobytes(), "dtype": dtype, "shape": list(array.shape)}
 
 
+def is_number(i):
+    """Whether an index is one number, and not an array of them."""
+    return hasattr(i, "__index__") and not getattr(i, "ndim", 0)
+
+
 def tensor_of(x):
     """The tensor that something of ours stands for (a module's tuple, a cache's stack), or else
     what is given; TypeError for what stands for none (see _as_tensor in nested.py and
