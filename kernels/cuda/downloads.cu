@@ -89,10 +89,10 @@ static size_t take_room(struct device *d, size_t size)
 {
     struct downloads *r = &d->downloads;
     const size_t left = r->ring.size - r->end.byte % r->ring.size;
-    if (size > left) { /* a shipment lies in one piece */
-        ship(d);
+    if (left == r->ring.size || size > left)
+        ship(d); /* which lies in one piece, so that none goes on at the ring's beginning */
+    if (size > left)
         r->shipped.byte = r->end.byte += left;
-    }
     while (r->end.byte + size > r->arrived.byte + r->ring.size
            || r->end.parcel == r->arrived.parcel + PARCELS_MAX) {
         ship(d);
