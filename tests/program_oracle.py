@@ -28,6 +28,7 @@ from programs import PARAMETERS, POINTS, Moments, named_view, parameter_view, to
 WOBBLE = 5e-7           # the second track's noise, relative
 JUMP = 10               # how many distances of the tracks an operand keeps from where it jumps
 FLOOR = 2e-6            # of a tensor's greatest number, beside the distance of the tracks
+SMALL = 2.0 ** -126     # below it numbers have fewer digits
 UNCERTAIN = 1e-3        # of that number: elements that are further apart are left out
 TRACKS = (0, 1)
 
@@ -180,9 +181,17 @@ class Oracle(oracle.Oracle):
 
     def hidden(self, scores):
         """Padding attends to what is in front of it, and nothing else to padding."""
-        hidden = super().hidden(scores)
+        return super().hidden(scores) | self.padding(scores)
+
+    def padding(self, scores):
         is_pad = self.running.is_pad[:, None, None, :scores.shape[-1]]
-        return hidden | is_pad & ~is_pad[..., -scores.shape[-2]:].transpose(-1, -2)
+        return is_pad & ~is_pad[..., -scores.shape[-2]:].transpose(-1, -2)
+
+    def changed(self, module, side, x):
+        """What a program makes of scores and patterns is nothing to the padding, which it has
+        not."""
+        x = super().changed(module, side, x)
+        return x.masked_fill(self.padding(x), 0) if side == "pattern" else x
 
     def saved(self, program, generated, noise=0):
         """Name of a save -> its value on both tracks. `generated`: of each invoke, of each prompt
@@ -497,7 +506,8 @@ def compared(ours, saved):
     distances = functools.reduce(torch.maximum, (apart(*tracks) for tracks in saved))
     sure, size = certain(a, distances)
     ours, a, n = ours[sure], a[sure], int(sure.sum())
-    error, allowed = greatest(apart(ours, a)), 4 * greatest(distances[sure]) + FLOOR * size
+    error, allowed = greatest(apart(ours, a)), (
+        4 * greatest(distances[sure]) + FLOOR * max(size, SMALL))
     if not apart(ours, a).isfinite().all():
         return (f"{ours.tolist()}, torch has {a.tolist()}" if not is_float(a) else
                 "NaN or infinity at other places than in torch"), n
