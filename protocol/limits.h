@@ -42,6 +42,8 @@ enum {
 
     /* The work. */
     NEW_TOKENS_MAX = 1024,         /* GPT-2's whole context */
+    USERS_COUNTED = 1024,          /* what each holds is counted: users whose numbers fall together
+                                      share a count */
     STOP_IDS_MAX = 256,            /* each is looked for behind every token */
     STOP_TEXTS_MAX = 16,           /* OpenAI takes 4 */
     STOP_TEXT_BYTES_MAX = 256,     /* so much of a stream may be held back for it */

@@ -9,11 +9,7 @@
  * is left for the others. */
 #define HELD_BYTES_MAX (16 * RESULT_BYTES_MAX)
 
-enum {
-    USERS = 1024 /* sums of bytes: users whose numbers fall together share one */
-};
-
-static atomic_int_least64_t held_bytes, held_by[USERS];
+static atomic_int_least64_t held_bytes, held_by[USERS_COUNTED];
 
 struct job *job_new(const char *request_id, struct arena *a)
 {
@@ -58,7 +54,7 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
 static void let_go(struct job *j)
 {
     atomic_fetch_sub(&held_bytes, j->held_bytes);
-    atomic_fetch_sub(&held_by[j->turn.user % USERS], j->held_bytes);
+    atomic_fetch_sub(&held_by[j->turn.user % USERS_COUNTED], j->held_bytes);
     j->held_bytes = 0;
 }
 
@@ -66,7 +62,7 @@ static void let_go(struct job *j)
 static bool hold(struct job *j, int64_t bytes, struct err *e)
 {
     const int64_t all = atomic_fetch_add(&held_bytes, bytes);
-    const int64_t own = atomic_fetch_add(&held_by[j->turn.user % USERS], bytes);
+    const int64_t own = atomic_fetch_add(&held_by[j->turn.user % USERS_COUNTED], bytes);
     const int64_t left = HELD_BYTES_MAX - all - bytes;
     j->held_bytes = bytes;
     if (left >= 0 && (own == 0 || own + bytes <= left))

@@ -1,17 +1,13 @@
 #include "queue.h"
 #include <time.h>
 
-enum {
-    USERS = 1024 /* counts of waiting jobs: users whose numbers fall together share one */
-};
-
 struct queue {
     int n_max;
     pthread_mutex_t lock; /* guards everything below, and `next` of the jobs inside */
     pthread_cond_t moved; /* on CLOCK_MONOTONIC: a job came, or the queue was closed */
     struct job *first, *last;
     int n_waiting; /* here and with the engine, and */
-    int of_user[USERS];
+    int of_user[USERS_COUNTED];
     bool closed;
     struct err why; /* it was closed */
 };
@@ -50,7 +46,7 @@ static bool has_room(const struct queue *q, struct err *e)
 
 static int *count_of(struct queue *q, const struct job *j)
 {
-    return &q->of_user[j->turn.user % USERS];
+    return &q->of_user[j->turn.user % USERS_COUNTED];
 }
 
 /* Nobody takes the last places from the others; a first request is always taken. */

@@ -152,7 +152,7 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
 struct http_service routes_of(struct service *s)
 {
     int failed = sem_init(&s->planning, 0, PLANNING_MAX);
-    for (int i = 0; i < PLANNING_USERS; i++)
+    for (int i = 0; i < USERS_COUNTED; i++)
         failed |= sem_init(&s->planning_of[i], 0, PLANNING_MAX / 2);
     assert(!failed);
     return (struct http_service){.context = s, .check = check, .answer = answer, .refuse = refuse};
@@ -250,7 +250,7 @@ static void enter(sem_t *places)
 
 static sem_t *users_places(struct call *c)
 {
-    return &c->service->planning_of[c->request->user % PLANNING_USERS];
+    return &c->service->planning_of[c->request->user % USERS_COUNTED];
 }
 
 /* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever

@@ -7,15 +7,13 @@
 #include "http.h"
 #include "queue.h"
 
-enum { PLANNING_USERS = 1024 }; /* places by user: users whose numbers fall together share them */
-
 struct service { /* what the routes need; nothing changes while they run but queue and planning */
     const struct bpe *bpe; /* NULL where the model came without a tokenizer */
     struct queue *queue;
     struct model_facts facts;
     struct capacity capacity;
     sem_t planning; /* places for requests that are decoded and planned: routes_of opens them, */
-    sem_t planning_of[PLANNING_USERS]; /* and those of a user, half as many */
+    sem_t planning_of[USERS_COUNTED]; /* and those of a user, half as many */
 };
 
 /* Borrows `s`. */

@@ -1,5 +1,6 @@
 /* A batch over a model on a backend, as the server opens them, for unit tests of the engine. */
 #pragma once
+#include "../protocol/decode.h"
 #include "../server/batch.h"
 
 static inline void tiny_engine_open(struct device **d, struct gpt2 **m, struct batch **b,
@@ -23,4 +24,17 @@ static inline void tiny_engine_close(struct device *d, struct gpt2 *m, struct ba
     gpt2_free(m);
     be->close(d);
     arena_free(a);
+}
+
+/* A request's job, of a user of this number; nobody has it yet. */
+static inline struct job *tiny_engine_job(const char *request, const struct model_shape *m,
+                                          uint64_t user, struct arena *a)
+{
+    struct job *j = job_new("id", a);
+    struct err e = {0};
+    j->turn.user = user;
+    if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, m, a, &e) ||
+        !plan_build(&j->plan, &j->graph, m, a, &e) || !job_reserve(j, &e))
+        fail_msg("%s: %s", e.where, e.text);
+    return j;
 }

@@ -7,7 +7,6 @@
 #include <cmocka.h>
 
 #include "../../kernels/emulate/counts.h"
-#include "../../protocol/decode.h"
 #include "../tiny_engine.h"
 #include "../tiny_gpt2.h"
 
@@ -66,12 +65,7 @@ static int tear_down(void **state)
 
 static struct job *job_of(const char *request)
 {
-    struct job *j = job_new("id", &arena);
-    struct err e = {0};
-    if (!decode_request(&j->graph, request, strlen(request), MEDIA_json, &shape, &arena, &e) ||
-        !plan_build(&j->plan, &j->graph, &shape, &arena, &e) || !job_reserve(j, &e))
-        fail_msg("%s: %s", e.where, e.text);
-    j->turn.user = ++users;
+    struct job *j = tiny_engine_job(request, &shape, ++users, &arena);
     batch_add(batch, j);
     return j;
 }
