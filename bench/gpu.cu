@@ -1,4 +1,5 @@
-/* Times of the CUDA backend without HTTP, for bench/gpu.py to put into a table: `gpu [tiny]`. Lines:
+/* Times of the CUDA backend without HTTP, for bench/gpu.py to put into a table: `gpu [tiny]`; or for a
+ * profiler one pass alone, behind others: `gpu profile decode exact 1`. Lines:
  *
  *   device TEXT
  *   limit read_gb N           read from memory, GB/s
@@ -23,6 +24,13 @@ extern "C" {
 #include "../kernels/gpt2.h"
 #include "../tests/made_model.h"
 }
+
+#ifdef __CUDACC__
+#include <cuda_profiler_api.h>
+#define PROFILE(what) cudaProfiler##what()
+#else
+#define PROFILE(what)
+#endif
 
 enum { ROUNDS = 9, ROWS = 1024, PAGES_EACH = 16, PAST = 20, CHAINS = 8, NOT_TURNED = 0 };
 
@@ -58,6 +66,25 @@ template <class F> static double time_of(int calls, F run)
     }
     qsort(seconds, ROUNDS, sizeof *seconds, compare);
     return seconds[ROUNDS / 2];
+}
+
+/* The same of each of `calls` different calls, without what the host takes to queue them. */
+template <class F> static double time_queued(int calls, F run)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t runs = NULL;
+    cuda_note(device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal),
+              __func__);
+    for (int c = 0; c < calls; c++)
+        run(c);
+    cuda_note(device, cudaStreamEndCapture(device->stream, &graph), __func__);
+    cuda_note(device, cudaGraphInstantiateWithFlags(&runs, graph, 0), __func__);
+    const double seconds = time_of(1, [&] {
+        cuda_note(device, cudaGraphLaunch(runs, device->stream), __func__);
+    });
+    cudaGraphExecDestroy(runs);
+    cudaGraphDestroy(graph);
+    return seconds / calls;
 }
 
 static float *floats(size_t count)
@@ -165,42 +192,77 @@ static void blas_open(void)
 
 struct product {
     const char *name;
-    int K, columns;
+    int K, columns, copies;
 };
 
-/* Row-major x (M, K) @ w (K, columns) is column-major w^T x^T. */
-static double blas_time(const struct product *p, int M, float *out, const float *x, const float *w,
-                        int mode)
+/* A product's weights are others each time, as in a pass: together they are larger than any cache. */
+enum { COPIES = 12 };
+
+struct operands {
+    float *out, *x, *plain[COPIES];
+    struct weight *packed[COPIES];
+};
+
+static double our_time(const struct product *p, int M, const struct operands *o)
 {
-    const float one = 1, zero = 0;
-    blas.set_math(blas.handle, mode);
-    return time_of(20, [&] {
-        blas.gemm(blas.handle, NOT_TURNED, NOT_TURNED, p->columns, M, p->K, &one, w, p->columns, x, p->K, &zero, out,
-                  p->columns);
+    return time_queued(COPIES, [&](int c) {
+        be->linear(device, o->out, o->x, o->packed[c % p->copies], NULL, M, EPILOGUE_none, NULL);
     });
 }
 
-static void say_product(const struct product *p, int M)
+/* Row-major x (M, K) @ w (K, columns) is column-major w^T x^T. */
+static double blas_time(const struct product *p, int M, const struct operands *o, int mode)
+{
+    const float one = 1, zero = 0;
+    int status = blas.set_math(blas.handle, mode);
+    const double time = time_queued(COPIES, [&](int c) {
+        status |= blas.gemm(blas.handle, NOT_TURNED, NOT_TURNED, p->columns, M, p->K, &one,
+                            o->plain[c % p->copies], p->columns, o->x, p->K, &zero, o->out, p->columns);
+    });
+    if (status != 0)
+        fprintf(stderr, "cuBLAS refuses %s of %d rows: %d\n", p->name, M, status);
+    return status == 0 ? time : 0;
+}
+
+static float *noise(size_t count)
+{
+    float *x = static_cast<float *>(malloc(sizeof *x * count));
+    uint32_t state = 1;
+    for (size_t i = 0; x && i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)state * 0x1p-31f;
+    }
+    return x;
+}
+
+static void say_product(const struct product *p, int rows_max)
 {
     const size_t size = (size_t)p->K * (size_t)p->columns;
-    float *matrix = static_cast<float *>(calloc(size, sizeof(float)));
-    float *x = floats((size_t)M * (size_t)p->K), *out = floats((size_t)M * (size_t)p->columns);
-    struct weight *w;
-    must(be->weight_pack(device, &w, matrix, LAYOUT_kn, p->K, p->columns, &error));
-    const double ours = time_of(20, [&] {
-        be->linear(device, out, x, w, NULL, M, EPILOGUE_none, NULL);
-    });
-    printf("gemm %s %d %.5f", p->name, M, 1e3 * ours);
-    if (blas.handle) {
-        float *plain = floats(size);
-        printf(" %.5f", 1e3 * blas_time(p, M, out, x, plain, MATH_DEFAULT));
-        printf(" %.5f", 1e3 * blas_time(p, M, out, x, plain, MATH_TF32));
-        be->release(device, plain, 0);
+    float *const matrix = noise(size);
+    struct operands o = {floats((size_t)rows_max * (size_t)p->columns),
+                         floats((size_t)rows_max * (size_t)p->K), {}, {}};
+    be->upload(device, o.x, matrix, sizeof *matrix * (size_t)rows_max * (size_t)p->K);
+    for (int c = 0; c < p->copies; c++) {
+        must(be->weight_pack(device, &o.packed[c], matrix, LAYOUT_kn, p->K, p->columns, &error));
+        o.plain[c] = blas.handle ? floats(size) : NULL;
+        if (o.plain[c])
+            be->upload(device, o.plain[c], matrix, sizeof *matrix * size);
     }
-    printf("\n");
-    be->weight_free(device, w);
-    be->release(device, out, 0);
-    be->release(device, x, 0);
+    for (int M : {1, 8, 64, 512}) {
+        if (M > rows_max)
+            continue;
+        printf("gemm %s %d %.5f", p->name, M, 1e3 * our_time(p, M, &o));
+        for (int mode : {MATH_DEFAULT, MATH_TF32})
+            if (blas.handle)
+                printf(" %.5f", 1e3 * blas_time(p, M, &o, mode));
+        printf("\n");
+    }
+    for (int c = 0; c < p->copies; c++) {
+        be->weight_free(device, o.packed[c]);
+        be->release(device, o.plain[c], 0);
+    }
+    be->release(device, o.out, 0);
+    be->release(device, o.x, 0);
     free(matrix);
 }
 
@@ -248,9 +310,20 @@ static struct pass pass_of(const struct gpt2 *m, int n, int n_sequences, int pas
     return p;
 }
 
+/* A profiler that waits to be told sees one more. */
 static double time_of_pass(struct gpt2 *m, const struct pass &p)
 {
-    return time_of(1, [&] { must(gpt2_run(m, &p, &error)); });
+    const auto run = [&] { must(gpt2_run(m, &p, &error)); };
+    const double seconds = time_of(1, run);
+    PROFILE(Start);
+    run();
+    PROFILE(Stop);
+    return seconds;
+}
+
+static double prefill_time(struct gpt2 *m, int n)
+{
+    return time_of_pass(m, pass_of(m, n, 1, 0));
 }
 
 static double saves_time(struct gpt2 *m, int n)
@@ -278,52 +351,76 @@ static double decode_time(struct gpt2 *m, int n)
     return time_of_pass(m, pass_of(m, n, n, PAST));
 }
 
-static void say_passes(const char *precision, const struct model_shape *shape, bool tiny)
+/* A kind of pass, a precision and a number; for a profiler the only ones of interest. */
+struct asked {
+    const char *kind, *precision;
+    int n;
+};
+
+static bool is_asked(const struct asked *a, const char *kind, const char *precision, int n)
 {
+    return !a->kind || (strcmp(a->kind, kind) == 0 && strcmp(a->precision, precision) == 0
+                        && a->n == n);
+}
+
+static void say_passes(const char *precision, const struct model_shape *shape, int rows_max,
+                       const struct asked *asked)
+{
+    static const struct {
+        const char *kind;
+        double (*time)(struct gpt2 *m, int n);
+        int counts[4];
+    } all[] = {{"decode", decode_time, {1, 8, 32, 128}},
+               {"prefill", prefill_time, {16, 128, 512, 1024}},
+               {"saves", saves_time, {16, 512}}};
     char text[MADE_TEXT_SIZE];
     struct gpt2 *m;
     struct gpt2_options o = {};
-    o.rows_max = tiny ? 32 : ROWS;
+    o.rows_max = rows_max;
     o.cache_tokens = 256 * 64;
     must(gpt2_load(&m, be, device, made_model(text, shape, 1), &o, &error));
-    for (int n : {1, 8, 32, 128})
-        if (n <= o.rows_max)
-            printf("decode %s %d %.5f\n", precision, n, 1e3 * decode_time(m, n));
-    for (int n : {16, 128, 512, 1024})
-        if (n <= o.rows_max)
-            printf("prefill %s %d %.5f\n", precision, n,
-                   1e3 * time_of_pass(m, pass_of(m, n, 1, 0)));
-    for (int n : {16, 512})
-        if (n <= o.rows_max)
-            printf("saves %s %d %.5f\n", precision, n, 1e3 * saves_time(m, n));
+    for (const auto &row : all)
+        for (int n : row.counts)
+            if (n > 0 && n <= o.rows_max && is_asked(asked, row.kind, precision, n))
+                printf("%s %s %d %.5f\n", row.kind, precision, n, 1e3 * row.time(m, n));
     gpt2_free(m);
 }
 
-int main(int n_arguments, char **arguments)
+static void say_machine(const struct model_shape *shape, bool tiny)
 {
-    const bool tiny = n_arguments > 1 && strcmp(arguments[1], "tiny") == 0;
-    const struct model_shape small = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {}};
-    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f, 0, {}}
-                                          : small;
-    const int D = shape.width, F = shape.inner;
-    const struct product products[] = {{"qkv", D, 3 * D}, {"proj", D, D}, {"fc", D, F},
-                                       {"mlp_proj", F, D}, {"lm_head", D, shape.vocab}};
-    struct device_options o = {};
-    o.rows_max = ROWS, o.width_max = F, o.context_max = shape.context, o.heads_max = shape.n_heads;
-    must(be->open(&device, &o, &error));
+    const int D = shape->width, F = shape->inner;
+    const struct product products[] = {{"qkv", D, 3 * D, COPIES}, {"proj", D, D, COPIES},
+                                       {"fc", D, F, COPIES}, {"mlp_proj", F, D, COPIES},
+                                       {"lm_head", D, shape->vocab, 1}};
     printf("device %s\n", be->describe(device));
     say_limits(tiny);
     say_link(tiny);
     blas_open();
     for (const struct product &p : products)
-        for (int M : {1, 8, 64, 512})
-            if (!tiny || M <= 8)
-                say_product(&p, M);
-    be->close(device);
+        say_product(&p, tiny ? 8 : 512);
+}
+
+int main(int n_arguments, char **arguments)
+{
+    const bool tiny = n_arguments > 1 && strcmp(arguments[1], "tiny") == 0;
+    const bool profile = n_arguments == 5 && strcmp(arguments[1], "profile") == 0;
+    const struct asked asked = profile ? (struct asked){arguments[2], arguments[3],
+                                                        atoi(arguments[4])}
+                                       : (struct asked){};
+    const struct model_shape small = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {}};
+    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f, 0, {}}
+                                          : small;
+    const int rows_max = tiny ? 32 : ROWS;
     for (const char *precision : {"exact", "tf32x3", "tf32", "bf16"}) {
-        o.precision = precision;
+        struct device_options o = {};
+        o.rows_max = ROWS, o.width_max = shape.inner, o.context_max = shape.context;
+        o.heads_max = shape.n_heads, o.precision = precision;
+        if (profile && strcmp(precision, asked.precision) != 0)
+            continue;
         must(be->open(&device, &o, &error));
-        say_passes(precision, &shape, tiny);
+        if (!profile && strcmp(precision, "exact") == 0)
+            say_machine(&shape, tiny);
+        say_passes(precision, &shape, rows_max, &asked);
         be->close(device);
     }
     return 0;

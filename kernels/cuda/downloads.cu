@@ -13,6 +13,10 @@ cudaError_t cuda_downloads_open(struct downloads *r, const struct device_options
     cudaError_t error = cuda_both_open(&r->ring, (size > 65536 ? size : 65536) / 64 * 64);
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess) /* what lies between parcels travels with them */
+        error = cudaMemsetAsync(r->ring.there, 0, r->ring.size, r->stream);
+    if (error == cudaSuccess)
+        error = cudaStreamSynchronize(r->stream);
     if (error == cudaSuccess)
         error = cudaEventCreateWithFlags(&r->packed, cudaEventDisableTiming);
     for (int i = 0; i < SHIPMENTS_MAX && error == cudaSuccess; i++)
