@@ -308,7 +308,7 @@ class Run:
         """The second track goes through the model with noise at every module."""
         if x.is_floating_point():
             other = x[self.n_rows:]
-            other += other * self.track.take(other)
+            other[...] = self.track.moved(other)
 
     def at(self, x, point, block):
         turn = POINTS.turn(point, block, self.step)
@@ -427,10 +427,13 @@ class Run:
             sure, size = certain(a[name], distances)
             margin = JUMP * greatest(distances[sure]) + FLOOR * size
             # Of what is all rounding more than that: each as much as it may be off itself.
-            margins = (JUMP * distances.nan_to_num(posinf=0)).clamp(min=margin) * (distances > 0)
+            margins = (JUMP * distances).clamp(min=margin).masked_fill(distances == 0, 0)
+            # What is infinitely far apart may be anything, around 0 too.
+            x = a[name].masked_fill(margins.isinf(), 0)
             for operand in () if not margins.any() else (
-                    shifted(a, name, margins) if kinds == "step" else
-                    [a[name] + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]):
+                    shifted(x, [y for y in a.values() if y is not a[name]], margins)
+                    if kinds == "step" else
+                    [x + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]):
                 result = self.executed(s, {**a, name: operand})[s.out]
                 yield result, apart(result, first) > 8 * margin * is_float(result)
 
@@ -478,13 +481,12 @@ class Run:
                              for track in TRACKS]
 
 
-def shifted(operands, name, margins):
+def shifted(x, others, margins):
     """An operand in front of and behind a place where a result may jump, and right there: at a
     quarter, at another operand."""
-    x = operands[name]
     yield x - margins
     yield x + margins
-    for there in ((x * 4).round() / 4, *(y for y in operands.values() if y is not x)):
+    for there in ((x * 4).round() / 4, *others):
         if is_float(there) and is_broadcast(there.shape, x.shape):
             yield torch.where((x - there).abs() <= margins, there, x)
 
