@@ -167,6 +167,7 @@ struct backend {
     void (*embed)(struct device *d, float *out, const float *table, const int32_t *ids, int n_rows,
                   int width);
     void (*add)(struct device *d, float *out, const float *x, const float *y, int64_t count);
+    /* weight and bias are what they were at the last fence. */
     void (*layernorm)(struct device *d, float *out, const float *x, const float *weight,
                       const float *bias, int n_rows, int width, float epsilon);
     /* The same in its three steps, with the same bits, for who looks between them: scale[r] =

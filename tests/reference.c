@@ -392,8 +392,8 @@ void reference_layernorm(float *out, const float *x, const float *weight, const 
                          int n_rows, int width, float epsilon)
 {
     for (int r = 0; r < n_rows; r++, x += width, out += width) {
-        float scale, row[4096];
-        assert(width <= 4096);
+        float scale, row[8192];
+        assert(width <= 8192);
         reference_layernorm_scale(&scale, x, 1, width, epsilon);
         reference_layernorm_normalize(row, x, &scale, 1, width);
         reference_layernorm_gain(out, row, weight, bias, 1, width);

@@ -100,6 +100,7 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     d->rows_max = o->rows_max > 0 ? o->rows_max : 1;
     d->processors = properties.multiProcessorCount;
     d->shared_max = (int)properties.sharedMemPerBlockOptin;
+    d->starts_early = properties.major >= 9;
     d->context_max = (o->context_max + CHUNK - 1) / CHUNK * CHUNK;
     snprintf(d->text, sizeof d->text, "cuda %s", properties.name);
     if (!open_memory(d, o, e)) {

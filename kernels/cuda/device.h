@@ -8,6 +8,11 @@
  *
  * A backend call only queues work on the device's one stream. What fails is kept and told by the
  * next fence. Launches go through LAUNCH and are followed by CHECK_LAUNCH.
+ *
+ * A kernel launched by LAUNCH_EARLY may start once all blocks of the one before it have come to
+ * LET_NEXT_START, to do what depends on nobody, such as to fetch weights. Each of its threads comes
+ * to AWAIT_LAST before it touches what an earlier kernel or copy wrote, or writes itself: there all
+ * of them have ended. Launched by LAUNCH, or where the GPU cannot, it starts behind them anyway.
  */
 #pragma once
 #include <math.h>
@@ -27,7 +32,16 @@ extern "C" {
 #ifdef __CUDACC__
 #define SHARED(type, name, dimensions) __shared__ type name dimensions
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                          \
-    cuda_launch(kernel, grid, block, shared, stream, __VA_ARGS__)
+    cuda_launch(kernel, grid, block, shared, stream, false, __VA_ARGS__)
+#define LAUNCH_EARLY(d, kernel, grid, block, shared, ...)                                         \
+    cuda_launch(kernel, grid, block, shared, (d)->stream, (d)->starts_early, __VA_ARGS__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define LET_NEXT_START() cudaTriggerProgrammaticLaunchCompletion()
+#define AWAIT_LAST()     cudaGridDependencySynchronize()
+#else
+#define LET_NEXT_START()
+#define AWAIT_LAST()
+#endif
 #define ALLOW_SHARED(kernel, size)                                                                \
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, size)
 #define COPY_ASYNC(to, from, size) __pipeline_memcpy_async(to, from, size)
@@ -39,9 +53,14 @@ extern "C" {
 
 template <class... P, class... A>
 void cuda_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                 A... arguments)
+                 bool early, A... arguments)
 {
+    cudaLaunchAttribute attribute;
     cudaLaunchConfig_t c = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    c.attrs = &attribute;
+    c.numAttrs = early;
     c.gridDim = grid;
     c.blockDim = block;
     c.dynamicSmemBytes = shared;
@@ -151,6 +170,7 @@ struct device {
     int rows_max, context_max; /* the latter rounded up to whole pages */
     int processors;  /* of the device, each with its own blocks */
     int shared_max;  /* bytes that a block may have */
+    bool starts_early; /* see LAUNCH_EARLY */
     char text[300];
 };
 

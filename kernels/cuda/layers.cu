@@ -4,6 +4,8 @@
 /* out[i] = x[rows[i]]: a block a row. */
 __global__ void gather_kernel(float *out, const float *x, const int32_t *rows, int width)
 {
+    LET_NEXT_START();
+    AWAIT_LAST();
     const size_t from = (size_t)rows[blockIdx.x] * (size_t)width;
     const size_t to = (size_t)blockIdx.x * (size_t)width;
     for (int i = (int)threadIdx.x; i < width; i += BLOCK)
@@ -16,8 +18,8 @@ void cuda_rows_gather(struct device *d, float *out, const float *x, const int32_
     if (n_rows == 0)
         return;
     const void *staged = cuda_stage(d, rows, sizeof *rows * (size_t)n_rows);
-    LAUNCH(gather_kernel, (unsigned)n_rows, BLOCK, 0, d->stream, out, x,
-           static_cast<const int32_t *>(staged), width);
+    LAUNCH_EARLY(d, gather_kernel, (unsigned)n_rows, BLOCK, 0, out, x,
+                 static_cast<const int32_t *>(staged), width);
     CHECK_LAUNCH(d);
 }
 
@@ -31,6 +33,7 @@ void cuda_embed(struct device *d, float *out, const float *table, const int32_t 
 __device__ __forceinline__ float row_mean(const float *x, int n, int width)
 {
     float sum = 0;
+    UNROLL(16)
     for (int i = (int)threadIdx.x % LANES; i < n; i += LANES)
         sum += x[i];
     return lane_zero(lanes_sum(sum)) / (float)width;
@@ -40,6 +43,7 @@ __device__ __forceinline__ float row_scale(const float *x, float mean, int n, in
                                            float epsilon)
 {
     float squares = 0;
+    UNROLL(16)
     for (int i = (int)threadIdx.x % LANES; i < n; i += LANES) {
         const float apart = x[i] - mean;
         squares = fmaf(apart, apart, squares);
@@ -47,26 +51,63 @@ __device__ __forceinline__ float row_scale(const float *x, float mean, int n, in
     return sqrtf(lane_zero(lanes_sum(squares)) / (float)width + epsilon);
 }
 
-/* Half a warp a row. A row past the last has no elements. */
-__global__ void layernorm_kernel(float *out, const float *x, const float *weight, const float *bias,
-                                 int n_rows, int width, float epsilon)
+/* A block a row, which the first warp sums up. STAGED: all threads fetch it, and weight and bias,
+ * to dynamic shared memory, [3][width]. */
+constexpr int NORM = 128;
+constexpr size_t NORM_STAGED_MAX = 48 << 10; /* bytes that no kernel has to ask for */
+
+template <bool STAGED> __device__ __forceinline__ const float *norm_fetch(int which, const float *x,
+                                                                         int width)
 {
-    const int row = (int)(blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES);
-    const int lane = (int)threadIdx.x % LANES, n = row < n_rows ? width : 0;
-    const size_t at = (size_t)row * (size_t)width;
-    const float mean = row_mean(x + at, n, width);
-    const float scale = 1.0f / row_scale(x + at, mean, n, width, epsilon);
-    for (int i = lane; i < n; i += LANES)
-        out[at + i] = fmaf((x[at + i] - mean) * scale, weight[i], bias[i]);
+    if (!STAGED)
+        return x;
+    DYNAMIC_SHARED(float, staged);
+    float *const to = staged + which * width;
+    UNROLL(8)
+    for (int i = (int)threadIdx.x; i < width; i += NORM)
+        to[i] = x[i];
+    return to;
+}
+
+template <bool STAGED>
+__global__ void __launch_bounds__(NORM)
+    layernorm_kernel(float *out, const float *x, const float *weight, const float *bias, int width,
+                     float epsilon)
+{
+    SHARED(float, found, [2]);
+    const int t = (int)threadIdx.x;
+    const size_t at = (size_t)blockIdx.x * (size_t)width;
+    LET_NEXT_START();
+    weight = norm_fetch<STAGED>(1, weight, width);
+    bias = norm_fetch<STAGED>(2, bias, width);
+    AWAIT_LAST();
+    x = norm_fetch<STAGED>(0, x + at, width);
+    __syncthreads();
+    if (t < 32) {
+        const float mean = row_mean(x, width, width);
+        const float scale = 1.0f / row_scale(x, mean, width, width, epsilon);
+        if (t == 0)
+            found[0] = mean, found[1] = scale;
+    }
+    __syncthreads();
+    const float mean = found[0], scale = found[1];
+    UNROLL(8)
+    for (int i = t; i < width; i += NORM)
+        out[at + i] = fmaf((x[i] - mean) * scale, weight[i], bias[i]);
 }
 
 void cuda_layernorm(struct device *d, float *out, const float *x, const float *weight,
                     const float *bias, int n_rows, int width, float epsilon)
 {
+    const size_t shared = 3 * sizeof *x * (size_t)width;
     if (n_rows == 0)
         return;
-    LAUNCH(layernorm_kernel, blocks_for(n_rows, BLOCK / LANES), BLOCK, 0, d->stream, out, x, weight,
-           bias, n_rows, width, epsilon);
+    if (shared <= NORM_STAGED_MAX)
+        LAUNCH_EARLY(d, layernorm_kernel<true>, (unsigned)n_rows, NORM, shared, out, x, weight, bias,
+                     width, epsilon);
+    else
+        LAUNCH_EARLY(d, layernorm_kernel<false>, (unsigned)n_rows, NORM, 0, out, x, weight, bias,
+                     width, epsilon);
     CHECK_LAUNCH(d);
 }
 
@@ -136,6 +177,8 @@ void cuda_layernorm_gain(struct device *d, float *out, const float *x, const flo
 __global__ void add_kernel(float *out, const float *x, const float *y, int64_t count)
 {
     const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    LET_NEXT_START();
+    AWAIT_LAST();
     if (i < count)
         out[i] = x[i] + y[i];
 }
@@ -144,7 +187,7 @@ void cuda_add(struct device *d, float *out, const float *x, const float *y, int6
 {
     if (count == 0)
         return;
-    LAUNCH(add_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->stream, out, x, y, count);
+    LAUNCH_EARLY(d, add_kernel, blocks_for(count, BLOCK), BLOCK, 0, out, x, y, count);
     CHECK_LAUNCH(d);
 }
 

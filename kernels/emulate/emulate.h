@@ -14,7 +14,8 @@
  *            end of kernel between (of other blocks also); a copy_async not yet waited for
  *   threads  __syncthreads at two places at once or missed by a thread that ended; a warp
  *            operation without all lanes of its mask, by a lane not in it, or that reads a lane
- *            outside it; a grid's barrier in a kernel launched without one; a deadlock
+ *            outside it; a grid's barrier in a kernel launched without one; a deadlock; of a kernel
+ *            that was launched early, memory touched before AWAIT_LAST, or no AWAIT_LAST
  *   host     a launch not checked, or of an impossible size (the launch's own error); memory
  *            freed twice; a copy outside its allocation; the default stream
  * Under the address sanitizer kernels may be compiled with it instead: then it checks the memory,
@@ -93,7 +94,7 @@ typedef struct emulate_graph *cudaGraphExec_t;
 
 struct cudaDeviceProp {
     char name[256];
-    int multiProcessorCount;
+    int multiProcessorCount, major;
     size_t sharedMemPerBlockOptin;
 };
 
@@ -140,6 +141,7 @@ struct launch {
     dim3 grid, block;
     size_t shared;
     bool cooperative;
+    bool early; /* its threads await what came before */
     void (*call)(const void *arguments); /* runs one thread */
     const void *arguments;
 };
@@ -159,13 +161,13 @@ template <class Kernel, class Arguments> struct bound {
 
 /* The arguments are converted to the parameters' types here, at the launch. */
 template <class... P, class... A>
-cudaError_t launch_on(const char *name, bool cooperative, void (*kernel)(P...), dim3 grid,
-                      dim3 block, size_t shared, cudaStream_t s, A... arguments)
+cudaError_t launch_on(const char *name, bool cooperative, bool early, void (*kernel)(P...),
+                      dim3 grid, dim3 block, size_t shared, cudaStream_t s, A... arguments)
 {
     using all = bound<void (*)(P...), std::tuple<P...>>;
     static_assert((std::is_trivially_copyable<P>::value && ...), "parameters are copied as bytes");
     all *b = new (launch_arguments(sizeof(all))) all{kernel, std::tuple<P...>(arguments...)};
-    const struct launch l = {name, grid, block, shared, cooperative, all::call, b};
+    const struct launch l = {name, grid, block, shared, cooperative, early, all::call, b};
     return launch_kernel(reinterpret_cast<const void *>(kernel), &l, s);
 }
 
@@ -185,6 +187,7 @@ void barrier_grid(struct place at);
 /* Waits for the lanes of the mask. The result is the value of lane `source`, or the votes. */
 uint64_t meet(enum warp kind, unsigned mask, uint64_t value, int source, struct place at);
 int lane(void);
+void await_last(void);
 
 uint64_t atomic_load(const void *p, size_t size);
 void atomic_store(void *p, uint64_t value, size_t size);
@@ -294,9 +297,12 @@ template <class T> T atomicCAS(T *p, T expected, T value)
         emulate::shared_variable(&name##_key, #name, sizeof(name##_type), alignof(name##_type)))
 #define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulate::shared_dynamic())
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                          \
-    emulate::launch_on(#kernel, false, kernel, grid, block, shared, stream, __VA_ARGS__)
+    emulate::launch_on(#kernel, false, false, kernel, grid, block, shared, stream, __VA_ARGS__)
+#define LAUNCH_EARLY(d, kernel, grid, block, shared, ...)                                         \
+    emulate::launch_on(#kernel, false, (d)->starts_early, kernel, grid, block, shared,            \
+                       (d)->stream, __VA_ARGS__)
 #define LAUNCH_COOPERATIVE(kernel, grid, block, shared, stream, ...)                              \
-    emulate::launch_on(#kernel, true, kernel, grid, block, shared, stream, __VA_ARGS__)
+    emulate::launch_on(#kernel, true, false, kernel, grid, block, shared, stream, __VA_ARGS__)
 #define ALLOW_SHARED(kernel, size)                                                                \
     emulate::allow_shared(reinterpret_cast<const void *>(kernel), size)
 /* Bytes on their way from device to shared memory: 4, 8 or 16 at once, both sides aligned to them.
@@ -305,3 +311,7 @@ template <class T> T atomicCAS(T *p, T expected, T value)
 #define COPY_COMMIT()              emulate::copy_async_commit()
 #define COPY_WAIT(groups_left)     emulate::copy_async_wait(groups_left)
 #define GRID_BARRIER() emulate::barrier_grid(EMULATE_HERE)
+/* Of a kernel launched early (cudaGridDependencySynchronize and its kin): what others wrote, since
+ * the host last waited for the device, is touched behind AWAIT_LAST alone. */
+#define LET_NEXT_START() ((void)0)
+#define AWAIT_LAST()     emulate::await_last()

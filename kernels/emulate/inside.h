@@ -43,6 +43,7 @@ struct thread {
     bool predicate;
     int result;
     struct copies *copies; /* that have not arrived */
+    bool awaited;          /* the kernels before its own */
 };
 
 /* A block that runs. */
@@ -57,6 +58,7 @@ struct block_run {
 
 extern struct thread *running;         /* NULL: the host */
 extern uint32_t first_block_of_launch; /* blocks from this number on are not ordered */
+extern uint32_t first_block_unseen;    /* the host has not waited for those from this number on */
 
 uint32_t chance(uint32_t n); /* 0 .. n - 1 */
 
@@ -78,6 +80,8 @@ bool arguments_hold(const void *p);
 /* launch.cpp */
 cudaError_t launch_admit(const void *kernel, const struct launch *l); /* is it possible? */
 void launch_run(const struct launch *l);
+uint32_t launch_number(void);  /* for a copy: as if it were a block */
+void launches_are_seen(void); /* the host has waited for all */
 void launch_must_be_checked(void); /* the last one, before anything else is asked of the device */
 void error_set(cudaError_t error); /* for cudaGetLastError */
 }

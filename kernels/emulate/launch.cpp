@@ -11,6 +11,7 @@
 namespace emulate {
 struct thread *running;
 uint32_t first_block_of_launch = 2; /* 1 stands for the host */
+uint32_t first_block_unseen = 2;
 
 static uint32_t next_block = 2;
 static uint64_t chance_state = 1;
@@ -66,6 +67,21 @@ dim3 grid_size(void)
 int lane(void)
 {
     return running->index % 32;
+}
+
+void await_last(void)
+{
+    running->awaited = true;
+}
+
+uint32_t launch_number(void)
+{
+    return next_block++;
+}
+
+void launches_are_seen(void)
+{
+    first_block_unseen = next_block;
 }
 
 /* Waiting, as the thread sees it. */
@@ -210,6 +226,8 @@ static void thread_main(void)
     struct thread *t = running;
     t->block->launch->call(t->block->launch->arguments);
     copies_end(t);
+    if (t->block->launch->early && !t->awaited)
+        report("missing wait: it ends and has not awaited the kernels before");
     t->state = state::ended;
     fiber_end(&t->fiber);
 }

@@ -162,11 +162,13 @@ void device_check(const void *start, size_t size, const char *what)
 
 void device_written(void *start, size_t size)
 {
+    const uint32_t number = launch_number();
     char *p = static_cast<char *>(start), *stop = p + size;
     for (; p < stop; p += 4 - (uintptr_t)p % 4) {
         struct cell *c = device.cell_of(p);
         c->known |= bytes_from((uintptr_t)p % 4, (size_t)(stop - p));
-        c->written = {}; /* before any launch */
+        c->written = {};
+        c->written.block = number; /* before any launch that is still to come */
     }
 }
 
@@ -289,6 +291,17 @@ static void note_read(struct cell *c, uint8_t bytes)
     c->read = now;
 }
 
+/* Others may still be writing there, or reading what it writes over. */
+static void must_have_awaited(const struct cell *c, const char *p, kind k)
+{
+    const struct block_run *b = running->block;
+    if (!b->launch->early || running->awaited || c->written.block == b->number
+        || (k == kind::read && c->written.block < first_block_unseen))
+        return;
+    report("missing wait: it %s %s and has not awaited the kernels before",
+           k == kind::read ? "reads" : "writes", describe(p));
+}
+
 static void touch_word(struct cell *c, const char *p, uint8_t bytes, kind k)
 {
     if (bytes & ~c->exist)
@@ -297,6 +310,8 @@ static void touch_word(struct cell *c, const char *p, uint8_t bytes, kind k)
         report("missing wait: it touches %s before its copy arrived", describe(p));
     if (k != kind::write && bytes & ~c->known)
         report("uninitialised memory: it reads %s, which nobody wrote", describe(p));
+    if (device.holds(p))
+        must_have_awaited(c, p, k);
     if (k == kind::read) {
         must_not_race(&c->written, bytes, "wrote", "reads", p);
         note_read(c, bytes);

@@ -71,6 +71,14 @@ static bool run_one(void)
     return false;
 }
 
+static bool all_idle(void)
+{
+    for (const emulate_stream *s : streams)
+        if (!s->queue.empty())
+            return false;
+    return true;
+}
+
 static void run_until(const std::function<bool()> &done)
 {
     launch_must_be_checked();
@@ -80,14 +88,8 @@ static void run_until(const std::function<bool()> &done)
     while (!done())
         if (!run_one())
             report("deadlock: streams wait for events that nobody records");
-}
-
-static bool all_idle(void)
-{
-    for (const emulate_stream *s : streams)
-        if (!s->queue.empty())
-            return false;
-    return true;
+    if (all_idle())
+        launches_are_seen();
 }
 
 static void push(cudaStream_t s, std::function<void()> run, cudaEvent_t awaited = nullptr)
@@ -171,7 +173,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-    *p = {"an emulated device", 2, 99 << 10}; /* the least that devices from sm_80 on have */
+    *p = {"an emulated device", 2, 9, 99 << 10}; /* the least that devices from sm_80 on have */
     return cudaSuccess;
 }
 

@@ -350,6 +350,61 @@ template <bool right> static void copy_out_of_bounds(void)
     must(cudaStreamSynchronize(stream));
 }
 
+struct starter { /* as far as LAUNCH_EARLY knows a device */
+    bool starts_early;
+    cudaStream_t stream;
+};
+
+/* `right`: behind the wait for the kernel that wrote what it reads. */
+template <bool right> __global__ void reads_what_came_before(float *to, const float *from)
+{
+    LET_NEXT_START();
+    if (right)
+        AWAIT_LAST();
+    const float x = from[threadIdx.x];
+    AWAIT_LAST();
+    to[threadIdx.x] = x;
+}
+template <bool right> static void read_before_the_last_kernel_ended(void)
+{
+    float *p = device_floats(N);
+    const struct starter d = {true, stream};
+    RUN(copies, 1, N, 0, p, in);
+    must(cudaMemsetAsync(p, 0, N * 4, stream));
+    LAUNCH_EARLY(&d, reads_what_came_before<right>, 1, N, 0, out, p);
+    must(cudaGetLastError());
+    must(cudaStreamSynchronize(stream));
+}
+
+template <bool right> __global__ void writes_early(float *to)
+{
+    LET_NEXT_START();
+    if (right)
+        AWAIT_LAST();
+    to[threadIdx.x] = 1;
+    AWAIT_LAST();
+}
+template <bool right> static void write_before_the_last_kernel_ended(void)
+{
+    const struct starter d = {true, stream};
+    LAUNCH_EARLY(&d, writes_early<right>, 1, N, 0, out);
+    must(cudaGetLastError());
+    must(cudaStreamSynchronize(stream));
+}
+
+template <bool right> __global__ void awaits_nobody(int but)
+{
+    if (right || (int)threadIdx.x != but)
+        AWAIT_LAST();
+}
+template <bool right> static void an_end_before_the_last_kernel_s(void)
+{
+    const struct starter d = {true, stream};
+    LAUNCH_EARLY(&d, awaits_nobody<right>, 1, N, 0, 3);
+    must(cudaGetLastError());
+    must(cudaStreamSynchronize(stream));
+}
+
 #define BUG(name, text) {#name, name<false>, name<true>, text}
 static const struct bug {
     const char *name;
@@ -379,6 +434,9 @@ static const struct bug {
     BUG(memory_of_the_host, ": memory of the host: it reads "),
     BUG(a_grid_barrier_in_a_plain_launch, ": a grid's barrier at "),
     BUG(the_default_stream, "the default stream"),
+    BUG(read_before_the_last_kernel_ended, ": missing wait: it reads byte "),
+    BUG(write_before_the_last_kernel_ended, ": missing wait: it writes byte "),
+    BUG(an_end_before_the_last_kernel_s, ": missing wait: it ends and has not awaited the kernels"),
     BUG(copy_out_of_bounds, "a copy to the device out of bounds: byte 256 of an allocation of 256"),
 };
 
