@@ -58,7 +58,7 @@ class Generator:
 
     def program(self):
         rng = self.rng
-        n_traces = rng.choice([2, 2, 3]) if rng.randrange(10) == 0 else 1
+        n_traces = rng.choice([2, 2, 2, 3]) if rng.randrange(12) == 0 else 1
         self.traces = traces_of([self.prompts_and_steps(n_traces) for _ in range(n_traces)])
         self.lengths = [[len(prompt) for prompt in prompts]
                         for trace in self.traces for prompts in trace.prompts]

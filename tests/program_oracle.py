@@ -89,7 +89,7 @@ class Track:
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
-        self.noise, self.at = torch.randn(1 << 17, generator=generator) * WOBBLE, 0
+        self.noise, self.at = 1 + torch.randn(1 << 17, generator=generator) * WOBBLE, 0
         self.is_first = True
 
     def begin(self, which):
@@ -97,18 +97,19 @@ class Track:
         torch.manual_seed(which)
 
     def take(self, x):
+        """Of each element a factor near 1."""
         if x.numel() > len(self.noise) // 2:
-            return torch.randn(x.shape) * WOBBLE
+            return 1 + torch.randn(x.shape) * WOBBLE
         self.at = (self.at + 1009) % (len(self.noise) - x.numel())
         return self.noise[self.at:self.at + x.numel()].view(x.shape)
 
     def moved(self, x):
         """Each element by about WOBBLE of itself."""
-        return x * (1 + self.take(x))
+        return x * self.take(x)
 
     def turns(self, x):
         """Which elements go the other way where they may: all of them, or in another run some."""
-        return torch.ones_like(x, dtype=torch.bool) if self.is_first else self.take(x) > 0
+        return torch.ones_like(x, dtype=torch.bool) if self.is_first else self.take(x) > 1
 
 
 class Oracle(oracle.Oracle):
@@ -199,7 +200,7 @@ class Oracle(oracle.Oracle):
         self.track.begin(noise)
         run = Run(self, program, generated)
         self.look_inside(run)
-        with torch.no_grad(), unittest.mock.patch.object(
+        with torch.inference_mode(), unittest.mock.patch.object(
                 modeling_gpt2, "eager_attention_forward", self.attention):
             run.all()
         return run.saves
@@ -316,7 +317,7 @@ class Run:
         """The second track goes through the model with noise at every module."""
         if x.is_floating_point():
             other = x[self.n_rows:]
-            other[...] = self.track.moved(other)
+            other *= self.track.take(other)
 
     def at(self, x, point, block):
         turn = self.turn_at(point, block)
