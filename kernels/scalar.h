@@ -99,6 +99,18 @@ SCALAR float scalar_exp_falling(float x)
     return p * scalar_from_bits((scalar_bits(shifted) << 23) + (191u << 23)) * 0x1p-64f;
 }
 
+/* x / sum of a softmax, x being WEIGHT_LEAST to 1 and the sum 1 to 2^22, whose inverse 1 / sum
+ * serves a whole row: a quotient corrected once is within a unit in the last place, and corrected
+ * again it is the division's (Markstein). Of smaller x the corrections would not be exact. */
+#define WEIGHT_LEAST 0x1p-80f
+
+SCALAR float scalar_weight(float x, float sum, float inverse)
+{
+    float quotient = x * inverse;
+    quotient = fmaf(fmaf(-sum, quotient, x), inverse, quotient);
+    return fmaf(fmaf(-sum, quotient, x), inverse, quotient);
+}
+
 SCALAR float scalar_log(float x)
 {
     const bool tiny = x < 0x1p-126f;

@@ -691,29 +691,17 @@ template <int R> __device__ __forceinline__ void score_pages(struct run &r)
     __syncthreads();
 }
 
-/* x / sum for x of 0 to 1 and y = 1 / sum, which is not above 1. A quotient that was corrected once
- * is within a unit of the last place of it, one that was corrected again is the division's
- * (Markstein), where nothing is too small. */
-constexpr float QUOTIENT_LEAST = 0x1p-80f;
-
-__device__ __forceinline__ float quotient_of(float x, float sum, float y)
-{
-    float quotient = x * y;
-    quotient = fmaf(fmaf(-sum, quotient, x), y, quotient);
-    return fmaf(fmaf(-sum, quotient, x), y, quotient);
-}
-
 /* Four by four, also behind the last key, where somebody's scores stand. */
 __device__ __forceinline__ void divide_row(float *row, int n_keys, float sum)
 {
-    const float y = 1.0f / sum;
+    const float inverse = 1.0f / sum;
     UNROLL(2)
     for (int key = (int)threadIdx.x % LANES * 4; key < n_keys; key += LANES * 4) {
         float x[4];
         load_columns(x, row + key);
-        if (fminf(fminf(x[0], x[1]), fminf(x[2], x[3])) >= QUOTIENT_LEAST)
+        if (fminf(fminf(x[0], x[1]), fminf(x[2], x[3])) >= WEIGHT_LEAST)
             for (int i = 0; i < 4; i++)
-                x[i] = quotient_of(x[i], sum, y);
+                x[i] = scalar_weight(x[i], sum, inverse);
         else
             for (int i = 0; i < 4; i++)
                 x[i] = x[i] / sum;
