@@ -32,7 +32,7 @@ make_here() {
 
 [ -n "$EMULATE" ] && cuda="" size="" || cuda=CUDA=1 size=large
 
-step 200 "every call beside the reference" "$programs/test_backend"
+step 200 "every call beside the reference" "$programs/test_backend" $size
 step 100 "faster precisions" "$programs/fast"
 step 200 "passes beside the CPU's, and hashes" "$programs/passes" $size
 

@@ -176,7 +176,8 @@ struct device {
 
 struct weight {
     int K, N, stride; /* of rows: 16-byte aligned */
-    float *data;      /* [K][stride], or NULL and: */
+    float *data;      /* [K rounded up to chunks][stride], or NULL and: behind the last k stands
+                         -0, which times the zeros of an x adds nothing, not even to a -0 */
     uint32_t *pairs;  /* [(K + 1) / 2][stride]: bf16 of an even k, and above it of the next */
 };
 

@@ -74,22 +74,27 @@ __device__ __forceinline__ void fetch_columns(T *to, int pitch, const T *w, int 
     }
 }
 
-template <int W> __device__ __forceinline__ void load_columns(float (&to)[W], const float *from)
+/* W columns: fours that are APART. */
+template <int W>
+__device__ __forceinline__ void load_columns(float (&to)[W], const float *from, int apart = 4)
 {
-    static_assert(W == 1 || W == 4, "by one load");
+    static_assert(W == 1 || W % 4 == 0, "by loads of one or four");
     if constexpr (W == 1) {
         to[0] = *from;
     } else {
-        const float4 four = *reinterpret_cast<const float4 *>(from);
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+        UNROLL(4)
+        for (int i = 0; i < W; i += 4) {
+            const float4 four = *reinterpret_cast<const float4 *>(from + i / 4 * apart);
+            to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+        }
     }
 }
 
-/* p (R, W) += R rows of x, X floats apart, by W columns of w, whose k are Y floats apart; n_k of
- * them by fours. Rows of x lie at 16 bytes, so do those of w if W is 4. */
+/* p (R, W) += R rows of x, X floats apart, by W columns of w, whose k are Y floats apart and whose
+ * fours `apart`; n_k of them by fours. Rows of x lie at 16 bytes, those of w too if W is not 1. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x, int X,
-                                               const float *w, int Y, int n_k)
+                                               const float *w, int Y, int n_k, int apart = 4)
 {
     UNROLL(4)
     for (int k = 0; k < n_k; k += 4) {
@@ -100,10 +105,10 @@ __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x,
         UNROLL(4)
         for (int j = 0; j < 4; j++) {
             float b[W];
-            load_columns(b, w + (k + j) * Y);
+            load_columns(b, w + (k + j) * Y, apart);
             UNROLL(8)
             for (int i = 0; i < R; i++)
-                UNROLL(4)
+                UNROLL(8)
                 for (int c = 0; c < W; c++)
                     p[i][c] = fmaf(a[i][j], b[c], p[i][c]);
         }
@@ -113,14 +118,15 @@ __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x,
 /* The same one by one, for what is left. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_ones(float (&p)[R][W], const float *x, int X,
-                                              const float *w, int Y, int n_k)
+                                              const float *w, int Y, int n_k, int apart = 4)
 {
+    UNROLL(1)
     for (int k = 0; k < n_k; k++) {
         float b[W];
-        load_columns(b, w + k * Y);
+        load_columns(b, w + k * Y, apart);
         UNROLL(8)
         for (int i = 0; i < R; i++)
-            UNROLL(4)
+            UNROLL(8)
             for (int c = 0; c < W; c++)
                 p[i][c] = fmaf(x[i * X + k], b[c], p[i][c]);
     }

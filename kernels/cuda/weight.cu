@@ -31,7 +31,12 @@ static bool weight_fill(struct device *d, const struct weight *w, const float *m
     }
     to.view.stride[0] = w->stride;
     if (w->data) {
+        const int rows = (int)blocks_for(w->K, CHUNK) * CHUNK - w->K;
+        const int64_t left[] = {rows, w->stride};
+        const struct tensor behind = {w->data + (size_t)w->K * (size_t)w->stride, DT_f32,
+                                      view_of(2, left)};
         cuda_copy(d, &to, &from);
+        cuda_unary(d, OP_neg, &behind, &behind); /* -0: all of it is zero */
     } else {
         LAUNCH(weight_round_kernel, blocks_for((int64_t)(w->K + 1) / 2 * w->N, BLOCK), BLOCK, 0,
                d->stream, *w, static_cast<const float *>(raw), from.view.stride[0],
@@ -50,10 +55,9 @@ bool cuda_weight_pack(struct device *d, struct weight **out, const float *matrix
     struct weight *w = static_cast<struct weight *>(memory_map(sizeof *w));
     if (!w)
         return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
+    const int rows = is_rounded ? (K + 1) / 2 : (int)blocks_for(K, CHUNK) * CHUNK;
     void *room = NULL;
-    if (!backend_cuda.alloc(d, &room,
-                            sizeof(float) * (size_t)(is_rounded ? (K + 1) / 2 : K)
-                                * (size_t)stride, e)) {
+    if (!backend_cuda.alloc(d, &room, sizeof(float) * (size_t)rows * (size_t)stride, e)) {
         memory_unmap(w, sizeof *w);
         return false;
     }
