@@ -1,7 +1,7 @@
 """Random programs by seed (program_generator.py): hooks at every point and step, views, arithmetic,
-changes, several invokes, sessions, contexts, as lines of client code that mean the same in torch. Each runs
-through the Python client on a server and in torch on Hugging Face's GPT-2 (program_oracle.py);
-every saved element is compared, but for those that hang on the last bits.
+changes, several invokes, sessions, contexts, as lines of client code that mean the same in torch.
+Each runs through the Python client on a server and in torch on Hugging Face's GPT-2
+(program_oracle.py); every saved element is compared, but for those that hang on the last bits.
 
     programs.py                      2,000 programs from seed 0, on a server of its own
     programs.py --first 7 --count 1  one of them
