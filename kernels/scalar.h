@@ -144,7 +144,7 @@ SCALAR float scalar_tanh(float x)
     p = fmaf(s, p, -0.33333284f);
     const float near = fmaf(x * s, p, x);
     const float far = 1.0f - 2.0f / (scalar_exp(2.0f * a) + 1.0f);
-    return a < 0.625f ? near : copysignf(far, x);
+    return copysignf(a < 0.625f ? near : far, x); /* of -0 too, where near is 0 */
 }
 
 SCALAR float scalar_sigmoid(float x)

@@ -23,7 +23,7 @@ SKIPPED = {"ln1_out": "ln1_in", "attn_out": "ln1_out", "ln2_out": "ln2_in", "mlp
 CACHED = ("ln1_out", "qkv", "ln2_out", "mlp_pre", "mlp_out", "lnf_out", "logits")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Var:
     name: str
     like: torch.Tensor  # zeros of its shape and dtype, sharing memory as it does
@@ -58,16 +58,36 @@ class Generator:
 
     def program(self):
         rng = self.rng
-        n_traces = rng.choice([2, 2, 2, 3]) if rng.randrange(12) == 0 else 1
+        n_traces = rng.choice([2, 2, 2, 3]) if rng.randrange(15) == 0 else 1
         self.traces = traces_of([self.prompts_and_steps(n_traces) for _ in range(n_traces)])
-        self.lengths = [[len(prompt) for prompt in prompts]
+        self.lengths = [[len(prompt) for prompt in prompts or sum(trace.own().values(), [])]
                         for trace in self.traces for prompts in trace.prompts]
         if rng.randrange(15) == 0:
             self.edit()
         for self.trace in self.traces:
-            for self.invoke in self.trace.invokes:
-                self.body()
+            self.invokes()
         return Program(self.traces, self.statements)
+
+    def invokes(self):
+        """Those of a trace. What was made of the rows of all is known behind them all."""
+        of_all = []
+        for self.invoke in self.trace.invokes:
+            n_vars = self.n_names
+            self.body()
+            if self.sees_all:
+                new = [v for v in self.vars if int(v.name[1:]) >= n_vars]
+                of_all += [v for v in new if not self.moments.roots[v.root].is_live]
+                self.vars = [v for v in self.vars if v not in new]
+        self.vars += of_all
+
+    @property
+    def sees_all(self):
+        """Whether the invoke has no prompt of its own, but the rows of all."""
+        return self.invoke not in self.trace.own()
+
+    def seen(self):
+        """The invokes whose rows the invoke has."""
+        return self.trace.own() if self.sees_all else [self.invoke]
 
     def prompts_and_steps(self, n_traces):
         """One trace's."""
@@ -75,7 +95,10 @@ class Generator:
         n_invokes = rng.choice([1, 1, 2, 2, 3] if n_traces == 1 else [1, 1, 2])
         n_new = rng.choice([0, 0, 0, 1, 2, 3, 4] if n_traces == 1 else [0, 0, 1, 2])
         unequal = rng.randrange(n_invokes) if rng.randrange(4) == 0 else None
-        return [self.prompts(i == unequal) for i in range(n_invokes)], n_new
+        prompts = [self.prompts(i == unequal) for i in range(n_invokes)]
+        if rng.randrange(15) == 0:
+            prompts.insert(rng.choice([rng.randrange(n_invokes + 1), n_invokes]), None)
+        return prompts, n_new
 
     def prompts(self, unequal):
         """An invoke's, of one length or of several."""
@@ -90,6 +113,8 @@ class Generator:
     def body(self):
         """An invoke's statements: places mostly in the order of the pass, with work at each."""
         rng, steps = self.rng, self.trace.steps
+        # Shapes of all rows are known where no more come.
+        can_plan = not self.sees_all or self.invoke == self.trace.invokes[-1]
         places = []
         for _ in range(rng.choice([1, 2, 3, 4])):
             name = rng.choice(POINTS.names)
@@ -101,7 +126,7 @@ class Generator:
             places.sort(key=lambda p: POINTS.turn(p[0].point, *p[1:]))
         for place in places:
             self.hook(*place)
-            for _ in range(rng.choice([0, 1, 2, 3])):
+            for _ in range(rng.choice([0, 1, 2, 3]) * can_plan):
                 self.attempt(self.make)
             for _ in range(rng.choice([0, 0, 1, 2])):
                 self.attempt(self.change)
@@ -111,7 +136,7 @@ class Generator:
                 self.save(rng.choice(self.vars))
         if rng.randrange(6) == 0:
             self.attempt(self.each)
-        for _ in range(rng.choice([0, 1, 2, 4])):
+        for _ in range(rng.choice([0, 1, 2, 4]) * can_plan):
             self.attempt(self.make)
         for var in rng.sample(self.vars, min(len(self.vars), 2)) + self.vars[-2:]:
             self.save(var)
@@ -127,7 +152,7 @@ class Generator:
         self.statements.append(statement)
         self.moments.add(statement)
         if statement.place and statement.kind != "parameter":
-            self.looked.update((self.invoke, turn) for turn in statement.turns())
+            self.looked.update((i, turn) for turn in statement.turns() for i in self.seen())
 
     def define(self, like, root=None, path=""):
         name = f"v{self.n_names}"
@@ -544,9 +569,10 @@ class Generator:
         condition = torch_text.partition(": ")[0] + ": " if torch_text else ""
         self.add(Statement("replace", text, f"{condition}value = {value}", reads=tuple(self.reads),
                            root=root, place=(name, block, step)))
-        key = self.invoke, turn
-        self.replaced[key] = self.replaced.get(key, 0) + 1
-        self.vars = [v for v in self.vars if v.root != root or v.path == name.at(block)]
+        for key in {(i, turn) for i in [self.invoke, *self.seen()]}:
+            old = f"{key[0]}@{turn}#{self.replaced.get(key, 0)}"
+            self.vars = [v for v in self.vars if v.root != old or v.path == name.at(block)]
+            self.replaced[key] = self.replaced.get(key, 0) + 1
 
     # Contexts.
 
@@ -556,10 +582,13 @@ class Generator:
 
     def skip(self):
         """A module is left out, which nothing looks into."""
+        if None in self.trace.prompts and self.invoke != self.trace.invokes[-1]:
+            raise Misfit        # what comes behind may look
         name, block = self.somewhere([n for n in POINTS.canonical if n.point in SKIPPED])
         step = self.rng.choice(self.trace.steps)
         first, last = (POINTS.turn(p, block, step) for p in (SKIPPED[name.point], name.point))
-        if any((self.invoke, turn) in self.looked for turn in range(first + 1, last)):
+        inside = range(first + 1, last)
+        if any((i, turn) in self.looked for i in self.seen() for turn in inside):
             raise Misfit
         module = name.at(f"[{block}]").replace(".[", "[").rpartition(".output")[0]
         at = self.step_text(step)
@@ -577,7 +606,8 @@ class Generator:
             (f"with run.iter[:{first + 1}]", steps[:first + 1]),
             (f"for step in run.iter[{first}:]", steps[first:])])
         out, lines, self.reads = f"s{len(self.statements)}", [], []
-        if name.point in POINTS.writable:
+        if name.point in POINTS.writable and all(
+                self.is_unread(self.root_at(name, block, step)) for step in steps):
             lines.append(self.each_change(POINTS.turn(name.point, block, steps[0]),
                                           self.root_at(name, block, steps[0])))
         if not lines or rng.randrange(2):
@@ -611,7 +641,7 @@ class Generator:
         self.statements.append(Statement("each", text, change, out="edit", invoke=EDIT,
                                          place=(name, block, 0), steps=tuple(steps)))
         for trace in self.traces:
-            self.looked.update((i, turn) for i in trace.invokes
+            self.looked.update((i, turn) for i in trace.own()
                                for turn in self.statements[-1].within(trace, i).turns())
 
     def stop(self):
@@ -636,8 +666,16 @@ class Generator:
         if not self.moments.roots[var.root].is_live:
             return var.path != READ_ONLY
         invoke, turn, version = map(int, re.split("[@#]", var.root))
+        if self.sees_all and invoke != self.invoke or not self.is_unread(var.root):
+            return False        # the copy of all rows would be another one
         return (POINTS.point_at(turn) in POINTS.writable
                 and version == self.replaced.get((invoke, turn), 0))
+
+    def is_unread(self, root):
+        """Whether a copy of all rows, if it is one, has not been used behind its turn: what is set
+        there then would come too late."""
+        there = self.moments.roots.get(root)
+        return not self.sees_all or there is None or there.read_turn <= there.turn
 
     def target(self):
         """Mostly an activation, or a view of one."""

@@ -217,7 +217,8 @@ READ_ONLY = {
 class Run:
     def __init__(self, owner, program, generated):
         self.owner, self.program = owner, program
-        self.generated = [[[*ids] for ids in prompts] for prompts in generated]
+        invokes = [i for trace in program.traces for i in trace.own()]
+        self.generated = {i: [[*ids] for ids in rows] for i, rows in zip(invokes, generated)}
         self.model, self.track = owner.model, owner.track
         self.saves, self.live = {}, {}
         self.env = ({}, {})
@@ -242,10 +243,10 @@ class Run:
     def place_rows(self):
         """Each invoke's rows of the batch, and of all rows the padding in front of their tokens, in
         the batch and as the invoke sees them."""
-        lengths = [[len(prompt) for prompt in prompts] for prompts in self.trace.prompts]
-        self.n_tokens = max(map(max, lengths))
+        lengths = {i: [*map(len, prompts)] for i, prompts in self.trace.own().items()}
+        self.n_tokens = max(map(max, lengths.values()))
         self.rows, self.pads, self.n_rows = {}, {}, 0
-        for invoke, own in zip(self.trace.invokes, lengths):
+        for invoke, own in lengths.items():
             self.rows[invoke] = range(self.n_rows, self.n_rows + len(own))
             self.pads[invoke] = [(self.n_tokens - n, max(own) - n) for n in own]
             self.n_rows += len(own)
@@ -257,7 +258,7 @@ class Run:
             self.run_trace()
 
     def run_trace(self):
-        prompts = [prompt for own in self.trace.prompts for prompt in own] * len(TRACKS)
+        prompts = sum(self.trace.own().values(), []) * len(TRACKS)
         ids = torch.tensor([[0] * (self.n_tokens - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (self.n_tokens - len(p)) + [1] * len(p) for p in prompts])
         later = mask.new_ones(len(mask), len(self.trace.steps))
@@ -276,7 +277,7 @@ class Run:
             self.at_ids("generated", {
                 i: torch.tensor([[0] * pad + prompt + new for (_, pad), prompt, new in
                                  zip(self.pads[i], prompts, self.generated[i])])
-                for i, prompts in zip(self.trace.invokes, self.trace.prompts)})
+                for i, prompts in self.trace.own().items()})
 
     def sampled(self, logits):
         """The server's ids, which must be as likely as any."""
@@ -365,14 +366,36 @@ class Run:
                     tokens_of(x, row, point, pad, self.step)[...] = tokens_of(
                         base, i, point, own_pad, self.step)
 
+    def bases(self, invoke, turn):
+        """What an invoke has at a place, on both tracks; without prompts of its own a copy of what
+        the others have, from where it asks on."""
+        if (invoke, turn) not in self.live:
+            parts = zip(*(self.live[i, turn] for i in self.rows))
+            self.live[invoke, turn] = [joined(each) for each in parts]
+        return self.live[invoke, turn]
+
     def clear(self, invoke, turn):
         """What is written to padding is dropped."""
+        if invoke not in self.rows:
+            self.spread(invoke, turn)
+            return
         for base in self.live[invoke, turn]:
             written = base.clone()
             base.zero_()
             for i, (_, pad) in enumerate(self.pads[invoke]):
                 tokens_of(base, i, POINTS.point_at(turn), pad, self.step)[...] = tokens_of(
                     written, i, POINTS.point_at(turn), pad, self.step)
+
+    def spread(self, invoke, turn):
+        """What is written to the rows of all invokes is written to each one's."""
+        parts = [*zip(*(self.live[i, turn] for i in self.rows))]
+        for base, each in zip(self.live[invoke, turn], parts):
+            for view, part in zip(ends_of(base, each), each):
+                part[...] = view
+        for i in self.rows:
+            self.clear(i, turn)
+        for base, each in zip(self.live[invoke, turn], parts):
+            base[...] = joined(each)
 
     # Statements.
 
@@ -385,9 +408,8 @@ class Run:
                 getattr(self, self.statements[i].kind)(i, self.statements[i])
 
     def hook(self, i, s):
-        base = self.live[s.invoke, POINTS.turn(s.place[0].point, *s.place[1:])]
-        for track in TRACKS:
-            self.env[track][s.out] = named_view(base[track], s.place[0])
+        for track, base in enumerate(self.bases(s.invoke, self.turn)):
+            self.env[track][s.out] = named_view(base, s.place[0])
 
     def parameter(self, i, s):
         name, block = s.place
@@ -456,7 +478,8 @@ class Run:
 
     def replace(self, i, s):
         key = s.invoke, self.turn
-        self.live[key] = [base.clone() for base in self.live[key]]
+        for each in {key} if s.invoke in self.rows else {key, *((i, self.turn) for i in self.rows)}:
+            self.live[each] = [base.clone() for base in self.bases(*each)]
         for track in TRACKS:
             view = named_view(self.live[key][track], s.place[0])
             names = self.executed(s, {"value": view.clone(), **self.operands(i, s, track)})
@@ -464,7 +487,7 @@ class Run:
         self.clear(*key)
 
     def each(self, i, s):
-        bases, kept = self.live[s.invoke, self.turn], ([], [])
+        bases, kept = self.bases(s.invoke, self.turn), ([], [])
         names = [{"x": named_view(bases[track], s.place[0]), s.out: kept[track],
                   **self.operands(i, s, track)} for track in TRACKS]
         for line in s.torch.split("\n"):
@@ -478,7 +501,7 @@ class Run:
 
     def cache(self, i, s):
         self.saves[f"{s.out}.{s.turns().index(self.turn)}"] = [
-            named_view(base, s.place[0]).clone() for base in self.live[s.invoke, self.turn]]
+            named_view(base, s.place[0]).clone() for base in self.bases(s.invoke, self.turn)]
 
     def stop(self, i, s):
         self.saves[s.out] = [None, None]
@@ -488,6 +511,22 @@ class Run:
             return value.clone() if condition else None
         self.saves[s.out] = [seen(*map(self.operands(i, s, track).get, s.reads))
                              for track in TRACKS]
+
+
+def ends_of(whole, parts):
+    """Each part's rows of the whole, without what is in front of it."""
+    for rows, part in zip(whole.split([len(part) for part in parts]), parts):
+        yield rows[(slice(None), *(slice(size - own, None) for size, own in
+                                   zip(whole.shape[1:], part.shape[1:])))]
+
+
+def joined(parts):
+    """All rows, padded on the left."""
+    widest = [max(sizes) for sizes in zip(*(part.shape for part in parts))][1:]
+    whole = parts[0].new_zeros(sum(map(len, parts)), *widest)
+    for view, part in zip(ends_of(whole, parts), parts):
+        view[...] = part
+    return whole
 
 
 def shifted(x, others, margins):

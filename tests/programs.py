@@ -1,7 +1,7 @@
 """Random programs by seed (program_generator.py): hooks at every point and step, views, arithmetic,
-changes, several invokes, contexts, as lines of client code that mean the same in torch. Each runs
-through the Python client on a server and in torch on Hugging Face's GPT-2 (program_oracle.py);
-every saved element is compared, but for those that hang on the last bits.
+changes, several invokes, sessions, contexts, as lines of client code that mean the same in torch.
+Each runs through the Python client on a server and in torch on Hugging Face's GPT-2
+(program_oracle.py); every saved element is compared, but for those that hang on the last bits.
 
     programs.py                      2,000 programs from seed 0, on a server of its own
     programs.py --first 7 --count 1  one of them
@@ -10,8 +10,9 @@ every saved element is compared, but for those that hang on the last bits.
                                      for programs_kept.jsonl: a seed means another program as soon
                                      as a table has another row
 
-A program is data: prompts, steps, and statements whose text may use the names of earlier ones. When
-a statement runs follows from what it reads, as protocol/plan.h says it (Moments).
+A program is data: traces, each with its prompts and steps, and statements whose text may use the
+names of earlier ones. When a statement runs follows from what it reads, as protocol/plan.h says it
+(Moments).
 """
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 36, "vocab_size": 131, "n_positions": 96,
          "bos_token_id": None, "eos_token_id": None}     # no token ends a generation
 CONTEXTS = ("edit()", "cond(", "else_()", ".skip(", "stop()", "cache(", "run.all()", "model.all()",
-            "with run.iter[", "for step in run.iter[", "model.session()")
+            "with run.iter[", "for step in run.iter[", "model.session()", "run.invoke()")
 SAVING = ("save", "each", "cache")
 USING = ("make", "change", "replace", "each", "save")   # what others made
 EDIT = -1
@@ -178,7 +179,7 @@ class Statement:
 
     @functools.cached_property
     def torch_code(self):
-        return compile(self.torch or self.text, "<torch>", "exec")
+        return compile(self.torch, "<torch>", "exec") if self.torch else self.code
 
     def turns(self):
         """When a pass gets to its place."""
@@ -199,10 +200,14 @@ class Statement:
 
 @dataclasses.dataclass
 class Trace:
-    prompts: list           # of each invoke its prompts, lists of token ids
+    prompts: list           # of each invoke its prompts, lists of token ids; None: those of all
     n_new: int              # 0: trace, else tokens to generate
     invokes: range          # counted through all traces of the program
     steps: range            # so are they
+
+    def own(self):
+        """Of each invoke that has prompts these."""
+        return {i: prompts for i, prompts in zip(self.invokes, self.prompts) if prompts}
 
     @property
     def opened(self):
@@ -232,7 +237,7 @@ class Program:
     def expanded(self):
         """What runs in all, in order: edits at the front of each invoke."""
         return [s.within(trace, i) for trace in self.traces for i in trace.invokes
-                for s in self.of(EDIT) + self.of(i)]
+                for s in (self.of(EDIT) if i in trace.own() else []) + self.of(i)]
 
     def of(self, invoke):
         """What stands in an invoke's block."""
@@ -281,14 +286,14 @@ class Program:
         for trace in self.traces:
             write(is_session, f"with {trace.opened} as run:")
             for i, prompts in zip(trace.invokes, trace.prompts):
-                write(is_session + 1, f"with run.invoke({given(prompts)}):")
+                write(is_session + 1, f"with run.invoke({given(prompts) or ''}):")
                 body(is_session + 2, i)
         return "\n".join(lines)
 
 
 def given(prompts):
     """What an invoke is given."""
-    return prompts if len(prompts) > 1 else prompts[0]
+    return prompts[0] if prompts and len(prompts) == 1 else prompts
 
 
 @dataclasses.dataclass
@@ -373,6 +378,8 @@ class Sent:
         source = self.program.source()
         yield from (("context", each) for each in CONTEXTS if each in source)
         yield from (("of an earlier trace", s.kind) for s in self.program.shared())
+        yield from (("of all prompts", s.kind) for trace in self.program.traces
+                    for i in set(trace.invokes) - trace.own().keys() for s in self.program.of(i))
 
 
 def execute(statements, names):

@@ -71,7 +71,7 @@ def test_programs_are_what_torch_computes(outcomes):
 def is_unequal(sent):
     """Whether prompts of one invoke differ in length."""
     return any(len({*map(len, prompts)}) > 1 for trace in sent.program.traces
-               for prompts in trace.prompts)
+               for prompts in trace.own().values())
 
 
 def test_every_op_place_and_context_is_reached(checker, outcomes):
@@ -82,7 +82,8 @@ def test_every_op_place_and_context_is_reached(checker, outcomes):
     wanted |= {("parameter", row["path"]) for row in spec["parameters"]}
     wanted |= {("apply", path) for path in spec["modules"]}
     wanted |= {("context", each) for each in programs.CONTEXTS}
-    wanted |= {("of an earlier trace", each) for each in programs.USING}
+    wanted |= {(values, each) for values in ("of an earlier trace", "of all prompts")
+               for each in programs.USING}
     assert wanted - used - UNREACHED.keys() == set(), "add rows to tests/program_rows.py"
     assert used & UNREACHED.keys() == set()
 

@@ -375,12 +375,12 @@ template <class S> static cudaError_t allow_split(const struct device *d)
     return ALLOW_SHARED(linear_split_kernel<S>, split_size<S>(split_warps_max<S>(d)));
 }
 
-/* More rows: each warp of a block makes 32 rows of its tile, four lanes above one another with R
+/* More rows: each warp of a block makes 4 R rows of its tile, four lanes above one another with R
  * rows each, and 32 by FOURS columns, eight lanes beside one another. The slices' copies are
  * STAGES - 1 ahead. Sums lie in shared memory, so that more blocks find registers. */
-template <int TALL_, int WIDE_, int FOURS_, int STAGES_, int BLOCKS_> struct tiles {
+template <int R_, int FOURS_, int TALL_, int WIDE_, int STAGES_, int BLOCKS_> struct tiles {
     static constexpr int TALL = TALL_, WIDE = WIDE_, FOURS = FOURS_, STAGES = STAGES_; /* warps */
-    static constexpr int R = 8, W = 4 * FOURS, ROWS = TALL * 32, COLUMNS = WIDE * 32 * FOURS;
+    static constexpr int R = R_, W = 4 * FOURS, ROWS = TALL * 4 * R, COLUMNS = WIDE * 32 * FOURS;
     static constexpr int BLOCKS = BLOCKS_; /* on a processor at once */
     static constexpr int THREADS = TALL * WIDE * 32, STAGE = ROWS * PITCH + SLICE * COLUMNS;
     static constexpr int SIZE = (int)sizeof(float) * (ROWS * COLUMNS + STAGES * STAGE);
@@ -415,7 +415,7 @@ __global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
     float *const stages = sums + T::ROWS * T::COLUMNS;
     const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
     const int row = (int)blockIdx.x * T::ROWS, column = (int)blockIdx.y * T::COLUMNS;
-    const int my_row = warp % T::TALL * 32 + lane / 8;
+    const int my_row = warp % T::TALL * 4 * T::R + lane / 8;
     const int my_column = warp / T::TALL * 32 * T::FOURS + lane % 8 * 4;
     const typename T::copies copies(l, row, column, t);
     const auto fetch_w = [&](int s) {
@@ -492,8 +492,9 @@ static const struct kernel {
     KERNEL(split, 330, 335, 2, 4, 8, 32, 4),  /* 16 x 16 */
     KERNEL(split, 460, 440, 4, 4, 4, 32, 3),  /* 16 x 32 */
     KERNEL(split, 720, 800, 8, 4, 4, 32, 3),  /* 32 x 32 */
-    KERNEL(tiles, 2650, 2200, 2, 2, 1, 4, 4), /* 64 x 64 */
-    KERNEL(tiles, 4000, 3500, 2, 2, 2, 3, 3), /* 64 x 128 */
+    KERNEL(tiles, 2650, 2200, 8, 1, 2, 2, 4, 4), /* 64 x 64 */
+    KERNEL(tiles, 3000, 2650, 6, 2, 2, 2, 3, 3), /* 48 x 128 */
+    KERNEL(tiles, 4000, 3500, 8, 2, 2, 2, 3, 3), /* 64 x 128 */
 #undef KERNEL
 };
 

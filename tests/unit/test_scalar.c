@@ -196,7 +196,7 @@ static void special_values_are_torch_s(void **state)
         {scalar_log(-inf), nan_}, {scalar_log(inf), inf}, {scalar_log(1), 0},
         {scalar_log(nan_), nan_}, {scalar_log(0x1p-149f), -103.278929903431851f},
         {scalar_tanh(inf), 1}, {scalar_tanh(-inf), -1}, {scalar_tanh(30), 1}, {scalar_tanh(nan_), nan_},
-        {scalar_tanh(0x1p-149f), 0x1p-149f},
+        {scalar_tanh(0x1p-149f), 0x1p-149f}, {1 / scalar_tanh(-0.0f), -inf}, {1 / scalar_tanh(0), inf},
         {scalar_sigmoid(inf), 1}, {scalar_sigmoid(-inf), 0}, {scalar_sigmoid(0), 0.5f},
         {scalar_sigmoid(nan_), nan_},
         {scalar_gelu_new(inf), inf}, {scalar_gelu_new(-inf), nan_}, {scalar_gelu_new(nan_), nan_},
