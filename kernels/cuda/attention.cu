@@ -209,10 +209,11 @@ __device__ __forceinline__ float lanes_most(float x, int bits)
 
 /* Attention of a row that comes alone, as in decoding: a block for each head. Its warps share out
  * the keys, and then the values, in pieces: 64 elements of half a page. Each warp copies its own
- * pieces to SLOTS places in shared memory, ahead of their use and also beyond the softmax, so none
- * waits for another. */
-constexpr int HALF = CHUNK / 2, SLOTS = 2, SLOT_PITCH = CHUNK + 4, SLOT = HALF * SLOT_PITCH;
-constexpr int ALONE_WARPS = 8;
+ * pieces to SLOTS places in shared memory, so none waits for another, and the next as soon as there
+ * is room, also before the softmax. (One place for each of many warps is as fast as two for half as
+ * many, and faster where blocks share a processor.) */
+constexpr int HALF = CHUNK / 2, SLOTS = 1, SLOT_PITCH = CHUNK + 4, SLOT = HALF * SLOT_PITCH;
+constexpr int ALONE_WARPS = 16;
 static_assert(HALF == 32, "a lane a key");
 
 /* Where a warp's way leads. A unit of keys is half a page, and its pieces are parts of 64 elements;
@@ -492,7 +493,9 @@ constexpr int COLUMN_BITS = 1 | 4 | 8; /* of a lane's number */
 constexpr int PAGE_PITCH = CHUNK + 4, PAGE = CHUNK * PAGE_PITCH;
 static_assert(TALL * WIDE == 32 && 2 * WIDE * QUERY_W == CHUNK, "two warps are as wide as a page");
 
-template <int R> struct queries {
+/* DH: elements of a head, known to the compiler, and rows of q lie at 16 bytes; or 0. */
+template <int R_, int DH_> struct attend_shape {
+    static constexpr int R = R_, DH = DH_;
     static constexpr int COUNT = 2 * TALL * R, ROUNDS = COUNT / (ATTEND / LANES);
 };
 
@@ -504,16 +507,19 @@ struct pair {
 };
 
 struct run {
-    struct pages c;
-    int32_t *pages; /* shared */
     int head, n_rows, position; /* of its first row */
+    int dh, pitch, n_keys; /* the last row's */
     int n_pages, pairs, parts;
+    int32_t *pages; /* shared */
     float *blocks; /* [2][TEAMS][CHUNK][PAGE_PITCH] */
     float *q;      /* [COUNT][q_pitch] */
     float *scores; /* [COUNT][score_pitch] */
     float *most;   /* [2 TEAMS][COUNT]: of a row's scores, the two warps of a team one by one */
     float4 *others; /* [2][R][TEAM]: products of the second team, where q was */
     int q_pitch, score_pitch;
+    const float *from; /* what this thread copies of page 0, and to where of a block */
+    size_t page_size;
+    int to;
     struct pair ahead;
     int n_fetched;
 };
@@ -537,19 +543,19 @@ __device__ __forceinline__ int lane_column(void)
     return lane % 2 + lane / 4 % 4 * 2;
 }
 
-template <int R> __device__ __forceinline__ int warp_row(void)
+template <class S> __device__ __forceinline__ int warp_row(void)
 {
-    return (int)threadIdx.x / 64 % 2 * TALL * R;
+    return (int)threadIdx.x / 64 % 2 * TALL * S::R;
 }
 
 __device__ __forceinline__ int warp_column(void)
 {
-    return (int)threadIdx.x / 32 % 2 * (CHUNK / 2);
+    return (int)threadIdx.x / 32 % 2 * HALF;
 }
 
-template <int R> __device__ __forceinline__ int query_of(int i)
+template <class S> __device__ __forceinline__ int query_of(int i)
 {
-    return warp_row<R>() + lane_row() + TALL * i;
+    return warp_row<S>() + lane_row() + TALL * i;
 }
 
 /* The keys that a query sees. */
@@ -558,30 +564,23 @@ __device__ __forceinline__ int keys_of(const struct run &r, int query)
     return r.position + query + 1;
 }
 
-/* Those of a page. Who is behind the last row sees none. */
-__device__ __forceinline__ int keys_in(const struct run &r, int query, int page)
-{
-    return query < r.n_rows ? keys_within(keys_of(r, query), page * CHUNK, CHUNK) : 0;
-}
-
 /* Begins to copy each team's page of the next step, as far as somebody sees it, by halves. */
-__device__ __forceinline__ void fetch_pages(struct run &r)
+template <class S> __device__ __forceinline__ void fetch_pages(struct run &r)
 {
     struct pair &s = r.ahead;
-    const int t = (int)threadIdx.x % TEAM, page = TEAMS * s.number + own_team();
-    const int column = t % LANES * 4, element = s.part * CHUNK + column;
-    const int n_keys = (keys_in(r, r.n_rows - 1, page) + HALF - 1) / HALF * HALF;
-    if (s.part < r.parts && n_keys > 0 && element < r.c.pitch) {
-        const int32_t from_page = r.pages[page];
-        const float *from = (s.is_value ? head_values(r.c, from_page, r.head)
-                                        : head_keys(r.c, from_page, r.head)) + element;
-        float *to = r.blocks + (r.n_fetched % 2 * TEAMS + own_team()) * PAGE + column;
-        UNROLL(8)
-        for (int i = 0; i < CHUNK; i += TEAM / LANES) {
-            const int key = i + t / LANES;
-            if (i / HALF * HALF < n_keys)
-                COPY_ASYNC(to + key * PAGE_PITCH, from + key * r.c.pitch, 4 * sizeof *to);
-        }
+    const int page = TEAMS * s.number + own_team(), n = r.n_keys - page * CHUNK;
+    const int element = s.part * CHUNK + (int)threadIdx.x % LANES * 4;
+    if (s.part < r.parts && n > 0 && (S::DH == CHUNK || element < r.pitch)) {
+        const float *from = r.from + (size_t)r.pages[page] * r.page_size + s.part * CHUNK
+                            + (s.is_value ? CHUNK * r.pitch : 0);
+        float *to = r.blocks + r.n_fetched % 2 * TEAMS * PAGE + r.to;
+        constexpr int STEP = TEAM / LANES;
+        UNROLL(4)
+        for (int i = 0; i < HALF; i += STEP)
+            COPY_ASYNC(to + i * PAGE_PITCH, from + i * r.pitch, 4 * sizeof *to);
+        UNROLL(4)
+        for (int i = HALF; i < CHUNK && n > HALF; i += STEP)
+            COPY_ASYNC(to + i * PAGE_PITCH, from + i * r.pitch, 4 * sizeof *to);
     }
     COPY_COMMIT();
     r.n_fetched++;
@@ -594,11 +593,11 @@ __device__ __forceinline__ void fetch_pages(struct run &r)
 }
 
 /* The team's page of the step, which all of it may read now; the next one is on its way. */
-__device__ __forceinline__ const float *next_page(struct run &r)
+template <class S> __device__ __forceinline__ const float *next_page(struct run &r)
 {
     COPY_WAIT(0);
     __syncthreads(); /* it has come for all, and all are done with the one before it */
-    fetch_pages(r);
+    fetch_pages<S>(r);
     return r.blocks + (r.n_fetched % 2 * TEAMS + own_team()) * PAGE;
 }
 
@@ -607,7 +606,7 @@ template <int R>
 __device__ __forceinline__ void multiply_both(float (&p)[R][QUERY_W], const float *x, int X,
                                               const float *y, int Y, int n_k)
 {
-    UNROLL(4)
+    UNROLL(8)
     for (int k = 0; k < n_k / 4 * 4; k += 4) {
         float a[R][4], b[QUERY_W][4];
         UNROLL(4)
@@ -633,128 +632,203 @@ __device__ __forceinline__ void multiply_both(float (&p)[R][QUERY_W], const floa
                 p[i][c] = fmaf(x[i * X + k], y[c * Y + k], p[i][c]);
 }
 
-/* scores = sum / sqrt(dh) of the keys from `key` on, WIDE apart; `most` goes along, of those that a
- * query sees. */
-template <int R>
-__device__ __forceinline__ void put_scores(float (&most)[R], const struct run &r,
-                                           const float (&sum)[R][QUERY_W], int key, float factor)
+/* A sum's chunks are added to -0, which changes none, unlike +0. */
+template <int R> __device__ __forceinline__ void begin_sum(float (&sum)[R][QUERY_W])
 {
     UNROLL(4)
     for (int i = 0; i < R; i++)
         UNROLL(4)
+        for (int c = 0; c < QUERY_W; c++)
+            sum[i][c] = -0.0f;
+}
+
+/* scores = sum / sqrt(dh) of the keys from `key` on, WIDE apart; `most` goes along, of those that a
+ * query sees. */
+template <class S>
+__device__ __forceinline__ void put_scores(float (&most)[S::R], const struct run &r,
+                                           float (&sum)[S::R][QUERY_W], int key, float factor)
+{
+    const bool is_whole = key - lane_column() + HALF <= keys_of(r, warp_row<S>());
+    float *to = r.scores + query_of<S>(0) * r.score_pitch + key;
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++)
+        UNROLL(4)
         for (int c = 0; c < QUERY_W; c++) {
-            const float score = sum[i][c] * factor;
-            r.scores[query_of<R>(i) * r.score_pitch + key + WIDE * c] = score;
-            if (key + WIDE * c < keys_of(r, query_of<R>(i)))
-                most[i] = fmaxf(most[i], score);
+            sum[i][c] *= factor;
+            to[TALL * i * r.score_pitch + WIDE * c] = sum[i][c];
         }
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++)
+        UNROLL(4)
+        for (int c = 0; c < QUERY_W; c++)
+            if (is_whole)
+                most[i] = fmaxf(most[i], sum[i][c]);
+            else if (key + WIDE * c < keys_of(r, query_of<S>(i)))
+                most[i] = fmaxf(most[i], sum[i][c]);
 }
 
 /* scores = q @ keys / sqrt(dh), but for keys that none of a warp's queries sees, and the most of
  * each query's. */
-template <int R> __device__ __forceinline__ void score_pages(struct run &r)
+template <class S> __device__ __forceinline__ void score_pages(struct run &r)
 {
-    const float factor = 1.0f / sqrtf((float)r.c.dh);
+    const float factor = 1.0f / sqrtf((float)r.dh);
     const int column = warp_column() + lane_column();
-    const int last = warp_row<R>() + TALL * R < r.n_rows ? warp_row<R>() + TALL * R - 1
-                                                         : r.n_rows - 1;
-    const float *q = r.q + query_of<R>(0) * r.q_pitch;
-    float most[R];
-    for (int i = 0; i < R; i++)
+    const int n_rows = r.n_rows - warp_row<S>() < TALL * S::R ? r.n_rows - warp_row<S>()
+                                                              : TALL * S::R;
+    const int n_seen = n_rows > 0 ? keys_of(r, warp_row<S>() + n_rows - 1) : 0;
+    const float *q = r.q + query_of<S>(0) * r.q_pitch;
+    float most[S::R];
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++)
         most[i] = -INFINITY;
-    for (int pair = 0; pair < r.pairs; pair++) {
-        const int first = (TEAMS * pair + own_team()) * CHUNK;
-        const bool is_seen = warp_row<R>() <= last && first + warp_column() < keys_of(r, last);
-        float sum[R][QUERY_W] = {};
-        for (int k = 0; k < r.c.dh; k += CHUNK) {
-            const float *keys = next_page(r) + column * PAGE_PITCH;
-            const int n = r.c.dh - k < CHUNK ? r.c.dh - k : CHUNK;
-            float p[R][QUERY_W] = {};
-            if (is_seen)
+    UNROLL(1)
+    for (int number = 0; number < r.pairs; number++) {
+        const int first = (TEAMS * number + own_team()) * CHUNK + warp_column();
+        float sum[S::R][QUERY_W];
+        begin_sum(sum);
+        for (int k = 0; k < r.dh; k += CHUNK) {
+            const float *keys = next_page<S>(r) + column * PAGE_PITCH;
+            const int n = r.dh - k < CHUNK ? r.dh - k : CHUNK;
+            float p[S::R][QUERY_W] = {};
+            if (first < n_seen)
                 multiply_both(p, q + k, TALL * r.q_pitch, keys, WIDE * PAGE_PITCH, n);
             UNROLL(4)
-            for (int i = 0; i < R; i++)
+            for (int i = 0; i < S::R; i++)
                 UNROLL(4)
                 for (int c = 0; c < QUERY_W; c++)
-                    sum[i][c] = add_chunk(sum[i][c], p[i][c], k);
+                    sum[i][c] += p[i][c];
         }
-        if (is_seen)
-            put_scores(most, r, sum, first + column, factor);
+        if (first < n_seen)
+            put_scores<S>(most, r, sum, first + lane_column(), factor);
     }
     UNROLL(4)
-    for (int i = 0; i < R; i++) {
+    for (int i = 0; i < S::R; i++) {
         most[i] = lanes_most(most[i], COLUMN_BITS);
         if (lane_column() == 0)
-            r.most[(int)threadIdx.x / TEAM * 2 * queries<R>::COUNT
-                   + (int)threadIdx.x / 32 % 2 * queries<R>::COUNT + query_of<R>(i)] = most[i];
+            r.most[(own_team() * 2 + (int)threadIdx.x / 32 % 2) * S::COUNT + query_of<S>(i)]
+                = most[i];
     }
     __syncthreads();
 }
 
-/* Four by four, also behind the last key, where somebody's scores stand. */
-__device__ __forceinline__ void divide_row(float *row, int n_keys, float sum)
+/* The rows of half a warp, in a softmax. What stands behind a row's last key is computed as far as
+ * another row of the warp goes, and not read. */
+template <int ROUNDS> struct soft {
+    float *row[ROUNDS], sum[ROUNDS];
+    int n_keys[ROUNDS], n_most;
+};
+
+/* scores become exp(score - most), and `sum` their sums. Four of each row at a time: loads do not
+ * pass stores. */
+template <class S> __device__ __forceinline__ void exp_rows(struct soft<S::ROUNDS> &s,
+                                                            const float (&most)[S::ROUNDS])
 {
-    const float inverse = 1.0f / sum;
+    constexpr int ROUNDS = S::ROUNDS, AT_ONCE = 4;
+    UNROLL(1)
+    for (int key = (int)threadIdx.x % LANES; key < s.n_most; key += LANES * AT_ONCE) {
+        float x[AT_ONCE][ROUNDS];
+        UNROLL(4)
+        for (int j = 0; j < AT_ONCE; j++)
+            UNROLL(2)
+            for (int i = 0; i < ROUNDS; i++)
+                x[j][i] = key + j * LANES < s.n_most ? s.row[i][key + j * LANES] : most[i];
+        UNROLL(4)
+        for (int j = 0; j < AT_ONCE; j++)
+            UNROLL(2)
+            for (int i = 0; i < ROUNDS; i++)
+                x[j][i] = scalar_exp_falling(x[j][i] - most[i]);
+        UNROLL(4)
+        for (int j = 0; j < AT_ONCE; j++)
+            UNROLL(2)
+            for (int i = 0; i < ROUNDS; i++) {
+                if (key + j * LANES < s.n_most)
+                    s.row[i][key + j * LANES] = x[j][i];
+                s.sum[i] += key + j * LANES < s.n_keys[i] ? x[j][i] : 0.0f;
+            }
+    }
     UNROLL(2)
-    for (int key = (int)threadIdx.x % LANES * 4; key < n_keys; key += LANES * 4) {
-        float x[4];
-        load_columns(x, row + key);
-        if (fminf(fminf(x[0], x[1]), fminf(x[2], x[3])) >= WEIGHT_LEAST)
-            for (int i = 0; i < 4; i++)
-                x[i] = scalar_weight(x[i], sum, inverse);
-        else
-            for (int i = 0; i < 4; i++)
-                x[i] = x[i] / sum;
-        *reinterpret_cast<float4 *>(row + key) = make_float4(x[0], x[1], x[2], x[3]);
+    for (int i = 0; i < ROUNDS; i++)
+        s.sum[i] = lane_zero(lanes_sum(s.sum[i]));
+}
+
+/* They become weights, four by four. */
+template <class S> __device__ __forceinline__ void divide_rows(const struct soft<S::ROUNDS> &s)
+{
+    constexpr int ROUNDS = S::ROUNDS;
+    float inverse[ROUNDS];
+    UNROLL(2)
+    for (int i = 0; i < ROUNDS; i++)
+        inverse[i] = 1.0f / s.sum[i];
+    UNROLL(2)
+    for (int key = (int)threadIdx.x % LANES * 4; key < s.n_most; key += LANES * 4) {
+        float x[ROUNDS][4], least = INFINITY;
+        UNROLL(2)
+        for (int i = 0; i < ROUNDS; i++) {
+            load_columns(x[i], s.row[i] + key);
+            least = fminf(least, fminf(fminf(x[i][0], x[i][1]), fminf(x[i][2], x[i][3])));
+        }
+        UNROLL(8)
+        for (int j = 0; j < ROUNDS * 4; j++) {
+            float &it = x[j / 4][j % 4];
+            it = least >= WEIGHT_LEAST ? scalar_weight(it, s.sum[j / 4], inverse[j / 4]) : it;
+        }
+        if (!(least >= WEIGHT_LEAST))
+            UNROLL(8)
+            for (int j = 0; j < ROUNDS * 4; j++)
+                x[j / 4][j % 4] = x[j / 4][j % 4] / s.sum[j / 4];
+        UNROLL(2)
+        for (int i = 0; i < ROUNDS; i++)
+            *reinterpret_cast<float4 *>(s.row[i] + key)
+                = make_float4(x[i][0], x[i][1], x[i][2], x[i][3]);
     }
 }
 
-/* Scores become weights, a row by half a warp. */
-template <int R> __device__ __forceinline__ void softmax_rows(const struct run &r)
+/* Scores become weights, a row by half a warp; the halves' rows are two apart, in other banks. */
+template <class S> __device__ __forceinline__ void softmax_rows(const struct run &r)
 {
-    const int l = (int)threadIdx.x % LANES, half = (int)threadIdx.x / LANES % 2;
-    for (int i = 0; i < queries<R>::ROUNDS; i++) {
-        const int round = (int)threadIdx.x / 32 * queries<R>::ROUNDS + i;
-        const int query = round / 2 * 4 + round % 2 + 2 * half; /* two apart: other banks */
-        const int n_keys = query < r.n_rows ? keys_of(r, query) : 0;
-        float *scores = r.scores + query * r.score_pitch;
-        float most = r.most[query], lane = 0;
-        for (int w = 1; w < 2 * TEAMS; w++)
-            most = fmaxf(most, r.most[w * queries<R>::COUNT + query]);
+    struct soft<S::ROUNDS> s = {};
+    float most[S::ROUNDS];
+    UNROLL(2)
+    for (int i = 0; i < S::ROUNDS; i++) {
+        const int round = (int)threadIdx.x / 32 * S::ROUNDS + i;
+        const int query = round / 2 * 4 + round % 2 + (int)threadIdx.x / LANES % 2 * 2;
+        s.n_keys[i] = query < r.n_rows ? keys_of(r, query) : 0;
+        s.n_most = s.n_keys[i] > s.n_most ? s.n_keys[i] : s.n_most;
+        s.row[i] = r.scores + query * r.score_pitch;
+        most[i] = r.most[query];
         UNROLL(4)
-        for (int key = l; key < n_keys; key += LANES) {
-            scores[key] = scalar_exp_falling(scores[key] - most);
-            lane += scores[key];
-        }
-        const float sum = lane_zero(lanes_sum(lane));
-        __syncwarp(ALL_LANES);
-        divide_row(scores, n_keys, sum);
+        for (int w = 1; w < 2 * TEAMS; w++)
+            most[i] = fmaxf(most[i], r.most[w * S::COUNT + query]);
     }
+    exp_rows<S>(s, most);
+    __syncwarp(ALL_LANES);
+    divide_rows<S>(s);
 }
 
 /* p += weights @ values of a page, each row by the keys that it sees. */
-template <int R>
-__device__ __forceinline__ void multiply_seen(float (&p)[R][QUERY_W], const struct run &r,
+template <class S>
+__device__ __forceinline__ void multiply_seen(float (&p)[S::R][QUERY_W], const struct run &r,
                                               const float *weights, const float *values, int page)
 {
-    int n[R], n_most = 0;
+    int n[S::R], n_most = 0;
     UNROLL(4)
-    for (int i = 0; i < R; i++) {
-        n[i] = keys_in(r, query_of<R>(i), page);
+    for (int i = 0; i < S::R; i++) {
+        const int query = query_of<S>(i);
+        n[i] = query < r.n_rows ? keys_within(keys_of(r, query), page * CHUNK, CHUNK) : 0;
         n_most = n[i] > n_most ? n[i] : n_most;
     }
     UNROLL(1)
     for (int k = 0; k < n_most; k += 4) {
-        float a[R][4];
+        float a[S::R][4];
         UNROLL(4)
-        for (int i = 0; i < R; i++)
+        for (int i = 0; i < S::R; i++)
             load_columns(a[i], weights + TALL * i * r.score_pitch + k);
         UNROLL(4)
         for (int j = 0; j < 4; j++) {
             float b[QUERY_W];
             load_columns(b, values + (k + j) * PAGE_PITCH);
             UNROLL(4)
-            for (int i = 0; i < R; i++)
+            for (int i = 0; i < S::R; i++)
                 UNROLL(4)
                 for (int c = 0; c < QUERY_W; c++)
                     p[i][c] = k + j < n[i] ? fmaf(a[i][j], b[c], p[i][c]) : p[i][c];
@@ -762,147 +836,172 @@ __device__ __forceinline__ void multiply_seen(float (&p)[R][QUERY_W], const stru
     }
 }
 
-template <int R>
-__device__ __forceinline__ void multiply_page(float (&p)[R][QUERY_W], const struct run &r,
+template <class S>
+__device__ __forceinline__ void multiply_page(float (&p)[S::R][QUERY_W], const struct run &r,
                                               const float *values, int page)
 {
-    const float *weights = r.scores + query_of<R>(0) * r.score_pitch + page * CHUNK;
-    if (keys_in(r, warp_row<R>(), page) == CHUNK)
+    const float *weights = r.scores + query_of<S>(0) * r.score_pitch + page * CHUNK;
+    if (keys_of(r, warp_row<S>()) >= (page + 1) * CHUNK && warp_row<S>() < r.n_rows)
         multiply_fours(p, weights, TALL * r.score_pitch, values, PAGE_PITCH, CHUNK);
     else
-        multiply_seen(p, r, weights, values, page);
+        multiply_seen<S>(p, r, weights, values, page);
 }
 
-/* sum += a page's product, of the rows that see the page. */
+/* sum += a page's product, of the rows that see so many pages. */
 template <int R>
-__device__ __forceinline__ void add_page(float (&sum)[R][QUERY_W], const struct run &r,
-                                         const float (&p)[R][QUERY_W], int page)
+__device__ __forceinline__ void add_page(float (&sum)[R][QUERY_W], const float (&p)[R][QUERY_W],
+                                         const int (&n_seen)[R], int page)
 {
     UNROLL(4)
     for (int i = 0; i < R; i++)
         UNROLL(4)
         for (int c = 0; c < QUERY_W; c++)
-            if (keys_in(r, query_of<R>(i), page) > 0)
-                sum[i][c] = add_chunk(sum[i][c], p[i][c], page);
+            sum[i][c] = page < n_seen[i] ? sum[i][c] + p[i][c] : sum[i][c];
 }
 
 /* The second team's product with the second page of a pair goes to the first. */
 template <int R>
 __device__ __forceinline__ void give_page(const struct run &r, const float (&p)[R][QUERY_W],
-                                          int pair)
+                                          int number)
 {
-    float4 *to = r.others + pair % 2 * R * TEAM + (int)threadIdx.x % TEAM;
+    float4 *to = r.others + number % 2 * R * TEAM + (int)threadIdx.x % TEAM;
     UNROLL(4)
     for (int i = 0; i < R; i++)
         to[i * TEAM] = make_float4(p[i][0], p[i][1], p[i][2], p[i][3]);
 }
 
 template <int R>
-__device__ __forceinline__ void take_page(float (&sum)[R][QUERY_W], const struct run &r, int pair)
+__device__ __forceinline__ void take_page(float (&sum)[R][QUERY_W], const struct run &r,
+                                          const int (&n_seen)[R], int number)
 {
-    const float4 *from = r.others + pair % 2 * R * TEAM + (int)threadIdx.x % TEAM;
+    const float4 *from = r.others + number % 2 * R * TEAM + (int)threadIdx.x % TEAM;
     float p[R][QUERY_W];
     UNROLL(4)
     for (int i = 0; i < R; i++)
         load_columns(p[i], reinterpret_cast<const float *>(from + i * TEAM));
-    add_page(sum, r, p, TEAMS * pair + 1);
+    add_page(sum, p, n_seen, TEAMS * number + 1);
 }
 
-/* z[row] of the run's rows, `z` from its first one on. */
-template <int R> __device__ __forceinline__ void weigh_pages(float *z, struct run &r)
+/* z[row] of the run's rows, `z` from its first one's head on. */
+template <class S> __device__ __forceinline__ void weigh_pages(float *z, int width, struct run &r)
 {
-    const int column = warp_column() + QUERY_W * lane_column(), width = r.c.H * r.c.dh;
-    for (int first = column; first - column < r.c.dh; first += CHUNK) {
-        const bool is_there = first < r.c.dh, is_first = own_team() == 0;
-        float sum[R][QUERY_W] = {};
-        for (int pair = 0; pair < r.pairs; pair++) {
-            const float *values = next_page(r) + column;
-            if (is_first && is_there && pair > 0)
-                take_page(sum, r, pair - 1);
-            const int page = TEAMS * pair + own_team();
-            float p[R][QUERY_W] = {};
+    const int column = warp_column() + QUERY_W * lane_column();
+    const bool is_first = own_team() == 0;
+    int n_seen[S::R];
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++) {
+        const int query = query_of<S>(i);
+        n_seen[i] = query < r.n_rows ? (keys_of(r, query) + CHUNK - 1) / CHUNK : 0;
+    }
+    for (int first = column; first - column < r.dh; first += CHUNK) {
+        const bool is_there = first < r.dh;
+        float sum[S::R][QUERY_W];
+        begin_sum(sum);
+        UNROLL(1)
+        for (int number = 0; number < r.pairs; number++) {
+            const float *values = next_page<S>(r) + column;
+            if (is_first && number > 0)
+                take_page(sum, r, n_seen, number - 1);
+            const int page = TEAMS * number + own_team();
+            float p[S::R][QUERY_W] = {};
             if (is_there && page < r.n_pages)
-                multiply_page(p, r, values, page);
+                multiply_page<S>(p, r, values, page);
             if (is_first)
-                add_page(sum, r, p, page);
+                add_page(sum, p, n_seen, page);
             else
-                give_page(r, p, pair);
+                give_page(r, p, number);
         }
         __syncthreads();
-        if (!is_first || !is_there)
+        if (!is_first)
             continue;
-        take_page(sum, r, r.pairs - 1);
+        take_page(sum, r, n_seen, r.pairs - 1);
         UNROLL(4)
-        for (int i = 0; i < R; i++)
+        for (int i = 0; i < S::R; i++)
+            UNROLL(4)
             for (int c = 0; c < QUERY_W; c++)
-                if (query_of<R>(i) < r.n_rows && first + c < r.c.dh)
-                    z[query_of<R>(i) * width + r.head * r.c.dh + first + c] = sum[i][c];
+                if (query_of<S>(i) < r.n_rows && first + c < r.dh)
+                    z[query_of<S>(i) * width + first + c] = sum[i][c];
     }
 }
 
 /* Shared memory: blocks; q, and then in its place the second team's products; scores; the most of
  * each row's; pages. */
-template <int R> static int beside_scores(int dh)
+template <class S> static int beside_scores(int dh)
 {
-    const int q = queries<R>::COUNT * (whole_fours(dh) + 4), others = 2 * R * TEAM * QUERY_W;
+    const int q = S::COUNT * (whole_fours(dh) + 4), others = 2 * S::R * TEAM * QUERY_W;
     return q > others ? q : others;
 }
 
-template <int R> static size_t rows_shared(int dh, int context)
+template <class S> static size_t rows_shared(int dh, int context)
 {
-    const int count = queries<R>::COUNT;
-    return sizeof(float) * (size_t)(2 * TEAMS * PAGE + beside_scores<R>(dh)
-                                    + count * (context + 8 + 2 * TEAMS) + context / CHUNK);
+    return sizeof(float) * (size_t)(2 * TEAMS * PAGE + beside_scores<S>(dh)
+                                    + S::COUNT * (context + 8 + 2 * TEAMS) + context / CHUNK);
 }
 
-/* Copies the run's pages, and then q, the first page ahead of all. */
-template <int R>
-__device__ __forceinline__ void begin_run(struct run &r, const float *qkv, const int32_t *pages)
+/* Copies the run's pages, then q and the first of them. `qkv` is its first row's head. */
+template <class S>
+__device__ __forceinline__ void begin_run(struct run &r, const float *qkv, int width,
+                                          const int32_t *pages)
 {
-    const int t = (int)threadIdx.x, width = r.c.H * r.c.dh;
-    r.n_pages = (keys_of(r, r.n_rows - 1) + CHUNK - 1) / CHUNK;
+    const int t = (int)threadIdx.x;
+    r.n_keys = keys_of(r, r.n_rows - 1);
+    r.n_pages = (r.n_keys + CHUNK - 1) / CHUNK;
     r.pairs = (r.n_pages + TEAMS - 1) / TEAMS;
     r.ahead = {false, 0, 0};
     r.n_fetched = 0;
     for (int i = t; i < r.n_pages; i += ATTEND)
         r.pages[i] = pages[i];
     __syncthreads(); /* all are done with the run before, too */
-    for (int i = t / 32; i < queries<R>::COUNT; i += ATTEND / 32) {
+    constexpr int SIZE = S::DH ? 4 : 1; /* floats at once */
+    for (int i = t / LANES; i < S::COUNT; i += ATTEND / LANES) {
         const int query = i < r.n_rows ? i : r.n_rows - 1;
-        const float *q = qkv + (size_t)query * 3 * (size_t)width + (size_t)(r.head * r.c.dh);
-        for (int e = t % 32; e < r.c.dh; e += 32)
-            COPY_ASYNC(r.q + i * r.q_pitch + e, q + e, sizeof *q);
+        const float *q = qkv + (size_t)query * 3 * (size_t)width;
+        for (int e = t % LANES * SIZE; e < r.dh; e += LANES * SIZE)
+            COPY_ASYNC(r.q + i * r.q_pitch + e, q + e, SIZE * sizeof *q);
     }
-    fetch_pages(r);
+    fetch_pages<S>(r);
+}
+
+template <class S>
+__device__ __forceinline__ struct run run_of(const struct pages &c, float *shared, int context,
+                                             int beside)
+{
+    const int t = (int)threadIdx.x, copied = t % TEAM;
+    struct run r = {};
+    r.dh = S::DH ? S::DH : c.dh, r.pitch = S::DH ? S::DH : c.pitch;
+    r.head = (int)blockIdx.x, r.parts = (r.dh + CHUNK - 1) / CHUNK;
+    r.page_size = (size_t)c.H * 2 * CHUNK * (size_t)r.pitch;
+    r.from = c.data + (size_t)r.head * 2 * CHUNK * (size_t)r.pitch
+             + copied / LANES * r.pitch + copied % LANES * 4;
+    r.to = t / TEAM * PAGE + copied / LANES * PAGE_PITCH + copied % LANES * 4;
+    r.q_pitch = r.pitch + 4, r.score_pitch = context + 8;
+    r.blocks = shared;
+    r.q = shared + 2 * TEAMS * PAGE;
+    r.others = reinterpret_cast<float4 *>(r.q);
+    r.scores = r.q + beside;
+    r.most = r.scores + S::COUNT * r.score_pitch;
+    r.pages = reinterpret_cast<int32_t *>(r.most + 2 * TEAMS * S::COUNT);
+    return r;
 }
 
 /* Grid: heads, and the table's rows by queries, the last first, since a prompt's have the most
  * keys; run by run. A lane knows a row of the block's. Pitches are such that neighbouring rows lie
  * in different banks. */
-template <int R>
+template <class S>
 __global__ void __launch_bounds__(ATTEND, 1)
     attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
                        const struct row *rows, const int32_t *pages, int n_rows, int context,
                        int beside)
 {
-    constexpr int COUNT = queries<R>::COUNT;
-    static_assert(COUNT <= 32, "a lane a row");
-    DYNAMIC_SHARED(float, blocks);
+    static_assert(S::COUNT <= 32, "a lane a row");
+    DYNAMIC_SHARED(float, shared);
     LET_NEXT_START();
     AWAIT_LAST();
     const int lane = (int)threadIdx.x % 32, width = c.H * c.dh;
-    const int first = (int)(gridDim.y - 1 - blockIdx.y) * COUNT;
-    const int count = n_rows - first < COUNT ? n_rows - first : COUNT;
+    const int first = (int)(gridDim.y - 1 - blockIdx.y) * S::COUNT;
+    const int count = n_rows - first < S::COUNT ? n_rows - first : S::COUNT;
     const struct row own = rows[lane < count ? first + lane : first];
-    struct run r = {};
-    r.c = c, r.head = (int)blockIdx.x, r.parts = (c.dh + CHUNK - 1) / CHUNK;
-    r.q_pitch = c.pitch + 4, r.score_pitch = context + 8;
-    r.blocks = blocks;
-    r.q = blocks + 2 * TEAMS * PAGE;
-    r.others = reinterpret_cast<float4 *>(r.q);
-    r.scores = r.q + beside;
-    r.most = r.scores + COUNT * r.score_pitch;
-    r.pages = reinterpret_cast<int32_t *>(r.most + 2 * TEAMS * COUNT);
+    struct run r = run_of<S>(c, shared, context, beside);
     for (int from = 0; from < count; from += r.n_rows) {
         const int32_t pages_at = __shfl_sync(ALL_LANES, own.pages_at, from, 32);
         const size_t row = (size_t)__shfl_sync(ALL_LANES, own.row, from, 32);
@@ -910,34 +1009,43 @@ __global__ void __launch_bounds__(ATTEND, 1)
         r.n_rows = __popc(__ballot_sync(ALL_LANES, lane < count && own.pages_at == pages_at));
         if (r.n_rows == 1 && is_alone(rows, first + from, n_rows))
             continue;
-        begin_run<R>(r, qkv + row * 3 * (size_t)width, pages + pages_at);
-        score_pages<R>(r);
-        softmax_rows<R>(r);
-        weigh_pages<R>(z + row * (size_t)width, r);
+        const size_t at = row * (size_t)width, element = (size_t)(r.head * r.dh);
+        begin_run<S>(r, qkv + 3 * at + element, width, pages + pages_at);
+        score_pages<S>(r);
+        softmax_rows<S>(r);
+        weigh_pages<S>(z + at + element, width, r);
     }
     COPY_WAIT(0);
 }
 
-template <int R>
+template <class S>
 static void attend_rows(struct device *d, float *z, const struct pages &c, const float *qkv,
                         const struct staged &s)
 {
     const int context = (s.n_keys + CHUNK - 1) / CHUNK * CHUNK;
-    const dim3 grid((unsigned)c.H, blocks_for(s.n_rows, queries<R>::COUNT));
-    LAUNCH_EARLY(d, attend_rows_kernel<R>, grid, ATTEND, rows_shared<R>(c.dh, context), z, c, qkv,
-                 s.rows, s.pages, s.n_rows, context, beside_scores<R>(c.dh));
+    const dim3 grid((unsigned)c.H, blocks_for(s.n_rows, S::COUNT));
+    LAUNCH_EARLY(d, attend_rows_kernel<S>, grid, ATTEND, rows_shared<S>(c.dh, context), z, c, qkv,
+                 s.rows, s.pages, s.n_rows, context, beside_scores<S>(c.dh));
     CHECK_LAUNCH(d);
 }
 
-/* How many queries share a page, by their R: more, if they find room and enough processors have
- * some. 0: all rows are alone. */
-static int choose_rows(const struct device *d, const struct pages &c, const struct staged &s)
+using many_queries = attend_shape<4, 0>;
+using few_queries = attend_shape<2, 0>;
+using many_queries_of_64 = attend_shape<4, 64>;
+using few_queries_of_64 = attend_shape<2, 64>;
+
+template <class S> static bool has_room(const struct device *d, const struct pages &c, int n_keys)
 {
-    const int context = (s.n_keys + CHUNK - 1) / CHUNK * CHUNK;
-    const int64_t n_blocks = (int64_t)blocks_for(s.n_rows, queries<4>::COUNT) * c.H;
-    if (n_blocks >= d->processors && rows_shared<4>(c.dh, context) <= (size_t)d->shared_max)
-        return 4;
-    return rows_shared<2>(c.dh, context) <= (size_t)d->shared_max ? 2 : 0;
+    return rows_shared<S>(c.dh, (n_keys + CHUNK - 1) / CHUNK * CHUNK) <= (size_t)d->shared_max;
+}
+
+/* Many queries share a page where they find room, enough processors have some, and sequences are
+ * so long. */
+static bool has_many(const struct device *d, const struct pages &c, const struct staged &s,
+                     int rows_most)
+{
+    return has_room<many_queries>(d, c, s.n_keys) && rows_most > few_queries::COUNT
+           && (int64_t)blocks_for(s.n_rows, many_queries::COUNT) * c.H >= d->processors;
 }
 
 void cuda_attend(struct device *d, float *z, struct cache *c, int block, const float *qkv,
@@ -945,24 +1053,33 @@ void cuda_attend(struct device *d, float *z, struct cache *c, int block, const f
 {
     const struct staged s = stage_rows(d, spans, n_spans);
     const struct pages pages = pages_of(c, block);
-    int n_alone = 0;
-    for (int i = 0; i < n_spans; i++)
+    int n_alone = 0, rows_most = 0;
+    for (int i = 0; i < n_spans; i++) {
         n_alone += spans[i].n_rows == 1;
-    const int R = s.n_rows > n_alone ? choose_rows(d, pages, s) : 0;
-    if (R == 4)
-        attend_rows<4>(d, z, pages, qkv, s);
-    else if (R == 2)
-        attend_rows<2>(d, z, pages, qkv, s);
-    if (s.n_rows > 0 && (R == 0 || n_alone > 0))
-        attend_alone(d, z, pages, qkv, s, R != 0);
+        rows_most = spans[i].n_rows > rows_most ? spans[i].n_rows : rows_most;
+    }
+    const bool shares = rows_most > 1 && has_room<few_queries>(d, pages, s.n_keys);
+    const bool is_64 = c->dh == 64 && reinterpret_cast<uintptr_t>(qkv) % 16 == 0;
+    if (shares && has_many(d, pages, s, rows_most))
+        (is_64 ? attend_rows<many_queries_of_64> : attend_rows<many_queries>)(d, z, pages, qkv, s);
+    else if (shares)
+        (is_64 ? attend_rows<few_queries_of_64> : attend_rows<few_queries>)(d, z, pages, qkv, s);
+    if (s.n_rows > 0 && (n_alone > 0 || !shares))
+        attend_alone(d, z, pages, qkv, s, shares);
 }
 
 cudaError_t cuda_attend_open(const struct device *d)
 {
-    cudaError_t error = ALLOW_SHARED(attend_kernel, alone_shared_max(d));
-    if (error == cudaSuccess)
-        error = ALLOW_SHARED(attend_rows_kernel<2>, d->shared_max);
-    return error == cudaSuccess ? ALLOW_SHARED(attend_rows_kernel<4>, d->shared_max) : error;
+    const cudaError_t errors[]
+        = {ALLOW_SHARED(attend_kernel, alone_shared_max(d)),
+           ALLOW_SHARED(attend_rows_kernel<few_queries>, d->shared_max),
+           ALLOW_SHARED(attend_rows_kernel<few_queries_of_64>, d->shared_max),
+           ALLOW_SHARED(attend_rows_kernel<many_queries>, d->shared_max),
+           ALLOW_SHARED(attend_rows_kernel<many_queries_of_64>, d->shared_max)};
+    for (const cudaError_t error : errors)
+        if (error != cudaSuccess)
+            return error;
+    return cudaSuccess;
 }
 
 /* out (H, n_positions, dh): an element a thread. */
