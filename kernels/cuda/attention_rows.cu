@@ -16,6 +16,7 @@ static_assert(TALL * WIDE == 32 && 2 * WIDE * QUERY_W == CHUNK, "two warps are a
 template <int R_, int DH_> struct attend_shape {
     static constexpr int R = R_, DH = DH_;
     static constexpr int COUNT = 2 * TALL * R, ROUNDS = COUNT / (ATTEND / LANES);
+    static constexpr bool IS_FEW = R == 2;
 };
 
 /* What is copied next: keys by pairs of pages and their parts of 64 elements, then values by parts
@@ -514,7 +515,8 @@ __global__ void __launch_bounds__(ATTEND, 1)
 {
     static_assert(S::COUNT <= 32, "a lane a row");
     DYNAMIC_SHARED(float, shared);
-    LET_NEXT_START();
+    if (S::IS_FEW)
+        LET_NEXT_START(); /* else blocks fill all processors: the next kernel's would crowd */
     AWAIT_LAST();
     const int lane = (int)threadIdx.x % 32, width = c.H * c.dh;
     const int first = (int)(gridDim.y - 1 - blockIdx.y) * S::COUNT;
