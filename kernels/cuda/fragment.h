@@ -1,6 +1,6 @@
 /* Products of small matrices by a whole warp, on the tensor cores of a GPU: d (16, 8) +=
  * a (16, K) @ b (K, 8), sums in float32. The one file with assembly; beside each instruction
- * stands what it means, which the emulator runs.
+ * stands what it means, which the emulator runs. Of a tf32 operand only the upper 19 bits count.
  *
  * Where the elements lie, with g = lane / 4 and t = lane % 4 (PTX ISA, mma.m16n8k8 and m16n8k16):
  *   d[0], d[1]      row g, columns 2t and 2t + 1;  d[2], d[3]  the same of row g + 8
@@ -12,14 +12,17 @@
 #pragma once
 #include "device.h"
 
-/* The nearest number with 10 bits behind the point, ties away from zero, as cvt.rna.tf32 does. */
-__device__ __forceinline__ float to_tf32(float x)
+__device__ __forceinline__ uint32_t bits_of(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7f800000u) != 0x7f800000u)
-        bits = (bits + 0x1000u) & 0xffffe000u;
-    memcpy(&x, &bits, sizeof bits);
+    return bits;
+}
+
+__device__ __forceinline__ float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
     return x;
 }
 
@@ -47,22 +50,57 @@ __device__ __forceinline__ float bf16_of(uint32_t pair, int half)
     return x;
 }
 
+/* A weight that tensor cores multiply by lies in words, each an element or the bf16 of an even k and
+ * above it of the next: by slices of WORDS, in each one column behind the other. Behind the last k
+ * are zeros, up to a whole chunk. */
+constexpr int WORDS = 16;
+
+__device__ __forceinline__ size_t word_of(const struct weight &w, int64_t word, int64_t n)
+{
+    return (size_t)((word / WORDS * w.N + n) * WORDS + word % WORDS);
+}
+
 /* The number at a place of the row-major (K, N), which is another one of what is stored. */
 __device__ __forceinline__ float weight_at(const struct weight &w, int64_t place)
 {
     const int64_t k = place / w.N, n = place % w.N;
-    return w.data ? w.data[k * w.stride + n]
-                  : bf16_of(w.pairs[k / 2 * w.stride + n], (int)(k % 2));
+    if (w.data)
+        return w.data[k * w.stride + n];
+    const uint32_t word = w.words[word_of(w, k / w.each, n)];
+    return w.each == 2 ? bf16_of(word, (int)(k % 2)) : float_of(word);
 }
 
-__device__ __forceinline__ uint32_t bits_of(float x)
+/* The nearest number with 10 bits behind the point, ties away from zero, as cvt.rna.tf32 finds it,
+ * in the bits of a tf32 operand that count. An infinity stays one. */
+__device__ __forceinline__ uint32_t nearest_tf32(float x)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
+    return bits_of(x) + (x == x ? 0x1000u : 0);
+}
+
+/* The tf32 nearest to x, and what that leaves: nothing of an infinity. */
+__device__ __forceinline__ void split_tf32(uint32_t *high, uint32_t *low, float x)
+{
+    *high = nearest_tf32(x) & 0xffffe000u;
+    *low = fabsf(x) < INFINITY ? bits_of(x - float_of(*high)) : 0;
 }
 
 #ifdef __CUDACC__
+__device__ __forceinline__ uint32_t nearest_bf16(float even, float odd)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(odd), "f"(even));
+    return pair;
+}
+
+/* a as mma wants it, from shared memory: lane l says where row l % 16 begins, for the upper half
+ * of the lanes 4 words further, at 16 bytes each. */
+__device__ __forceinline__ void load_matrix(uint32_t (&a)[4], const float *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row)));
+}
+
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2])
 {
@@ -81,6 +119,18 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4],
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #else
+static inline uint32_t nearest_bf16(float even, float odd)
+{
+    return bf16_pair(even, odd);
+}
+
+static inline void load_matrix(uint32_t (&a)[4], const float *row)
+{
+    const int lane = (int)threadIdx.x % 32;
+    for (int i = 0; i < 4; i++)
+        a[i] = bits_of(__shfl_sync(ALL_LANES, row, 8 * i + lane / 4, 32)[lane % 4]);
+}
+
 /* The registers' elements as float32: one of tf32, two of bf16. */
 static inline float element(uint32_t bits, int half, bool is_pair)
 {
@@ -92,23 +142,30 @@ static inline float element(uint32_t bits, int half, bool is_pair)
     return x;
 }
 
-/* Sums in ascending k: a GPU's own order within an instruction is not documented. */
-static inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool is_pair)
+/* Two registers of another lane at once. */
+static inline void registers_of(uint32_t (&both)[2], uint32_t first, uint32_t second, int lane)
+{
+    const uint64_t pair = __shfl_sync(ALL_LANES, (uint64_t)second << 32 | first, lane, 32);
+    both[0] = (uint32_t)pair, both[1] = (uint32_t)(pair >> 32);
+}
+
+/* Sums in ascending k: a GPU's own order within an instruction is not documented. Once, and not in
+ * each place that calls it: the host's compiler would take minutes. */
+__attribute__((noinline)) static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool is_pair)
 {
     const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    for (int half = 0; half < 2; half++)
-        for (int k = 0; k < 4; k++) {
-            const uint32_t row = __shfl_sync(ALL_LANES, a[2 * half], g * 4 + k, 32);
-            const uint32_t low = __shfl_sync(ALL_LANES, a[2 * half + 1], g * 4 + k, 32);
-            const uint32_t left = __shfl_sync(ALL_LANES, b[half], 8 * t + k, 32);
-            const uint32_t right = __shfl_sync(ALL_LANES, b[half], 8 * t + 4 + k, 32);
-            for (int i = 0; i < 1 + is_pair; i++) {
-                const float x[2] = {element(row, i, is_pair), element(low, i, is_pair)};
-                const float y[2] = {element(left, i, is_pair), element(right, i, is_pair)};
-                for (int j = 0; j < 4; j++)
-                    d[j] = fmaf(x[j / 2], y[j % 2], d[j]);
-            }
+    uint32_t rows[2][4][2], columns[2][4][2]; /* [half or column][k] */
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < 2; i++) {
+            registers_of(rows[i][k], a[2 * i], a[2 * i + 1], g * 4 + k);
+            registers_of(columns[i][k], b[0], b[1], 8 * t + 4 * i + k);
         }
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < 4; k++)
+            for (int i = 0; i < 1 + is_pair; i++)
+                for (int j = 0; j < 4; j++)
+                    d[j] = fmaf(element(rows[half][k][j / 2], i, is_pair),
+                                element(columns[j % 2][k][half], i, is_pair), d[j]);
 }
 
 static inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
