@@ -67,81 +67,76 @@ struct slice : form<P, F> {
     static_assert(ROWS % X_STEP == 0 && COLUMNS % W_STEP == 0, "all threads have as many");
 };
 
-/* A thread's pieces: where its first row is and how many rows there are from that on, and where
- * each of its columns is in a slice. */
+/* Where a thread's pieces of the next slice come from. Rows past the last are the last one again, and
+ * columns that are nobody's the first: nobody uses those. */
 template <class S> struct pieces {
-    const float *x;
-    int left, w[S::W_EACH];
+    const float *x[S::X_EACH], *w[S::W_EACH];
 };
 
-/* The weight was there before any pass, but panels come with one. A column that is nobody's is the
- * first one. */
+/* The weight was there before any pass, but panels come with one. */
 template <class S>
-__device__ __forceinline__ struct pieces<S> pieces_of(const struct fast &f, int row, int column,
-                                                      int t)
+__device__ __forceinline__ void find_pieces(struct pieces<S> *p, const struct fast &f, int row,
+                                            int column, int s, int t)
 {
     constexpr int FOURS = S::X_FLOATS / 4;
-    struct pieces<S> p = {f.x + (size_t)(row + t / FOURS) * (size_t)f.pitch + t % FOURS * 4,
-                          f.n_rows - row - t / FOURS, {}};
     if (f.columns.panels)
         AWAIT_LAST();
-    UNROLL(4)
-    for (int i = 0; i < S::W_EACH; i++) {
-        const int from = source_of(f.columns, column + t / 4 + i * S::W_STEP);
-        p.w[i] = (from < 0 ? 0 : from) * WORDS + t % 4 * 4;
+    UNROLL(8)
+    for (int i = 0; i < S::X_EACH; i++) {
+        const int r = row + t / FOURS + i * S::X_STEP, from = r < f.n_rows ? r : f.n_rows - 1;
+        p->x[i] = f.x + (size_t)from * (size_t)f.pitch + s * S::X_FLOATS + t % FOURS * 4;
     }
-    return p;
+    UNROLL(8)
+    for (int i = 0; i < S::W_EACH; i++) {
+        const int n = source_of(f.columns, column + t / 4 + i * S::W_STEP);
+        p->w[i] = f.words + ((size_t)s * (size_t)f.columns.N + (size_t)(n < 0 ? 0 : n)) * WORDS
+                  + t % 4 * 4;
+    }
 }
 
-/* Begins to copy slice `s` of the weight, and of the rows. Rows past the last stay as they are. */
+/* Begins to copy the pieces of a slice and goes on to that `by` slices further. */
 template <class S>
-__device__ __forceinline__ void fetch_weight(float *stage, const struct fast &f,
-                                             const struct pieces<S> &p, int s, int t)
+__device__ __forceinline__ void fetch_w(float *stage, struct pieces<S> *p, const struct fast &f,
+                                        int by, int t)
 {
-    const float *from = f.words + (size_t)s * (size_t)(f.columns.N * WORDS);
-    UNROLL(4)
-    for (int i = 0; i < S::W_EACH; i++)
-        COPY_ASYNC(stage + S::W_AT + (t + i * S::THREADS) * 4, from + p.w[i], 4 * sizeof *from);
+    UNROLL(8)
+    for (int i = 0; i < S::W_EACH; i++) {
+        COPY_ASYNC(stage + S::W_AT + (t + i * S::THREADS) * 4, p->w[i], 4 * sizeof *stage);
+        p->w[i] += (size_t)by * (size_t)(f.columns.N * WORDS);
+    }
 }
 
 template <class S>
-__device__ __forceinline__ void fetch_x(float *stage, const struct fast &f,
-                                        const struct pieces<S> &p, int s, int t)
+__device__ __forceinline__ void fetch_x(float *stage, struct pieces<S> *p, int by, int t)
 {
     constexpr int FOURS = S::X_FLOATS / 4;
-    const float *from = p.x + s * S::X_FLOATS;
     float *to = stage + t / FOURS * S::X_PITCH + t % FOURS * 4;
     UNROLL(8)
-    for (int i = 0; i < S::X_EACH; i++)
-        if (i * S::X_STEP < p.left)
-            COPY_ASYNC(to + i * S::X_STEP * S::X_PITCH,
-                       from + (size_t)(i * S::X_STEP) * (size_t)f.pitch, 4 * sizeof *from);
-}
-
-/* Rows past the last are zeros, in all stages. */
-template <class S>
-__device__ __forceinline__ void clear_rows(float *stages, int n_stages, int left, int t)
-{
-    if (left >= S::ROWS)
-        return;
-    const int first = left * S::X_PITCH / 4, count = S::W_AT / 4 - first;
-    for (int s = 0; s < n_stages; s++)
-        for (int i = t; i < count; i += S::THREADS)
-            *reinterpret_cast<float4 *>(stages + s * S::FLOATS + (first + i) * 4)
-                = make_float4(0, 0, 0, 0);
+    for (int i = 0; i < S::X_EACH; i++) {
+        COPY_ASYNC(to + i * S::X_STEP * S::X_PITCH, p->x[i], 4 * sizeof *stage);
+        p->x[i] += by * S::X_FLOATS;
+    }
 }
 
 /* What is multiplied by, rounded; the low parts are for three products alone. */
 template <enum precision P>
-__device__ __forceinline__ void round_to(uint32_t *high, uint32_t *low, float x)
+__device__ __forceinline__ void round_x(uint32_t *high, uint32_t *low, float x)
 {
     if constexpr (P == PRECISION_tf32x3)
         split_tf32(high, low, x);
     else
-        *high = P == PRECISION_tf32 ? nearest_tf32(x) : bits_of(x);
+        *high = nearest_tf32(x);
 }
 
-/* The same of a slice's 16 rows from `row` on, for each step. */
+template <enum precision P>
+__device__ __forceinline__ void round_w(uint32_t *high, uint32_t *low, float word)
+{
+    *high = bits_of(word);
+    if constexpr (P == PRECISION_tf32x3)
+        *low = bits_of(tf32_whole(*high) - float_of(*high & TF32_BITS));
+}
+
+/* A slice's 16 rows from `row` on, rounded, for each step. */
 template <enum precision P, enum rows_form F>
 __device__ __forceinline__ void load_x(uint32_t (&high)[STEPS][4], uint32_t (&low)[STEPS][4],
                                        const float *row)
@@ -166,7 +161,7 @@ __device__ __forceinline__ void load_x(uint32_t (&high)[STEPS][4], uint32_t (&lo
             load_columns(x, row + (lane / 4 + h * 8) * APART + lane % 4 * 4);
             UNROLL(4)
             for (int i = 0; i < 4; i++)
-                round_to<P>(&high[i / 2][i % 2 * 2 + h], &low[i / 2][i % 2 * 2 + h], x[i]);
+                round_x<P>(&high[i / 2][i % 2 * 2 + h], &low[i / 2][i % 2 * 2 + h], x[i]);
         }
 }
 
@@ -178,14 +173,14 @@ __device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (
                                               const uint32_t (&b_low)[W][2])
 {
     if constexpr (P == PRECISION_tf32x3) {
-        UNROLL(6)
+        UNROLL(8)
         for (int j = 0; j < W; j++)
             mma_tf32(d[j], a_low, b_high[j]);
-        UNROLL(6)
+        UNROLL(8)
         for (int j = 0; j < W; j++)
             mma_tf32(d[j], a_high, b_low[j]);
     }
-    UNROLL(6)
+    UNROLL(8)
     for (int j = 0; j < W; j++)
         if constexpr (P == PRECISION_bf16)
             mma_bf16(d[j], a_high, b_high[j]);
@@ -194,19 +189,21 @@ __device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (
 }
 
 /* p += a slice of R * 16 rows at x by one of W * 8 columns at w. Sum p[i][j][e] of lane l is that of
- * row 16 i + l / 4 + e / 2 * 8 and of column 8 j + l % 4 * 2 + e % 2. */
-template <enum precision P, enum rows_form F, int R, int W>
-__device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float *x, const float *w)
+ * row 16 i + l / 4 + e / 2 * 8 and of column 8 j + l % 4 * 2 + e % 2. Does `meanwhile` while the
+ * tensor cores have something to do. */
+template <enum precision P, enum rows_form F, int R, int W, class M>
+__device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float *x, const float *w,
+                                               const M &meanwhile)
 {
     const int lane = (int)threadIdx.x % 32;
     uint32_t b_high[STEPS][W][2], b_low[STEPS][W][2];
-    UNROLL(6)
+    UNROLL(8)
     for (int j = 0; j < W; j++) {
         float b[4];
         load_columns(b, w + (j * MMA_COLUMNS + lane / 4) * WORDS + lane % 4 * 4);
         UNROLL(4)
         for (int i = 0; i < 4; i++)
-            round_to<P>(&b_high[i / 2][j][i % 2], &b_low[i / 2][j][i % 2], b[i]);
+            round_w<P>(&b_high[i / 2][j][i % 2], &b_low[i / 2][j][i % 2], b[i]);
     }
     UNROLL(4)
     for (int i = 0; i < R; i++) {
@@ -215,6 +212,8 @@ __device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float 
         UNROLL(2)
         for (int s = 0; s < STEPS; s++)
             multiply_step<P>(p[i], a_high[s], a_low[s], b_high[s], b_low[s]);
+        if (i == 0)
+            meanwhile();
     }
 }
 
@@ -222,7 +221,7 @@ template <int R, int W> __device__ __forceinline__ void fill(float (&sums)[R][W]
 {
     UNROLL(4)
     for (int i = 0; i < R; i++)
-        UNROLL(6)
+        UNROLL(8)
         for (int j = 0; j < W; j++)
             UNROLL(4)
             for (int e = 0; e < 4; e++)
@@ -234,7 +233,7 @@ template <int PITCH, int W>
 __device__ __forceinline__ void lay_out(float *room, const float (&sums)[W][4])
 {
     const int lane = (int)threadIdx.x % 32;
-    UNROLL(6)
+    UNROLL(8)
     for (int j = 0; j < W; j++)
         UNROLL(2)
         for (int h = 0; h < 2; h++)
@@ -317,34 +316,35 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, T::R == 1 ? 2 : 1)
     const auto slice_of = [&](int s) {
         return (s / PARTS * n_warps + warp) * PARTS + s % PARTS;
     };
-    LET_NEXT_START();
-    const struct pieces<S> from = pieces_of<S>(f, row, column, lane);
-    for (int s = 0; s < T::STAGES; s++)
+    struct pieces<S> from;
+    const auto fetch_weights = [&](int s) {
         if (slice_of(s) < f.n_chunks * PARTS)
-            fetch_weight<S>(stages + s * S::FLOATS, f, from, slice_of(s), lane);
-    clear_rows<S>(stages, T::STAGES, f.n_rows - row, lane);
-    AWAIT_LAST();
-    for (int s = 0; s < T::STAGES; s++) {
+            fetch_w(stages + s % T::STAGES * S::FLOATS, &from, f, slice_of(s + 1) - slice_of(s), lane);
+    };
+    const auto fetch_rows = [&](int s) {
         if (slice_of(s) < f.n_chunks * PARTS)
-            fetch_x<S>(stages + s * S::FLOATS, f, from, slice_of(s), lane);
+            fetch_x(stages + s % T::STAGES * S::FLOATS, &from, slice_of(s + 1) - slice_of(s), lane);
         COPY_COMMIT();
-    }
+    };
+    LET_NEXT_START();
+    find_pieces(&from, f, row, column, slice_of(0), lane);
+    for (int s = 0; s < T::STAGES; s++)
+        fetch_weights(s);
+    AWAIT_LAST();
+    for (int s = 0; s < T::STAGES; s++)
+        fetch_rows(s);
     for (int first = 0, s = 0; first < f.n_chunks; first += n_warps) {
         float p[T::R][T::W][4] = {};
         UNROLL(1)
         for (int end = s + PARTS; s < end; s++) {
-            float *stage = stages + s % T::STAGES * S::FLOATS;
+            const float *stage = stages + s % T::STAGES * S::FLOATS;
             COPY_WAIT(T::STAGES - 1);
             __syncwarp(ALL_LANES);
             if (first + warp < f.n_chunks)
-                multiply_slice<T::P, T::F>(p, stage, stage + S::W_AT);
+                multiply_slice<T::P, T::F>(p, stage, stage + S::W_AT, [] {});
             __syncwarp(ALL_LANES);
-            const int next = slice_of(s + T::STAGES);
-            if (next < f.n_chunks * PARTS) {
-                fetch_weight<S>(stage, f, from, next, lane);
-                fetch_x<S>(stage, f, from, next, lane);
-            }
-            COPY_COMMIT();
+            fetch_weights(s + T::STAGES);
+            fetch_rows(s + T::STAGES);
         }
         UNROLL(4)
         for (int i = 0; i < T::R; i++)
@@ -397,13 +397,12 @@ static constexpr int max_of(int x, int y)
 
 /* Many rows: a block has TALL by WIDE warps, each of which makes R * 16 rows by W * 8 columns. Slices
  * are staged for all of them, STAGES - 1 ahead. */
-template <enum precision P_, int TALL_, int WIDE_, int W_> struct tile {
+template <enum precision P_, int TALL_, int WIDE_, int R_, int W_> struct tile {
     static constexpr enum precision P = P_;
     static constexpr enum rows_form F = P == PRECISION_bf16 ? ROWS_rounded : ROWS_plain;
-    static constexpr int R = 4, W = W_, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
+    static constexpr int R = R_, W = W_, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
     static constexpr int WIDE = WIDE_, THREADS = TALL_ * WIDE * 32;
-    static constexpr int ROWS = TALL_ * WARP_ROWS, COLUMNS = WIDE * WARP_COLUMNS;
-    static constexpr int STAGES = 4;
+    static constexpr int ROWS = TALL_ * WARP_ROWS, COLUMNS = WIDE * WARP_COLUMNS, STAGES = 4;
     using S = slice<P, F, ROWS, COLUMNS, THREADS>;
     /* At the end sums lie in the stages' place, some rows at a time. */
     static constexpr int ROOM_ROWS = 2, ROOM_PITCH = WARP_COLUMNS + 8;
@@ -437,15 +436,15 @@ __global__ void __launch_bounds__(T::THREADS, T::THREADS == 128 ? 2 : 1)
     const int t = (int)threadIdx.x, warp = t / 32, n_slices = f.n_chunks * S::PARTS;
     const int row = (int)blockIdx.x * T::ROWS, column = (int)blockIdx.y * T::COLUMNS;
     const int warp_row = warp / T::WIDE * T::WARP_ROWS, warp_column = warp % T::WIDE * T::WARP_COLUMNS;
-    LET_NEXT_START();
-    const struct pieces<S> from = pieces_of<S>(f, row, column, t);
-    for (int s = 0; s < T::STAGES - 1 && s < n_slices; s++)
-        fetch_weight<S>(stages + s * S::FLOATS, f, from, s, t);
-    clear_rows<S>(stages, T::STAGES, f.n_rows - row, t);
+    struct pieces<S> from;
+    find_pieces(&from, f, row, column, 0, t);
+    for (int s = 0; s < T::STAGES - 1; s++)
+        if (s < n_slices)
+            fetch_w(stages + s * S::FLOATS, &from, f, 1, t);
     AWAIT_LAST();
     for (int s = 0; s < T::STAGES - 1; s++) {
         if (s < n_slices)
-            fetch_x<S>(stages + s * S::FLOATS, f, from, s, t);
+            fetch_x(stages + s * S::FLOATS, &from, 1, t);
         COPY_COMMIT();
     }
     float sum[T::R][T::W][4];
@@ -455,28 +454,29 @@ __global__ void __launch_bounds__(T::THREADS, T::THREADS == 128 ? 2 : 1)
         float p[T::R][T::W][4] = {};
         UNROLL(4)
         for (int part = 0; part < S::PARTS; part++) {
-            const int next = chunk * S::PARTS + part + T::STAGES - 1;
             const float *stage = stages + at * S::FLOATS;
             float *free = stages + (at + T::STAGES - 1) % T::STAGES * S::FLOATS;
             COPY_WAIT(T::STAGES - 2);
             __syncthreads(); /* the slice has come for all, and all are done with the one before */
-            if (next < n_slices) {
-                fetch_weight<S>(free, f, from, next, t);
-                fetch_x<S>(free, f, from, next, t);
-            }
-            COPY_COMMIT();
-            multiply_slice<T::P, T::F>(p, stage + warp_row * S::X_PITCH,
-                                       stage + S::W_AT + warp_column * WORDS);
+            multiply_slice<T::P, T::F>(
+                p, stage + warp_row * S::X_PITCH, stage + S::W_AT + warp_column * WORDS, [&] {
+                    if (chunk * S::PARTS + part + T::STAGES - 1 < n_slices) {
+                        fetch_w(free, &from, f, 1, t);
+                        fetch_x(free, &from, 1, t);
+                    }
+                    COPY_COMMIT();
+                });
             at = (at + 1) % T::STAGES;
         }
         UNROLL(4)
         for (int i = 0; i < T::R; i++)
-            UNROLL(6)
+            UNROLL(8)
             for (int j = 0; j < T::W; j++)
                 UNROLL(4)
                 for (int e = 0; e < 4; e++)
                     sum[i][j][e] += p[i][j][e];
     }
+    LET_NEXT_START();
     COPY_WAIT(0);
     __syncthreads();
     put_tile<T>(f, stages + warp * T::ROOM, sum, row + warp_row, column + warp_column);
@@ -503,7 +503,6 @@ __global__ void __launch_bounds__(BLOCK)
     prepare_kernel(float *out, const float *x, int n_rows, int K, int pitch)
 {
     const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), fours = pitch / 4, first = i % fours * 4;
-    LET_NEXT_START();
     AWAIT_LAST();
     if (i / fours >= n_rows)
         return;
@@ -544,16 +543,14 @@ template <enum precision P> struct cuts {
         return {T::ROWS, T::COLUMNS, T::F, split_launch<T>::allow, split_launch<T>::run};
     }
 
-    template <int TALL, int WIDE, int W> static constexpr struct cut many()
+    template <int TALL, int WIDE, int R, int W> static constexpr struct cut many()
     {
-        using T = tile<P, TALL, WIDE, W>;
+        using T = tile<P, TALL, WIDE, R, W>;
         return {T::ROWS, T::COLUMNS, T::F, tile_launch<T>::allow, tile_launch<T>::run};
     }
 
-    /* Three products need the registers of a wider tile. */
-    static constexpr struct cut all[5]
-        = {few<1, 2>(), few<2, 4>(), few<4, 4>(), many<2, 2, 4>(),
-           many<2, 4, P == PRECISION_tf32x3 ? 4 : 6>()};
+    static constexpr struct cut all[5] = {few<1, 2>(), few<2, 4>(), many<2, 2, 2, 4>(),
+                                          many<4, 1, 2, 8>(), many<4, 2, 2, 8>()};
     /* What it takes to bring a row or a column, in multiplications. */
     static constexpr int BRING = P == PRECISION_tf32x3 ? 27 : P == PRECISION_tf32 ? 80 : 120;
 

@@ -50,14 +50,37 @@ __device__ __forceinline__ float bf16_of(uint32_t pair, int half)
     return x;
 }
 
-/* A weight that tensor cores multiply by lies in words, each an element or the bf16 of an even k and
- * above it of the next: by slices of WORDS, in each one column behind the other. Behind the last k
- * are zeros, up to a whole chunk. */
+/* The nearest number with 10 bits behind the point, ties away from zero, as cvt.rna.tf32 finds it,
+ * in the bits of a tf32 operand that count. An infinity stays one. */
+constexpr uint32_t TF32_HALF = 0x1000, TF32_BITS = 0xffffe000;
+
+__device__ __forceinline__ uint32_t nearest_tf32(float x)
+{
+    return bits_of(x) + (x == x ? TF32_HALF : 0);
+}
+
+/* The tf32 nearest to x, and what that leaves: nothing of an infinity. */
+__device__ __forceinline__ void split_tf32(uint32_t *high, uint32_t *low, float x)
+{
+    const bool is_finite = fabsf(x) < INFINITY;
+    *high = (bits_of(x) + (is_finite ? TF32_HALF : 0)) & TF32_BITS;
+    *low = is_finite ? bits_of(x - float_of(*high)) : 0;
+}
+
+/* A weight that tensor cores multiply by lies in words, each the bf16 of an even k and above it of the
+ * next, or the nearest tf32 of an element, with all its bits below: so that no one rounds it again,
+ * and nothing of it is lost. Words lie by slices of WORDS, in each one column behind the other.
+ * Behind the last k are zeros, up to a whole chunk. */
 constexpr int WORDS = 16;
 
-__device__ __forceinline__ size_t word_of(const struct weight &w, int64_t word, int64_t n)
+__device__ __forceinline__ uint32_t tf32_word(float x)
 {
-    return (size_t)((word / WORDS * w.N + n) * WORDS + word % WORDS);
+    return x == x ? nearest_tf32(x) : 0x7fffffffu;
+}
+
+__device__ __forceinline__ float tf32_whole(uint32_t word)
+{
+    return float_of(word - TF32_HALF);
 }
 
 /* The number at a place of the row-major (K, N), which is another one of what is stored. */
@@ -66,22 +89,9 @@ __device__ __forceinline__ float weight_at(const struct weight &w, int64_t place
     const int64_t k = place / w.N, n = place % w.N;
     if (w.data)
         return w.data[k * w.stride + n];
-    const uint32_t word = w.words[word_of(w, k / w.each, n)];
-    return w.each == 2 ? bf16_of(word, (int)(k % 2)) : float_of(word);
-}
-
-/* The nearest number with 10 bits behind the point, ties away from zero, as cvt.rna.tf32 finds it,
- * in the bits of a tf32 operand that count. An infinity stays one. */
-__device__ __forceinline__ uint32_t nearest_tf32(float x)
-{
-    return bits_of(x) + (x == x ? 0x1000u : 0);
-}
-
-/* The tf32 nearest to x, and what that leaves: nothing of an infinity. */
-__device__ __forceinline__ void split_tf32(uint32_t *high, uint32_t *low, float x)
-{
-    *high = nearest_tf32(x) & 0xffffe000u;
-    *low = fabsf(x) < INFINITY ? bits_of(x - float_of(*high)) : 0;
+    const int64_t i = k / w.each;
+    const uint32_t word = w.words[(i / WORDS * w.N + n) * WORDS + i % WORDS];
+    return w.each == 2 ? bf16_of(word, (int)(k % 2)) : tf32_whole(word);
 }
 
 #ifdef __CUDACC__

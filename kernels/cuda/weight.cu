@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(BLOCK)
         return at < w.K ? matrix[at * k_step + n * n_step] : 0.0f;
     };
     if (i < count)
-        w.words[i] = w.each == 2 ? bf16_pair(element(k), element(k + 1)) : bits_of(element(k));
+        w.words[i] = w.each == 2 ? bf16_pair(element(k), element(k + 1)) : tf32_word(element(k));
 }
 
 /* Of four bytes each: numbers or words. */
