@@ -41,18 +41,20 @@ struct fast {
 
 /* What an instruction multiplies: 16 rows and 8 columns, by 8 words. A slice of WORDS are two steps;
  * in step s lane t of four has words 4 t + 2 s and the next, so that it loads those of both at once. */
-constexpr int MMA_ROWS = 16, MMA_COLUMNS = 8, STEPS = 2;
+constexpr int MMA_ROWS = 16, MMA_COLUMNS = 8, STEP = 8, STEPS = WORDS / STEP;
 
-/* Rows of x in words are as linear gets them (bf16: two numbers a word), or rounded and in the order
- * in which load_matrix wants them: number i of four lies with those of the other lanes. */
+/* Rows of x are as linear gets them, or rounded, in words and in the order in which load_matrix wants
+ * them: number i of four lies with those of the other lanes. A slice's low parts follow its high
+ * ones. */
 enum rows_form { ROWS_plain, ROWS_rounded };
 
 template <enum precision P, enum rows_form F> struct form {
-    static constexpr int EACH = P == PRECISION_bf16 ? 2 : 1; /* k of a word */
-    static constexpr int PARTS = CHUNK / EACH / WORDS;       /* slices of a chunk */
-    static constexpr int X_FLOATS = F == ROWS_plain ? WORDS * EACH : WORDS; /* a row's, of a slice */
+    static constexpr int EACH = P == PRECISION_bf16 ? 2 : 1;      /* k of a word */
+    static constexpr int ROUNDED = P == PRECISION_tf32x3 ? 2 : 1; /* words of a word's k */
+    static constexpr int PARTS = CHUNK / EACH / WORDS;            /* slices of a chunk */
+    static constexpr int X_FLOATS = WORDS * (F == ROWS_plain ? EACH : ROUNDED); /* a row's, of a slice */
     /* So far are rows apart that no two lanes of a load meet at a bank. */
-    static constexpr int X_PITCH = P == PRECISION_bf16 ? X_FLOATS + 4 : X_FLOATS;
+    static constexpr int X_PITCH = F == ROWS_plain && EACH == 1 ? X_FLOATS : X_FLOATS + 4;
 };
 
 /* What THREADS threads stage of a slice: ROWS of x, then COLUMNS of the weight. */
@@ -67,10 +69,11 @@ struct slice : form<P, F> {
     static_assert(ROWS % X_STEP == 0 && COLUMNS % W_STEP == 0, "all threads have as many");
 };
 
-/* Where a thread's pieces of the next slice come from. Rows past the last are the last one again, and
- * columns that are nobody's the first: nobody uses those. */
+/* Where a thread's pieces of the next slice come from, and how many rows there are from its first on.
+ * A column that is nobody's is the first one: nobody uses it. */
 template <class S> struct pieces {
-    const float *x[S::X_EACH], *w[S::W_EACH];
+    const float *x, *w[S::W_EACH];
+    int left;
 };
 
 /* The weight was there before any pass, but panels come with one. */
@@ -81,11 +84,8 @@ __device__ __forceinline__ void find_pieces(struct pieces<S> *p, const struct fa
     constexpr int FOURS = S::X_FLOATS / 4;
     if (f.columns.panels)
         AWAIT_LAST();
-    UNROLL(8)
-    for (int i = 0; i < S::X_EACH; i++) {
-        const int r = row + t / FOURS + i * S::X_STEP, from = r < f.n_rows ? r : f.n_rows - 1;
-        p->x[i] = f.x + (size_t)from * (size_t)f.pitch + s * S::X_FLOATS + t % FOURS * 4;
-    }
+    p->x = f.x + (size_t)(row + t / FOURS) * (size_t)f.pitch + s * S::X_FLOATS + t % FOURS * 4;
+    p->left = f.n_rows - row - t / FOURS;
     UNROLL(8)
     for (int i = 0; i < S::W_EACH; i++) {
         const int n = source_of(f.columns, column + t / 4 + i * S::W_STEP);
@@ -106,16 +106,32 @@ __device__ __forceinline__ void fetch_w(float *stage, struct pieces<S> *p, const
     }
 }
 
+/* Rows past the last stay as they are. */
 template <class S>
-__device__ __forceinline__ void fetch_x(float *stage, struct pieces<S> *p, int by, int t)
+__device__ __forceinline__ void fetch_x(float *stage, struct pieces<S> *p, const struct fast &f,
+                                        int by, int t)
 {
     constexpr int FOURS = S::X_FLOATS / 4;
     float *to = stage + t / FOURS * S::X_PITCH + t % FOURS * 4;
     UNROLL(8)
-    for (int i = 0; i < S::X_EACH; i++) {
-        COPY_ASYNC(to + i * S::X_STEP * S::X_PITCH, p->x[i], 4 * sizeof *stage);
-        p->x[i] += by * S::X_FLOATS;
-    }
+    for (int i = 0; i < S::X_EACH; i++)
+        if (i * S::X_STEP < p->left)
+            COPY_ASYNC(to + i * S::X_STEP * S::X_PITCH,
+                       p->x + (size_t)(i * S::X_STEP) * (size_t)f.pitch, 4 * sizeof *stage);
+    p->x += by * S::X_FLOATS;
+}
+
+/* Rows past the last are zeros, in all stages. */
+template <class S>
+__device__ __forceinline__ void clear_rows(float *stages, int n_stages, int left, int t)
+{
+    if (left >= S::ROWS)
+        return;
+    const int first = left * S::X_PITCH / 4, count = S::W_AT / 4 - first;
+    for (int s = 0; s < n_stages; s++)
+        for (int i = t; i < count; i += S::THREADS)
+            *reinterpret_cast<float4 *>(stages + s * S::FLOATS + (first + i) * 4)
+                = make_float4(0, 0, 0, 0);
 }
 
 /* What is multiplied by, rounded; the low parts are for three products alone. */
@@ -136,33 +152,39 @@ __device__ __forceinline__ void round_w(uint32_t *high, uint32_t *low, float wor
         *low = bits_of(tf32_whole(*high) - float_of(*high & TF32_BITS));
 }
 
-/* A slice's 16 rows from `row` on, rounded, for each step. */
-template <enum precision P, enum rows_form F>
-__device__ __forceinline__ void load_x(uint32_t (&high)[STEPS][4], uint32_t (&low)[STEPS][4],
-                                       const float *row)
+/* A step of a slice's 16 rows from `row` on, as they are in memory. */
+template <enum precision P>
+__device__ __forceinline__ void load_plain(uint32_t (&high)[4], uint32_t (&low)[4],
+                                           const float *row, int step)
 {
-    constexpr int APART = form<P, F>::X_PITCH;
     const int lane = (int)threadIdx.x % 32;
     UNROLL(2)
-    for (int h = 0; h < 2; h++)
-        if constexpr (F == ROWS_rounded) {
-            load_matrix(high[h], row + lane % 16 * APART + lane / 16 * 4 + h * 8);
-        } else if constexpr (P == PRECISION_bf16) {
-            const float *at = row + (lane / 4 + h * 8) * APART + lane % 4 * 8;
-            UNROLL(2)
-            for (int s = 0; s < STEPS; s++) {
-                float x[4];
-                load_columns(x, at + 4 * s);
-                high[s][h] = nearest_bf16(x[0], x[1]);
-                high[s][2 + h] = nearest_bf16(x[2], x[3]);
-            }
-        } else {
+    for (int h = 0; h < 2; h++) {
+        const float *at = row + (lane / 4 + h * 8) * form<P, ROWS_plain>::X_PITCH;
+        if constexpr (P == PRECISION_bf16) {
             float x[4];
-            load_columns(x, row + (lane / 4 + h * 8) * APART + lane % 4 * 4);
-            UNROLL(4)
-            for (int i = 0; i < 4; i++)
-                round_x<P>(&high[i / 2][i % 2 * 2 + h], &low[i / 2][i % 2 * 2 + h], x[i]);
+            load_columns(x, at + lane % 4 * 8 + step * 4);
+            high[h] = nearest_bf16(x[0], x[1]);
+            high[2 + h] = nearest_bf16(x[2], x[3]);
+        } else {
+            const float2 x = *reinterpret_cast<const float2 *>(at + lane % 4 * 4 + step * 2);
+            round_x<P>(&high[h], &low[h], x.x);
+            round_x<P>(&high[2 + h], &low[2 + h], x.y);
         }
+    }
+}
+
+/* The same rounded. */
+template <enum precision P>
+__device__ __forceinline__ void load_rounded(uint32_t (&high)[4], uint32_t (&low)[4],
+                                             const float *row, int step)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const float *at
+        = row + lane % 16 * form<P, ROWS_rounded>::X_PITCH + lane / 16 * 4 + step * STEP;
+    load_matrix(high, at);
+    if constexpr (P == PRECISION_tf32x3)
+        load_matrix(low, at + WORDS);
 }
 
 /* d += a @ b; of three products the smaller ones first. */
@@ -173,10 +195,10 @@ __device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (
                                               const uint32_t (&b_low)[W][2])
 {
     if constexpr (P == PRECISION_tf32x3) {
-        UNROLL(8)
+        UNROLL(4)
         for (int j = 0; j < W; j++)
             mma_tf32(d[j], a_low, b_high[j]);
-        UNROLL(8)
+        UNROLL(4)
         for (int j = 0; j < W; j++)
             mma_tf32(d[j], a_high, b_low[j]);
     }
@@ -196,23 +218,29 @@ __device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float 
                                                const M &meanwhile)
 {
     const int lane = (int)threadIdx.x % 32;
-    uint32_t b_high[STEPS][W][2], b_low[STEPS][W][2];
-    UNROLL(8)
-    for (int j = 0; j < W; j++) {
-        float b[4];
-        load_columns(b, w + (j * MMA_COLUMNS + lane / 4) * WORDS + lane % 4 * 4);
-        UNROLL(4)
-        for (int i = 0; i < 4; i++)
-            round_w<P>(&b_high[i / 2][j][i % 2], &b_low[i / 2][j][i % 2], b[i]);
-    }
+    float words[W][4];
     UNROLL(4)
-    for (int i = 0; i < R; i++) {
-        uint32_t a_high[STEPS][4], a_low[STEPS][4];
-        load_x<P, F>(a_high, a_low, x + i * MMA_ROWS * form<P, F>::X_PITCH);
+    for (int j = 0; j < W; j++)
+        load_columns(words[j], w + (j * MMA_COLUMNS + lane / 4) * WORDS + lane % 4 * 4);
+    UNROLL(2)
+    for (int s = 0; s < STEPS; s++) {
+        uint32_t b_high[W][2], b_low[W][2];
+        UNROLL(4)
+        for (int j = 0; j < W; j++)
+            UNROLL(2)
+            for (int i = 0; i < 2; i++)
+                round_w<P>(&b_high[j][i], &b_low[j][i], words[j][2 * s + i]);
         UNROLL(2)
-        for (int s = 0; s < STEPS; s++)
-            multiply_step<P>(p[i], a_high[s], a_low[s], b_high[s], b_low[s]);
-        if (i == 0)
+        for (int i = 0; i < R; i++) {
+            uint32_t a_high[4], a_low[4];
+            const float *row = x + i * MMA_ROWS * form<P, F>::X_PITCH;
+            if constexpr (F == ROWS_rounded)
+                load_rounded<P>(a_high, a_low, row, s);
+            else
+                load_plain<P>(a_high, a_low, row, s);
+            multiply_step<P>(p[i], a_high, a_low, b_high, b_low);
+        }
+        if (s == 0)
             meanwhile();
     }
 }
@@ -323,13 +351,14 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, T::R == 1 ? 2 : 1)
     };
     const auto fetch_rows = [&](int s) {
         if (slice_of(s) < f.n_chunks * PARTS)
-            fetch_x(stages + s % T::STAGES * S::FLOATS, &from, slice_of(s + 1) - slice_of(s), lane);
+            fetch_x(stages + s % T::STAGES * S::FLOATS, &from, f, slice_of(s + 1) - slice_of(s), lane);
         COPY_COMMIT();
     };
     LET_NEXT_START();
     find_pieces(&from, f, row, column, slice_of(0), lane);
     for (int s = 0; s < T::STAGES; s++)
         fetch_weights(s);
+    clear_rows<S>(stages, T::STAGES, f.n_rows - row, lane);
     AWAIT_LAST();
     for (int s = 0; s < T::STAGES; s++)
         fetch_rows(s);
@@ -395,40 +424,37 @@ static constexpr int max_of(int x, int y)
     return x > y ? x : y;
 }
 
-/* Many rows: a block has TALL by WIDE warps, each of which makes R * 16 rows by W * 8 columns. Slices
- * are staged for all of them, STAGES - 1 ahead. */
-template <enum precision P_, int TALL_, int WIDE_, int R_, int W_> struct tile {
+/* Many rows: a block has TALL by WIDE warps, each of which makes 32 rows by 32 columns. Slices are
+ * staged for all of them, STAGES - 1 ahead. */
+template <enum precision P_, int TALL_, int WIDE_> struct tile {
     static constexpr enum precision P = P_;
-    static constexpr enum rows_form F = P == PRECISION_bf16 ? ROWS_rounded : ROWS_plain;
-    static constexpr int R = R_, W = W_, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
+    static constexpr enum rows_form F = ROWS_rounded;
+    static constexpr int R = 2, W = 4, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
     static constexpr int WIDE = WIDE_, THREADS = TALL_ * WIDE * 32;
-    static constexpr int ROWS = TALL_ * WARP_ROWS, COLUMNS = WIDE * WARP_COLUMNS, STAGES = 4;
+    static constexpr int ROWS = TALL_ * WARP_ROWS, COLUMNS = WIDE * WARP_COLUMNS;
     using S = slice<P, F, ROWS, COLUMNS, THREADS>;
-    /* At the end sums lie in the stages' place, some rows at a time. */
-    static constexpr int ROOM_ROWS = 2, ROOM_PITCH = WARP_COLUMNS + 8;
-    static constexpr int ROOM = ROOM_ROWS * MMA_ROWS * ROOM_PITCH;
+    static constexpr int STAGES = S::FLOATS > 6000 ? 3 : 4; /* so that any device has room */
+    /* At the end sums lie in the stages' place. */
+    static constexpr int ROOM_PITCH = WARP_COLUMNS + 8, ROOM = WARP_ROWS * ROOM_PITCH;
     static constexpr int SIZE
         = (int)sizeof(float) * max_of(STAGES * S::FLOATS, THREADS / 32 * ROOM);
 };
+constexpr int TILE_THREADS = 512; /* of a processor, which has 128 registers for each */
 
 template <class T>
 __device__ __forceinline__ void put_tile(const struct fast &f, float *room,
                                          const float (&sum)[T::R][T::W][4], int row, int column)
 {
     UNROLL(2)
-    for (int i = 0; i < T::R; i += T::ROOM_ROWS) {
-        UNROLL(2)
-        for (int j = 0; j < T::ROOM_ROWS; j++)
-            lay_out<T::ROOM_PITCH>(room + j * MMA_ROWS * T::ROOM_PITCH, sum[i + j]);
-        __syncwarp(ALL_LANES);
-        put<T::ROOM_ROWS * MMA_ROWS, T::WARP_COLUMNS, T::ROOM_PITCH>(
-            f, room, row + i * MMA_ROWS, column, (int)threadIdx.x % 32, 32);
-        __syncwarp(ALL_LANES);
-    }
+    for (int i = 0; i < T::R; i++)
+        lay_out<T::ROOM_PITCH>(room + i * MMA_ROWS * T::ROOM_PITCH, sum[i]);
+    __syncwarp(ALL_LANES);
+    put<T::WARP_ROWS, T::WARP_COLUMNS, T::ROOM_PITCH>(f, room, row, column,
+                                                      (int)threadIdx.x % 32, 32);
 }
 
 template <class T>
-__global__ void __launch_bounds__(T::THREADS, T::THREADS == 128 ? 2 : 1)
+__global__ void __launch_bounds__(T::THREADS, TILE_THREADS / T::THREADS)
     fast_tile_kernel(const __grid_constant__ fast f)
 {
     using S = typename T::S;
@@ -441,10 +467,11 @@ __global__ void __launch_bounds__(T::THREADS, T::THREADS == 128 ? 2 : 1)
     for (int s = 0; s < T::STAGES - 1; s++)
         if (s < n_slices)
             fetch_w(stages + s * S::FLOATS, &from, f, 1, t);
+    clear_rows<S>(stages, T::STAGES, f.n_rows - row, t);
     AWAIT_LAST();
     for (int s = 0; s < T::STAGES - 1; s++) {
         if (s < n_slices)
-            fetch_x(stages + s * S::FLOATS, &from, 1, t);
+            fetch_x(stages + s * S::FLOATS, &from, f, 1, t);
         COPY_COMMIT();
     }
     float sum[T::R][T::W][4];
@@ -462,7 +489,7 @@ __global__ void __launch_bounds__(T::THREADS, T::THREADS == 128 ? 2 : 1)
                 p, stage + warp_row * S::X_PITCH, stage + S::W_AT + warp_column * WORDS, [&] {
                     if (chunk * S::PARTS + part + T::STAGES - 1 < n_slices) {
                         fetch_w(free, &from, f, 1, t);
-                        fetch_x(free, &from, 1, t);
+                        fetch_x(free, &from, f, 1, t);
                     }
                     COPY_COMMIT();
                 });
@@ -497,35 +524,48 @@ template <class T> struct tile_launch {
     }
 };
 
-/* Four words of x a thread, rounded or as they are, in whole chunks. */
-template <enum rows_form F>
-__global__ void __launch_bounds__(BLOCK)
-    prepare_kernel(float *out, const float *x, int n_rows, int K, int pitch)
+__device__ __forceinline__ void store_four(float *to, const uint32_t (&words)[4])
 {
-    const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), fours = pitch / 4, first = i % fours * 4;
-    AWAIT_LAST();
-    if (i / fours >= n_rows)
-        return;
-    const float *row = x + (size_t)(i / fours) * (size_t)K;
-    const auto element = [&](int k) { return k < K ? row[k] : 0.0f; };
-    float four[4];
-    UNROLL(4)
-    for (int j = 0; j < 4; j++) {
-        const int word = first / WORDS * WORDS + first % WORDS / 4 + 4 * j;
-        four[j] = F == ROWS_plain
-                      ? element(first + j)
-                      : float_of(nearest_bf16(element(2 * word), element(2 * word + 1)));
-    }
-    *reinterpret_cast<float4 *>(out + (size_t)i * 4) = make_float4(four[0], four[1], four[2], four[3]);
+    *reinterpret_cast<float4 *>(to) = make_float4(float_of(words[0]), float_of(words[1]),
+                                                  float_of(words[2]), float_of(words[3]));
 }
 
-template <enum rows_form F> static void prepare(struct device *d, fast *f, int K, int pitch)
+/* Rounded rows, in whole chunks of zeros behind the last k. A thread makes four words. */
+template <enum precision P>
+__global__ void __launch_bounds__(BLOCK)
+    round_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
 {
-    LAUNCH_EARLY(d, prepare_kernel<F>, blocks_for((int64_t)f->n_rows * (pitch / 4), BLOCK), BLOCK, 0,
-                 d->prepared, f->x, f->n_rows, K, pitch);
-    CHECK_LAUNCH(d);
-    f->x = d->prepared;
-    f->pitch = pitch;
+    constexpr int ROUNDED = form<P, ROWS_rounded>::ROUNDED;
+    const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), row = i / (n_words / 4);
+    const int in_slice = i % (WORDS / 4) * 4, slice = i % (n_words / 4) * 4 - in_slice;
+    AWAIT_LAST();
+    if (row >= n_rows)
+        return;
+    const float *from = x + (size_t)row * (size_t)K;
+    float *to = out + ((size_t)row * (size_t)n_words + (size_t)slice) * ROUNDED + in_slice;
+    const auto element = [&](int k) { return k < K ? from[k] : 0.0f; };
+    uint32_t high[4], low[4];
+    UNROLL(4)
+    for (int j = 0; j < 4; j++) {
+        const int word = slice + in_slice / 4 + 4 * j;
+        if constexpr (P == PRECISION_bf16)
+            high[j] = nearest_bf16(element(2 * word), element(2 * word + 1));
+        else
+            round_x<P>(&high[j], &low[j], element(word));
+    }
+    store_four(to, high);
+    if constexpr (P == PRECISION_tf32x3)
+        store_four(to + WORDS, low);
+}
+
+/* Rows as they are, so that each lies at 16 bytes. */
+__global__ void __launch_bounds__(BLOCK)
+    pad_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
+{
+    const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), row = i / n_words, k = i % n_words;
+    AWAIT_LAST();
+    if (row < n_rows)
+        out[i] = k < K ? x[(size_t)row * (size_t)K + (size_t)k] : 0;
 }
 
 /* How a product can be cut, and what cuts it so. */
@@ -543,14 +583,14 @@ template <enum precision P> struct cuts {
         return {T::ROWS, T::COLUMNS, T::F, split_launch<T>::allow, split_launch<T>::run};
     }
 
-    template <int TALL, int WIDE, int R, int W> static constexpr struct cut many()
+    template <int TALL, int WIDE> static constexpr struct cut many()
     {
-        using T = tile<P, TALL, WIDE, R, W>;
+        using T = tile<P, TALL, WIDE>;
         return {T::ROWS, T::COLUMNS, T::F, tile_launch<T>::allow, tile_launch<T>::run};
     }
 
-    static constexpr struct cut all[5] = {few<1, 2>(), few<2, 4>(), many<2, 2, 2, 4>(),
-                                          many<4, 1, 2, 8>(), many<4, 2, 2, 8>()};
+    static constexpr struct cut all[5]
+        = {few<1, 2>(), few<2, 4>(), many<2, 2>(), many<4, 2>(), many<4, 4>()};
     /* What it takes to bring a row or a column, in multiplications. */
     static constexpr int BRING = P == PRECISION_tf32x3 ? 27 : P == PRECISION_tf32 ? 80 : 120;
 
@@ -579,20 +619,37 @@ template <enum precision P> struct cuts {
         return best;
     }
 
+    /* x as the cut wants it. */
+    static void prepare(struct device *d, fast *f, int K, enum rows_form form_)
+    {
+        using X = form<P, ROWS_rounded>;
+        const bool is_rounded = form_ == ROWS_rounded;
+        const int n_words = f->n_chunks * CHUNK / (is_rounded ? X::EACH : 1);
+        const int64_t count = (int64_t)f->n_rows * n_words;
+        if (is_rounded)
+            LAUNCH_EARLY(d, round_rows_kernel<P>, blocks_for(count / 4, BLOCK), BLOCK, 0,
+                         d->prepared, f->x, f->n_rows, K, n_words);
+        else if (K % CHUNK != 0 || reinterpret_cast<uintptr_t>(f->x) % 16 != 0)
+            LAUNCH_EARLY(d, pad_rows_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->prepared, f->x,
+                         f->n_rows, K, n_words);
+        else
+            return;
+        CHECK_LAUNCH(d);
+        f->x = d->prepared;
+        f->pitch = n_words * (is_rounded ? X::ROUNDED : 1);
+    }
+
     static void run(struct device *d, fast f, int K)
     {
         const struct cut *c = best(d, f);
-        if (c->form == ROWS_rounded)
-            prepare<ROWS_rounded>(d, &f, K, f.n_chunks * CHUNK / 2);
-        else if (K % CHUNK != 0 || reinterpret_cast<uintptr_t>(f.x) % 16 != 0)
-            prepare<ROWS_plain>(d, &f, K, f.n_chunks * CHUNK);
+        prepare(d, &f, K, c->form);
         c->run(d, f);
     }
 };
 
 cudaError_t cuda_fast_open(struct device *d, const struct device_options *o)
 {
-    const size_t row = sizeof(float) * blocks_for(o->width_max, CHUNK) * CHUNK;
+    const size_t row = 2 * sizeof(float) * blocks_for(o->width_max, CHUNK) * CHUNK; /* two words a k */
     void *prepared = NULL;
     cudaError_t error = cudaSuccess;
     if (d->precision == PRECISION_exact)
