@@ -32,29 +32,28 @@ struct fast {
     float *out;
     const float *bias, *residual;
     enum epilogue epilogue;
-    const float *x; /* [n_rows][pitch], in words of whole chunks, zeros behind the last k */
+    const float *x; /* [n_rows][pitch]: whole chunks, zeros behind the last k */
     int n_rows, pitch;
     const float *words; /* of the weight: see fragment.h */
     int n_chunks;
     struct columns columns;
 };
 
-/* What an instruction multiplies: 16 rows and 8 columns, by 8 words. A slice of WORDS are two steps;
- * in step s lane t of four has words 4 t + 2 s and the next, so that it loads those of both at once. */
-constexpr int MMA_ROWS = 16, MMA_COLUMNS = 8, STEP = 8, STEPS = WORDS / STEP;
+/* What an instruction multiplies: 16 rows and 8 columns, by 8 words. A slice of WORDS is two steps:
+ * in step s lane t of four has words 4 t + 2 s and the next, so that it loads those of both at
+ * once. */
+constexpr int MMA_ROWS = 16, MMA_COLUMNS = 8, STEPS = 2;
 
-/* Rows of x are as linear gets them, or rounded, in words and in the order in which load_matrix wants
- * them: number i of four lies with those of the other lanes. A slice's low parts follow its high
- * ones. */
+/* Rows of x are as linear gets them (for bf16 two numbers a word), or rounded in words and in the
+ * order in which load_matrix wants them: number i of four lies with those of the other lanes. */
 enum rows_form { ROWS_plain, ROWS_rounded };
 
 template <enum precision P, enum rows_form F> struct form {
-    static constexpr int EACH = P == PRECISION_bf16 ? 2 : 1;      /* k of a word */
-    static constexpr int ROUNDED = P == PRECISION_tf32x3 ? 2 : 1; /* words of a word's k */
-    static constexpr int PARTS = CHUNK / EACH / WORDS;            /* slices of a chunk */
-    static constexpr int X_FLOATS = WORDS * (F == ROWS_plain ? EACH : ROUNDED); /* a row's, of a slice */
+    static constexpr int EACH = P == PRECISION_bf16 ? 2 : 1; /* k of a word */
+    static constexpr int PARTS = CHUNK / EACH / WORDS;       /* slices of a chunk */
+    static constexpr int X_FLOATS = F == ROWS_plain ? WORDS * EACH : WORDS; /* a slice's, of a row */
     /* So far are rows apart that no two lanes of a load meet at a bank. */
-    static constexpr int X_PITCH = F == ROWS_plain && EACH == 1 ? X_FLOATS : X_FLOATS + 4;
+    static constexpr int X_PITCH = P == PRECISION_bf16 ? X_FLOATS + 4 : X_FLOATS;
 };
 
 /* What THREADS threads stage of a slice: ROWS of x, then COLUMNS of the weight. */
@@ -69,8 +68,8 @@ struct slice : form<P, F> {
     static_assert(ROWS % X_STEP == 0 && COLUMNS % W_STEP == 0, "all threads have as many");
 };
 
-/* Where a thread's pieces of the next slice come from, and how many rows there are from its first on.
- * A column that is nobody's is the first one: nobody uses it. */
+/* Where a thread's pieces of the next slice come from, and how many rows there are from its first
+ * on. A column that is nobody's is the first one: nobody uses it. */
 template <class S> struct pieces {
     const float *x, *w[S::W_EACH];
     int left;
@@ -94,7 +93,7 @@ __device__ __forceinline__ void find_pieces(struct pieces<S> *p, const struct fa
     }
 }
 
-/* Begins to copy the pieces of a slice and goes on to that `by` slices further. */
+/* Begins to copy the pieces of a slice, and goes on to the one that is `by` slices further. */
 template <class S>
 __device__ __forceinline__ void fetch_w(float *stage, struct pieces<S> *p, const struct fast &f,
                                         int by, int t)
@@ -152,39 +151,33 @@ __device__ __forceinline__ void round_w(uint32_t *high, uint32_t *low, float wor
         *low = bits_of(tf32_whole(*high) - float_of(*high & TF32_BITS));
 }
 
-/* A step of a slice's 16 rows from `row` on, as they are in memory. */
-template <enum precision P>
-__device__ __forceinline__ void load_plain(uint32_t (&high)[4], uint32_t (&low)[4],
-                                           const float *row, int step)
+/* A slice's 16 rows from `row` on, rounded, for each step. */
+template <enum precision P, enum rows_form F>
+__device__ __forceinline__ void load_x(uint32_t (&high)[STEPS][4], uint32_t (&low)[STEPS][4],
+                                       const float *row)
 {
+    constexpr int APART = form<P, F>::X_PITCH;
     const int lane = (int)threadIdx.x % 32;
     UNROLL(2)
-    for (int h = 0; h < 2; h++) {
-        const float *at = row + (lane / 4 + h * 8) * form<P, ROWS_plain>::X_PITCH;
-        if constexpr (P == PRECISION_bf16) {
-            float x[4];
-            load_columns(x, at + lane % 4 * 8 + step * 4);
-            high[h] = nearest_bf16(x[0], x[1]);
-            high[2 + h] = nearest_bf16(x[2], x[3]);
+    for (int h = 0; h < 2; h++)
+        if constexpr (F == ROWS_rounded) {
+            load_matrix(high[h], row + lane % 16 * APART + lane / 16 * 4 + h * 8);
+        } else if constexpr (P == PRECISION_bf16) {
+            const float *at = row + (lane / 4 + h * 8) * APART + lane % 4 * 8;
+            UNROLL(2)
+            for (int s = 0; s < STEPS; s++) {
+                float x[4];
+                load_columns(x, at + 4 * s);
+                high[s][h] = nearest_bf16(x[0], x[1]);
+                high[s][2 + h] = nearest_bf16(x[2], x[3]);
+            }
         } else {
-            const float2 x = *reinterpret_cast<const float2 *>(at + lane % 4 * 4 + step * 2);
-            round_x<P>(&high[h], &low[h], x.x);
-            round_x<P>(&high[2 + h], &low[2 + h], x.y);
+            float x[4];
+            load_columns(x, row + (lane / 4 + h * 8) * APART + lane % 4 * 4);
+            UNROLL(4)
+            for (int i = 0; i < 4; i++)
+                round_x<P>(&high[i / 2][i % 2 * 2 + h], &low[i / 2][i % 2 * 2 + h], x[i]);
         }
-    }
-}
-
-/* The same rounded. */
-template <enum precision P>
-__device__ __forceinline__ void load_rounded(uint32_t (&high)[4], uint32_t (&low)[4],
-                                             const float *row, int step)
-{
-    const int lane = (int)threadIdx.x % 32;
-    const float *at
-        = row + lane % 16 * form<P, ROWS_rounded>::X_PITCH + lane / 16 * 4 + step * STEP;
-    load_matrix(high, at);
-    if constexpr (P == PRECISION_tf32x3)
-        load_matrix(low, at + WORDS);
 }
 
 /* d += a @ b; of three products the smaller ones first. */
@@ -195,10 +188,10 @@ __device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (
                                               const uint32_t (&b_low)[W][2])
 {
     if constexpr (P == PRECISION_tf32x3) {
-        UNROLL(4)
+        UNROLL(8)
         for (int j = 0; j < W; j++)
             mma_tf32(d[j], a_low, b_high[j]);
-        UNROLL(4)
+        UNROLL(8)
         for (int j = 0; j < W; j++)
             mma_tf32(d[j], a_high, b_low[j]);
     }
@@ -210,7 +203,7 @@ __device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (
             mma_tf32(d[j], a_high, b_high[j]);
 }
 
-/* p += a slice of R * 16 rows at x by one of W * 8 columns at w. Sum p[i][j][e] of lane l is that of
+/* p += a slice of R * 16 rows at x by one of W * 8 columns at w. Of lane l sum p[i][j][e] is that of
  * row 16 i + l / 4 + e / 2 * 8 and of column 8 j + l % 4 * 2 + e % 2. Does `meanwhile` while the
  * tensor cores have something to do. */
 template <enum precision P, enum rows_form F, int R, int W, class M>
@@ -218,29 +211,23 @@ __device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float 
                                                const M &meanwhile)
 {
     const int lane = (int)threadIdx.x % 32;
-    float words[W][4];
-    UNROLL(4)
-    for (int j = 0; j < W; j++)
-        load_columns(words[j], w + (j * MMA_COLUMNS + lane / 4) * WORDS + lane % 4 * 4);
-    UNROLL(2)
-    for (int s = 0; s < STEPS; s++) {
-        uint32_t b_high[W][2], b_low[W][2];
+    uint32_t b_high[STEPS][W][2], b_low[STEPS][W][2];
+    UNROLL(8)
+    for (int j = 0; j < W; j++) {
+        float b[4];
+        load_columns(b, w + (j * MMA_COLUMNS + lane / 4) * WORDS + lane % 4 * 4);
         UNROLL(4)
-        for (int j = 0; j < W; j++)
-            UNROLL(2)
-            for (int i = 0; i < 2; i++)
-                round_w<P>(&b_high[j][i], &b_low[j][i], words[j][2 * s + i]);
+        for (int i = 0; i < 4; i++)
+            round_w<P>(&b_high[i / 2][j][i % 2], &b_low[i / 2][j][i % 2], b[i]);
+    }
+    UNROLL(4)
+    for (int i = 0; i < R; i++) {
+        uint32_t a_high[STEPS][4], a_low[STEPS][4];
+        load_x<P, F>(a_high, a_low, x + i * MMA_ROWS * form<P, F>::X_PITCH);
         UNROLL(2)
-        for (int i = 0; i < R; i++) {
-            uint32_t a_high[4], a_low[4];
-            const float *row = x + i * MMA_ROWS * form<P, F>::X_PITCH;
-            if constexpr (F == ROWS_rounded)
-                load_rounded<P>(a_high, a_low, row, s);
-            else
-                load_plain<P>(a_high, a_low, row, s);
-            multiply_step<P>(p[i], a_high, a_low, b_high, b_low);
-        }
-        if (s == 0)
+        for (int s = 0; s < STEPS; s++)
+            multiply_step<P>(p[i], a_high[s], a_low[s], b_high[s], b_low[s]);
+        if (i == 0)
             meanwhile();
     }
 }
@@ -270,7 +257,7 @@ __device__ __forceinline__ void lay_out(float *room, const float (&sums)[W][4])
                 = {sums[j][2 * h], sums[j][2 * h + 1]};
 }
 
-/* Finishes and stores a matrix of sums, of which the caller is thread `t` of n_threads; some at once,
+/* Finishes and stores a matrix of sums by n_threads threads, of which this is `t`; some at once,
  * whose residuals are asked for together. Columns that nobody has are zero, whatever x is. */
 template <int ROWS, int COLUMNS, int PITCH, enum epilogue E>
 __device__ __forceinline__ void put_sums(const struct fast &f, const float *sums, int row,
@@ -317,8 +304,8 @@ __device__ __forceinline__ void put(const struct fast &f, const float *sums, int
     }
 }
 
-/* Few rows: the chunks are multiplied side by side. A warp takes R * 16 rows and W * 8 columns by one
- * chunk at a time and stages its slices for itself; then the threads sum the chunks in order. */
+/* Few rows: the chunks are multiplied side by side. A warp takes R * 16 rows and W * 8 columns by
+ * one chunk at a time and stages its slices for itself; then the threads sum the chunks in order. */
 template <enum precision P_, int R_, int W_> struct split {
     static constexpr enum precision P = P_;
     static constexpr enum rows_form F = ROWS_plain;
@@ -346,12 +333,14 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, T::R == 1 ? 2 : 1)
     };
     struct pieces<S> from;
     const auto fetch_weights = [&](int s) {
+        float *stage = stages + s % T::STAGES * S::FLOATS;
         if (slice_of(s) < f.n_chunks * PARTS)
-            fetch_w(stages + s % T::STAGES * S::FLOATS, &from, f, slice_of(s + 1) - slice_of(s), lane);
+            fetch_w(stage, &from, f, slice_of(s + 1) - slice_of(s), lane);
     };
     const auto fetch_rows = [&](int s) {
+        float *stage = stages + s % T::STAGES * S::FLOATS;
         if (slice_of(s) < f.n_chunks * PARTS)
-            fetch_x(stages + s % T::STAGES * S::FLOATS, &from, f, slice_of(s + 1) - slice_of(s), lane);
+            fetch_x(stage, &from, f, slice_of(s + 1) - slice_of(s), lane);
         COPY_COMMIT();
     };
     LET_NEXT_START();
@@ -424,44 +413,31 @@ static constexpr int max_of(int x, int y)
     return x > y ? x : y;
 }
 
-/* Many rows: a block has TALL by WIDE warps, each of which makes 32 rows by 32 columns. Slices are
- * staged for all of them, STAGES - 1 ahead. */
-template <enum precision P_, int TALL_, int WIDE_> struct tile {
+/* Many rows: a block has two by two warps, each of which makes 32 rows by W * 8 columns. Slices are
+ * staged for all of them, STAGES - 1 ahead. Bf16 are rounded beforehand, for half the bytes; a tf32
+ * would be as long as what it is made of. */
+template <enum precision P_, int W_> struct tile {
     static constexpr enum precision P = P_;
-    static constexpr enum rows_form F = ROWS_rounded;
-    static constexpr int R = 2, W = 4, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
-    static constexpr int WIDE = WIDE_, THREADS = TALL_ * WIDE * 32;
-    static constexpr int ROWS = TALL_ * WARP_ROWS, COLUMNS = WIDE * WARP_COLUMNS;
+    static constexpr enum rows_form F = P == PRECISION_bf16 ? ROWS_rounded : ROWS_plain;
+    static constexpr int R = 2, W = W_, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
+    static constexpr int SIDE = 2, WARPS = SIDE * SIDE, THREADS = WARPS * 32, STAGES = 4;
+    static constexpr int ROWS = SIDE * WARP_ROWS, COLUMNS = SIDE * WARP_COLUMNS;
     using S = slice<P, F, ROWS, COLUMNS, THREADS>;
-    static constexpr int STAGES = S::FLOATS > 6000 ? 3 : 4; /* so that any device has room */
-    /* At the end sums lie in the stages' place. */
+    /* At the end sums lie in the stages' place, for each warp. */
     static constexpr int ROOM_PITCH = WARP_COLUMNS + 8, ROOM = WARP_ROWS * ROOM_PITCH;
-    static constexpr int SIZE
-        = (int)sizeof(float) * max_of(STAGES * S::FLOATS, THREADS / 32 * ROOM);
+    static constexpr int SIZE = (int)sizeof(float) * max_of(STAGES * S::FLOATS, WARPS * ROOM);
 };
-constexpr int TILE_THREADS = 512; /* of a processor, which has 128 registers for each */
 
 template <class T>
-__device__ __forceinline__ void put_tile(const struct fast &f, float *room,
-                                         const float (&sum)[T::R][T::W][4], int row, int column)
-{
-    UNROLL(2)
-    for (int i = 0; i < T::R; i++)
-        lay_out<T::ROOM_PITCH>(room + i * MMA_ROWS * T::ROOM_PITCH, sum[i]);
-    __syncwarp(ALL_LANES);
-    put<T::WARP_ROWS, T::WARP_COLUMNS, T::ROOM_PITCH>(f, room, row, column,
-                                                      (int)threadIdx.x % 32, 32);
-}
-
-template <class T>
-__global__ void __launch_bounds__(T::THREADS, TILE_THREADS / T::THREADS)
+__global__ void __launch_bounds__(T::THREADS, T::W == 4 ? 3 : 2)
     fast_tile_kernel(const __grid_constant__ fast f)
 {
     using S = typename T::S;
     DYNAMIC_SHARED(float, stages);
     const int t = (int)threadIdx.x, warp = t / 32, n_slices = f.n_chunks * S::PARTS;
     const int row = (int)blockIdx.x * T::ROWS, column = (int)blockIdx.y * T::COLUMNS;
-    const int warp_row = warp / T::WIDE * T::WARP_ROWS, warp_column = warp % T::WIDE * T::WARP_COLUMNS;
+    const int warp_row = warp / T::SIDE * T::WARP_ROWS;
+    const int warp_column = warp % T::SIDE * T::WARP_COLUMNS;
     struct pieces<S> from;
     find_pieces(&from, f, row, column, 0, t);
     for (int s = 0; s < T::STAGES - 1; s++)
@@ -506,7 +482,13 @@ __global__ void __launch_bounds__(T::THREADS, TILE_THREADS / T::THREADS)
     LET_NEXT_START();
     COPY_WAIT(0);
     __syncthreads();
-    put_tile<T>(f, stages + warp * T::ROOM, sum, row + warp_row, column + warp_column);
+    float *room = stages + warp * T::ROOM;
+    UNROLL(2)
+    for (int i = 0; i < T::R; i++)
+        lay_out<T::ROOM_PITCH>(room + i * MMA_ROWS * T::ROOM_PITCH, sum[i]);
+    __syncwarp(ALL_LANES);
+    put<T::WARP_ROWS, T::WARP_COLUMNS, T::ROOM_PITCH>(f, room, row + warp_row,
+                                                      column + warp_column, t % 32, 32);
 }
 
 template <class T> struct tile_launch {
@@ -524,38 +506,22 @@ template <class T> struct tile_launch {
     }
 };
 
-__device__ __forceinline__ void store_four(float *to, const uint32_t (&words)[4])
-{
-    *reinterpret_cast<float4 *>(to) = make_float4(float_of(words[0]), float_of(words[1]),
-                                                  float_of(words[2]), float_of(words[3]));
-}
-
-/* Rounded rows, in whole chunks of zeros behind the last k. A thread makes four words. */
-template <enum precision P>
+/* Rounded rows, in whole chunks, with zeros behind the last k. A thread makes four words. */
 __global__ void __launch_bounds__(BLOCK)
     round_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
 {
-    constexpr int ROUNDED = form<P, ROWS_rounded>::ROUNDED;
     const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), row = i / (n_words / 4);
-    const int in_slice = i % (WORDS / 4) * 4, slice = i % (n_words / 4) * 4 - in_slice;
+    const int word = i % (n_words / 4) * 4, first = word / WORDS * WORDS + word % WORDS / 4;
     AWAIT_LAST();
     if (row >= n_rows)
         return;
     const float *from = x + (size_t)row * (size_t)K;
-    float *to = out + ((size_t)row * (size_t)n_words + (size_t)slice) * ROUNDED + in_slice;
     const auto element = [&](int k) { return k < K ? from[k] : 0.0f; };
-    uint32_t high[4], low[4];
-    UNROLL(4)
-    for (int j = 0; j < 4; j++) {
-        const int word = slice + in_slice / 4 + 4 * j;
-        if constexpr (P == PRECISION_bf16)
-            high[j] = nearest_bf16(element(2 * word), element(2 * word + 1));
-        else
-            round_x<P>(&high[j], &low[j], element(word));
-    }
-    store_four(to, high);
-    if constexpr (P == PRECISION_tf32x3)
-        store_four(to + WORDS, low);
+    const auto pair = [&](int at) {
+        return float_of(nearest_bf16(element(2 * at), element(2 * at + 1)));
+    };
+    *reinterpret_cast<float4 *>(out + (size_t)i * 4)
+        = make_float4(pair(first), pair(first + 4), pair(first + 8), pair(first + 12));
 }
 
 /* Rows as they are, so that each lies at 16 bytes. */
@@ -568,31 +534,51 @@ __global__ void __launch_bounds__(BLOCK)
         out[i] = k < K ? x[(size_t)row * (size_t)K + (size_t)k] : 0;
 }
 
+/* x in the form that a cut wants. */
+static void prepare(struct device *d, fast *f, int K, enum rows_form form)
+{
+    const int n_words = f->n_chunks * CHUNK / (form == ROWS_rounded ? 2 : 1);
+    const int64_t count = (int64_t)f->n_rows * n_words;
+    if (form == ROWS_rounded)
+        LAUNCH_EARLY(d, round_rows_kernel, blocks_for(count / 4, BLOCK), BLOCK, 0, d->prepared,
+                     f->x, f->n_rows, K, n_words);
+    else if (K % CHUNK != 0 || reinterpret_cast<uintptr_t>(f->x) % 16 != 0)
+        LAUNCH_EARLY(d, pad_rows_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->prepared, f->x,
+                     f->n_rows, K, n_words);
+    else
+        return;
+    CHECK_LAUNCH(d);
+    f->x = d->prepared;
+    f->pitch = n_words;
+}
+
 /* How a product can be cut, and what cuts it so. */
 struct cut {
     int rows, columns;
+    float first, next; /* what a processor's first block takes, and each one more */
     enum rows_form form;
     cudaError_t (*allow)(const struct device *d);
     void (*run)(struct device *d, const fast &f);
 };
 
+/* Measured on an H100: us for 768 k. */
+constexpr int N_CUTS = 4;
+constexpr float CUTS[3][N_CUTS][2] = {
+    {{2.5f, 2.3f}, {7.3f, 5.0f}, {14.8f, 12.5f}, {27.0f, 24.9f}}, /* tf32x3 */
+    {{1.7f, 1.7f}, {5.2f, 4.2f}, {9.5f, 6.6f}, {15.0f, 13.0f}},   /* tf32 */
+    {{1.2f, 2.0f}, {3.5f, 4.2f}, {7.0f, 4.5f}, {12.0f, 8.4f}},    /* bf16 */
+};
+
 template <enum precision P> struct cuts {
-    template <int R, int W> static constexpr struct cut few()
+    template <class T, template <class> class L> static constexpr struct cut cut_of(const float *us)
     {
-        using T = split<P, R, W>;
-        return {T::ROWS, T::COLUMNS, T::F, split_launch<T>::allow, split_launch<T>::run};
+        return {T::ROWS, T::COLUMNS, us[0], us[1], T::F, L<T>::allow, L<T>::run};
     }
 
-    template <int TALL, int WIDE> static constexpr struct cut many()
-    {
-        using T = tile<P, TALL, WIDE>;
-        return {T::ROWS, T::COLUMNS, T::F, tile_launch<T>::allow, tile_launch<T>::run};
-    }
-
-    static constexpr struct cut all[5]
-        = {few<1, 2>(), few<2, 4>(), many<2, 2>(), many<4, 2>(), many<4, 4>()};
-    /* What it takes to bring a row or a column, in multiplications. */
-    static constexpr int BRING = P == PRECISION_tf32x3 ? 27 : P == PRECISION_tf32 ? 80 : 120;
+    static constexpr const float (*US)[2] = CUTS[P - PRECISION_tf32x3];
+    static constexpr struct cut all[N_CUTS] = {
+        cut_of<split<P, 1, 2>, split_launch>(US[0]), cut_of<split<P, 2, 4>, split_launch>(US[1]),
+        cut_of<tile<P, 4>, tile_launch>(US[2]), cut_of<tile<P, 8>, tile_launch>(US[3])};
 
     static cudaError_t allow(const struct device *d)
     {
@@ -607,36 +593,15 @@ template <enum precision P> struct cuts {
     static const struct cut *best(const struct device *d, const fast &f)
     {
         const struct cut *best = NULL;
-        int64_t least = INT64_MAX;
+        float least = INFINITY;
         for (const struct cut &c : all) {
             const int64_t blocks
                 = (int64_t)blocks_for(f.n_rows, c.rows) * blocks_for(f.columns.n_out, c.columns);
-            const int64_t each = c.rows * c.columns + BRING * (c.rows + c.columns);
-            const int64_t cost = blocks_for(blocks, d->processors) * each;
-            if (cost < least)
-                best = &c, least = cost;
+            const float us = c.first + (float)(blocks_for(blocks, d->processors) - 1) * c.next;
+            if (us < least)
+                best = &c, least = us;
         }
         return best;
-    }
-
-    /* x as the cut wants it. */
-    static void prepare(struct device *d, fast *f, int K, enum rows_form form_)
-    {
-        using X = form<P, ROWS_rounded>;
-        const bool is_rounded = form_ == ROWS_rounded;
-        const int n_words = f->n_chunks * CHUNK / (is_rounded ? X::EACH : 1);
-        const int64_t count = (int64_t)f->n_rows * n_words;
-        if (is_rounded)
-            LAUNCH_EARLY(d, round_rows_kernel<P>, blocks_for(count / 4, BLOCK), BLOCK, 0,
-                         d->prepared, f->x, f->n_rows, K, n_words);
-        else if (K % CHUNK != 0 || reinterpret_cast<uintptr_t>(f->x) % 16 != 0)
-            LAUNCH_EARLY(d, pad_rows_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->prepared, f->x,
-                         f->n_rows, K, n_words);
-        else
-            return;
-        CHECK_LAUNCH(d);
-        f->x = d->prepared;
-        f->pitch = n_words * (is_rounded ? X::ROUNDED : 1);
     }
 
     static void run(struct device *d, fast f, int K)
@@ -649,7 +614,7 @@ template <enum precision P> struct cuts {
 
 cudaError_t cuda_fast_open(struct device *d, const struct device_options *o)
 {
-    const size_t row = 2 * sizeof(float) * blocks_for(o->width_max, CHUNK) * CHUNK; /* two words a k */
+    const size_t row = sizeof(float) * blocks_for(o->width_max, CHUNK) * CHUNK;
     void *prepared = NULL;
     cudaError_t error = cudaSuccess;
     if (d->precision == PRECISION_exact)

@@ -67,10 +67,10 @@ __device__ __forceinline__ void split_tf32(uint32_t *high, uint32_t *low, float 
     *low = is_finite ? bits_of(x - float_of(*high)) : 0;
 }
 
-/* A weight that tensor cores multiply by lies in words, each the bf16 of an even k and above it of the
- * next, or the nearest tf32 of an element, with all its bits below: so that no one rounds it again,
- * and nothing of it is lost. Words lie by slices of WORDS, in each one column behind the other.
- * Behind the last k are zeros, up to a whole chunk. */
+/* A weight that tensor cores multiply by lies in words. Each is the bf16 of an even k and above it
+ * that of the next, or the nearest tf32 of an element, with the bits below it such that the element
+ * can be had back. Words lie by slices of WORDS, in each one column behind the other. Behind the
+ * last k are zeros, up to a whole chunk. */
 constexpr int WORDS = 16;
 
 __device__ __forceinline__ uint32_t tf32_word(float x)
@@ -161,7 +161,8 @@ static inline void registers_of(uint32_t (&both)[2], uint32_t first, uint32_t se
 
 /* Sums in ascending k: a GPU's own order within an instruction is not documented. Once, and not in
  * each place that calls it: the host's compiler would take minutes. */
-__attribute__((noinline)) static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool is_pair)
+__attribute__((noinline)) static void mma(float (&d)[4], const uint32_t (&a)[4],
+                                          const uint32_t (&b)[2], bool is_pair)
 {
     const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t rows[2][4][2], columns[2][4][2]; /* [half or column][k] */

@@ -1,5 +1,5 @@
-/* Matrices of weight_pack: row-major float32, or in words for tensor cores. Where `linear` computes in
- * bf16 they are what it would round them to each time: half the bytes to read, and the same
+/* Matrices of weight_pack: row-major float32, or in words for tensor cores. Where `linear` computes
+ * in bf16 they are what it would round them to each time: half the bytes to read, and the same
  * products. */
 #include "fragment.h"
 
