@@ -5,6 +5,8 @@
  *   limit read_gb N           read from memory, GB/s
  *   limit fma_gflop N         multiply-adds from registers, GFLOP/s
  *   limit link_gb N           from the device to pinned memory, GB/s
+ *   limit launch_us N         a small kernel behind others, and the same in a graph
+ *   limit graph_us N
  *   gemm NAME M OURS [CUBLAS [TF32]]    milliseconds; cuBLAS where its library is found
  *   decode PRECISION N MS     a step of N sequences
  *   prefill PRECISION N MS    a prompt of N tokens with all logits
@@ -112,7 +114,9 @@ __global__ void fma_kernel(float *out, int rounds)
     float chain[CHAINS];
     for (int c = 0; c < CHAINS; c++)
         chain[c] = (float)(threadIdx.x + (unsigned)c);
+    UNROLL(16)
     for (int i = 0; i < rounds; i++)
+        UNROLL(8)
         for (int c = 0; c < CHAINS; c++)
             chain[c] = fmaf(chain[c], 0.9999f, 1e-6f);
     float sum = 0;
@@ -154,6 +158,16 @@ static void say_link(bool tiny)
     });
     printf("limit link_gb %.3f\n", 1e-9 * (double)size / down);
     cuda_both_close(&b);
+}
+
+static void say_launches(bool tiny)
+{
+    const int count = tiny ? 2 : 200;
+    float *const x = floats(64);
+    const auto add = [&](int) { be->add(device, x, x, x, 64); };
+    printf("limit launch_us %.3f\n", 1e6 * time_of(count, [&] { add(0); }));
+    printf("limit graph_us %.3f\n", 1e6 * time_queued(count, add));
+    be->release(device, x, 0);
 }
 
 /* Products beside cuBLAS, whose library is looked for at run time. */
@@ -395,6 +409,7 @@ static void say_machine(const struct model_shape *shape, bool tiny)
     printf("device %s\n", be->describe(device));
     say_limits(tiny);
     say_link(tiny);
+    say_launches(tiny);
     blas_open();
     for (const struct product &p : products)
         say_product(&p, tiny ? 8 : 512);

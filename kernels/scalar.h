@@ -68,20 +68,47 @@ SCALAR float scalar_times_power(float p, float shifted)
     return p * scalar_power_of_two(half) * scalar_power_of_two(n - half);
 }
 
-SCALAR float scalar_exp(float x)
+/* p of exp(t) = p 2^n, n being in the low bits of *shifted. */
+SCALAR float scalar_exp_parts(float *shifted, float t)
 {
-    const float low = EXP_LOWEST > x ? EXP_LOWEST : x; /* a NaN stays */
-    const float t = EXP_HIGHEST < low ? EXP_HIGHEST : low;
-    const float shifted = fmaf(t, EXP_LOG2E, EXP_ROUND);
-    const float n = shifted - EXP_ROUND;
+    *shifted = fmaf(t, EXP_LOG2E, EXP_ROUND);
+    const float n = *shifted - EXP_ROUND;
     float r = fmaf(n, -EXP_LN2_HIGH, t);
     r = fmaf(n, -EXP_LN2_LOW, r);
     float p = fmaf(r, EXP_6, EXP_5);
     p = fmaf(r, p, EXP_4);
     p = fmaf(r, p, EXP_3);
     p = fmaf(r, p, EXP_2);
-    p = fmaf(r * r, p, r) + 1.0f;
+    return fmaf(r * r, p, r) + 1.0f;
+}
+
+SCALAR float scalar_exp(float x)
+{
+    const float low = EXP_LOWEST > x ? EXP_LOWEST : x; /* a NaN stays */
+    float shifted;
+    const float p = scalar_exp_parts(&shifted, EXP_HIGHEST < low ? EXP_HIGHEST : low);
     return scalar_times_power(p, shifted);
+}
+
+/* The same of an x that is not above 0, in fewer steps: n is -150 .. 0, so p 2^(n + 64) is normal,
+ * and what follows rounds once. */
+SCALAR float scalar_exp_falling(float x)
+{
+    float shifted;
+    const float p = scalar_exp_parts(&shifted, EXP_LOWEST > x ? EXP_LOWEST : x);
+    return p * scalar_from_bits((scalar_bits(shifted) << 23) + (191u << 23)) * 0x1p-64f;
+}
+
+/* x / sum of a softmax, x being WEIGHT_LEAST to 1 and the sum 1 to 2^22, whose inverse 1 / sum
+ * serves a whole row: a quotient corrected once is within a unit in the last place, and corrected
+ * again it is the division's (Markstein). Of smaller x the corrections would not be exact. */
+#define WEIGHT_LEAST 0x1p-80f
+
+SCALAR float scalar_weight(float x, float sum, float inverse)
+{
+    float quotient = x * inverse;
+    quotient = fmaf(fmaf(-sum, quotient, x), inverse, quotient);
+    return fmaf(fmaf(-sum, quotient, x), inverse, quotient);
 }
 
 SCALAR float scalar_log(float x)
@@ -117,7 +144,7 @@ SCALAR float scalar_tanh(float x)
     p = fmaf(s, p, -0.33333284f);
     const float near = fmaf(x * s, p, x);
     const float far = 1.0f - 2.0f / (scalar_exp(2.0f * a) + 1.0f);
-    return a < 0.625f ? near : copysignf(far, x);
+    return copysignf(a < 0.625f ? near : far, x); /* of -0 too, where near is 0 */
 }
 
 SCALAR float scalar_sigmoid(float x)

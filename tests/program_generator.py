@@ -12,7 +12,7 @@ import transformers
 
 from program_rows import CHANGES, FLAGS, ROWS, Torch
 from programs import (EDIT, PARAMETERS, POINTS, SIZES, WIDTH, Moments, Program, Statement,
-                      base_shape, named_view, parameter_view, tokens_of)
+                      base_shape, named_view, parameter_view, tokens_of, traces_of)
 
 ELEMENTS_MAX, RANK_MAX = 3000, 6
 READ_ONLY = "a parameter"
@@ -23,7 +23,7 @@ SKIPPED = {"ln1_out": "ln1_in", "attn_out": "ln1_out", "ln2_out": "ln2_in", "mlp
 CACHED = ("ln1_out", "qkv", "ln2_out", "mlp_pre", "mlp_out", "lnf_out", "logits")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Var:
     name: str
     like: torch.Tensor  # zeros of its shape and dtype, sharing memory as it does
@@ -58,16 +58,47 @@ class Generator:
 
     def program(self):
         rng = self.rng
-        n_invokes = rng.choice([1, 1, 2, 2, 3])
-        n_new = rng.choice([0, 0, 0, 1, 2, 3, 4])
-        unequal = rng.randrange(n_invokes) if rng.randrange(4) == 0 else None
-        prompts = [self.prompts(i == unequal) for i in range(n_invokes)]
-        self.lengths, self.n_new = [[len(prompt) for prompt in p] for p in prompts], n_new
+        n_traces = rng.choice([2, 2, 2, 3]) if rng.randrange(15) == 0 else 1
+        self.traces = traces_of([self.prompts_and_steps(n_traces) for _ in range(n_traces)])
+        self.lengths = [[len(prompt) for prompt in prompts or sum(trace.own().values(), [])]
+                        for trace in self.traces for prompts in trace.prompts]
         if rng.randrange(15) == 0:
             self.edit()
-        for self.invoke in range(n_invokes):
+        for self.trace in self.traces:
+            self.invokes()
+        return Program(self.traces, self.statements)
+
+    def invokes(self):
+        """Those of a trace. What was made of the rows of all is known behind them all."""
+        of_all = []
+        for self.invoke in self.trace.invokes:
+            n_vars = self.n_names
             self.body()
-        return Program(prompts, n_new, self.statements)
+            if self.sees_all:
+                new = [v for v in self.vars if int(v.name[1:]) >= n_vars]
+                of_all += [v for v in new if not self.moments.roots[v.root].is_live]
+                self.vars = [v for v in self.vars if v not in new]
+        self.vars += of_all
+
+    @property
+    def sees_all(self):
+        """Whether the invoke has no prompt of its own, but the rows of all."""
+        return self.invoke not in self.trace.own()
+
+    def seen(self):
+        """The invokes whose rows the invoke has."""
+        return self.trace.own() if self.sees_all else [self.invoke]
+
+    def prompts_and_steps(self, n_traces):
+        """One trace's."""
+        rng = self.rng
+        n_invokes = rng.choice([1, 1, 2, 2, 3] if n_traces == 1 else [1, 1, 2])
+        n_new = rng.choice([0, 0, 0, 1, 2, 3, 4] if n_traces == 1 else [0, 0, 1, 2])
+        unequal = rng.randrange(n_invokes) if rng.randrange(4) == 0 else None
+        prompts = [self.prompts(i == unequal) for i in range(n_invokes)]
+        if rng.randrange(15) == 0:
+            prompts.insert(rng.choice([rng.randrange(n_invokes + 1), n_invokes]), None)
+        return prompts, n_new
 
     def prompts(self, unequal):
         """An invoke's, of one length or of several."""
@@ -81,19 +112,21 @@ class Generator:
 
     def body(self):
         """An invoke's statements: places mostly in the order of the pass, with work at each."""
-        rng, n_steps = self.rng, max(1, self.n_new)
+        rng, steps = self.rng, self.trace.steps
+        # Shapes of all rows are known where no more come.
+        can_plan = not self.sees_all or self.invoke == self.trace.invokes[-1]
         places = []
         for _ in range(rng.choice([1, 2, 3, 4])):
             name = rng.choice(POINTS.names)
             block = rng.randrange(POINTS.n_blocks) if "*" in name.path else 0
-            step = n_steps - 1 if name.shape == "ids" else rng.randrange(n_steps)
-            if name.shape not in ("ids", "next") or self.n_new:
+            step = steps[-1] if name.shape == "ids" else rng.choice(steps)
+            if name.shape not in ("ids", "next") or self.trace.n_new:
                 places.append((name, block, step))
         if rng.randrange(4):
             places.sort(key=lambda p: POINTS.turn(p[0].point, *p[1:]))
         for place in places:
             self.hook(*place)
-            for _ in range(rng.choice([0, 1, 2, 3])):
+            for _ in range(rng.choice([0, 1, 2, 3]) * can_plan):
                 self.attempt(self.make)
             for _ in range(rng.choice([0, 0, 1, 2])):
                 self.attempt(self.change)
@@ -103,14 +136,14 @@ class Generator:
                 self.save(rng.choice(self.vars))
         if rng.randrange(6) == 0:
             self.attempt(self.each)
-        for _ in range(rng.choice([0, 1, 2, 4])):
+        for _ in range(rng.choice([0, 1, 2, 4]) * can_plan):
             self.attempt(self.make)
         for var in rng.sample(self.vars, min(len(self.vars), 2)) + self.vars[-2:]:
             self.save(var)
         if rng.randrange(8) == 0:
             self.attempt(self.skip)
         end = rng.choice([n for n in POINTS.names if n.point in ("logits", "block_out", "lnf_out")])
-        self.save(self.hook(end, POINTS.n_blocks - 1 if "*" in end.path else 0, n_steps - 1))
+        self.save(self.hook(end, POINTS.n_blocks - 1 if "*" in end.path else 0, steps[-1]))
         if rng.randrange(8) == 0:
             self.attempt(rng.choice([self.stop, self.cache]))
 
@@ -119,7 +152,7 @@ class Generator:
         self.statements.append(statement)
         self.moments.add(statement)
         if statement.place and statement.kind != "parameter":
-            self.looked.update((self.invoke, turn) for turn in statement.turns())
+            self.looked.update((i, turn) for turn in statement.turns() for i in self.seen())
 
     def define(self, like, root=None, path=""):
         name = f"v{self.n_names}"
@@ -144,9 +177,10 @@ class Generator:
         n_sequences, n_tokens = len(self.lengths[self.invoke]), max(self.lengths[self.invoke])
         root = self.root_at(name, block, step)
         if root not in self.bases:
+            step -= self.trace.steps[0]
             of_prompt = step == 0 or name.shape == "ids"
             shape = base_shape(name, n_sequences, n_tokens if of_prompt else 1,
-                               0 if of_prompt else n_tokens + step - 1, self.n_new)
+                               0 if of_prompt else n_tokens + step - 1, self.trace.n_new)
             self.bases[root] = torch.zeros(
                 shape, dtype=torch.int64 if len(shape) < 3 else torch.float32)
         return root, self.bases[root]
@@ -158,15 +192,20 @@ class Generator:
                            root=root, place=(name, block, step)))
         return var
 
-    def spelled(self, name, block, step):
-        """A place in client code."""
+    def spelled(self, name, block, step=None):
+        """A place in client code, without a step the first one's."""
         if self.rng.randrange(4) == 0:
             block -= POINTS.n_blocks
         module, leaf = re.fullmatch(r"(?:(.*)\.)?(\w+(?:\[\d\])*)", name.path).groups()
         words = ["model", *([module] if module else [])]
-        words += [f"step({step})"] if step else []
+        words += [at] if step is not None and (at := self.step_text(step)) else []
         return ".".join([*words, "input[0][0]" if leaf == "input" else leaf]).replace(
             ".*", f"[{block}]")
+
+    def step_text(self, step):
+        """Of the trace's steps one; nothing for the first."""
+        k = step - self.trace.steps[0]
+        return f"step({k})" if k else ""
 
     def save(self, var):
         out, text, reads = f"s{len(self.statements)}", f"{var.name}.save()", (var.name,)
@@ -501,10 +540,11 @@ class Generator:
         if not self.moments.roots[root].is_live:
             return False
         invoke, turn, _ = map(int, re.split("[@#]", root))
+        trace = next(trace for trace in self.traces if invoke in trace.invokes)
         is_token = torch.zeros(self.bases[root].shape, dtype=torch.bool)
         for i, length in enumerate(self.lengths[invoke]):
             tokens_of(is_token, i, POINTS.point_at(turn), max(self.lengths[invoke]) - length,
-                      turn // POINTS.n_sites)[...] = True
+                      turn // POINTS.n_sites - trace.steps[0])[...] = True
         return not is_token.flatten()[places_of(part)].any()
 
     def replace(self, name, block, step, module=""):
@@ -529,9 +569,10 @@ class Generator:
         condition = torch_text.partition(": ")[0] + ": " if torch_text else ""
         self.add(Statement("replace", text, f"{condition}value = {value}", reads=tuple(self.reads),
                            root=root, place=(name, block, step)))
-        key = self.invoke, turn
-        self.replaced[key] = self.replaced.get(key, 0) + 1
-        self.vars = [v for v in self.vars if v.root != root or v.path == name.at(block)]
+        for key in {(i, turn) for i in [self.invoke, *self.seen()]}:
+            old = f"{key[0]}@{turn}#{self.replaced.get(key, 0)}"
+            self.vars = [v for v in self.vars if v.root != old or v.path == name.at(block)]
+            self.replaced[key] = self.replaced.get(key, 0) + 1
 
     # Contexts.
 
@@ -541,35 +582,40 @@ class Generator:
 
     def skip(self):
         """A module is left out, which nothing looks into."""
+        if None in self.trace.prompts and self.invoke != self.trace.invokes[-1]:
+            raise Misfit        # what comes behind may look
         name, block = self.somewhere([n for n in POINTS.canonical if n.point in SKIPPED])
-        step = self.rng.randrange(max(1, self.n_new))
+        step = self.rng.choice(self.trace.steps)
         first, last = (POINTS.turn(p, block, step) for p in (SKIPPED[name.point], name.point))
-        if any((self.invoke, turn) in self.looked for turn in range(first + 1, last)):
+        inside = range(first + 1, last)
+        if any((i, turn) in self.looked for i in self.seen() for turn in inside):
             raise Misfit
         module = name.at(f"[{block}]").replace(".[", "[").rpartition(".output")[0]
-        self.replace(name, block, step, f"{module}.step({step})" if step else module)
+        at = self.step_text(step)
+        self.replace(name, block, step, f"{module}.{at}" if at else module)
         self.skipping = self.invoke
 
     def each(self):
         """A block for several steps: it changes what is there, or keeps something of each."""
-        rng, n_steps = self.rng, max(1, self.n_new)
+        rng, steps = self.rng, self.trace.steps
         name, block = self.somewhere([n for n in POINTS.names if n.shape not in NO_FLOATS])
-        first = rng.randrange(n_steps)
+        first = rng.randrange(len(steps))
         opened, steps = rng.choice([
-            ("with run.all()", range(n_steps)), ("with model.all()", range(n_steps)),
-            (f"with run.iter[{first}:]", range(first, n_steps)),
-            (f"with run.iter[:{first + 1}]", range(first + 1)),
-            (f"for step in run.iter[{first}:]", range(first, n_steps))])
+            ("with run.all()", steps), ("with model.all()", steps),
+            (f"with run.iter[{first}:]", steps[first:]),
+            (f"with run.iter[:{first + 1}]", steps[:first + 1]),
+            (f"for step in run.iter[{first}:]", steps[first:])])
         out, lines, self.reads = f"s{len(self.statements)}", [], []
-        if name.point in POINTS.writable:
+        if name.point in POINTS.writable and all(
+                self.is_unread(self.root_at(name, block, step)) for step in steps):
             lines.append(self.each_change(POINTS.turn(name.point, block, steps[0]),
                                           self.root_at(name, block, steps[0])))
         if not lines or rng.randrange(2):
             lines.append(f"{out}.append({rng.choice(['x[:, -1]', 'x.mean(-1)', 'x.amax()'])})")
         text = [f"{out} = interpose.list().save()", f"{opened}:",
-                f"    x = {self.spelled(name, block, 0)}", *(f"    {line}" for line in lines)]
+                f"    x = {self.spelled(name, block)}", *(f"    {line}" for line in lines)]
         self.add(Statement("each", "\n".join(text), "\n".join(lines), out=out,
-                           reads=tuple(self.reads), place=(name, block, 0), steps=tuple(steps)))
+                           reads=tuple(self.reads), place=(name, block, steps[0]), steps=tuple(steps)))
 
     def each_change(self, latest, root=""):
         """With a value that is known in time, and not changed by it."""
@@ -587,16 +633,16 @@ class Generator:
         """A change at the front of each invoke."""
         name, block = self.somewhere([n for n in POINTS.names if n.point in POINTS.writable])
         self.reads, self.invoke = [], EDIT
-        change = self.each_change(-1)
-        line = f"x = {self.spelled(name, block, 0)}"
-        steps = range(max(1, self.n_new)) if self.rng.randrange(2) else [0]
-        text = f"{line}\n{change}"
-        if len(steps) == max(1, self.n_new):
-            text = f"with model.all():\n    {line}\n    {change}"
+        change, line = self.each_change(-1), f"x = {self.spelled(name, block)}"
+        most = max(len(trace.steps) for trace in self.traces)
+        steps = range(most if self.rng.randrange(2) else 1)
+        text = (f"with model.all():\n    {line}\n    {change}" if len(steps) == most else
+                f"{line}\n{change}")
         self.statements.append(Statement("each", text, change, out="edit", invoke=EDIT,
                                          place=(name, block, 0), steps=tuple(steps)))
-        self.looked.update((i, turn) for i in range(len(self.lengths))
-                           for turn in self.statements[-1].turns())
+        for trace in self.traces:
+            self.looked.update((i, turn) for i in trace.own()
+                               for turn in self.statements[-1].within(trace, i).turns())
 
     def stop(self):
         """Behind it nothing counts."""
@@ -612,19 +658,24 @@ class Generator:
             raise Misfit
         name, block = self.somewhere([n for n in POINTS.canonical if n.point in CACHED])
         module = name.at(f"[{block}]").replace(".[", "[").rpartition(".output")[0]
-        steps = range(max(1, self.n_new))
-        out = f"s{len(self.statements)}"
-        statement = Statement(
-            "cache", f"{out} = run.cache(modules=[model.{module}])", "pass", out=out,
-            place=(name, block, 0), steps=tuple(steps))
-        self.add(statement)
+        steps, out = self.trace.steps, f"s{len(self.statements)}"
+        self.add(Statement("cache", f"{out} = run.cache(modules=[model.{module}])", "pass", out=out,
+                           place=(name, block, steps[0]), steps=tuple(steps)))
 
     def is_writable(self, var):
         if not self.moments.roots[var.root].is_live:
             return var.path != READ_ONLY
         invoke, turn, version = map(int, re.split("[@#]", var.root))
+        if self.sees_all and invoke != self.invoke or not self.is_unread(var.root):
+            return False        # the copy of all rows would be another one
         return (POINTS.point_at(turn) in POINTS.writable
                 and version == self.replaced.get((invoke, turn), 0))
+
+    def is_unread(self, root):
+        """Whether a copy of all rows, if it is one, has not been used behind its turn: what is set
+        there then would come too late."""
+        there = self.moments.roots.get(root)
+        return not self.sees_all or there is None or there.read_turn <= there.turn
 
     def target(self):
         """Mostly an activation, or a view of one."""

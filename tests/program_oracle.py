@@ -89,7 +89,7 @@ class Track:
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
-        self.noise, self.at = torch.randn(1 << 17, generator=generator) * WOBBLE, 0
+        self.noise, self.at = 1 + torch.randn(1 << 17, generator=generator) * WOBBLE, 0
         self.is_first = True
 
     def begin(self, which):
@@ -97,18 +97,19 @@ class Track:
         torch.manual_seed(which)
 
     def take(self, x):
+        """Of each element a factor near 1."""
         if x.numel() > len(self.noise) // 2:
-            return torch.randn(x.shape) * WOBBLE
+            return 1 + torch.randn(x.shape) * WOBBLE
         self.at = (self.at + 1009) % (len(self.noise) - x.numel())
         return self.noise[self.at:self.at + x.numel()].view(x.shape)
 
     def moved(self, x):
         """Each element by about WOBBLE of itself."""
-        return x * (1 + self.take(x))
+        return x * self.take(x)
 
     def turns(self, x):
         """Which elements go the other way where they may: all of them, or in another run some."""
-        return torch.ones_like(x, dtype=torch.bool) if self.is_first else self.take(x) > 0
+        return torch.ones_like(x, dtype=torch.bool) if self.is_first else self.take(x) > 1
 
 
 class Oracle(oracle.Oracle):
@@ -199,7 +200,7 @@ class Oracle(oracle.Oracle):
         self.track.begin(noise)
         run = Run(self, program, generated)
         self.look_inside(run)
-        with torch.no_grad(), unittest.mock.patch.object(
+        with torch.inference_mode(), unittest.mock.patch.object(
                 modeling_gpt2, "eager_attention_forward", self.attention):
             run.all()
         return run.saves
@@ -216,12 +217,12 @@ READ_ONLY = {
 class Run:
     def __init__(self, owner, program, generated):
         self.owner, self.program = owner, program
-        self.generated = [[[*ids] for ids in prompts] for prompts in generated]
+        invokes = [i for trace in program.traces for i in trace.own()]
+        self.generated = {i: [[*ids] for ids in rows] for i, rows in zip(invokes, generated)}
         self.model, self.track = owner.model, owner.track
         self.saves, self.live = {}, {}
         self.env = ({}, {})
         self.due, self.parked = self.schedule()
-        self.place_rows()
 
     def schedule(self):
         """turn -> what happens there, by program order: statements, and copies of activations for
@@ -242,63 +243,72 @@ class Run:
     def place_rows(self):
         """Each invoke's rows of the batch, and of all rows the padding in front of their tokens, in
         the batch and as the invoke sees them."""
-        lengths = [[len(prompt) for prompt in prompts] for prompts in self.program.prompts]
-        self.n_tokens = max(map(max, lengths))
-        self.rows, self.pads, self.n_rows = [], [], 0
-        for own in lengths:
-            self.rows.append(range(self.n_rows, self.n_rows + len(own)))
-            self.pads.append([(self.n_tokens - n, max(own) - n) for n in own])
+        lengths = {i: [*map(len, prompts)] for i, prompts in self.trace.own().items()}
+        self.n_tokens = max(map(max, lengths.values()))
+        self.rows, self.pads, self.n_rows = {}, {}, 0
+        for invoke, own in lengths.items():
+            self.rows[invoke] = range(self.n_rows, self.n_rows + len(own))
+            self.pads[invoke] = [(self.n_tokens - n, max(own) - n) for n in own]
             self.n_rows += len(own)
 
     def all(self):
         self.actions(-1)
-        ids = torch.tensor([[0] * (self.n_tokens - len(p)) + p
-                            for prompts in self.program.prompts for p in prompts] * 2)
-        mask = torch.tensor([[0] * (self.n_tokens - len(p)) + [1] * len(p)
-                             for prompts in self.program.prompts for p in prompts] * 2)
-        later = mask.new_ones(len(mask), self.program.n_steps)
+        for self.trace in self.program.traces:
+            self.place_rows()
+            self.run_trace()
+
+    def run_trace(self):
+        prompts = sum(self.trace.own().values(), []) * len(TRACKS)
+        ids = torch.tensor([[0] * (self.n_tokens - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (self.n_tokens - len(p)) + [1] * len(p) for p in prompts])
+        later = mask.new_ones(len(mask), len(self.trace.steps))
         self.is_pad = torch.cat([mask, later], 1) == 0
         self.past = transformers.DynamicCache()
-        for self.step in range(self.program.n_steps):
+        for self.step in range(len(self.trace.steps)):
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
             self.owner.running = self
             out = self.model(ids, attention_mask=mask, position_ids=positions,
                              past_key_values=self.past)
             self.owner.running = None
-            if self.program.n_new:
+            if self.trace.n_new:
                 ids = self.sampled(out.logits[:, -1])
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        if self.program.n_new:
-            padded = [[[0] * pad + prompt + new for (_, pad), prompt, new in zip(*rows)]
-                      for rows in zip(self.pads, self.program.prompts, self.generated)]
-            self.at_ids("generated", self.step, [torch.tensor(rows) for rows in padded])
+        if self.trace.n_new:
+            self.at_ids("generated", {
+                i: torch.tensor([[0] * pad + prompt + new for (_, pad), prompt, new in
+                                 zip(self.pads[i], prompts, self.generated[i])])
+                for i, prompts in self.trace.own().items()})
 
     def sampled(self, logits):
         """The server's ids, which must be as likely as any."""
         self.go_on(logits)
-        own = [torch.tensor([ids[self.step] for ids in prompts]) for prompts in self.generated]
-        new = torch.cat(own)
+        own = {i: torch.tensor([ids[self.step] for ids in self.generated[i]]) for i in self.rows}
+        new = torch.cat([*own.values()])
         a, b = logits[:self.n_rows], logits[self.n_rows:]
         short = a.amax(-1) - a.gather(-1, new[:, None])[:, 0]      # NaN where there is no greatest
         if (short > 4 * apart(a, b).amax(-1) + 1e-5).any():
             raise Different(f"step {self.step} is not greedy")
-        self.at_ids("next", self.step, own)
+        self.at_ids("next", own)
         return torch.cat([new, new])[:, None]
 
     def go_on(self, logits):
         """Ids of invokes that the program stopped, where the server generates none."""
         stopped = {s.invoke for s in self.statements if s.kind == "stop"}
-        for i, rows in enumerate(self.rows):
+        for i, rows in self.rows.items():
             for row, ids in zip(rows, self.generated[i]):
                 if len(ids) == self.step and i in stopped:
                     ids.append(int(logits[row].argmax()))
                 if len(ids) <= self.step:
                     raise Different(f"it ends at step {self.step}")
 
-    def at_ids(self, point, step, own):
+    def turn_at(self, point, block):
+        """The turn of a place at the step that runs."""
+        return POINTS.turn(point, block, self.trace.steps[self.step])
+
+    def at_ids(self, point, own):
         """A place that shows each invoke's generated ids."""
-        turn = POINTS.turn(point, 0, step)
-        for i, ids in enumerate(own):
+        turn = self.turn_at(point, 0)
+        for i, ids in own.items():
             self.live[i, turn] = [ids, ids]
         self.actions(turn)
 
@@ -308,10 +318,10 @@ class Run:
         """The second track goes through the model with noise at every module."""
         if x.is_floating_point():
             other = x[self.n_rows:]
-            other += other * self.track.take(other)
+            other *= self.track.take(other)
 
     def at(self, x, point, block):
-        turn = POINTS.turn(point, block, self.step)
+        turn = self.turn_at(point, block)
         if turn not in self.due:
             return x
         self.owner.running = None       # modules that statements call have no hooks
@@ -336,7 +346,7 @@ class Run:
 
     def cut(self, x, turn, point):
         """Each invoke's own tensors, without what lies in front of its longest prompt."""
-        for invoke, rows in enumerate(self.rows):
+        for invoke, rows in self.rows.items():
             beside = min(batch - own for batch, own in self.pads[invoke])
             for track in TRACKS:
                 chosen = x[rows.start + track * self.n_rows:rows.stop + track * self.n_rows]
@@ -348,7 +358,7 @@ class Run:
                 self.live.setdefault((invoke, turn), [None, None])[track] = base
 
     def put(self, x, turn, point):
-        for invoke, rows in enumerate(self.rows):
+        for invoke, rows in self.rows.items():
             for track in TRACKS:
                 base = self.live[invoke, turn][track]
                 for i, (pad, own_pad) in enumerate(self.pads[invoke]):
@@ -356,14 +366,36 @@ class Run:
                     tokens_of(x, row, point, pad, self.step)[...] = tokens_of(
                         base, i, point, own_pad, self.step)
 
+    def bases(self, invoke, turn):
+        """What an invoke has at a place, on both tracks; without prompts of its own a copy of what
+        the others have, from where it asks on."""
+        if (invoke, turn) not in self.live:
+            parts = zip(*(self.live[i, turn] for i in self.rows))
+            self.live[invoke, turn] = [joined(each) for each in parts]
+        return self.live[invoke, turn]
+
     def clear(self, invoke, turn):
         """What is written to padding is dropped."""
+        if invoke not in self.rows:
+            self.spread(invoke, turn)
+            return
         for base in self.live[invoke, turn]:
             written = base.clone()
             base.zero_()
             for i, (_, pad) in enumerate(self.pads[invoke]):
                 tokens_of(base, i, POINTS.point_at(turn), pad, self.step)[...] = tokens_of(
                     written, i, POINTS.point_at(turn), pad, self.step)
+
+    def spread(self, invoke, turn):
+        """What is written to the rows of all invokes is written to each one's."""
+        parts = [*zip(*(self.live[i, turn] for i in self.rows))]
+        for base, each in zip(self.live[invoke, turn], parts):
+            for view, part in zip(ends_of(base, each), each):
+                part[...] = view
+        for i in self.rows:
+            self.clear(i, turn)
+        for base, each in zip(self.live[invoke, turn], parts):
+            base[...] = joined(each)
 
     # Statements.
 
@@ -376,9 +408,8 @@ class Run:
                 getattr(self, self.statements[i].kind)(i, self.statements[i])
 
     def hook(self, i, s):
-        base = self.live[s.invoke, POINTS.turn(s.place[0].point, *s.place[1:])]
-        for track in TRACKS:
-            self.env[track][s.out] = named_view(base[track], s.place[0])
+        for track, base in enumerate(self.bases(s.invoke, self.turn)):
+            self.env[track][s.out] = named_view(base, s.place[0])
 
     def parameter(self, i, s):
         name, block = s.place
@@ -427,10 +458,13 @@ class Run:
             sure, size = certain(a[name], distances)
             margin = JUMP * greatest(distances[sure]) + FLOOR * size
             # Of what is all rounding more than that: each as much as it may be off itself.
-            margins = (JUMP * distances.nan_to_num(posinf=0)).clamp(min=margin) * (distances > 0)
-            for operand in () if not margins.any() else (
-                    shifted(a, name, margins) if kinds == "step" else
-                    [a[name] + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]):
+            margins = (JUMP * distances).clamp(min=margin).masked_fill(distances == 0, 0)
+            # What is infinitely far apart may be anything, around 0 too.
+            x = a[name].masked_fill(margins.isinf(), 0)
+            others = [y for y in a.values() if y is not a[name]]
+            operands = shifted(x, others, margins) if kinds == "step" else [
+                x + margins * (2 * torch.rand(margins.shape) - 1) for _ in TRACKS]
+            for operand in operands if margins.any() else ():
                 result = self.executed(s, {**a, name: operand})[s.out]
                 yield result, apart(result, first) > 8 * margin * is_float(result)
 
@@ -444,7 +478,8 @@ class Run:
 
     def replace(self, i, s):
         key = s.invoke, self.turn
-        self.live[key] = [base.clone() for base in self.live[key]]
+        for each in {key} if s.invoke in self.rows else {key, *((i, self.turn) for i in self.rows)}:
+            self.live[each] = [base.clone() for base in self.bases(*each)]
         for track in TRACKS:
             view = named_view(self.live[key][track], s.place[0])
             names = self.executed(s, {"value": view.clone(), **self.operands(i, s, track)})
@@ -452,7 +487,7 @@ class Run:
         self.clear(*key)
 
     def each(self, i, s):
-        bases, kept = self.live[s.invoke, self.turn], ([], [])
+        bases, kept = self.bases(s.invoke, self.turn), ([], [])
         names = [{"x": named_view(bases[track], s.place[0]), s.out: kept[track],
                   **self.operands(i, s, track)} for track in TRACKS]
         for line in s.torch.split("\n"):
@@ -466,7 +501,7 @@ class Run:
 
     def cache(self, i, s):
         self.saves[f"{s.out}.{s.turns().index(self.turn)}"] = [
-            named_view(base, s.place[0]).clone() for base in self.live[s.invoke, self.turn]]
+            named_view(base, s.place[0]).clone() for base in self.bases(s.invoke, self.turn)]
 
     def stop(self, i, s):
         self.saves[s.out] = [None, None]
@@ -478,13 +513,28 @@ class Run:
                              for track in TRACKS]
 
 
-def shifted(operands, name, margins):
+def ends_of(whole, parts):
+    """Each part's rows of the whole, without what is in front of it."""
+    for rows, part in zip(whole.split([len(part) for part in parts]), parts):
+        yield rows[(slice(None), *(slice(size - own, None) for size, own in
+                                   zip(whole.shape[1:], part.shape[1:])))]
+
+
+def joined(parts):
+    """All rows, padded on the left."""
+    widest = [max(sizes) for sizes in zip(*(part.shape for part in parts))][1:]
+    whole = parts[0].new_zeros(sum(map(len, parts)), *widest)
+    for view, part in zip(ends_of(whole, parts), parts):
+        view[...] = part
+    return whole
+
+
+def shifted(x, others, margins):
     """An operand in front of and behind a place where a result may jump, and right there: at a
     quarter, at another operand."""
-    x = operands[name]
     yield x - margins
     yield x + margins
-    for there in ((x * 4).round() / 4, *(y for y in operands.values() if y is not x)):
+    for there in ((x * 4).round() / 4, *others):
         if is_float(there) and is_broadcast(there.shape, x.shape):
             yield torch.where((x - there).abs() <= margins, there, x)
 

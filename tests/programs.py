@@ -1,7 +1,7 @@
 """Random programs by seed (program_generator.py): hooks at every point and step, views, arithmetic,
-changes, several invokes, contexts, as lines of client code that mean the same in torch. Each runs
-through the Python client on a server and in torch on Hugging Face's GPT-2 (program_oracle.py);
-every saved element is compared, but for those that hang on the last bits.
+changes, several invokes, sessions, contexts, as lines of client code that mean the same in torch.
+Each runs through the Python client on a server and in torch on Hugging Face's GPT-2
+(program_oracle.py); every saved element is compared, but for those that hang on the last bits.
 
     programs.py                      2,000 programs from seed 0, on a server of its own
     programs.py --first 7 --count 1  one of them
@@ -10,8 +10,9 @@ every saved element is compared, but for those that hang on the last bits.
                                      for programs_kept.jsonl: a seed means another program as soon
                                      as a table has another row
 
-A program is data: prompts, steps, and statements whose text may use the names of earlier ones. When
-a statement runs follows from what it reads, as protocol/plan.h says it (Moments).
+A program is data: traces, each with its prompts and steps, and statements whose text may use the
+names of earlier ones. When a statement runs follows from what it reads, as protocol/plan.h says it
+(Moments).
 """
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 36, "vocab_size": 131, "n_positions": 96,
          "bos_token_id": None, "eos_token_id": None}     # no token ends a generation
 CONTEXTS = ("edit()", "cond(", "else_()", ".skip(", "stop()", "cache(", "run.all()", "model.all()",
-            "with run.iter[", "for step in run.iter[")
+            "with run.iter[", "for step in run.iter[", "model.session()", "run.invoke()")
 SAVING = ("save", "each", "cache")
+USING = ("make", "change", "replace", "each", "save")   # what others made
 EDIT = -1
 
 
@@ -168,7 +170,7 @@ class Statement:
     root: str = ""          # the tensor that `out`, or the target, is a view of
     invoke: int = 0         # in whose block it stands; EDIT: at the front of each
     place: tuple = ()       # of hook, replace, each and cache: (Name, block, step)
-    steps: tuple = ()       # of each and cache: those where it runs
+    steps: tuple = ()       # of each and cache: those where it runs; of an edit of each trace's own
     caution: tuple = ()     # see program_rows: (kinds, subject)
 
     @functools.cached_property
@@ -177,12 +179,19 @@ class Statement:
 
     @functools.cached_property
     def torch_code(self):
-        return compile(self.torch or self.text, "<torch>", "exec")
+        return compile(self.torch, "<torch>", "exec") if self.torch else self.code
 
     def turns(self):
         """When a pass gets to its place."""
         name, block, step = self.place
         return [POINTS.turn(name.point, block, k) for k in self.steps or (step,)]
+
+    def within(self, trace, invoke):
+        """Itself; what an edit does in an invoke of a trace."""
+        if self.invoke != EDIT:
+            return self
+        steps = tuple(trace.steps[k] for k in self.steps if k < len(trace.steps))
+        return dataclasses.replace(self, invoke=invoke, steps=steps)
 
     def names(self):
         """All names that must exist before it."""
@@ -190,20 +199,56 @@ class Statement:
 
 
 @dataclasses.dataclass
-class Program:
-    prompts: list           # of each invoke its prompts, lists of token ids
+class Trace:
+    prompts: list           # of each invoke its prompts, lists of token ids; None: those of all
     n_new: int              # 0: trace, else tokens to generate
+    invokes: range          # counted through all traces of the program
+    steps: range            # so are they
+
+    def own(self):
+        """Of each invoke that has prompts these."""
+        return {i: prompts for i, prompts in zip(self.invokes, self.prompts) if prompts}
+
+    @property
+    def opened(self):
+        """In client code."""
+        return f"model.generate(max_new_tokens={self.n_new})" if self.n_new else "model.trace()"
+
+
+def traces_of(rows):
+    """Of (prompts, n_new), one behind the other."""
+    traces, invoke, step = [], 0, 0
+    for prompts, n_new in rows:
+        invokes, steps = range(invoke, invoke + len(prompts)), range(step, step + max(1, n_new))
+        traces.append(Trace(prompts, n_new, invokes, steps))
+        invoke, step = invokes.stop, steps.stop
+    return traces
+
+
+@dataclasses.dataclass
+class Program:
+    traces: list            # several are a session
     statements: list
 
     @property
     def n_steps(self):
-        return max(1, self.n_new)
+        return self.traces[-1].steps.stop
 
     def expanded(self):
-        """What runs in all: edits in each invoke."""
-        edits = [dataclasses.replace(s, invoke=i) for s in self.statements if s.invoke == EDIT
-                 for i in range(len(self.prompts))]
-        return edits + [s for s in self.statements if s.invoke != EDIT]
+        """What runs in all, in order: edits at the front of each invoke."""
+        return [s.within(trace, i) for trace in self.traces for i in trace.invokes
+                for s in (self.of(EDIT) if i in trace.own() else []) + self.of(i)]
+
+    def of(self, invoke):
+        """What stands in an invoke's block."""
+        return [s for s in self.statements if s.invoke == invoke]
+
+    def shared(self):
+        """The statements that use what an earlier trace made."""
+        trace_of = {i: k for k, trace in enumerate(self.traces) for i in trace.invokes}
+        made = {s.out: trace_of.get(s.invoke) for s in self.statements}
+        return [s for s in self.statements
+                if any(made[name] != trace_of.get(s.invoke) for name in s.reads)]
 
     def as_json(self):
         statements = [{key: value for key, value in dataclasses.asdict(s).items() if value}
@@ -211,7 +256,7 @@ class Program:
         for row, s in zip(statements, self.statements):
             if s.place:
                 row["place"] = [s.place[0].path, *s.place[1:]]
-        return {"prompts": self.prompts, "n_new": self.n_new, "statements": statements}
+        return {"traces": [(t.prompts, t.n_new) for t in self.traces], "statements": statements}
 
     @classmethod
     def of_json(cls, document):
@@ -221,23 +266,34 @@ class Program:
             place = row.pop("place", None)
             row = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
             return Statement(**row, place=(names[place[0]], *place[1:]) if place else ())
-        return cls(document["prompts"], document["n_new"],
+        return cls(traces_of(document["traces"]),
                    [statement(row) for row in document["statements"]])
 
     def source(self):
         """The program as a user would write it."""
-        def own(invoke, depth):
-            return [f"{depth * '    '}{line}" for s in self.statements if s.invoke == invoke
-                    for line in s.text.split("\n")] or [f"{depth * '    '}pass"]
-        lines = []
-        if any(s.invoke == EDIT for s in self.statements):
-            lines += ["with model.edit() as model:", *own(EDIT, 1)]
-        opened = f"model.generate(max_new_tokens={self.n_new})" if self.n_new else "model.trace()"
-        lines.append(f"with {opened} as run:")
-        for i, prompts in enumerate(self.prompts):
-            lines.append(f"    with run.invoke({prompts if len(prompts) > 1 else prompts[0]}):")
-            lines += own(i, 2)
+        lines, is_session = [], len(self.traces) > 1
+
+        def write(depth, *texts):
+            lines.extend(f"{depth * '    '}{line}" for text in texts for line in text.split("\n"))
+
+        def body(depth, invoke):
+            write(depth, *[s.text for s in self.of(invoke)] or ["pass"])
+        if self.of(EDIT):
+            write(0, "with model.edit() as model:")
+            body(1, EDIT)
+        if is_session:
+            write(0, "with model.session():")
+        for trace in self.traces:
+            write(is_session, f"with {trace.opened} as run:")
+            for i, prompts in zip(trace.invokes, trace.prompts):
+                write(is_session + 1, f"with run.invoke({given(prompts) or ''}):")
+                body(is_session + 2, i)
         return "\n".join(lines)
+
+
+def given(prompts):
+    """What an invoke is given."""
+    return prompts[0] if prompts and len(prompts) == 1 else prompts
 
 
 @dataclasses.dataclass
@@ -300,22 +356,18 @@ class Sent:
     def __init__(self, model, program):
         names = {"torch": torch, "interpose": interpose}
         with model.edit() as names["model"]:
-            self.execute(program, EDIT, names)
+            execute(program.of(EDIT), names)
         model = names["model"]
-        opened = model.generate(max_new_tokens=program.n_new) if program.n_new else model.trace()
-        with opened as names["run"]:
-            for invoke, prompts in enumerate(program.prompts):
-                with names["run"].invoke(prompts if len(prompts) > 1 else prompts[0]):
-                    self.execute(program, invoke, names)
-        run = names["run"]
+        with model.session() if len(program.traces) > 1 else contextlib.nullcontext():
+            for trace in program.traces:
+                with eval(trace.opened, names) as names["run"]:
+                    for invoke, prompts in zip(trace.invokes, trace.prompts):
+                        with names["run"].invoke(given(prompts)):
+                            execute(program.of(invoke), names)
+        run = names["run"].session or names["run"]
         self.request, self.program = run._request(run.graph.needed()), program
         self.saved = dict(pair for s in program.statements for pair in came(s, names))
         self.generated = [[ids.tolist() for ids in prompts] for prompts in run._new_tokens]
-
-    def execute(self, program, invoke, names):
-        for s in program.statements:
-            if s.invoke == invoke:
-                exec(s.code, names)
 
     def counts(self):
         """The rows of the tables that it used: ("op", "add"), ("place", "lm_head.output"), ..."""
@@ -325,6 +377,14 @@ class Sent:
                 yield node["op"], re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", node["args"][-1])
         source = self.program.source()
         yield from (("context", each) for each in CONTEXTS if each in source)
+        yield from (("of an earlier trace", s.kind) for s in self.program.shared())
+        yield from (("of all prompts", s.kind) for trace in self.program.traces
+                    for i in set(trace.invokes) - trace.own().keys() for s in self.program.of(i))
+
+
+def execute(statements, names):
+    for s in statements:
+        exec(s.code, names)
 
 
 def came(s, names):

@@ -1,6 +1,7 @@
 """The client's contexts: steps, conditions, stopping and what a saved proxy is behind its run; and how
 each thing that cannot work is refused."""
 import copy
+import inspect
 import json
 import pickle
 import random
@@ -986,8 +987,8 @@ def test_lists_iterations_and_conditions_of_all_prompts(model):
         for prompt in (PROMPT, IDS):
             with run.invoke(prompt):
                 pass
-    assert str(refused.value) == ("the shape of lm_head.output is of all prompts of the run, and more may "
-                                  "come: it is not known inside `with run.invoke():`")
+    assert str(refused.value) == ("the shape of lm_head.output is of all prompts of the run, which has "
+                                  "none yet: write them in front of `with run.invoke():`")
     assert len(loud) == 3 and x.shape[:2] == (2, 10)
     new = np.array([tokens[-3:] for tokens in run.output])
     same(ids, new.T)
@@ -996,6 +997,73 @@ def test_lists_iterations_and_conditions_of_all_prompts(model):
         with model.trace() as run:
             with run.invoke():
                 model.lm_head.output.save()
+
+
+def test_all_prompts_are_one_tensor_by_all_its_names(model):
+    """With padding that stays 0, a shape, and modules that are skipped."""
+    block, other = model.transformer.h[1], model.transformer.h[2]
+    with model.trace() as run:
+        for prompt in (PROMPT, IDS):
+            with run.invoke(prompt):
+                before, behind = other.input[0][0].save(), other.output[0].save()
+        with run.invoke():
+            x = block.output[0]
+            resid = model.hooks["blocks.1.hook_resid_post"]
+            x[:] = x.flip(0).movedim(0, 1).mean(1)
+            x, resid = x.save(), resid.save()
+            other.skip(x * 2)
+            after, logits = other.output[0].save(), model.lm_head.output[:, -1].save()
+    padding = x.shape[1] - len(IDS)
+    assert x.shape == (2, 10, model.config.width) and padding > 0
+    assert not x.value[1, :padding].any() and x.value[0].any()
+    same([resid, after], [x.value, x.value * 2])
+    with model.trace() as run:
+        for row in (x.value[:1], x.value[1:, padding:]):
+            with run.invoke(PROMPT if len(row[0]) == 10 else IDS):
+                block.output[0][:] = row
+                other.skip(block.output[0] * 2)
+                last = model.lm_head.output[0, -1].save()
+    same([logits.value[1]], [last])
+    with pytest.raises(interpose.RequestError, match="is inside the module that") as refused:
+        with model.trace() as run:
+            with run.invoke(IDS):
+                pass
+            with run.invoke():
+                other.skip(block.output)
+                other.mlp.output.save()
+                place = inspect.currentframe().f_lineno - 1
+    assert refused.value.lineno == place
+    assert before.shape == behind.shape == (1, len(IDS), model.config.width)
+
+
+def test_what_is_of_all_prompts_is_refused_where_more_may_come(model):
+    def sentence(block):
+        with pytest.raises(RuntimeError) as refused:
+            with model.trace() as run:
+                with run.invoke(IDS):
+                    pass
+                block(run)
+        return str(refused.value)
+
+    def shape_first(run):
+        with run.invoke() as everyone:
+            assert model.lm_head.output.argmax(-1).shape == (1, len(IDS))
+            places.append(str(everyone.place))
+        with run.invoke(IDS):
+            pass
+
+    def used_behind(run):
+        with run.invoke():
+            x = model.transformer.h[0].output[0] * 2
+        with run.invoke(IDS):
+            (x + 1).save()
+    places = []
+    assert sentence(shape_first) == (
+        f"`with run.invoke():`, from {places[0]}, asked for the shape of argmax(lm_head.output, -1), which "
+        "is of all prompts: write them in front of it")
+    assert sentence(used_behind) == (
+        "mul(transformer.h.0.output[0], 2) is of all prompts of the run, which are known when its block "
+        "ends: use it inside `with run.invoke():`, or behind the run")
 
 
 def test_a_bad_set_of_all_prompts_is_refused_at_its_line(model, tmp_path):

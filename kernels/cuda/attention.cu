@@ -1,38 +1,45 @@
 /* Keys and values in pages of 64 positions, and causal attention over them. A page is a chunk of
- * the canonical product. A page of a block holds for each head its keys [dh][64 positions], so
- * that neighbouring threads read neighbouring keys, and its values [64 positions][dh]. */
+ * the canonical product. A page of a block holds for each head its keys and then its values, both
+ * [64 positions][pitch]: the head's elements, and so many more that each position's lie at 16
+ * bytes. Those are zero. */
 #include "tile.h"
 
 struct cache {
     int n_pages, n_blocks, H, dh;
-    float *data; /* [n_blocks][n_pages][H][2][dh * CHUNK] */
+    float *data; /* [n_blocks][n_pages][H][2][CHUNK][pitch] */
 };
 
 /* What kernels know of a cache, one block of the model. */
 struct pages {
     float *data;
-    int H, dh;
+    int H, dh, pitch;
 };
 
-/* A row of a pass, with its sequence's pages. */
-struct row {
-    int32_t row, position, pages_at;
+/* A row of a pass, with the page of its position and its sequence's pages. */
+struct alignas(16) row {
+    int32_t row, position, page, pages_at;
 };
+
+static inline int whole_fours(int n)
+{
+    return (n + 3) / 4 * 4;
+}
 
 __device__ __forceinline__ float *head_keys(const struct pages &c, int32_t page, int head)
 {
-    return c.data + ((size_t)page * (size_t)c.H + (size_t)head) * 2 * CHUNK * (size_t)c.dh;
+    return c.data + ((size_t)page * (size_t)c.H + (size_t)head) * 2 * CHUNK * (size_t)c.pitch;
 }
 
 __device__ __forceinline__ float *head_values(const struct pages &c, int32_t page, int head)
 {
-    return head_keys(c, page, head) + (size_t)CHUNK * (size_t)c.dh;
+    return head_keys(c, page, head) + (size_t)CHUNK * (size_t)c.pitch;
 }
 
 static struct pages pages_of(const struct cache *c, int block)
 {
-    const size_t page = (size_t)c->H * 2 * CHUNK * (size_t)c->dh;
-    return {c->data + (size_t)block * (size_t)c->n_pages * page, c->H, c->dh};
+    const int pitch = whole_fours(c->dh);
+    const size_t page = (size_t)c->H * 2 * CHUNK * (size_t)pitch;
+    return {c->data + (size_t)block * (size_t)c->n_pages * page, c->H, c->dh, pitch};
 }
 
 bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_blocks, int n_heads,
@@ -41,7 +48,7 @@ bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_bl
     struct cache *c = static_cast<struct cache *>(memory_map(sizeof *c));
     if (!c)
         return err_set(e, ERR_device, "no memory for a cache");
-    const size_t page = (size_t)n_heads * 2 * CHUNK * (size_t)head_dim;
+    const size_t page = (size_t)n_heads * 2 * CHUNK * (size_t)whole_fours(head_dim);
     const size_t size = sizeof(float) * page * (size_t)n_pages * (size_t)n_blocks;
     void *data = NULL;
     if (cudaMalloc(&data, size) != cudaSuccess || cuda_steps_reserve(d, n_pages) != cudaSuccess) {
@@ -93,8 +100,10 @@ void cuda_spans_write(const struct device *d, char *to, const struct span *spans
     int32_t *const table = reinterpret_cast<int32_t *>(to);
     int32_t pages_at = (int32_t)(rows_size(spans, n_spans) / sizeof *table);
     for (int i = 0; i < n_spans; i++) {
-        for (int r = 0; r < spans[i].n_rows; r++)
-            *rows++ = {spans[i].row + r, spans[i].past + r, pages_at};
+        for (int r = 0; r < spans[i].n_rows; r++) {
+            const int32_t position = spans[i].past + r;
+            *rows++ = {spans[i].row + r, position, spans[i].pages[position / CHUNK], pages_at};
+        }
         memcpy(table + pages_at, spans[i].pages, sizeof *table * (size_t)count_pages(&spans[i]));
         pages_at += d->context_max / CHUNK;
     }
@@ -134,17 +143,37 @@ static struct staged stage_rows(struct device *d, const struct span *spans, int 
     return s;
 }
 
-/* A block a row. */
-__global__ void append_kernel(const __grid_constant__ pages c, const float *qkv,
-                              const struct row *rows, const int32_t *pages)
+constexpr int APPEND_WARPS = 16;
+
+/* A head's keys or values of one position by a warp. */
+template <class T> __device__ __forceinline__ void append_head(float *to, const float *from, int n)
 {
+    T *const there = reinterpret_cast<T *>(to);
+    const T *const here = reinterpret_cast<const T *>(from);
+    for (int i = (int)threadIdx.x % 32; i < n; i += 32)
+        there[i] = here[i];
+}
+
+/* A block a row, a warp a head. */
+__global__ void append_kernel(const __grid_constant__ pages c, const float *qkv,
+                              const struct row *rows)
+{
+    LET_NEXT_START();
+    AWAIT_LAST();
     const struct row r = rows[blockIdx.x];
-    const int width = c.H * c.dh, slot = r.position % CHUNK;
-    const int32_t page = pages[r.pages_at + r.position / CHUNK];
-    const float *k = qkv + (size_t)r.row * 3 * (size_t)width + width;
-    for (int i = (int)threadIdx.x; i < width; i += BLOCK) {
-        head_keys(c, page, i / c.dh)[i % c.dh * CHUNK + slot] = k[i];
-        head_values(c, page, i / c.dh)[slot * c.dh + i % c.dh] = k[width + i];
+    const int width = c.H * c.dh, n_warps = (int)blockDim.x / 32;
+    const bool by_fours = c.dh % 4 == 0 && reinterpret_cast<uintptr_t>(qkv) % 16 == 0;
+    for (int head = (int)threadIdx.x / 32; head < c.H; head += n_warps) {
+        const float *k = qkv + (size_t)r.row * 3 * (size_t)width + (size_t)(width + head * c.dh);
+        float *keys = head_keys(c, r.page, head) + r.position % CHUNK * c.pitch;
+        float *values = head_values(c, r.page, head) + r.position % CHUNK * c.pitch;
+        if (by_fours) {
+            append_head<float4>(keys, k, c.dh / 4);
+            append_head<float4>(values, k + width, c.dh / 4);
+        } else {
+            append_head<float>(keys, k, c.dh);
+            append_head<float>(values, k + width, c.dh);
+        }
     }
 }
 
@@ -152,16 +181,222 @@ void cuda_cache_append(struct device *d, struct cache *c, int block, const float
                        const struct span *spans, int n_spans)
 {
     const struct staged s = stage_rows(d, spans, n_spans);
+    const int n_warps = c->H < APPEND_WARPS ? c->H : APPEND_WARPS;
     if (s.n_rows == 0)
         return;
-    LAUNCH(append_kernel, (unsigned)s.n_rows, BLOCK, 0, d->stream, pages_of(c, block), qkv, s.rows,
-           s.pages);
+    LAUNCH_EARLY(d, append_kernel, (unsigned)s.n_rows, n_warps * 32, 0, pages_of(c, block), qkv,
+                 s.rows);
     CHECK_LAUNCH(d);
 }
 
-/* Attention of a row that comes alone, as in decoding: its keys are shared out over as many threads
- * as there are keys, if it can be. */
-constexpr int ALONE_MIN = 128, ALONE_MAX = 1024;
+/* So many of a row's keys from `first` on, `most` at most. */
+__device__ __forceinline__ int keys_within(int n_keys, int first, int most)
+{
+    const int n = n_keys - first;
+    return n < 0 ? 0 : n < most ? n : most;
+}
+
+/* The most of the lanes whose numbers differ in these bits. A NaN may be overlooked: it makes the
+ * sum of a softmax one. */
+__device__ __forceinline__ float lanes_most(float x, int bits)
+{
+    UNROLL(5)
+    for (int by = 16; by > 0; by /= 2)
+        if (bits & by)
+            x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, by, 32));
+    return x;
+}
+
+/* Attention of a row that comes alone, as in decoding: a block for each head. Its warps share out
+ * the keys, and then the values, in pieces: 64 elements of half a page. Each warp copies its own
+ * pieces to SLOTS places in shared memory, so none waits for another, and the next as soon as there
+ * is room, also before the softmax. (One place for each of many warps is as fast as two for half as
+ * many, and faster where blocks share a processor.) */
+constexpr int HALF = CHUNK / 2, SLOTS = 1, SLOT_PITCH = CHUNK + 4, SLOT = HALF * SLOT_PITCH;
+constexpr int ALONE_WARPS = 16;
+static_assert(HALF == 32, "a lane a key");
+
+/* Where a warp's way leads. A unit of keys is half a page, and its pieces are parts of 64 elements;
+ * one of values is a page, and its pieces are the halves of parts. */
+struct piece {
+    bool is_value;
+    int unit, number;
+};
+
+struct alone {
+    struct pages c;
+    const int32_t *pages; /* shared, of all its keys */
+    int head, n_keys, parts;
+    int warp, n_warps;
+    float *slots; /* the warp's: [SLOTS][HALF][SLOT_PITCH] */
+    struct piece ahead; /* the next to be copied */
+    int n_used;
+};
+
+__device__ __forceinline__ int key_units(const struct alone &a)
+{
+    return (a.n_keys + HALF - 1) / HALF;
+}
+
+__device__ __forceinline__ int value_units(const struct alone &a)
+{
+    return (a.n_keys + CHUNK - 1) / CHUNK;
+}
+
+/* Who has no keys has the first values. */
+__device__ __forceinline__ int first_value_unit(const struct alone &a)
+{
+    return a.n_warps - 1 - a.warp;
+}
+
+/* Begins to copy the next piece to where the oldest stood. Behind the last there is nothing. */
+__device__ __forceinline__ void fetch_piece(struct alone &a, int slot)
+{
+    struct piece &p = a.ahead;
+    if (!p.is_value && p.unit >= key_units(a))
+        p = {true, first_value_unit(a), 0};
+    const int half = p.is_value ? 2 * p.unit + p.number % 2 : p.unit;
+    const int part = p.is_value ? p.number / 2 : p.number;
+    const int lane = (int)threadIdx.x % 32, n = keys_within(a.n_keys, half * HALF, HALF);
+    const int column = lane % LANES * 4, element = part * CHUNK + column;
+    if (n > 0 && element < a.c.pitch) {
+        const int32_t page = a.pages[half / 2];
+        const float *from = (p.is_value ? head_values(a.c, page, a.head)
+                                        : head_keys(a.c, page, a.head))
+                            + half % 2 * HALF * a.c.pitch + element;
+        float *to = a.slots + slot * SLOT + column;
+        UNROLL(4)
+        for (int key = lane / LANES; key < n; key += 2)
+            COPY_ASYNC(to + key * SLOT_PITCH, from + key * a.c.pitch, 4 * sizeof *to);
+    }
+    COPY_COMMIT();
+    if (++p.number == (p.is_value ? 2 * a.parts : a.parts))
+        p = {p.is_value, p.unit + a.n_warps, 0};
+}
+
+/* The warp's next piece, when it has come. */
+__device__ __forceinline__ const float *await_piece(const struct alone &a)
+{
+    COPY_WAIT(SLOTS - 1);
+    __syncwarp(ALL_LANES);
+    return a.slots + a.n_used % SLOTS * SLOT;
+}
+
+__device__ __forceinline__ void replace_piece(struct alone &a)
+{
+    __syncwarp(ALL_LANES);
+    fetch_piece(a, a.n_used % SLOTS);
+    a.n_used++;
+}
+
+/* One chunk of a query with a key. */
+__device__ __forceinline__ float multiply_key(const float *q, const float *key, int n)
+{
+    float partial = 0;
+    UNROLL(16)
+    for (int i = 0; i < n / 4 * 4; i += 4) {
+        float x[4], y[4];
+        load_columns(x, q + i);
+        load_columns(y, key + i);
+        UNROLL(4)
+        for (int j = 0; j < 4; j++)
+            partial = fmaf(x[j], y[j], partial);
+    }
+    for (int i = n / 4 * 4; i < n; i++)
+        partial = fmaf(q[i], key[i], partial);
+    return partial;
+}
+
+/* scores[key] = q . key / sqrt(dh), a lane a key. Returns the most of the lane's. */
+__device__ __forceinline__ float score_alone(float *scores, struct alone &a, const float *q)
+{
+    const float factor = 1.0f / sqrtf((float)a.c.dh);
+    const int lane = (int)threadIdx.x % 32;
+    float most = -INFINITY;
+    for (int unit = a.warp; unit < key_units(a); unit += a.n_warps) {
+        const int key = unit * HALF + lane;
+        float sum = 0;
+        for (int first = 0; first < a.c.dh; first += CHUNK) {
+            const float *keys = await_piece(a) + lane * SLOT_PITCH;
+            const int n = a.c.dh - first < CHUNK ? a.c.dh - first : CHUNK;
+            if (key < a.n_keys)
+                sum = add_chunk(sum, multiply_key(q + first, keys, n), first);
+            replace_piece(a);
+        }
+        if (key < a.n_keys) {
+            scores[key] = sum * factor;
+            most = fmaxf(most, scores[key]);
+        }
+    }
+    return most;
+}
+
+/* scores become exp(score - maximum), each by the thread that made it; returns their sum. */
+__device__ __forceinline__ float softmax_alone(float *scores, const struct alone &a, float most)
+{
+    SHARED(float, warps, [ALONE_WARPS]); /* the most of each */
+    const int lane = (int)threadIdx.x % 32;
+    most = lanes_most(most, 31);
+    if (lane == 0)
+        warps[a.warp] = most;
+    __syncthreads();
+    for (int w = 0; w < a.n_warps; w++)
+        most = fmaxf(most, warps[w]);
+    for (int key = a.warp * HALF + lane; key < a.n_keys; key += a.n_warps * HALF)
+        scores[key] = scalar_exp_falling(scores[key] - most);
+    __syncthreads();
+    float sum = 0;
+    UNROLL(8)
+    for (int key = lane % LANES; key < a.n_keys; key += LANES)
+        sum += scores[key];
+    return lane_zero(lanes_sum(sum));
+}
+
+/* p += n weights times two elements of the values of as many keys. */
+__device__ __forceinline__ void multiply_values(float (&p)[2], const float *weights,
+                                                const float *values, int n)
+{
+    const auto multiply_one = [&](float weight, int key) {
+        const float2 two = *reinterpret_cast<const float2 *>(values + key * SLOT_PITCH);
+        p[0] = fmaf(weight, two.x, p[0]);
+        p[1] = fmaf(weight, two.y, p[1]);
+    };
+    UNROLL(8)
+    for (int key = 0; key < n / 4 * 4; key += 4) {
+        float four[4];
+        load_columns(four, weights + key);
+        UNROLL(4)
+        for (int j = 0; j < 4; j++)
+            multiply_one(four[j], key + j);
+    }
+    for (int key = n / 4 * 4; key < n; key++)
+        multiply_one(weights[key], key);
+}
+
+/* partials[page][i] = the weights of a page's keys times element i of their values, two elements a
+ * lane. */
+__device__ __forceinline__ void weigh_alone(float *partials, struct alone &a, const float *scores,
+                                            float sum, float *weights)
+{
+    const int lane = (int)threadIdx.x % 32;
+    for (int page = first_value_unit(a); page < value_units(a); page += a.n_warps)
+        for (int element = 2 * lane; element - 2 * lane < a.c.dh; element += CHUNK) {
+            float p[2] = {};
+            for (int first = page * CHUNK; first < (page + 1) * CHUNK; first += HALF) {
+                const float *values = await_piece(a) + 2 * lane;
+                const int n = keys_within(a.n_keys, first, HALF);
+                if (lane < n)
+                    weights[lane] = scores[first + lane] / sum;
+                __syncwarp(ALL_LANES);
+                if (element < a.c.dh)
+                    multiply_values(p, weights, values, n);
+                replace_piece(a);
+            }
+            for (int i = 0; i < 2; i++)
+                if (element + i < a.c.dh)
+                    partials[page * a.c.dh + element + i] = p[i];
+        }
+}
 
 /* Is row i the only one of its sequence in the table? */
 __device__ __forceinline__ bool is_alone(const struct row *rows, int i, int n_rows)
@@ -170,367 +405,681 @@ __device__ __forceinline__ bool is_alone(const struct row *rows, int i, int n_ro
            && (i == n_rows - 1 || rows[i + 1].pages_at != rows[i].pages_at);
 }
 
-/* scores[key] = q . key / sqrt(dh), a thread a key. */
-__device__ __forceinline__ void score_keys(float *scores, const float *q, const struct pages &c,
-                                           const int32_t *pages, int head, int n_keys)
+/* Its own page is known at once, which is all that a short sequence has. */
+__device__ __forceinline__ int32_t page_of(const struct row &r, const int32_t *pages, int i)
 {
-    const float factor = 1.0f / sqrtf((float)c.dh);
-    for (int key = (int)threadIdx.x; key < n_keys; key += (int)blockDim.x) {
-        const float *k = head_keys(c, pages[key / CHUNK], head) + key % CHUNK;
-        float sum = 0;
-        for (int chunk = 0; chunk < c.dh; chunk += CHUNK) {
-            const int end = chunk + CHUNK < c.dh ? chunk + CHUNK : c.dh;
-            float partial = 0;
-            UNROLL(16)
-            for (int i = chunk; i < end; i++)
-                partial = fmaf(q[i], k[i * CHUNK], partial);
-            sum = chunk == 0 ? partial : sum + partial;
-        }
-        scores[key] = sum * factor;
-    }
+    return i == r.position / CHUNK ? r.page : pages[r.pages_at + i];
 }
 
-/* Scores become weights. A thread goes over the keys that it scored; the sum is half a warp's. */
-__device__ __forceinline__ void softmax_keys(float *scores, int n_keys)
+/* Shared memory: each warp's slots, q, each warp's weights, scores, partial products, pages. */
+static size_t alone_shared(int dh, int n_pages, int n_warps)
 {
-    SHARED(float, warps, [ALONE_MAX / 32]); /* the most of each */
-    SHARED(float, sum, [1]);
-    const int t = (int)threadIdx.x, n_threads = (int)blockDim.x;
-    float most = -INFINITY;
-    for (int key = t; key < n_keys; key += n_threads)
-        most = most > scores[key] ? most : scores[key];
-    for (int by = 16; by > 0; by /= 2) {
-        const float other = __shfl_xor_sync(ALL_LANES, most, by, 32);
-        most = most > other ? most : other;
-    }
-    if (t % 32 == 0)
-        warps[t / 32] = most;
-    __syncthreads();
-    for (int w = 0; w < n_threads / 32; w++)
-        most = most > warps[w] ? most : warps[w];
-    for (int key = t; key < n_keys; key += n_threads)
-        scores[key] = scalar_exp(scores[key] - most);
-    __syncthreads();
-    if (t < 32) {
-        float lane = 0;
-        for (int key = t % LANES; key < n_keys; key += LANES)
-            lane += scores[key];
-        lane = lanes_sum(lane);
-        if (t == 0)
-            sum[0] = lane;
-    }
-    __syncthreads();
-    for (int key = t; key < n_keys; key += n_threads)
-        scores[key] = scores[key] / sum[0];
+    return sizeof(float) * (size_t)(n_warps * (SLOTS * SLOT + HALF) + whole_fours(dh)
+                                    + n_pages * (CHUNK + dh + 1));
 }
 
-/* partials[chunk][i] = the weights of a page's keys times element i of their values. */
-__device__ __forceinline__ void sum_pages(float *partials, const float *weights,
-                                          const struct pages &c, const int32_t *pages, int head,
-                                          int n_keys)
-{
-    const int n_chunks = (n_keys + CHUNK - 1) / CHUNK;
-    for (int j = (int)threadIdx.x; j < n_chunks * c.dh; j += (int)blockDim.x) {
-        const int chunk = j / c.dh, first = chunk * CHUNK;
-        const int n = n_keys - first < CHUNK ? n_keys - first : CHUNK;
-        const float *v = head_values(c, pages[chunk], head) + j % c.dh;
-        float partial = 0;
-        UNROLL(16)
-        for (int key = 0; key < n; key++)
-            partial = fmaf(weights[first + key], v[key * c.dh], partial);
-        partials[j] = partial;
-    }
-}
-
-/* A block: one head of one row; where other rows are another kernel's, of those alone. Dynamic
- * shared memory: scores, then q, then partial products. */
-__global__ void __launch_bounds__(ALONE_MAX)
+/* Grid: heads, rows. Where other rows are another kernel's, of those alone. */
+__global__ void __launch_bounds__(ALONE_WARPS * 32)
     attend_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
-                  const struct row *rows, const int32_t *all_pages, int n_rows, int context,
+                  const struct row *rows, const int32_t *pages, int n_rows, int n_pages_most,
                   bool alone)
 {
-    DYNAMIC_SHARED(float, scores);
-    float *q = scores + context, *partials = q + c.dh;
-    const int head = (int)blockIdx.x % c.H, width = c.H * c.dh, at = (int)blockIdx.x / c.H;
-    if (alone && !is_alone(rows, at, n_rows))
+    DYNAMIC_SHARED(float, slots);
+    LET_NEXT_START();
+    AWAIT_LAST();
+    const int t = (int)threadIdx.x, n_threads = (int)blockDim.x, n_warps = n_threads / 32;
+    const int head = (int)blockIdx.x, width = c.H * c.dh;
+    if (alone && !is_alone(rows, (int)blockIdx.y, n_rows))
         return;
-    const struct row r = rows[at];
-    const int32_t *pages = all_pages + r.pages_at;
-    const int n_keys = r.position + 1, n_chunks = (n_keys + CHUNK - 1) / CHUNK;
-    for (int i = (int)threadIdx.x; i < c.dh; i += (int)blockDim.x)
-        q[i] = qkv[(size_t)r.row * 3 * (size_t)width + (size_t)(head * c.dh + i)];
+    const struct row r = rows[blockIdx.y];
+    const int n_keys = r.position + 1, n_pages = r.position / CHUNK + 1;
+    float *q = slots + n_warps * SLOTS * SLOT, *weights = q + c.pitch;
+    float *scores = weights + n_warps * HALF, *partials = scores + n_pages_most * CHUNK;
+    int32_t *own = reinterpret_cast<int32_t *>(partials + n_pages_most * c.dh);
+    const size_t at = (size_t)r.row * (size_t)width + (size_t)(head * c.dh);
+    for (int i = t; i < c.dh; i += n_threads)
+        COPY_ASYNC(q + i, qkv + at + (size_t)r.row * 2 * (size_t)width + i, sizeof *q);
+    COPY_COMMIT();
+    for (int i = t; i < n_pages; i += n_threads)
+        own[i] = page_of(r, pages, i);
     __syncthreads();
-    score_keys(scores, q, c, pages, head, n_keys);
-    softmax_keys(scores, n_keys);
+    struct alone a = {c, own, head, n_keys, (c.dh + CHUNK - 1) / CHUNK, t / 32, n_warps,
+                      slots + t / 32 * SLOTS * SLOT, {false, t / 32, 0}, 0};
+    for (int slot = 0; slot < SLOTS; slot++)
+        fetch_piece(a, slot);
+    COPY_WAIT(SLOTS);
+    __syncthreads(); /* q is there */
+    const float most = score_alone(scores, a, q);
+    const float sum = softmax_alone(scores, a, most);
+    weigh_alone(partials, a, scores, sum, weights + a.warp * HALF);
     __syncthreads();
-    sum_pages(partials, scores, c, pages, head, n_keys);
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < c.dh; i += (int)blockDim.x) {
-        float sum = partials[i];
-        for (int chunk = 1; chunk < n_chunks; chunk++)
-            sum += partials[chunk * c.dh + i];
-        z[(size_t)r.row * (size_t)width + (size_t)(head * c.dh + i)] = sum;
+    for (int i = t; i < c.dh; i += n_threads) {
+        float y = partials[i];
+        UNROLL(8)
+        for (int page = 1; page < n_pages; page++)
+            y += partials[page * c.dh + i];
+        z[at + i] = y;
     }
+}
+
+/* More than what the kernel has besides. */
+static int alone_shared_max(const struct device *d)
+{
+    return d->shared_max - 1024;
 }
 
 static void attend_alone(struct device *d, float *z, const struct pages &c, const float *qkv,
                          const struct staged &s, bool alone)
 {
-    const int n_chunks = (s.n_keys + CHUNK - 1) / CHUNK, context = n_chunks * CHUNK;
-    const size_t shared = sizeof *z * (size_t)(context + c.dh + n_chunks * c.dh);
-    const int n_threads = context < ALONE_MIN   ? ALONE_MIN
-                          : context < ALONE_MAX ? context
-                                                : ALONE_MAX;
-    LAUNCH(attend_kernel, (unsigned)(s.n_rows * c.H), n_threads, shared, d->stream, z, c, qkv,
-           s.rows, s.pages, s.n_rows, context, alone);
+    const int n_pages = (s.n_keys + CHUNK - 1) / CHUNK;
+    int n_warps = 2 * n_pages < ALONE_WARPS ? 2 * n_pages : ALONE_WARPS;
+    while (n_warps > 1 && alone_shared(c.dh, n_pages, n_warps) > (size_t)alone_shared_max(d))
+        n_warps /= 2;
+    LAUNCH_EARLY(d, attend_kernel, dim3((unsigned)c.H, (unsigned)s.n_rows), n_warps * 32,
+                 alone_shared(c.dh, n_pages, n_warps), z, c, qkv, s.rows, s.pages, s.n_rows,
+                 n_pages, alone);
     CHECK_LAUNCH(d);
 }
 
-/* Attention of neighbours of one sequence, as in a prompt: QUERIES of them share each page. Both
- * products are of a page's block of CHUNK x CHUNK, which is copied to shared memory while the block
- * before it is multiplied: part `p` (elements 64 p ..) of a page's keys by the queries, then part p
- * of the values by the weights. A thread makes QUERY_R rows by QUERY_W columns; half a warp makes
- * the same rows of both products, and their softmax. */
-constexpr int ATTEND = 128, QUERY_R = 2, QUERY_W = 4, QUERIES = ATTEND / LANES * QUERY_R;
-static_assert(LANES * QUERY_W == CHUNK, "half a warp makes a row of a block");
+/* Attention of neighbours of one sequence, as in a prompt: 8 R of them share each page. Both
+ * products are of a page's 64 keys by 64 elements, which come to shared memory while those before
+ * them are multiplied: elements 64 p .. of the keys by the queries, then those of the values by the
+ * weights. Each of two teams has every second page; the first team sums the products with values,
+ * its own and the other's, in the order of the pages. A team's four warps make 4 R rows by 32
+ * columns each, a thread R by 4. */
+constexpr int TEAMS = 2, TEAM = 128, ATTEND = TEAMS * TEAM;
+constexpr int TALL = 4, WIDE = 8, QUERY_W = 4; /* lanes above each other and side by side */
+constexpr int COLUMN_BITS = 1 | 4 | 8; /* of a lane's number */
+constexpr int PAGE_PITCH = CHUNK + 4, PAGE = CHUNK * PAGE_PITCH;
+static_assert(TALL * WIDE == 32 && 2 * WIDE * QUERY_W == CHUNK, "two warps are as wide as a page");
 
-struct run {
-    struct pages c;
-    const int32_t *pages;
-    int head, n_rows, position; /* of its first row */
-    int n_pages, parts;
-    float *blocks; /* [2][CHUNK][CHUNK] */
-    float *q;      /* [QUERIES][q_pitch] */
-    float *scores; /* [QUERIES][score_pitch] */
-    int q_pitch, score_pitch;
+/* DH: elements of a head, known to the compiler, and rows of q lie at 16 bytes; or 0. */
+template <int R_, int DH_> struct attend_shape {
+    static constexpr int R = R_, DH = DH_;
+    static constexpr int COUNT = 2 * TALL * R, ROUNDS = COUNT / (ATTEND / LANES);
 };
 
-__device__ __forceinline__ int query_of(int i)
+/* What is copied next: keys by pairs of pages and their parts of 64 elements, then values by parts
+ * and their pairs of pages. */
+struct pair {
+    bool is_value;
+    int number, part;
+};
+
+struct run {
+    int head, n_rows, position; /* of its first row */
+    int dh, pitch, n_keys; /* the last row's */
+    int n_pages, pairs, parts;
+    int32_t *pages; /* shared */
+    float *blocks; /* [2][TEAMS][CHUNK][PAGE_PITCH] */
+    float *q;      /* [COUNT][q_pitch] */
+    float *scores; /* [COUNT][score_pitch] */
+    float *most;   /* [2 TEAMS][COUNT]: of a row's scores, the two warps of a team one by one */
+    float4 *others; /* [2][R][TEAM]: products of the second team, where q was */
+    int q_pitch, score_pitch;
+    const float *from; /* what this thread copies of page 0, and to where of a block */
+    size_t page_size;
+    int to;
+    struct pair ahead;
+    int n_fetched;
+};
+
+__device__ __forceinline__ int own_team(void)
 {
-    return (int)threadIdx.x / 32 * 2 * QUERY_R + (int)threadIdx.x % 32 / LANES + 2 * i;
+    return (int)threadIdx.x / TEAM;
 }
 
-/* The keys that a query sees of those from `first` on, at most CHUNK. */
-__device__ __forceinline__ int keys_from(const struct run &r, int query, int first)
+/* Lanes whose numbers differ in bit 0 alone have the same rows, those that differ in bit 1 alone
+ * the same columns: so shared memory answers half a warp's loads of 16 bytes at once. */
+__device__ __forceinline__ int lane_row(void)
 {
-    const int n = query < r.n_rows ? r.position + query + 1 - first : 0;
-    return n < 0 ? 0 : n < CHUNK ? n : CHUNK;
+    const int lane = (int)threadIdx.x % 32;
+    return lane / 2 % 2 + lane / 16 * 2;
 }
 
-/* Block s: keys by pages and their parts, then values by parts and their pages. */
-__device__ __forceinline__ void fetch_block(const struct run &r, int s)
+__device__ __forceinline__ int lane_column(void)
 {
-    float *to = r.blocks + s % 2 * CHUNK * CHUNK;
-    const int n_blocks = r.n_pages * r.parts, is_value = s >= n_blocks;
-    const int page = is_value ? (s - n_blocks) % r.n_pages : s / r.parts;
-    const int first = CHUNK * (is_value ? (s - n_blocks) / r.n_pages : s % r.parts);
-    const int n = r.c.dh - first < CHUNK ? r.c.dh - first : CHUNK;
-    const int n_keys = keys_from(r, r.n_rows - 1, page * CHUNK);
-    if (s < 2 * n_blocks && !is_value) {
-        const float *from = head_keys(r.c, r.pages[page], r.head) + first * CHUNK;
-        for (int i = 4 * (int)threadIdx.x; i < n * CHUNK; i += 4 * ATTEND)
-            COPY_ASYNC(to + i, from + i, 4 * sizeof(float));
-    } else if (s < 2 * n_blocks && r.c.dh % 4 == 0) {
-        const float *from = head_values(r.c, r.pages[page], r.head) + first;
-        for (int i = 4 * (int)threadIdx.x; i < n_keys * CHUNK; i += 4 * ATTEND)
-            if (i % CHUNK < n)
-                COPY_ASYNC(to + i, from + i / CHUNK * r.c.dh + i % CHUNK, 4 * sizeof(float));
-    } else if (s < 2 * n_blocks) {
-        const float *from = head_values(r.c, r.pages[page], r.head) + first;
-        for (int i = (int)threadIdx.x; i < n_keys * CHUNK; i += ATTEND) {
-            const int column = i % CHUNK < n ? i % CHUNK : n - 1;
-            COPY_ASYNC(to + i, from + i / CHUNK * r.c.dh + column, sizeof(float));
-        }
+    const int lane = (int)threadIdx.x % 32;
+    return lane % 2 + lane / 4 % 4 * 2;
+}
+
+template <class S> __device__ __forceinline__ int warp_row(void)
+{
+    return (int)threadIdx.x / 64 % 2 * TALL * S::R;
+}
+
+__device__ __forceinline__ int warp_column(void)
+{
+    return (int)threadIdx.x / 32 % 2 * HALF;
+}
+
+template <class S> __device__ __forceinline__ int query_of(int i)
+{
+    return warp_row<S>() + lane_row() + TALL * i;
+}
+
+/* The keys that a query sees. */
+__device__ __forceinline__ int keys_of(const struct run &r, int query)
+{
+    return r.position + query + 1;
+}
+
+/* Begins to copy each team's page of the next step, as far as somebody sees it, by halves. */
+template <class S> __device__ __forceinline__ void fetch_pages(struct run &r)
+{
+    struct pair &s = r.ahead;
+    const int page = TEAMS * s.number + own_team(), n = r.n_keys - page * CHUNK;
+    const int element = s.part * CHUNK + (int)threadIdx.x % LANES * 4;
+    if (s.part < r.parts && n > 0 && (S::DH == CHUNK || element < r.pitch)) {
+        const float *from = r.from + (size_t)r.pages[page] * r.page_size + s.part * CHUNK
+                            + (s.is_value ? CHUNK * r.pitch : 0);
+        float *to = r.blocks + r.n_fetched % 2 * TEAMS * PAGE + r.to;
+        constexpr int STEP = TEAM / LANES;
+        UNROLL(4)
+        for (int i = 0; i < HALF; i += STEP)
+            COPY_ASYNC(to + i * PAGE_PITCH, from + i * r.pitch, 4 * sizeof *to);
+        UNROLL(4)
+        for (int i = HALF; i < CHUNK && n > HALF; i += STEP)
+            COPY_ASYNC(to + i * PAGE_PITCH, from + i * r.pitch, 4 * sizeof *to);
     }
     COPY_COMMIT();
+    r.n_fetched++;
+    if (s.is_value)
+        s = s.number + 1 < r.pairs ? pair{true, s.number + 1, s.part} : pair{true, 0, s.part + 1};
+    else if (s.part + 1 < r.parts)
+        s.part++;
+    else
+        s = s.number + 1 < r.pairs ? pair{false, s.number + 1, 0} : pair{true, 0, 0};
 }
 
-/* The block that all threads may read now; the next one is on its way. */
-__device__ __forceinline__ const float *next_block(const struct run &r, int s)
+/* The team's page of the step, which all of it may read now; the next one is on its way. */
+template <class S> __device__ __forceinline__ const float *next_page(struct run &r)
 {
     COPY_WAIT(0);
     __syncthreads(); /* it has come for all, and all are done with the one before it */
-    fetch_block(r, s + 1);
-    return r.blocks + s % 2 * CHUNK * CHUNK;
+    fetch_pages<S>(r);
+    return r.blocks + (r.n_fetched % 2 * TEAMS + own_team()) * PAGE;
 }
 
-/* scores = q @ keys / sqrt(dh), also of keys that a query does not see: nobody reads those. */
-__device__ __forceinline__ void score_pages(const struct run &r)
+/* p (R, QUERY_W) += R rows of x by QUERY_W rows of y, n_k elements of each. */
+template <int R>
+__device__ __forceinline__ void multiply_both(float (&p)[R][QUERY_W], const float *x, int X,
+                                              const float *y, int Y, int n_k)
 {
-    const float factor = 1.0f / sqrtf((float)r.c.dh);
-    const int column = (int)threadIdx.x % LANES * QUERY_W;
-    float sum[QUERY_R][QUERY_W] = {};
-    for (int s = 0; s < r.n_pages * r.parts; s++) {
-        const float *keys = next_block(r, s) + column;
-        const int page = s / r.parts, first = s % r.parts * CHUNK;
-        const int n = r.c.dh - first < CHUNK ? r.c.dh - first : CHUNK;
-        const float *q = r.q + query_of(0) * r.q_pitch + first;
-        float p[QUERY_R][QUERY_W] = {};
-        multiply_fours(p, q, 2 * r.q_pitch, keys, CHUNK, n / 4 * 4);
-        multiply_ones(p, q + n / 4 * 4, 2 * r.q_pitch, keys + n / 4 * 4 * CHUNK, CHUNK, n % 4);
-        UNROLL(2)
-        for (int i = 0; i < QUERY_R; i++)
+    UNROLL(8)
+    for (int k = 0; k < n_k / 4 * 4; k += 4) {
+        float a[R][4], b[QUERY_W][4];
+        UNROLL(4)
+        for (int i = 0; i < R; i++)
+            load_columns(a[i], x + i * X + k);
+        UNROLL(4)
+        for (int c = 0; c < QUERY_W; c++)
+            load_columns(b[c], y + c * Y + k);
+        UNROLL(4)
+        for (int j = 0; j < 4; j++)
             UNROLL(4)
-            for (int c = 0; c < QUERY_W; c++) {
-                sum[i][c] = add_chunk(sum[i][c], p[i][c], first);
-                r.scores[query_of(i) * r.score_pitch + page * CHUNK + column + c]
-                    = sum[i][c] * factor;
-            }
+            for (int i = 0; i < R; i++)
+                UNROLL(4)
+                for (int c = 0; c < QUERY_W; c++)
+                    p[i][c] = fmaf(a[i][j], b[c][j], p[i][c]);
     }
+    UNROLL(1)
+    for (int k = n_k / 4 * 4; k < n_k; k++)
+        UNROLL(4)
+        for (int i = 0; i < R; i++)
+            UNROLL(4)
+            for (int c = 0; c < QUERY_W; c++)
+                p[i][c] = fmaf(x[i * X + k], y[c * Y + k], p[i][c]);
 }
 
-/* Scores become weights: a row is half a warp's, which made its scores. */
-__device__ __forceinline__ void softmax_rows(const struct run &r)
+/* A sum's chunks are added to -0, which changes none, unlike +0. */
+template <int R> __device__ __forceinline__ void begin_sum(float (&sum)[R][QUERY_W])
 {
-    __syncwarp(ALL_LANES);
-    for (int i = 0; i < QUERY_R; i++) {
-        float *scores = r.scores + query_of(i) * r.score_pitch;
-        const int n_keys = query_of(i) < r.n_rows ? r.position + query_of(i) + 1 : 0;
-        const int l = (int)threadIdx.x % LANES;
-        float most = -INFINITY, lane = 0;
-        for (int key = l; key < n_keys; key += LANES)
-            most = most > scores[key] ? most : scores[key];
-        for (int by = LANES / 2; by > 0; by /= 2) {
-            const float other = __shfl_xor_sync(ALL_LANES, most, by, LANES);
-            most = most > other ? most : other;
-        }
-        for (int key = l; key < n_keys; key += LANES) {
-            scores[key] = scalar_exp(scores[key] - most);
-            lane += scores[key];
-        }
-        const float sum = lane_zero(lanes_sum(lane));
-        for (int key = l; key < n_keys; key += LANES)
-            scores[key] = scores[key] / sum;
-    }
+    UNROLL(4)
+    for (int i = 0; i < R; i++)
+        UNROLL(4)
+        for (int c = 0; c < QUERY_W; c++)
+            sum[i][c] = -0.0f;
 }
 
-/* sum += weights @ values of a page, each row by the keys that it sees. */
-__device__ __forceinline__ void add_page(float (&sum)[QUERY_R][QUERY_W], const struct run &r,
-                                         const float *values, int page)
+/* scores = sum / sqrt(dh) of the keys from `key` on, WIDE apart; `most` goes along, of those that a
+ * query sees. */
+template <class S>
+__device__ __forceinline__ void put_scores(float (&most)[S::R], const struct run &r,
+                                           float (&sum)[S::R][QUERY_W], int key, float factor)
 {
-    const float *weights = r.scores + query_of(0) * r.score_pitch + page * CHUNK;
-    float p[QUERY_R][QUERY_W] = {};
-    const bool is_full = keys_from(r, query_of(0), page * CHUNK) == CHUNK
-                         && keys_from(r, query_of(QUERY_R - 1), page * CHUNK) == CHUNK;
-    if (is_full)
-        multiply_fours(p, weights, 2 * r.score_pitch, values, CHUNK, CHUNK);
-    UNROLL(2)
-    for (int i = 0; i < QUERY_R; i++) {
-        const int n = keys_from(r, query_of(i), page * CHUNK), fours = n / 4 * 4;
-        const float *row = weights + 2 * i * r.score_pitch;
-        float one[1][QUERY_W] = {};
-        if (!is_full) {
-            multiply_fours(one, row, 0, values, CHUNK, fours);
-            multiply_ones(one, row + fours, 0, values + fours * CHUNK, CHUNK, n % 4);
-        }
+    const bool is_whole = key - lane_column() + HALF <= keys_of(r, warp_row<S>());
+    float *to = r.scores + query_of<S>(0) * r.score_pitch + key;
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++)
         UNROLL(4)
         for (int c = 0; c < QUERY_W; c++) {
-            const float partial = is_full ? p[i][c] : one[0][c];
-            sum[i][c] = n > 0 ? add_chunk(sum[i][c], partial, page) : sum[i][c];
+            sum[i][c] *= factor;
+            to[TALL * i * r.score_pitch + WIDE * c] = sum[i][c];
         }
-    }
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++)
+        UNROLL(4)
+        for (int c = 0; c < QUERY_W; c++)
+            if (is_whole)
+                most[i] = fmaxf(most[i], sum[i][c]);
+            else if (key + WIDE * c < keys_of(r, query_of<S>(i)))
+                most[i] = fmaxf(most[i], sum[i][c]);
 }
 
-/* z[row] of the run's rows, `z` from its first one on. */
-__device__ __forceinline__ void weigh_pages(float *z, const struct run &r)
+/* scores = q @ keys / sqrt(dh), but for keys that none of a warp's queries sees, and the most of
+ * each query's. */
+template <class S> __device__ __forceinline__ void score_pages(struct run &r)
 {
-    const int column = (int)threadIdx.x % LANES * QUERY_W, width = r.c.H * r.c.dh;
-    for (int part = 0; part < r.parts; part++) {
-        float sum[QUERY_R][QUERY_W] = {};
-        const int first = part * CHUNK + column;
-        for (int page = 0; page < r.n_pages; page++) {
-            const float *values = next_block(r, (r.parts + part) * r.n_pages + page) + column;
-            if (first < r.c.dh)
-                add_page(sum, r, values, page);
+    const float factor = 1.0f / sqrtf((float)r.dh);
+    const int column = warp_column() + lane_column();
+    const int n_rows = r.n_rows - warp_row<S>() < TALL * S::R ? r.n_rows - warp_row<S>()
+                                                              : TALL * S::R;
+    const int n_seen = n_rows > 0 ? keys_of(r, warp_row<S>() + n_rows - 1) : 0;
+    const float *q = r.q + query_of<S>(0) * r.q_pitch;
+    float most[S::R];
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++)
+        most[i] = -INFINITY;
+    UNROLL(1)
+    for (int number = 0; number < r.pairs; number++) {
+        const int first = (TEAMS * number + own_team()) * CHUNK + warp_column();
+        float sum[S::R][QUERY_W];
+        begin_sum(sum);
+        for (int k = 0; k < r.dh; k += CHUNK) {
+            const float *keys = next_page<S>(r) + column * PAGE_PITCH;
+            const int n = r.dh - k < CHUNK ? r.dh - k : CHUNK;
+            float p[S::R][QUERY_W] = {};
+            if (first < n_seen)
+                multiply_both(p, q + k, TALL * r.q_pitch, keys, WIDE * PAGE_PITCH, n);
+            UNROLL(4)
+            for (int i = 0; i < S::R; i++)
+                UNROLL(4)
+                for (int c = 0; c < QUERY_W; c++)
+                    sum[i][c] += p[i][c];
         }
+        if (first < n_seen)
+            put_scores<S>(most, r, sum, first + lane_column(), factor);
+    }
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++) {
+        most[i] = lanes_most(most[i], COLUMN_BITS);
+        if (lane_column() == 0)
+            r.most[(own_team() * 2 + (int)threadIdx.x / 32 % 2) * S::COUNT + query_of<S>(i)]
+                = most[i];
+    }
+    __syncthreads();
+}
+
+/* The rows of half a warp, in a softmax. What stands behind a row's last key is computed as far as
+ * another row of the warp goes, and not read. */
+template <int ROUNDS> struct soft {
+    float *row[ROUNDS], sum[ROUNDS];
+    int n_keys[ROUNDS], n_most;
+};
+
+/* scores become exp(score - most), and `sum` their sums. Four of each row at a time: loads do not
+ * pass stores. */
+template <class S> __device__ __forceinline__ void exp_rows(struct soft<S::ROUNDS> &s,
+                                                            const float (&most)[S::ROUNDS])
+{
+    constexpr int ROUNDS = S::ROUNDS, AT_ONCE = 4;
+    UNROLL(1)
+    for (int key = (int)threadIdx.x % LANES; key < s.n_most; key += LANES * AT_ONCE) {
+        float x[AT_ONCE][ROUNDS];
+        UNROLL(4)
+        for (int j = 0; j < AT_ONCE; j++)
+            UNROLL(2)
+            for (int i = 0; i < ROUNDS; i++)
+                x[j][i] = key + j * LANES < s.n_most ? s.row[i][key + j * LANES] : most[i];
+        UNROLL(4)
+        for (int j = 0; j < AT_ONCE; j++)
+            UNROLL(2)
+            for (int i = 0; i < ROUNDS; i++)
+                x[j][i] = scalar_exp_falling(x[j][i] - most[i]);
+        UNROLL(4)
+        for (int j = 0; j < AT_ONCE; j++)
+            UNROLL(2)
+            for (int i = 0; i < ROUNDS; i++) {
+                if (key + j * LANES < s.n_most)
+                    s.row[i][key + j * LANES] = x[j][i];
+                s.sum[i] += key + j * LANES < s.n_keys[i] ? x[j][i] : 0.0f;
+            }
+    }
+    UNROLL(2)
+    for (int i = 0; i < ROUNDS; i++)
+        s.sum[i] = lane_zero(lanes_sum(s.sum[i]));
+}
+
+/* They become weights, four by four. */
+template <class S> __device__ __forceinline__ void divide_rows(const struct soft<S::ROUNDS> &s)
+{
+    constexpr int ROUNDS = S::ROUNDS;
+    float inverse[ROUNDS];
+    UNROLL(2)
+    for (int i = 0; i < ROUNDS; i++)
+        inverse[i] = 1.0f / s.sum[i];
+    UNROLL(2)
+    for (int key = (int)threadIdx.x % LANES * 4; key < s.n_most; key += LANES * 4) {
+        float x[ROUNDS][4], least = INFINITY;
         UNROLL(2)
-        for (int i = 0; i < QUERY_R; i++)
-            for (int c = 0; c < QUERY_W; c++)
-                if (query_of(i) < r.n_rows && first + c < r.c.dh)
-                    z[query_of(i) * width + r.head * r.c.dh + first + c] = sum[i][c];
+        for (int i = 0; i < ROUNDS; i++) {
+            load_columns(x[i], s.row[i] + key);
+            least = fminf(least, fminf(fminf(x[i][0], x[i][1]), fminf(x[i][2], x[i][3])));
+        }
+        UNROLL(8)
+        for (int j = 0; j < ROUNDS * 4; j++) {
+            float &it = x[j / 4][j % 4];
+            it = least >= WEIGHT_LEAST ? scalar_weight(it, s.sum[j / 4], inverse[j / 4]) : it;
+        }
+        if (!(least >= WEIGHT_LEAST))
+            UNROLL(8)
+            for (int j = 0; j < ROUNDS * 4; j++)
+                x[j / 4][j % 4] = x[j / 4][j % 4] / s.sum[j / 4];
+        UNROLL(2)
+        for (int i = 0; i < ROUNDS; i++)
+            *reinterpret_cast<float4 *>(s.row[i] + key)
+                = make_float4(x[i][0], x[i][1], x[i][2], x[i][3]);
     }
 }
 
-__device__ __forceinline__ int pitch_of(int n)
+/* Scores become weights, a row by half a warp; the halves' rows are two apart, in other banks. */
+template <class S> __device__ __forceinline__ void softmax_rows(const struct run &r)
 {
-    return (n + 3) / 4 * 4 + 4; /* four more against bank conflicts */
+    struct soft<S::ROUNDS> s = {};
+    float most[S::ROUNDS];
+    UNROLL(2)
+    for (int i = 0; i < S::ROUNDS; i++) {
+        const int round = (int)threadIdx.x / 32 * S::ROUNDS + i;
+        const int query = round / 2 * 4 + round % 2 + (int)threadIdx.x / LANES % 2 * 2;
+        s.n_keys[i] = query < r.n_rows ? keys_of(r, query) : 0;
+        s.n_most = s.n_keys[i] > s.n_most ? s.n_keys[i] : s.n_most;
+        s.row[i] = r.scores + query * r.score_pitch;
+        most[i] = r.most[query];
+        UNROLL(4)
+        for (int w = 1; w < 2 * TEAMS; w++)
+            most[i] = fmaxf(most[i], r.most[w * S::COUNT + query]);
+    }
+    exp_rows<S>(s, most);
+    __syncwarp(ALL_LANES);
+    divide_rows<S>(s);
 }
 
-/* A block: one head of QUERIES rows of the table, run by run; the last rows first, since a prompt's
- * have the most keys. Dynamic shared memory: two blocks, q, scores. */
-__global__ void __launch_bounds__(ATTEND, 2)
-    attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
-                       const struct row *rows, const int32_t *all_pages, int n_rows, int context)
+/* p += weights @ values of a page, each row by the keys that it sees. */
+template <class S>
+__device__ __forceinline__ void multiply_seen(float (&p)[S::R][QUERY_W], const struct run &r,
+                                              const float *weights, const float *values, int page)
 {
-    DYNAMIC_SHARED(float, blocks);
-    const int head = (int)blockIdx.x % c.H, width = c.H * c.dh;
-    const int first = (int)(gridDim.x - 1 - blockIdx.x) / c.H * QUERIES;
-    const int end = first + QUERIES < n_rows ? first + QUERIES : n_rows;
-    struct run r = {c, NULL, head, 0, 0, 0, (c.dh + CHUNK - 1) / CHUNK, blocks, NULL, NULL,
-                    pitch_of(c.dh), pitch_of(context)};
-    r.q = blocks + 2 * CHUNK * CHUNK;
-    r.scores = r.q + QUERIES * r.q_pitch;
-    for (int from = first; from < end; from += r.n_rows) {
-        r.n_rows = 1;
-        while (from + r.n_rows < end && rows[from + r.n_rows].pages_at == rows[from].pages_at)
-            r.n_rows++;
-        if (is_alone(rows, from, n_rows))
-            continue;
-        const struct row row = rows[from];
-        r.pages = all_pages + row.pages_at;
-        r.position = row.position;
-        r.n_pages = (row.position + r.n_rows + CHUNK - 1) / CHUNK;
-        fetch_block(r, 0); /* all left it, and q, a barrier ago in the run before */
-        for (int i = (int)threadIdx.x; i < QUERIES * c.dh; i += ATTEND) {
-            const int query = i / c.dh < r.n_rows ? i / c.dh : r.n_rows - 1;
-            r.q[i / c.dh * r.q_pitch + i % c.dh]
-                = qkv[(size_t)(row.row + query) * 3 * (size_t)width
-                      + (size_t)(head * c.dh + i % c.dh)];
+    int n[S::R], n_most = 0;
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++) {
+        const int query = query_of<S>(i);
+        n[i] = query < r.n_rows ? keys_within(keys_of(r, query), page * CHUNK, CHUNK) : 0;
+        n_most = n[i] > n_most ? n[i] : n_most;
+    }
+    UNROLL(1)
+    for (int k = 0; k < n_most; k += 4) {
+        float a[S::R][4];
+        UNROLL(4)
+        for (int i = 0; i < S::R; i++)
+            load_columns(a[i], weights + TALL * i * r.score_pitch + k);
+        UNROLL(4)
+        for (int j = 0; j < 4; j++) {
+            float b[QUERY_W];
+            load_columns(b, values + (k + j) * PAGE_PITCH);
+            UNROLL(4)
+            for (int i = 0; i < S::R; i++)
+                UNROLL(4)
+                for (int c = 0; c < QUERY_W; c++)
+                    p[i][c] = k + j < n[i] ? fmaf(a[i][j], b[c], p[i][c]) : p[i][c];
         }
-        score_pages(r);
-        softmax_rows(r);
-        weigh_pages(z + (size_t)row.row * (size_t)width, r);
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void multiply_page(float (&p)[S::R][QUERY_W], const struct run &r,
+                                              const float *values, int page)
+{
+    const float *weights = r.scores + query_of<S>(0) * r.score_pitch + page * CHUNK;
+    if (keys_of(r, warp_row<S>()) >= (page + 1) * CHUNK && warp_row<S>() < r.n_rows)
+        multiply_fours(p, weights, TALL * r.score_pitch, values, PAGE_PITCH, CHUNK);
+    else
+        multiply_seen<S>(p, r, weights, values, page);
+}
+
+/* sum += a page's product, of the rows that see so many pages. */
+template <int R>
+__device__ __forceinline__ void add_page(float (&sum)[R][QUERY_W], const float (&p)[R][QUERY_W],
+                                         const int (&n_seen)[R], int page)
+{
+    UNROLL(4)
+    for (int i = 0; i < R; i++)
+        UNROLL(4)
+        for (int c = 0; c < QUERY_W; c++)
+            sum[i][c] = page < n_seen[i] ? sum[i][c] + p[i][c] : sum[i][c];
+}
+
+/* The second team's product with the second page of a pair goes to the first. */
+template <int R>
+__device__ __forceinline__ void give_page(const struct run &r, const float (&p)[R][QUERY_W],
+                                          int number)
+{
+    float4 *to = r.others + number % 2 * R * TEAM + (int)threadIdx.x % TEAM;
+    UNROLL(4)
+    for (int i = 0; i < R; i++)
+        to[i * TEAM] = make_float4(p[i][0], p[i][1], p[i][2], p[i][3]);
+}
+
+template <int R>
+__device__ __forceinline__ void take_page(float (&sum)[R][QUERY_W], const struct run &r,
+                                          const int (&n_seen)[R], int number)
+{
+    const float4 *from = r.others + number % 2 * R * TEAM + (int)threadIdx.x % TEAM;
+    float p[R][QUERY_W];
+    UNROLL(4)
+    for (int i = 0; i < R; i++)
+        load_columns(p[i], reinterpret_cast<const float *>(from + i * TEAM));
+    add_page(sum, p, n_seen, TEAMS * number + 1);
+}
+
+/* z[row] of the run's rows, `z` from its first one's head on. */
+template <class S> __device__ __forceinline__ void weigh_pages(float *z, int width, struct run &r)
+{
+    const int column = warp_column() + QUERY_W * lane_column();
+    const bool is_first = own_team() == 0;
+    int n_seen[S::R];
+    UNROLL(4)
+    for (int i = 0; i < S::R; i++) {
+        const int query = query_of<S>(i);
+        n_seen[i] = query < r.n_rows ? (keys_of(r, query) + CHUNK - 1) / CHUNK : 0;
+    }
+    for (int first = column; first - column < r.dh; first += CHUNK) {
+        const bool is_there = first < r.dh;
+        float sum[S::R][QUERY_W];
+        begin_sum(sum);
+        UNROLL(1)
+        for (int number = 0; number < r.pairs; number++) {
+            const float *values = next_page<S>(r) + column;
+            if (is_first && number > 0)
+                take_page(sum, r, n_seen, number - 1);
+            const int page = TEAMS * number + own_team();
+            float p[S::R][QUERY_W] = {};
+            if (is_there && page < r.n_pages)
+                multiply_page<S>(p, r, values, page);
+            if (is_first)
+                add_page(sum, p, n_seen, page);
+            else
+                give_page(r, p, number);
+        }
+        __syncthreads();
+        if (!is_first)
+            continue;
+        take_page(sum, r, n_seen, r.pairs - 1);
+        UNROLL(4)
+        for (int i = 0; i < S::R; i++)
+            UNROLL(4)
+            for (int c = 0; c < QUERY_W; c++)
+                if (query_of<S>(i) < r.n_rows && first + c < r.dh)
+                    z[query_of<S>(i) * width + first + c] = sum[i][c];
+    }
+}
+
+/* Shared memory: blocks; q, and then in its place the second team's products; scores; the most of
+ * each row's; pages. */
+template <class S> static int beside_scores(int dh)
+{
+    const int q = S::COUNT * (whole_fours(dh) + 4), others = 2 * S::R * TEAM * QUERY_W;
+    return q > others ? q : others;
+}
+
+template <class S> static size_t rows_shared(int dh, int context)
+{
+    return sizeof(float) * (size_t)(2 * TEAMS * PAGE + beside_scores<S>(dh)
+                                    + S::COUNT * (context + 8 + 2 * TEAMS) + context / CHUNK);
+}
+
+/* Copies the run's pages, then q and the first of them. `qkv` is its first row's head. */
+template <class S>
+__device__ __forceinline__ void begin_run(struct run &r, const float *qkv, int width,
+                                          const int32_t *pages)
+{
+    const int t = (int)threadIdx.x;
+    r.n_keys = keys_of(r, r.n_rows - 1);
+    r.n_pages = (r.n_keys + CHUNK - 1) / CHUNK;
+    r.pairs = (r.n_pages + TEAMS - 1) / TEAMS;
+    r.ahead = {false, 0, 0};
+    r.n_fetched = 0;
+    for (int i = t; i < r.n_pages; i += ATTEND)
+        r.pages[i] = pages[i];
+    __syncthreads(); /* all are done with the run before, too */
+    constexpr int SIZE = S::DH ? 4 : 1; /* floats at once */
+    for (int i = t / LANES; i < S::COUNT; i += ATTEND / LANES) {
+        const int query = i < r.n_rows ? i : r.n_rows - 1;
+        const float *q = qkv + (size_t)query * 3 * (size_t)width;
+        for (int e = t % LANES * SIZE; e < r.dh; e += LANES * SIZE)
+            COPY_ASYNC(r.q + i * r.q_pitch + e, q + e, SIZE * sizeof *q);
+    }
+    fetch_pages<S>(r);
+}
+
+template <class S>
+__device__ __forceinline__ struct run run_of(const struct pages &c, float *shared, int context,
+                                             int beside)
+{
+    const int t = (int)threadIdx.x, copied = t % TEAM;
+    struct run r = {};
+    r.dh = S::DH ? S::DH : c.dh, r.pitch = S::DH ? S::DH : c.pitch;
+    r.head = (int)blockIdx.x, r.parts = (r.dh + CHUNK - 1) / CHUNK;
+    r.page_size = (size_t)c.H * 2 * CHUNK * (size_t)r.pitch;
+    r.from = c.data + (size_t)r.head * 2 * CHUNK * (size_t)r.pitch
+             + copied / LANES * r.pitch + copied % LANES * 4;
+    r.to = t / TEAM * PAGE + copied / LANES * PAGE_PITCH + copied % LANES * 4;
+    r.q_pitch = r.pitch + 4, r.score_pitch = context + 8;
+    r.blocks = shared;
+    r.q = shared + 2 * TEAMS * PAGE;
+    r.others = reinterpret_cast<float4 *>(r.q);
+    r.scores = r.q + beside;
+    r.most = r.scores + S::COUNT * r.score_pitch;
+    r.pages = reinterpret_cast<int32_t *>(r.most + 2 * TEAMS * S::COUNT);
+    return r;
+}
+
+/* Grid: heads, and the table's rows by queries, the last first, since a prompt's have the most
+ * keys; run by run. A lane knows a row of the block's. Pitches are such that neighbouring rows lie
+ * in different banks. */
+template <class S>
+__global__ void __launch_bounds__(ATTEND, 1)
+    attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
+                       const struct row *rows, const int32_t *pages, int n_rows, int context,
+                       int beside)
+{
+    static_assert(S::COUNT <= 32, "a lane a row");
+    DYNAMIC_SHARED(float, shared);
+    LET_NEXT_START();
+    AWAIT_LAST();
+    const int lane = (int)threadIdx.x % 32, width = c.H * c.dh;
+    const int first = (int)(gridDim.y - 1 - blockIdx.y) * S::COUNT;
+    const int count = n_rows - first < S::COUNT ? n_rows - first : S::COUNT;
+    const struct row own = rows[lane < count ? first + lane : first];
+    struct run r = run_of<S>(c, shared, context, beside);
+    for (int from = 0; from < count; from += r.n_rows) {
+        const int32_t pages_at = __shfl_sync(ALL_LANES, own.pages_at, from, 32);
+        const size_t row = (size_t)__shfl_sync(ALL_LANES, own.row, from, 32);
+        r.position = __shfl_sync(ALL_LANES, own.position, from, 32);
+        r.n_rows = __popc(__ballot_sync(ALL_LANES, lane < count && own.pages_at == pages_at));
+        if (r.n_rows == 1 && is_alone(rows, first + from, n_rows))
+            continue;
+        const size_t at = row * (size_t)width, element = (size_t)(r.head * r.dh);
+        begin_run<S>(r, qkv + 3 * at + element, width, pages + pages_at);
+        score_pages<S>(r);
+        softmax_rows<S>(r);
+        weigh_pages<S>(z + at + element, width, r);
     }
     COPY_WAIT(0);
 }
 
-static size_t rows_shared(int dh, int context)
-{
-    const int q_pitch = (dh + 3) / 4 * 4 + 4, score_pitch = context + 4;
-    return sizeof(float) * (size_t)(2 * CHUNK * CHUNK + QUERIES * (q_pitch + score_pitch));
-}
-
+template <class S>
 static void attend_rows(struct device *d, float *z, const struct pages &c, const float *qkv,
                         const struct staged &s)
 {
     const int context = (s.n_keys + CHUNK - 1) / CHUNK * CHUNK;
-    LAUNCH(attend_rows_kernel, blocks_for(s.n_rows, QUERIES) * (unsigned)c.H, ATTEND,
-           rows_shared(c.dh, context), d->stream, z, c, qkv, s.rows, s.pages, s.n_rows, context);
+    const dim3 grid((unsigned)c.H, blocks_for(s.n_rows, S::COUNT));
+    LAUNCH_EARLY(d, attend_rows_kernel<S>, grid, ATTEND, rows_shared<S>(c.dh, context), z, c, qkv,
+                 s.rows, s.pages, s.n_rows, context, beside_scores<S>(c.dh));
     CHECK_LAUNCH(d);
 }
 
-/* Where scores of QUERIES rows find no room, all rows are alone. */
+using many_queries = attend_shape<4, 0>;
+using few_queries = attend_shape<2, 0>;
+using many_queries_of_64 = attend_shape<4, 64>;
+using few_queries_of_64 = attend_shape<2, 64>;
+
+template <class S> static bool has_room(const struct device *d, const struct pages &c, int n_keys)
+{
+    return rows_shared<S>(c.dh, (n_keys + CHUNK - 1) / CHUNK * CHUNK) <= (size_t)d->shared_max;
+}
+
+/* Many queries share a page where they find room, enough processors have some, and sequences are
+ * so long. */
+static bool has_many(const struct device *d, const struct pages &c, const struct staged &s,
+                     int rows_most)
+{
+    return has_room<many_queries>(d, c, s.n_keys) && rows_most > few_queries::COUNT
+           && (int64_t)blocks_for(s.n_rows, many_queries::COUNT) * c.H >= d->processors;
+}
+
 void cuda_attend(struct device *d, float *z, struct cache *c, int block, const float *qkv,
                  const struct span *spans, int n_spans)
 {
     const struct staged s = stage_rows(d, spans, n_spans);
     const struct pages pages = pages_of(c, block);
-    const bool has_room
-        = rows_shared(c->dh, (s.n_keys + CHUNK - 1) / CHUNK * CHUNK) <= (size_t)d->shared_max;
-    int n_alone = 0;
-    for (int i = 0; i < n_spans; i++)
+    int n_alone = 0, rows_most = 0;
+    for (int i = 0; i < n_spans; i++) {
         n_alone += spans[i].n_rows == 1;
-    if (s.n_rows > n_alone && has_room)
-        attend_rows(d, z, pages, qkv, s);
-    if (n_alone > 0 || (s.n_rows > 0 && !has_room))
-        attend_alone(d, z, pages, qkv, s, has_room);
+        rows_most = spans[i].n_rows > rows_most ? spans[i].n_rows : rows_most;
+    }
+    const bool shares = rows_most > 1 && has_room<few_queries>(d, pages, s.n_keys);
+    const bool is_64 = c->dh == 64 && reinterpret_cast<uintptr_t>(qkv) % 16 == 0;
+    if (shares && has_many(d, pages, s, rows_most))
+        (is_64 ? attend_rows<many_queries_of_64> : attend_rows<many_queries>)(d, z, pages, qkv, s);
+    else if (shares)
+        (is_64 ? attend_rows<few_queries_of_64> : attend_rows<few_queries>)(d, z, pages, qkv, s);
+    if (s.n_rows > 0 && (n_alone > 0 || !shares))
+        attend_alone(d, z, pages, qkv, s, shares);
 }
 
 cudaError_t cuda_attend_open(const struct device *d)
 {
-    const int fixed = 1024; /* more than what a kernel has besides */
-    const cudaError_t error = ALLOW_SHARED(attend_kernel, d->shared_max - fixed);
-    return error == cudaSuccess ? ALLOW_SHARED(attend_rows_kernel, d->shared_max) : error;
+    const cudaError_t errors[]
+        = {ALLOW_SHARED(attend_kernel, alone_shared_max(d)),
+           ALLOW_SHARED(attend_rows_kernel<few_queries>, d->shared_max),
+           ALLOW_SHARED(attend_rows_kernel<few_queries_of_64>, d->shared_max),
+           ALLOW_SHARED(attend_rows_kernel<many_queries>, d->shared_max),
+           ALLOW_SHARED(attend_rows_kernel<many_queries_of_64>, d->shared_max)};
+    for (const cudaError_t error : errors)
+        if (error != cudaSuccess)
+            return error;
+    return cudaSuccess;
 }
 
 /* out (H, n_positions, dh): an element a thread. */
@@ -545,8 +1094,8 @@ __global__ void read_kernel(float *out, const __grid_constant__ pages c, const i
     const int32_t page = pages[position / CHUNK];
     int64_t at[1];
     walk_places(at, w, i);
-    out[at[0]] = values ? head_values(c, page, head)[slot * c.dh + element]
-                        : head_keys(c, page, head)[element * CHUNK + slot];
+    const float *from = values ? head_values(c, page, head) : head_keys(c, page, head);
+    out[at[0]] = from[slot * c.pitch + element];
 }
 
 void cuda_cache_read(struct device *d, const struct tensor *out, struct cache *c, int block,

@@ -13,6 +13,8 @@
  * LET_NEXT_START, to do what depends on nobody, such as to fetch weights. Each of its threads comes
  * to AWAIT_LAST before it touches what an earlier kernel or copy wrote, or writes itself: there all
  * of them have ended. Launched by LAUNCH, or where the GPU cannot, it starts behind them anyway.
+ * Kernels that fill all processors come to LET_NEXT_START when they are almost done: the next one's
+ * blocks take what room there is at that moment, and stay.
  */
 #pragma once
 #include <math.h>
@@ -177,7 +179,8 @@ struct device {
 
 struct weight {
     int K, N, stride; /* of rows: 16-byte aligned */
-    float *data;      /* [K][stride], or NULL and: */
+    float *data;      /* [K rounded up to chunks][stride], or NULL and: behind the last k stands
+                         -0, which times the zeros of an x adds nothing, not even to a -0 */
     uint32_t *words;  /* see fragment.h, */
     int each;         /* of so many k each */
 };

@@ -51,7 +51,7 @@ enum rows_form { ROWS_plain, ROWS_rounded };
 template <enum precision P, enum rows_form F> struct form {
     static constexpr int EACH = P == PRECISION_bf16 ? 2 : 1; /* k of a word */
     static constexpr int PARTS = CHUNK / EACH / WORDS;       /* slices of a chunk */
-    static constexpr int X_FLOATS = F == ROWS_plain ? WORDS * EACH : WORDS; /* a slice's, of a row */
+    static constexpr int X_FLOATS = F == ROWS_plain ? WORDS * EACH : WORDS; /* of a row's slice */
     /* So far are rows apart that no two lanes of a load meet at a bank. */
     static constexpr int X_PITCH = P == PRECISION_bf16 ? X_FLOATS + 4 : X_FLOATS;
 };
@@ -203,9 +203,9 @@ __device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (
             mma_tf32(d[j], a_high, b_high[j]);
 }
 
-/* p += a slice of R * 16 rows at x by one of W * 8 columns at w. Of lane l sum p[i][j][e] is that of
- * row 16 i + l / 4 + e / 2 * 8 and of column 8 j + l % 4 * 2 + e % 2. Does `meanwhile` while the
- * tensor cores have something to do. */
+/* p += a slice of R * 16 rows at x by one of W * 8 columns at w. A lane's sum p[i][j][e] is that of
+ * row 16 i + lane / 4 + e / 2 * 8 and of column 8 j + lane % 4 * 2 + e % 2. Does `meanwhile` while
+ * the tensor cores have something to do. */
 template <enum precision P, enum rows_form F, int R, int W, class M>
 __device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float *x, const float *w,
                                                const M &meanwhile)
@@ -305,7 +305,8 @@ __device__ __forceinline__ void put(const struct fast &f, const float *sums, int
 }
 
 /* Few rows: the chunks are multiplied side by side. A warp takes R * 16 rows and W * 8 columns by
- * one chunk at a time and stages its slices for itself; then the threads sum the chunks in order. */
+ * one chunk at a time and stages its slices for itself; then the threads sum the chunks in
+ * order. */
 template <enum precision P_, int R_, int W_> struct split {
     static constexpr enum precision P = P_;
     static constexpr enum rows_form F = ROWS_plain;

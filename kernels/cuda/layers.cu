@@ -103,8 +103,8 @@ void cuda_layernorm(struct device *d, float *out, const float *x, const float *w
     if (n_rows == 0)
         return;
     if (shared <= NORM_STAGED_MAX)
-        LAUNCH_EARLY(d, layernorm_kernel<true>, (unsigned)n_rows, NORM, shared, out, x, weight, bias,
-                     width, epsilon);
+        LAUNCH_EARLY(d, layernorm_kernel<true>, (unsigned)n_rows, NORM, shared, out, x, weight,
+                     bias, width, epsilon);
     else
         LAUNCH_EARLY(d, layernorm_kernel<false>, (unsigned)n_rows, NORM, 0, out, x, weight, bias,
                      width, epsilon);

@@ -9,28 +9,266 @@ struct linear {
     float *out;
     const float *bias, *residual, *weights;
     int stride, K, N, n_rows;
+    enum epilogue epilogue;
     struct rows x;
 };
 
-/* Begins to copy a slice of COLUMNS columns of the weight; past the last ones the first again. */
-template <int COLUMNS, int THREADS>
-__device__ __forceinline__ void fetch_weights(float *to, int pitch, const struct linear &l,
-                                              int column, int k, int t)
+__device__ __forceinline__ void put(const struct linear &l, int row, int n, float sum)
 {
-    fetch_columns<SLICE, COLUMNS, THREADS, BEHIND_unused>(
-        to, pitch, l.weights, l.stride, k, l.K,
-        [&](int n) { return column + n < l.stride ? (size_t)(column + n) : 0; }, t);
+    const size_t at = (size_t)row * (size_t)l.N + (size_t)n;
+    if (row >= l.n_rows || n >= l.N)
+        return;
+    switch (l.epilogue) {
+    case EPILOGUE_none: l.out[at] = finish<EPILOGUE_none>(sum, l.bias, l.residual, n, at); break;
+    case EPILOGUE_gelu: l.out[at] = finish<EPILOGUE_gelu>(sum, l.bias, l.residual, n, at); break;
+    case EPILOGUE_residual:
+        l.out[at] = finish<EPILOGUE_residual>(sum, l.bias, l.residual, n, at);
+        break;
+    }
 }
+
+/* One of THREADS threads that copy slices of ROWS rows of x, and of COLUMNS columns of the weight,
+ * to shared memory: where its first four floats come from, and how the others lie to them. Columns
+ * past the last are the first again, which nobody uses; rows past it are left as they are. */
+template <int ROWS, int COLUMNS, int THREADS> struct copier {
+    static constexpr int ROW_FOURS = SLICE / 4, COLUMN_FOURS = COLUMNS / 4;
+    static constexpr int ROW_STEP = THREADS / ROW_FOURS, K_STEP = THREADS / COLUMN_FOURS;
+    static constexpr int N_ROWS = (ROWS + ROW_STEP - 1) / ROW_STEP, N_K = SLICE / K_STEP;
+    static_assert(THREADS % ROW_FOURS == 0 && THREADS % COLUMN_FOURS == 0 && SLICE % K_STEP == 0,
+                  "each thread copies the same columns each time");
+    const float *x, *w;
+    int t, rows; /* up to where its rows are some, from its first one on */
+
+    __device__ __forceinline__ copier(const struct linear &l, int row, int column, int t_)
+        : t(t_)
+    {
+        const int n = column + t % COLUMN_FOURS * 4;
+        w = l.weights + (size_t)(t / COLUMN_FOURS) * (size_t)l.stride + (n < l.stride ? n : 0);
+        x = l.x.data + (size_t)(row + t / ROW_FOURS) * (size_t)l.K + t % ROW_FOURS * 4;
+        rows = l.n_rows - row - t / ROW_FOURS;
+        rows = rows < ROWS - t / ROW_FOURS ? rows : ROWS - t / ROW_FOURS;
+    }
+
+    /* Rows past the last. */
+    __device__ __forceinline__ void clear(float *to, int pitch) const
+    {
+        UNROLL(1)
+        for (int i = 0; t / ROW_FOURS + i * ROW_STEP < ROWS; i++)
+            for (int j = 0; i * ROW_STEP >= rows && j < 4; j++)
+                to[(t / ROW_FOURS + i * ROW_STEP) * pitch + t % ROW_FOURS * 4 + j] = 0;
+    }
+
+    __device__ __forceinline__ void fetch_x(float *to, int pitch, const struct linear &l,
+                                            int k) const
+    {
+        const bool is_whole = l.x.is_aligned && k + SLICE <= l.K;
+        to += t / ROW_FOURS * pitch + t % ROW_FOURS * 4;
+        UNROLL(8)
+        for (int i = 0; i < N_ROWS; i++)
+            if (i * ROW_STEP < rows && is_whole)
+                COPY_ASYNC(to + i * ROW_STEP * pitch,
+                           x + (size_t)(i * ROW_STEP) * (size_t)l.K + k, 4 * sizeof *to);
+        for (int i = 0; i * ROW_STEP < rows && !is_whole; i++)
+            for (int j = 0; j < 4 && k + t % ROW_FOURS * 4 + j < l.K; j++)
+                COPY_ASYNC(to + i * ROW_STEP * pitch + j,
+                           x + (size_t)(i * ROW_STEP) * (size_t)l.K + k + j, sizeof *to);
+    }
+
+    __device__ __forceinline__ void fetch_w(float *to, int pitch, const struct linear &l,
+                                            int k) const
+    {
+        const int first = t / COLUMN_FOURS;
+        const float *from = w + (size_t)k * (size_t)l.stride;
+        to += first * pitch + t % COLUMN_FOURS * 4;
+        const bool is_whole = k + SLICE <= l.K;
+        UNROLL(8)
+        for (int i = 0; i < N_K; i++)
+            if (is_whole || k + first + i * K_STEP < l.K)
+                COPY_ASYNC(to + i * K_STEP * pitch,
+                           from + (size_t)(i * K_STEP) * (size_t)l.stride, 4 * sizeof *to);
+    }
+};
 
 /* Over a slice, of which only the first n_k are there. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_slice(float (&p)[R][W], const float *x, int X,
-                                               const float *w, int Y, int n_k)
+                                               const float *w, int Y, int APART, int n_k)
 {
     if (n_k >= SLICE)
-        multiply_fours(p, x, X, w, Y, SLICE);
+        multiply_fours(p, x, X, w, Y, SLICE, APART);
     else
-        multiply_ones(p, x, X, w, Y, n_k);
+        multiply_ones(p, x, X, w, Y, n_k, APART);
+}
+
+/* Lanes above and beside one another, so that of four neighbours two have the same row and two the
+ * same columns: then a processor reads sixteen bytes for each of half a warp at once. */
+template <int TALL> __device__ __forceinline__ int row_of_lane(int lane)
+{
+    return lane % 2 + lane / 2 / (32 / TALL) * 2;
+}
+
+template <int TALL> __device__ __forceinline__ int column_of_lane(int lane)
+{
+    return lane / 2 % (32 / TALL);
+}
+
+/* Products of so many chunks of k by teams of threads side by side. */
+constexpr int WARPS_MIN = 4;
+
+/* As many warps as there are chunks for, in as many rounds as it takes. */
+static int warps_for(int K, int teams, int most)
+{
+    const int n_warps = (int)blocks_for(K, teams * CHUNK);
+    const int each = (int)blocks_for(n_warps, (int)blocks_for(n_warps, most));
+    return each < WARPS_MIN ? WARPS_MIN : each;
+}
+
+/* sum[e], of element threadIdx + e blockDim of a tile, goes on by the teams' chunks of a round,
+ * which begins at k = `first`: `partials` [n_teams][tile]. */
+template <int EACH>
+__device__ __forceinline__ void sum_teams(float (&sum)[EACH], const float *partials, int tile,
+                                          int n_teams, int first, int K)
+{
+    const int left = (K - first + CHUNK - 1) / CHUNK, n = left < n_teams ? left : n_teams;
+    UNROLL(8)
+    for (int e = 0; e < EACH; e++) {
+        const int i = (int)threadIdx.x + e * (int)blockDim.x;
+        UNROLL(4)
+        for (int c = 0; i < tile && c < n; c++)
+            sum[e] = add_chunk(sum[e], partials[c * tile + i], first + c);
+    }
+}
+
+template <class S, int EACH>
+__device__ __forceinline__ void put_sums(const struct linear &l, int row, int column,
+                                         const float (&sum)[EACH])
+{
+    UNROLL(8)
+    for (int e = 0; e < EACH; e++) {
+        const int i = (int)threadIdx.x + e * (int)blockDim.x;
+        if (i < S::TILE)
+            put(l, row + i / S::COLUMNS, column + i % S::COLUMNS, sum[e]);
+    }
+}
+
+/* One row to eight wait for the weights alone. A team of lanes takes W columns each by one chunk of
+ * k at a time, HELD k of whose weights are on their way to registers; then the threads sum the
+ * teams' chunks in order. */
+template <int R_, int W_, int TEAM_> struct few {
+    static constexpr int R = R_, W = W_, TEAM = TEAM_, TEAMS = 32 / TEAM, HELD = CHUNK / W;
+    static constexpr int ROWS = R, COLUMNS = TEAM * W, TILE = R * COLUMNS;
+};
+constexpr int FEW_WARPS = 12;
+
+/* A team's rows of x by a chunk, [R][CHUNK]: zero past the last row and k. */
+template <class S, int FLOATS>
+__device__ __forceinline__ void fetch_few(float *to, const struct linear &l, int row, int first)
+{
+    UNROLL(4)
+    for (int i = (int)threadIdx.x % S::TEAM * FLOATS; i < S::R * CHUNK; i += S::TEAM * FLOATS) {
+        const int r = row + i / CHUNK, k = first + i % CHUNK;
+        float x[FLOATS] = {};
+        if (r < l.n_rows && k < l.K)
+            load_columns(x, l.x.data + (size_t)r * (size_t)l.K + (size_t)k);
+        UNROLL(4)
+        for (int j = 0; j < FLOATS; j++)
+            to[i + j] = x[j];
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void hold(float (&to)[S::HELD][S::W], const float *w, unsigned stride)
+{
+    UNROLL(64)
+    for (int k = 0; k < S::HELD; k++)
+        load_columns(to[k], w + (size_t)stride * (unsigned)k);
+}
+
+/* p += x @ w, of HELD k. */
+template <class S>
+__device__ __forceinline__ void multiply_held(float (&p)[S::R][S::W], const float *x,
+                                              const float (&w)[S::HELD][S::W])
+{
+    UNROLL(16)
+    for (int k = 0; k < S::HELD; k += 4) {
+        float a[S::R][4];
+        UNROLL(8)
+        for (int i = 0; i < S::R; i++)
+            load_columns(a[i], x + i * CHUNK + k);
+        UNROLL(4)
+        for (int j = 0; j < 4; j++)
+            UNROLL(8)
+            for (int i = 0; i < S::R; i++)
+                UNROLL(4)
+                for (int c = 0; c < S::W; c++)
+                    p[i][c] = fmaf(a[i][j], w[k + j][c], p[i][c]);
+    }
+}
+
+/* Grid: n_rows by R, N by COLUMNS. Dynamic shared memory: the teams' products, then their rows.
+ * What a weight has behind its last k makes no difference (struct weight). */
+template <class S>
+__global__ void __launch_bounds__(FEW_WARPS * 32, 1)
+    linear_few_kernel(const __grid_constant__ linear l)
+{
+    constexpr int EACH = (S::TILE + WARPS_MIN * 32 - 1) / (WARPS_MIN * 32);
+    DYNAMIC_SHARED(float, partials); /* [n_teams][TILE] */
+    const int t = (int)threadIdx.x, n_threads = (int)blockDim.x, n_teams = n_threads / S::TEAM;
+    const int team = t / S::TEAM, lane = t % S::TEAM, row = (int)blockIdx.x * S::R;
+    const int column = (int)blockIdx.y * S::COLUMNS, at = column + lane * S::W;
+    float *const x = partials + n_teams * S::TILE + team * S::R * CHUNK;
+    float sum[EACH] = {};
+    for (int first = 0; first < l.K; first += n_teams * CHUNK) {
+        const int mine = first + team * CHUNK;
+        const float *w = l.weights + (size_t)mine * (size_t)l.stride + (at < l.stride ? at : 0);
+        float p[S::R][S::W] = {};
+        UNROLL(1)
+        for (int k = 0; k < CHUNK; k += S::HELD, w += S::HELD * (size_t)l.stride) {
+            float held[S::HELD][S::W];
+            if (mine < l.K)
+                hold<S>(held, w, (unsigned)l.stride);
+            if (first == 0 && k == 0) {
+                AWAIT_LAST();
+                LET_NEXT_START();
+            }
+            if (k == 0 && l.x.is_aligned)
+                fetch_few<S, 4>(x, l, row, mine);
+            else if (k == 0)
+                fetch_few<S, 1>(x, l, row, mine);
+            __syncwarp(ALL_LANES);
+            if (mine < l.K)
+                multiply_held<S>(p, x + k, held);
+        }
+        UNROLL(8)
+        for (int i = 0; i < S::R; i++)
+            UNROLL(4)
+            for (int c = 0; c < S::W; c++)
+                partials[team * S::TILE + i * S::COLUMNS + lane * S::W + c] = p[i][c];
+        __syncthreads();
+        sum_teams(sum, partials, S::TILE, n_teams, first, l.K);
+        __syncthreads();
+    }
+    put_sums<S>(l, row, column, sum);
+}
+
+template <class S> static int size_of_few(int n_warps)
+{
+    return (int)sizeof(float) * n_warps * S::TEAMS * (S::TILE + S::R * CHUNK);
+}
+
+template <class S> static void linear_few(struct device *d, const struct linear &l)
+{
+    const int n_warps = warps_for(l.K, S::TEAMS, FEW_WARPS);
+    LAUNCH_EARLY(d, linear_few_kernel<S>,
+                 dim3(blocks_for(l.n_rows, S::ROWS), blocks_for(l.N, S::COLUMNS)), n_warps * 32,
+                 (size_t)size_of_few<S>(n_warps), l);
+    CHECK_LAUNCH(d);
+}
+
+template <class S> static cudaError_t allow_few(const struct device *d)
+{
+    (void)d;
+    return ALLOW_SHARED(linear_few_kernel<S>, size_of_few<S>(FEW_WARPS));
 }
 
 /* Up to some hundred rows: there are too few large tiles for all processors, so the chunks of k are
@@ -43,47 +281,43 @@ template <int R_, int W_, int TALL_, int TEAM_, int STAGES_> struct split {
     static constexpr int TEAMS = 32 / TEAM; /* of a warp: their slices lie side by side */
     static constexpr int X_STEP = TEAMS * PITCH, W_STEP = TEAMS * COLUMNS;
     static constexpr int STAGE = ROWS * X_STEP + SLICE * W_STEP; /* floats */
+    using copies = copier<ROWS, COLUMNS, TEAM>;
 };
-/* One row and eight wait for the weights: a whole chunk is on its way before the first slice is
- * multiplied, and tiles are narrow, for more blocks. More rows wait for arithmetic. */
-using split_one = split<1, 1, 1, 16, 4>;
-using split_eight = split<8, 1, 1, 16, 4>;
-using split_many = split<8, 4, 4, 32, 2>;
-constexpr int SPLIT_WARPS = 8, SPLIT_WARPS_MIN = 4;
-
-template <class S>
-__device__ __forceinline__ void fetch_stage(float *stage, const struct linear &l, int row,
-                                            int column, int k)
-{
-    const int lane = (int)threadIdx.x % S::TEAM, team = (int)threadIdx.x % 32 / S::TEAM;
-    fetch_rows<S::ROWS, S::TEAM, BEHIND_unused>(stage + team * PITCH, S::X_STEP, l.x, row, k,
-                                                lane);
-    fetch_weights<S::COLUMNS, S::TEAM>(stage + S::ROWS * S::X_STEP + team * S::COLUMNS, S::W_STEP,
-                                       l, column, k, lane);
-    COPY_COMMIT();
-}
+constexpr int SPLIT_WARPS = 12;
 
 /* Grid: n_rows by ROWS, N by COLUMNS. Dynamic shared memory: the teams' products, then each warp's
  * stages. */
-template <class S, enum epilogue E>
+template <class S>
 __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
     linear_split_kernel(const __grid_constant__ linear l)
 {
-    constexpr int EACH = (S::TILE + SPLIT_WARPS_MIN * 32 - 1) / (SPLIT_WARPS_MIN * 32);
+    constexpr int EACH = (S::TILE + WARPS_MIN * 32 - 1) / (WARPS_MIN * 32);
     DYNAMIC_SHARED(float, partials); /* [n_teams][TILE] */
     const int t = (int)threadIdx.x, n_threads = (int)blockDim.x, n_teams = n_threads / S::TEAM;
     const int team = t / S::TEAM, lane = t % S::TEAM, warp_team = t % 32 / S::TEAM;
     const int row = (int)blockIdx.x * S::ROWS, column = (int)blockIdx.y * S::COLUMNS;
-    const int lane_row = lane % S::TALL, lane_column = lane / S::TALL * S::W;
-    float *stages = partials + n_teams * S::TILE + t / 32 * S::STAGES * S::STAGE;
-    const float *x = stages + lane_row * S::X_STEP + warp_team * PITCH;
-    const float *w = stages + S::ROWS * S::X_STEP + warp_team * S::COLUMNS + lane_column;
+    const int lane_row = row_of_lane<S::TALL>(lane);
+    const int lane_column = column_of_lane<S::TALL>(lane) * S::W;
+    float *const stages = partials + n_teams * S::TILE + t / 32 * S::STAGES * S::STAGE;
+    float *const xs = stages + warp_team * PITCH;
+    float *const ws = stages + S::ROWS * S::X_STEP + warp_team * S::COLUMNS;
     const int round_k = n_teams * CHUNK; /* the team's slices: SLICES of each round's chunk */
     const auto k_of = [&](int s) {
         return s / SLICES * round_k + team * CHUNK + s % SLICES * SLICE;
     };
+    const typename S::copies copies(l, row, column, lane);
+    UNROLL(1)
     for (int s = 0; s < S::STAGES; s++)
-        fetch_stage<S>(stages + s * S::STAGE, l, row, column, k_of(s));
+        copies.clear(xs + s * S::STAGE, S::X_STEP);
+    UNROLL(4)
+    for (int s = 0; s < S::STAGES; s++)
+        copies.fetch_w(ws + s * S::STAGE, S::W_STEP, l, k_of(s));
+    AWAIT_LAST();
+    UNROLL(4)
+    for (int s = 0; s < S::STAGES; s++) {
+        copies.fetch_x(xs + s * S::STAGE, S::X_STEP, l, k_of(s));
+        COPY_COMMIT(); /* the first with the weights of all */
+    }
     float sum[EACH] = {};
     for (int first = 0, s = 0; first < l.K; first += round_k) {
         float p[S::R][S::W] = {};
@@ -92,9 +326,14 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
             const int at = s % S::STAGES * S::STAGE;
             COPY_WAIT(S::STAGES - 1);
             __syncwarp(ALL_LANES);
-            multiply_slice(p, x + at, S::TALL * S::X_STEP, w + at, S::W_STEP, l.K - k_of(s));
+            multiply_slice(p, xs + at + lane_row * S::X_STEP, S::TALL * S::X_STEP,
+                           ws + at + lane_column, S::W_STEP, 4, l.K - k_of(s));
             __syncwarp(ALL_LANES);
-            fetch_stage<S>(stages + at, l, row, column, k_of(s + S::STAGES));
+            if (k_of(s + S::STAGES) < l.K) {
+                copies.fetch_w(ws + at, S::W_STEP, l, k_of(s + S::STAGES));
+                copies.fetch_x(xs + at, S::X_STEP, l, k_of(s + S::STAGES));
+            }
+            COPY_COMMIT();
         }
         UNROLL(8)
         for (int i = 0; i < S::R; i++)
@@ -103,20 +342,11 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
                 partials[team * S::TILE + (lane_row + i * S::TALL) * S::COLUMNS + lane_column + c]
                     = p[i][c];
         __syncthreads();
-        UNROLL(8)
-        for (int e = 0; e < EACH; e++)
-            for (int c = 0, i = t + e * n_threads; i < S::TILE && c < n_teams
-                                                   && first + c * CHUNK < l.K; c++)
-                sum[e] = add_chunk(sum[e], partials[c * S::TILE + i], first + c);
+        sum_teams(sum, partials, S::TILE, n_teams, first, l.K);
         __syncthreads();
     }
-    UNROLL(8)
-    for (int e = 0; e < EACH; e++) {
-        const int i = t + e * n_threads, r = row + i / S::COLUMNS, n = column + i % S::COLUMNS;
-        const size_t at = (size_t)r * (size_t)l.N + (size_t)n;
-        if (i < S::TILE && r < l.n_rows && n < l.N)
-            l.out[at] = finish<E>(sum[e], l.bias, l.residual, n, at);
-    }
+    LET_NEXT_START();
+    put_sums<S>(l, row, column, sum);
 }
 
 template <class S> static int split_size(int n_warps)
@@ -131,134 +361,179 @@ template <class S> static int split_warps_max(const struct device *d)
     return most < SPLIT_WARPS ? most : SPLIT_WARPS;
 }
 
-/* As many warps as there are chunks for, in as many rounds as it takes. */
-template <class S, enum epilogue E>
-static void linear_split(struct device *d, const struct linear &l)
+template <class S> static void linear_split(struct device *d, const struct linear &l)
 {
-    const int n_warps = (int)blocks_for(l.K, S::TEAMS * CHUNK);
-    const int rounds = (int)blocks_for(n_warps, split_warps_max<S>(d));
-    const int each = (int)blocks_for(n_warps, rounds);
-    const int warps = each < SPLIT_WARPS_MIN ? SPLIT_WARPS_MIN : each;
-    LAUNCH((linear_split_kernel<S, E>),
-           dim3(blocks_for(l.n_rows, S::ROWS), blocks_for(l.N, S::COLUMNS)), warps * 32,
-           (size_t)split_size<S>(warps), d->stream, l);
+    const int n_warps = warps_for(l.K, S::TEAMS, split_warps_max<S>(d));
+    LAUNCH_EARLY(d, linear_split_kernel<S>,
+                 dim3(blocks_for(l.n_rows, S::ROWS), blocks_for(l.N, S::COLUMNS)), n_warps * 32,
+                 (size_t)split_size<S>(n_warps), l);
     CHECK_LAUNCH(d);
 }
 
-/* More rows: a block makes a tile of LARGE_ROWS by LARGE_COLUMNS, each thread LARGE_R rows, SIDE
- * apart, by LARGE_W columns. The slices' copies are LARGE_STAGES - 1 ahead. */
-constexpr int SIDE = 16, LARGE_R = 8, LARGE_W = 4, LARGE_STAGES = 3;
-constexpr int LARGE_ROWS = SIDE * LARGE_R, LARGE_COLUMNS = SIDE * LARGE_W;
-constexpr int LARGE_THREADS = SIDE * SIDE;
-
-/* Grid: n_rows by LARGE_ROWS, N by LARGE_COLUMNS. */
-template <enum epilogue E>
-__global__ void __launch_bounds__(LARGE_THREADS, 2)
-    linear_large_kernel(const __grid_constant__ linear l)
+template <class S> static cudaError_t allow_split(const struct device *d)
 {
-    SHARED(float, x, [LARGE_STAGES][LARGE_ROWS * PITCH]);
-    SHARED(float, w, [LARGE_STAGES][SLICE * LARGE_COLUMNS]);
-    const int t = (int)threadIdx.x, lane_row = t / SIDE, lane_column = t % SIDE * LARGE_W;
-    const int row = (int)blockIdx.x * LARGE_ROWS, column = (int)blockIdx.y * LARGE_COLUMNS;
-    const auto fetch = [&](int s) {
-        const int at = s % LARGE_STAGES;
-        fetch_rows<LARGE_ROWS, LARGE_THREADS, BEHIND_unused>(x[at], PITCH, l.x, row, s * SLICE, t);
-        fetch_weights<LARGE_COLUMNS, LARGE_THREADS>(w[at], LARGE_COLUMNS, l, column, s * SLICE, t);
-        COPY_COMMIT();
-    };
-    for (int s = 0; s < LARGE_STAGES - 1; s++)
-        fetch(s);
-    float sum[LARGE_R][LARGE_W] = {}, p[LARGE_R][LARGE_W] = {};
-    for (int s = 0; s * SLICE < l.K; s++) {
-        COPY_WAIT(LARGE_STAGES - 2);
-        __syncthreads(); /* slice s has come for all, and all are done with slice s - 1 */
-        fetch(s + LARGE_STAGES - 1);
-        multiply_slice(p, x[s % LARGE_STAGES] + lane_row * PITCH, SIDE * PITCH,
-                       w[s % LARGE_STAGES] + lane_column, LARGE_COLUMNS, l.K - s * SLICE);
-        if ((s + 1) % SLICES != 0 && (s + 1) * SLICE < l.K)
-            continue;
-        UNROLL(8)
-        for (int i = 0; i < LARGE_R; i++)
-            UNROLL(4)
-            for (int c = 0; c < LARGE_W; c++) {
-                sum[i][c] = add_chunk(sum[i][c], p[i][c], s / SLICES);
-                p[i][c] = 0;
-            }
-    }
+    return ALLOW_SHARED(linear_split_kernel<S>, split_size<S>(split_warps_max<S>(d)));
+}
+
+/* More rows: each warp of a block makes 4 R rows of its tile, four lanes above one another with R
+ * rows each, and 32 by FOURS columns, eight lanes beside one another. The slices' copies are
+ * STAGES - 1 ahead. Sums lie in shared memory, so that more blocks find registers. */
+template <int R_, int FOURS_, int TALL_, int WIDE_, int STAGES_, int BLOCKS_> struct tiles {
+    static constexpr int TALL = TALL_, WIDE = WIDE_, FOURS = FOURS_, STAGES = STAGES_; /* warps */
+    static constexpr int R = R_, W = 4 * FOURS, ROWS = TALL * 4 * R, COLUMNS = WIDE * 32 * FOURS;
+    static constexpr int BLOCKS = BLOCKS_; /* on a processor at once */
+    static constexpr int THREADS = TALL * WIDE * 32, STAGE = ROWS * PITCH + SLICE * COLUMNS;
+    static constexpr int SIZE = (int)sizeof(float) * (ROWS * COLUMNS + STAGES * STAGE);
+    using copies = copier<ROWS, COLUMNS, THREADS>;
+};
+
+/* sums += p, which becomes zero again; the thread's rows are 4 apart, its fours of columns 32. */
+template <int R, int W>
+__device__ __forceinline__ void add_chunk_to(float *sums, int pitch, float (&p)[R][W], int k)
+{
     UNROLL(8)
-    for (int i = 0; i < LARGE_R; i++)
-        UNROLL(4)
-        for (int c = 0; c < LARGE_W; c++) {
-            const int r = row + lane_row + i * SIDE, n = column + lane_column + c;
-            const size_t at = (size_t)r * (size_t)l.N + (size_t)n;
-            if (r < l.n_rows && n < l.N)
-                l.out[at] = finish<E>(sum[i][c], l.bias, l.residual, n, at);
+    for (int i = 0; i < R; i++)
+        UNROLL(2)
+        for (int c = 0; c < W; c += 4) {
+            float4 *const to = reinterpret_cast<float4 *>(sums + 4 * i * pitch + c / 4 * 32);
+            float4 four = make_float4(p[i][c], p[i][c + 1], p[i][c + 2], p[i][c + 3]);
+            if (k > 0) {
+                const float4 sum = *to;
+                four = make_float4(sum.x + four.x, sum.y + four.y, sum.z + four.z, sum.w + four.w);
+            }
+            *to = four;
+            p[i][c] = p[i][c + 1] = p[i][c + 2] = p[i][c + 3] = 0;
         }
 }
 
-template <enum epilogue E> static void linear_large(struct device *d, const struct linear &l)
+/* Grid: n_rows by ROWS, N by COLUMNS. Dynamic shared memory: sums, then stages. */
+template <class T>
+__global__ void __launch_bounds__(T::THREADS, T::BLOCKS)
+    linear_tiles_kernel(const __grid_constant__ linear l)
 {
-    const dim3 grid(blocks_for(l.n_rows, LARGE_ROWS), blocks_for(l.N, LARGE_COLUMNS));
-    LAUNCH(linear_large_kernel<E>, grid, LARGE_THREADS, 0, d->stream, l);
+    DYNAMIC_SHARED(float, sums); /* [ROWS][COLUMNS] */
+    float *const stages = sums + T::ROWS * T::COLUMNS;
+    const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
+    const int row = (int)blockIdx.x * T::ROWS, column = (int)blockIdx.y * T::COLUMNS;
+    const int my_row = warp % T::TALL * 4 * T::R + lane / 8;
+    const int my_column = warp / T::TALL * 32 * T::FOURS + lane % 8 * 4;
+    const typename T::copies copies(l, row, column, t);
+    const auto fetch_w = [&](int s) {
+        copies.fetch_w(stages + s % T::STAGES * T::STAGE + T::ROWS * PITCH, T::COLUMNS, l,
+                       s * SLICE);
+    };
+    const auto fetch_x = [&](int s) {
+        copies.fetch_x(stages + s % T::STAGES * T::STAGE, PITCH, l, s * SLICE);
+        COPY_COMMIT();
+    };
+    UNROLL(1)
+    for (int s = 0; s < T::STAGES; s++)
+        copies.clear(stages + s * T::STAGE, PITCH);
+    UNROLL(4)
+    for (int s = 0; s < T::STAGES - 1; s++)
+        fetch_w(s);
+    AWAIT_LAST();
+    UNROLL(4)
+    for (int s = 0; s < T::STAGES - 1; s++)
+        fetch_x(s);
+    float p[T::R][T::W] = {};
+    UNROLL(1)
+    for (int s = 0; s * SLICE < l.K; s++) {
+        COPY_WAIT(T::STAGES - 2);
+        __syncthreads(); /* slice s has come for all, and all are done with slice s - 1 */
+        fetch_w(s + T::STAGES - 1);
+        fetch_x(s + T::STAGES - 1);
+        const float *x = stages + s % T::STAGES * T::STAGE + my_row * PITCH;
+        const float *w = stages + s % T::STAGES * T::STAGE + T::ROWS * PITCH + my_column;
+        multiply_slice(p, x, 4 * PITCH, w, T::COLUMNS, 32, l.K - s * SLICE);
+        if ((s + 1) % SLICES == 0 || (s + 1) * SLICE >= l.K)
+            add_chunk_to(sums + my_row * T::COLUMNS + my_column, T::COLUMNS, p, s / SLICES);
+    }
+    LET_NEXT_START();
+    __syncthreads();
+    UNROLL(2)
+    for (int i = t; i < T::ROWS * T::COLUMNS; i += T::THREADS)
+        put(l, row + i / T::COLUMNS, column + i % T::COLUMNS, sums[i]);
+}
+
+template <class T> static void linear_tiles(struct device *d, const struct linear &l)
+{
+    LAUNCH_EARLY(d, linear_tiles_kernel<T>,
+                 dim3(blocks_for(l.n_rows, T::ROWS), blocks_for(l.N, T::COLUMNS)), T::THREADS,
+                 (size_t)T::SIZE, l);
     CHECK_LAUNCH(d);
 }
 
-/* Larger tiles read less and multiply faster, where there are enough of them for all processors:
- * small ones are better while no processor has more than two, and the largest need to be full
- * and as many. bench/gpu.py reasons with the same numbers. */
-template <enum epilogue E> static void linear_rows(struct device *d, const struct linear &l)
+template <class T> static cudaError_t allow_tiles(const struct device *d)
 {
-    const unsigned processors = (unsigned)d->processors;
-    const unsigned large = blocks_for(l.n_rows, LARGE_ROWS) * blocks_for(l.N, LARGE_COLUMNS);
-    const unsigned eights
-        = blocks_for(l.n_rows, split_eight::ROWS) * blocks_for(l.N, split_eight::COLUMNS);
-    if (l.n_rows == 1)
-        linear_split<split_one, E>(d, l);
-    else if (l.n_rows <= split_eight::ROWS || eights <= 2 * processors)
-        linear_split<split_eight, E>(d, l);
-    else if (l.n_rows < LARGE_ROWS * 3 / 4 || large < 2 * processors)
-        linear_split<split_many, E>(d, l);
-    else
-        linear_large<E>(d, l);
+    (void)d;
+    return ALLOW_SHARED(linear_tiles_kernel<T>, T::SIZE);
 }
 
-template <class S> static cudaError_t split_allow(const struct device *d)
-{
-    const int size = split_size<S>(split_warps_max<S>(d));
-    cudaError_t error = ALLOW_SHARED((linear_split_kernel<S, EPILOGUE_none>), size);
-    if (error == cudaSuccess)
-        error = ALLOW_SHARED((linear_split_kernel<S, EPILOGUE_gelu>), size);
-    if (error == cudaSuccess)
-        error = ALLOW_SHARED((linear_split_kernel<S, EPILOGUE_residual>), size);
-    return error;
-}
+/* All kernels, one of which computes a product: a block's tile, and the nanoseconds that it takes
+ * for a chunk of k where it has a processor for itself, and that each further block of the same
+ * processor adds, on an H100 (bench/gpu.md). */
+static const struct kernel {
+    int rows, columns, first, more;
+    void (*launch)(struct device *d, const struct linear &l);
+    cudaError_t (*allow)(const struct device *d);
+} kernels[] = {
+#define KERNEL(kind, first, more, ...)                                                            \
+    {kind<__VA_ARGS__>::ROWS, kind<__VA_ARGS__>::COLUMNS, first, more,                            \
+     linear_##kind<kind<__VA_ARGS__>>, allow_##kind<kind<__VA_ARGS__>>}
+    KERNEL(few, 120, 120, 1, 1, 8),           /* 1 x 8 */
+    KERNEL(few, 140, 200, 1, 1, 16),          /* 1 x 16 */
+    KERNEL(few, 450, 1250, 1, 4, 32),         /* 1 x 128 */
+    KERNEL(few, 150, 150, 4, 1, 8),           /* 4 x 8 */
+    KERNEL(few, 160, 220, 4, 1, 16),          /* 4 x 16 */
+    KERNEL(few, 700, 1150, 4, 4, 32),         /* 4 x 128 */
+    KERNEL(few, 230, 200, 8, 1, 16),          /* 8 x 16 */
+    KERNEL(few, 850, 1100, 8, 4, 32),         /* 8 x 128 */
+    KERNEL(split, 330, 335, 2, 4, 8, 32, 4),  /* 16 x 16 */
+    KERNEL(split, 460, 440, 4, 4, 4, 32, 3),  /* 16 x 32 */
+    KERNEL(split, 720, 800, 8, 4, 4, 32, 3),  /* 32 x 32 */
+    KERNEL(tiles, 2650, 2200, 8, 1, 2, 2, 4, 4), /* 64 x 64 */
+    KERNEL(tiles, 3000, 2650, 6, 2, 2, 2, 3, 3), /* 48 x 128 */
+    KERNEL(tiles, 4000, 3500, 8, 2, 2, 2, 3, 3), /* 64 x 128 */
+#undef KERNEL
+};
 
 cudaError_t cuda_linear_open(const struct device *d)
 {
-    cudaError_t error = split_allow<split_one>(d);
-    if (error == cudaSuccess)
-        error = split_allow<split_eight>(d);
-    if (error == cudaSuccess)
-        error = split_allow<split_many>(d);
+    cudaError_t error = cudaSuccess;
+    for (const struct kernel &k : kernels)
+        error = error == cudaSuccess ? k.allow(d) : error;
     return error;
+}
+
+/* Nanoseconds a chunk, of the processor with the most blocks. */
+static int64_t cost_of(const struct kernel *k, const struct device *d, const struct linear &l)
+{
+    const int64_t blocks = (int64_t)blocks_for(l.n_rows, k->rows) * blocks_for(l.N, k->columns);
+    return k->first + (int64_t)(blocks_for(blocks, d->processors) - 1) * k->more;
+}
+
+static const struct kernel *kernel_for(const struct device *d, const struct linear &l)
+{
+    const struct kernel *best = &kernels[0];
+    for (const struct kernel &k : kernels)
+        if (cost_of(&k, d, l) < cost_of(best, d, l))
+            best = &k;
+    return best;
 }
 
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual)
 {
-    const struct linear l = {out, bias, residual, w->data, w->stride, w->K, w->N, n_rows,
-                             rows_of(x, n_rows, w->K)};
     if (n_rows == 0)
         return;
     if (d->precision != PRECISION_exact) {
         cuda_linear_fast(d, out, x, w, bias, n_rows, epilogue, residual, NULL, w->N);
         return;
     }
-    switch (epilogue) {
-    case EPILOGUE_none: linear_rows<EPILOGUE_none>(d, l); break;
-    case EPILOGUE_gelu: linear_rows<EPILOGUE_gelu>(d, l); break;
-    case EPILOGUE_residual: linear_rows<EPILOGUE_residual>(d, l); break;
-    }
+    const struct linear l = {out, bias, residual, w->data, w->stride, w->K, w->N, n_rows, epilogue,
+                             rows_of(x, n_rows, w->K)};
+    kernel_for(d, l)->launch(d, l);
 }
 
 /* out (n_rows, 16 n_panels) = x (n_rows, K) @ the columns 16 panels[p] .. 16 panels[p] + 15 of w, a

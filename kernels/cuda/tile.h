@@ -1,5 +1,5 @@
-/* What the products share: copies of rows and columns to shared memory, a slice of k each, and the
- * inner loop of the exact ones, in which R rows by W columns are a thread's. */
+/* What the products share: slices of k in shared memory, and the inner loop of the exact ones, in
+ * which R rows by W columns are a thread's. */
 #pragma once
 #include "device.h"
 
@@ -24,72 +24,27 @@ static inline struct rows rows_of(const float *x, int n, int K)
     return {x, n, K, K % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0};
 }
 
-/* What stands behind the last k of the last slice. */
-enum behind { BEHIND_unused, BEHIND_zeros };
-
-/* Begins to copy `ROWS` rows of x from `row` on, a slice of k each, by THREADS threads of which
- * this is `t`. Past the last row it is the last again: nobody uses those. */
-template <int ROWS, int THREADS, enum behind B, int FLOATS>
-__device__ __forceinline__ void fetch_pieces(float *to, int pitch, const struct rows &x, int row,
-                                             int k, int t)
+/* W columns: fours that are APART. */
+template <int W>
+__device__ __forceinline__ void load_columns(float (&to)[W], const float *from, int apart = 4)
 {
-    UNROLL(1)
-    for (int i = t; i < ROWS * SLICE / FLOATS; i += THREADS) {
-        const int r = i / (SLICE / FLOATS), j = i % (SLICE / FLOATS) * FLOATS;
-        const size_t from = row + r < x.n ? (size_t)(row + r) : (size_t)(x.n - 1);
-        if (k + j < x.K)
-            COPY_ASYNC(to + r * pitch + j, x.data + from * (size_t)x.K + (size_t)(k + j),
-                       FLOATS * sizeof(float));
-        else if (B == BEHIND_zeros)
-            for (int f = 0; f < FLOATS; f++)
-                to[r * pitch + j + f] = 0;
-    }
-}
-
-template <int ROWS, int THREADS, enum behind B>
-__device__ __forceinline__ void fetch_rows(float *to, int pitch, const struct rows &x, int row,
-                                           int k, int t)
-{
-    if (x.is_aligned)
-        fetch_pieces<ROWS, THREADS, B, 4>(to, pitch, x, row, k, t);
-    else
-        fetch_pieces<ROWS, THREADS, B, 1>(to, pitch, x, row, k, t);
-}
-
-/* The same for four columns at a time of a row-major matrix, its rows `stride` apart: N_K rows from
- * `k` on, of K in all, and COLUMNS columns, of which `place` says where in a row four begin. */
-template <int N_K, int COLUMNS, int THREADS, enum behind B, class T, class P>
-__device__ __forceinline__ void fetch_columns(T *to, int pitch, const T *w, int stride, int k,
-                                              int K, const P &place, int t)
-{
-    static_assert(sizeof(T) == 4, "a word an element");
-    for (int i = t; i < N_K * COLUMNS / 4; i += THREADS) {
-        const int j = i / (COLUMNS / 4), n = i % (COLUMNS / 4) * 4;
-        if (k + j < K)
-            COPY_ASYNC(to + j * pitch + n, w + (size_t)(k + j) * (size_t)stride + place(n),
-                       4 * sizeof *to);
-        else if (B == BEHIND_zeros)
-            for (int f = 0; f < 4; f++)
-                to[j * pitch + n + f] = 0;
-    }
-}
-
-template <int W> __device__ __forceinline__ void load_columns(float (&to)[W], const float *from)
-{
-    static_assert(W == 1 || W == 4, "by one load");
+    static_assert(W == 1 || W % 4 == 0, "by loads of one or four");
     if constexpr (W == 1) {
         to[0] = *from;
     } else {
-        const float4 four = *reinterpret_cast<const float4 *>(from);
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+        UNROLL(4)
+        for (int i = 0; i < W; i += 4) {
+            const float4 four = *reinterpret_cast<const float4 *>(from + i / 4 * apart);
+            to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+        }
     }
 }
 
-/* p (R, W) += R rows of x, X floats apart, by W columns of w, whose k are Y floats apart; n_k of
- * them by fours. Rows of x lie at 16 bytes, so do those of w if W is 4. */
+/* p (R, W) += R rows of x, X floats apart, by W columns of w, whose k are Y floats apart and whose
+ * fours `apart`; n_k of them by fours. Rows of x lie at 16 bytes, those of w too if W is not 1. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x, int X,
-                                               const float *w, int Y, int n_k)
+                                               const float *w, int Y, int n_k, int apart = 4)
 {
     UNROLL(4)
     for (int k = 0; k < n_k; k += 4) {
@@ -100,10 +55,10 @@ __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x,
         UNROLL(4)
         for (int j = 0; j < 4; j++) {
             float b[W];
-            load_columns(b, w + (k + j) * Y);
+            load_columns(b, w + (k + j) * Y, apart);
             UNROLL(8)
             for (int i = 0; i < R; i++)
-                UNROLL(4)
+                UNROLL(8)
                 for (int c = 0; c < W; c++)
                     p[i][c] = fmaf(a[i][j], b[c], p[i][c]);
         }
@@ -113,14 +68,15 @@ __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x,
 /* The same one by one, for what is left. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_ones(float (&p)[R][W], const float *x, int X,
-                                              const float *w, int Y, int n_k)
+                                              const float *w, int Y, int n_k, int apart = 4)
 {
+    UNROLL(1)
     for (int k = 0; k < n_k; k++) {
         float b[W];
-        load_columns(b, w + k * Y);
+        load_columns(b, w + k * Y, apart);
         UNROLL(8)
         for (int i = 0; i < R; i++)
-            UNROLL(4)
+            UNROLL(8)
             for (int c = 0; c < W; c++)
                 p[i][c] = fmaf(x[i * X + k], b[c], p[i][c]);
     }

@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(BLOCK)
 /* Of four bytes each: numbers or words. */
 static int64_t weight_size(const struct weight *w)
 {
-    return w->each == 0 ? (int64_t)w->K * w->stride
-                        : (int64_t)blocks_for(w->K, CHUNK) * CHUNK / w->each * w->N;
+    const int64_t K = (int64_t)blocks_for(w->K, CHUNK) * CHUNK;
+    return w->each == 0 ? K * w->stride : K / w->each * w->N;
 }
 
 /* The matrix goes up as it is and is laid out there. */
@@ -41,7 +41,12 @@ static bool weight_fill(struct device *d, const struct weight *w, const float *m
     }
     to.view.stride[0] = w->stride;
     if (w->data) {
+        const int rows = (int)blocks_for(w->K, CHUNK) * CHUNK - w->K;
+        const int64_t left[] = {rows, w->stride};
+        const struct tensor behind = {w->data + (size_t)w->K * (size_t)w->stride, DT_f32,
+                                      view_of(2, left)};
         cuda_copy(d, &to, &from);
+        cuda_unary(d, OP_neg, &behind, &behind); /* -0: all of it is zero */
     } else {
         LAUNCH(weight_words_kernel, blocks_for(weight_size(w), BLOCK), BLOCK, 0, d->stream, *w,
                static_cast<const float *>(raw), from.view.stride[0], from.view.stride[1],

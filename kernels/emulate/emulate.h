@@ -266,6 +266,7 @@ void copy_async_wait(int groups_left);
                          : emulate::lane(),                                                       \
                      EMULATE_HERE)
 #define __threadfence() ((void)0)
+#define __popc(x) __builtin_popcount(x)
 
 template <class T> T atomicAdd(T *p, T value)
 {

@@ -806,30 +806,43 @@ static void a_packed_weight_gives_back_its_elements(void **state)
     assert_true(n_faults > 0 && n_faults < n_stored * 20);
 }
 
+/* M, K, N; all but the first are for `test_backend large`. */
+static const int sizes_of_many[][3] = {
+    {1000, WIDTH, 70}, {1000, 768, 3072}, {500, 768, 2304}, {1000, 3072, 768}, {60, 768, 20000}};
+static bool is_large;
+
+static void check_many(const struct stored *s, int M, int K, int N)
+{
+    struct device *d = s->device;
+    const float *matrix = floats(K * N), *x = floats(M * K), *bias = floats(N);
+    float *expected = floats(N), *rounded = floats(K * N);
+    reference_store(rounded, matrix, s->weights, LAYOUT_kn, K, N);
+    reference_linear(expected, x, rounded, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
+    const float *x_there = lend_floats(d, x, M * K), *bias_there = lend_floats(d, bias, N);
+    float *out = lend_floats(d, floats(M * N), M * N), *row = lend_floats(d, x, N);
+    struct weight *w;
+    assert_true(be->weight_pack(d, &w, matrix, LAYOUT_kn, K, N, &error));
+    be->linear(d, out, x_there, w, bias_there, M, EPILOGUE_gelu, NULL);
+    const float *many = fetch_floats(d, out, M * N);
+    assert_true(reference_same(many, expected, N));
+    for (int r = 0; r < M; r += 37) {
+        be->linear(d, row, x_there + r * K, w, bias_there, 1, EPILOGUE_gelu, NULL);
+        assert_true(reference_same(fetch_floats(d, row, N), many + r * N, N));
+    }
+    be->weight_free(d, w);
+}
+
 static void many_rows_and_a_long_k_have_the_bits_of_few(void **state)
 {
     (void)state;
-    enum { M = 1000, K = WIDTH, N = 70 };
-    const float *matrix = floats(K * N), *x = floats(M * K), *bias = floats(N);
-    float *expected = floats(N), *rounded = floats(K * N);
     for (int i = 0; i < n_stored; i++) {
-        struct device *d = stored[i].device;
-        reference_store(rounded, matrix, stored[i].weights, LAYOUT_kn, K, N);
-        reference_linear(expected, x, rounded, LAYOUT_kn, K, N, bias, 1, EPILOGUE_gelu, NULL);
-        if (strstr(be->describe(d), "plain"))
+        if (strstr(be->describe(stored[i].device), "plain"))
             continue; /* minutes under a sanitizer, and the same code */
-        const float *x_there = lend_floats(d, x, M * K), *bias_there = lend_floats(d, bias, N);
-        float *out = lend_floats(d, x, M * N), *row = lend_floats(d, x, N);
-        struct weight *w;
-        assert_true(be->weight_pack(d, &w, matrix, LAYOUT_kn, K, N, &error));
-        be->linear(d, out, x_there, w, bias_there, M, EPILOGUE_gelu, NULL);
-        const float *many = fetch_floats(d, out, M * N);
-        assert_true(reference_same(many, expected, N));
-        for (int r = 0; r < M; r += 37) {
-            be->linear(d, row, x_there + r * K, w, bias_there, 1, EPILOGUE_gelu, NULL);
-            assert_true(reference_same(fetch_floats(d, row, N), many + r * N, N));
+        for (int k = 0; k < (is_large ? COUNT(sizes_of_many) : 1); k++) {
+            const int *size = sizes_of_many[k];
+            check_many(&stored[i], size[0], size[1], size[2]);
+            free_all(NULL);
         }
-        be->weight_free(d, w);
     }
 }
 
@@ -939,6 +952,16 @@ static void gelu_add_embed_and_gather_have_the_bits_of_the_reference(void **stat
     }
 }
 
+/* Queries, keys and values. Every third query is so long that most of its weights are tiny or 0. */
+static float *chance_qkv(int n_rows, int width)
+{
+    float *qkv = floats((int64_t)n_rows * 3 * width);
+    for (int row = 0; row < n_rows; row += 3)
+        for (int i = 0; i < width; i++)
+            qkv[row * 3 * width + i] *= 40;
+    return qkv;
+}
+
 /* Attention. Pages lie anywhere and start full of NaN, as after another sequence that went wrong. */
 struct heads {
     int H, dh;
@@ -971,7 +994,7 @@ static void attention_has_the_bits_of_the_reference_in_any_chunks(void **state)
         struct device *d = devices[i / COUNT(heads_tried)];
         const struct heads h = heads_tried[i % COUNT(heads_tried)];
         const int width = h.H * h.dh;
-        const float *qkv = floats(PAST_MAX * 3 * width);
+        const float *qkv = chance_qkv(PAST_MAX, width);
         float *expected = floats(PAST_MAX * width);
         reference_attend(expected, qkv, PAST_MAX, h.H, h.dh);
         const float *qkv_there = lend_floats(d, qkv, PAST_MAX * 3 * width);
@@ -1163,8 +1186,10 @@ static void an_unknown_way_to_store_weights_is_refused(void **state)
 
 #define TEST(name) cmocka_unit_test_teardown(name, free_all)
 
-int main(void)
+/* test_backend [large] */
+int main(int n_arguments, char **arguments)
 {
+    is_large = n_arguments > 1 && strcmp(arguments[1], "large") == 0;
     const struct CMUnitTest tests[] = {
         TEST(every_elementwise_op_has_the_bits_of_the_reference),
         TEST(a_long_row_is_cut_into_pieces_and_may_be_changed_in_place),

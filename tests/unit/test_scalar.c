@@ -155,6 +155,35 @@ static void atan2_is_c_s(void **state)
     }
 }
 
+static void exp_of_what_is_not_positive_has_the_bits_of_exp(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 1000000; i++) {
+        const float any = -fabsf(scalar_from_bits(chance()));
+        const float x = i % 2 ? any : -(float)(chance() % 110000000) * 1e-6f;
+        const float got = scalar_exp_falling(x), expected = scalar_exp(x);
+        if (scalar_bits(got) != scalar_bits(expected) && !(x != x && got != got))
+            fail_msg("exp(%a) is %a, not %a", (double)x, (double)got, (double)expected);
+    }
+}
+
+static void a_weight_is_the_quotient(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2000000; i++) {
+        float x = ldexpf(1 - (float)(chance() >> 8) * 0x1p-25f, -(int)(chance() % 80));
+        float sum = ldexpf(1 + (float)(chance() >> 9) * 0x1p-23f, (int)(chance() % 22));
+        if (i % 4 == 1)
+            x = ldexpf(1 - (float)(chance() % 99) * 0x1p-24f, -(int)(chance() % 80));
+        if (i % 4 > 1)
+            sum = ldexpf(2 - (float)(chance() % 99) * 0x1p-23f, (int)(chance() % 21));
+        if (x < WEIGHT_LEAST)
+            x = WEIGHT_LEAST;
+        if (scalar_weight(x, sum, 1 / sum) != x / sum)
+            fail_msg("%a / %a is %a", (double)x, (double)sum, (double)scalar_weight(x, sum, 1 / sum));
+    }
+}
+
 static void special_values_are_torch_s(void **state)
 {
     (void)state;
@@ -167,7 +196,7 @@ static void special_values_are_torch_s(void **state)
         {scalar_log(-inf), nan_}, {scalar_log(inf), inf}, {scalar_log(1), 0},
         {scalar_log(nan_), nan_}, {scalar_log(0x1p-149f), -103.278929903431851f},
         {scalar_tanh(inf), 1}, {scalar_tanh(-inf), -1}, {scalar_tanh(30), 1}, {scalar_tanh(nan_), nan_},
-        {scalar_tanh(0x1p-149f), 0x1p-149f},
+        {scalar_tanh(0x1p-149f), 0x1p-149f}, {1 / scalar_tanh(-0.0f), -inf}, {1 / scalar_tanh(0), inf},
         {scalar_sigmoid(inf), 1}, {scalar_sigmoid(-inf), 0}, {scalar_sigmoid(0), 0.5f},
         {scalar_sigmoid(nan_), nan_},
         {scalar_gelu_new(inf), inf}, {scalar_gelu_new(-inf), nan_}, {scalar_gelu_new(nan_), nan_},
@@ -239,6 +268,8 @@ int main(void)
         cmocka_unit_test(pow_is_nearly_exact),
         cmocka_unit_test(special_arguments_of_pow_are_c_s),
         cmocka_unit_test(atan2_is_c_s),
+        cmocka_unit_test(exp_of_what_is_not_positive_has_the_bits_of_exp),
+        cmocka_unit_test(a_weight_is_the_quotient),
         cmocka_unit_test(special_values_are_torch_s),
         cmocka_unit_test(whole_numbers_wrap_and_never_trap),
     };

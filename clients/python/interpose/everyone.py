@@ -1,15 +1,14 @@
 """`with run.invoke():`, without a prompt: the prompts of all invokes of the run, those behind it
 too, as one batch. Prompts of unequal length look left-padded, as several prompts of one invoke do.
 
-More prompts may come when the block ends, so what it wrote is recorded, and written in its place
-when the run's block ends.
+The block is written for the prompts so far, so that its shapes are known. Since more prompts may
+come it is taken out when it ends, and written again in its place when the run's block ends.
 """
 from __future__ import annotations
 
 from .errors import user_place
 from .graph import Index
 from .recording import Recording
-from .values import constant
 
 
 class Everyone:
@@ -17,18 +16,19 @@ class Everyone:
 
     is_stopped = False
     index = None
-    can_plan = False        # more prompts may come
+    can_plan = False        # a shape may be known, but then no more prompts may come
 
     def __init__(self, run):
         self.run, self.place = run, user_place()
         self.steps, self.skipped, self.caches = {}, set(), []
-        self._recording = self._marker = None
-        self._is_written = False
-        self._joined = {}       # (path, step) -> the hooks of the invokes, and the node of all
+        self._recording = self._start = None
+        self._asked = None      # a node of all prompts whose shape was asked for
+        self._shown = {}        # (path, step) -> the node of a place's rows of all invokes
+        self._wholes = {}       # each of these -> (point, block, step), the nodes of each invoke
 
     def __enter__(self):
         self.run.enter_invoke(self)
-        self._marker = self.run.graph.add("constant", [constant([0.0])], optional=True)
+        self._start = self.run.graph.start()
         self._recording = self.run.record(Recording())
         return self
 
@@ -38,19 +38,19 @@ class Everyone:
         if kind is not None:
             return
         run.end_record(self._recording)
-        nodes = run.graph.nodes
-        del nodes[nodes.index(self._marker) + 1:]
+        run.graph.take_out(self._start)
+        self._shown, self._wholes = {}, {}
         self._recording.forget_items()
         run.everyone.append(self)
 
     def write(self):
         """Writes the block in its place: all prompts are known."""
         run, nodes = self.run, self.run.graph.nodes
-        at = nodes.index(self._marker)
+        at = nodes.index(self._start.node)
         behind = nodes[at + 1:]
         del nodes[at:]
         run.graph.renew()
-        run.open_invoke, self._is_written, self.can_plan = self, True, True
+        run.open_invoke = self
         made = self._recording.replay(run)
         run.open_invoke = None
         run.graph.renew()
@@ -58,72 +58,109 @@ class Everyone:
         for proxy in self._recording.proxies:
             proxy._move(made)
 
+    def await_prompt(self):
+        """Another prompt comes; RuntimeError where the block holds to those so far."""
+        if self._asked is not None:
+            raise RuntimeError(f"`with run.invoke():`, from {self.place}, asked for the shape of "
+                               f"{self._asked.label()}, which is of all prompts: write them in "
+                               "front of it")
+
     @property
     def tokens(self):
         """The token ids of each prompt so far, as a list of 1-D int64 arrays."""
         return self.run.tokens
 
+    def ask(self, node):
+        """The shape of a node is asked for: where it is one of all prompts, no more may come."""
+        if not self.run.invokes:
+            raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, which has "
+                               "none yet: write them in front of `with run.invoke():`")
+        if self._asked is None and any(each in self._wholes for each in node.ancestry()):
+            self._asked = node
+
     # Hooks of all invokes as one tensor, and what is set there back in each.
 
     def hook(self, path, step, place=None):
         """The node of a place in all invokes."""
-        if not self._is_written:
+        if not self.run.invokes:
             return self.run.graph.hook(path, None, step, place)
-        if (path, step) not in self._joined:
+        if (path, step) not in self._shown:
             parts = [invoke.hook(path, step, place) for invoke in self.run.invokes]
-            self._joined[path, step] = parts, self._join(parts)
-        return self._joined[path, step][1]
+            whole = self._shown[path, step] = self._join(parts)
+            whole.stands_for = parts[0]
+            self._wholes[whole] = (*self.run.spec.place_of(path), step), parts
+            self.run.graph.shared[whole] = self
+        return self._shown[path, step]
+
+    def step_of(self, hook):
+        """The step of a node that `hook` gave."""
+        return self._wholes[hook][1][0].step if self.run.invokes else hook.step
+
+    @property
+    def _is_padded(self):
+        return len({len(tokens) for tokens in self.tokens}) > 1
+
+    def _shapes(self, parts):
+        """The parts' shapes; of prompts of one length the first size, which is all that differs."""
+        if self._is_padded:
+            if parts[0].shape is None:
+                self.run.plan(parts)
+            return [part.shape for part in parts]
+        return [(len(invoke.tokens),) for invoke in self.run.invokes]
 
     def _join(self, parts):
-        if len(parts) == 1:
-            return parts[0]
-        if len({max(map(len, invoke.tokens)) for invoke in self.run.invokes}) > 1:
-            parts = self._padded(parts)
-        return self.run.graph.add("cat", [parts, 0])
+        shapes = self._shapes(parts)
+        padded = [self._padded(*each, _widest(shapes)) for each in zip(parts, shapes)]
+        return self.run.graph.add("cat", [padded, 0], optional=True)
 
-    def _padded(self, parts):
-        graph, shapes = self.run.graph, [self.run.planned(part).shape for part in parts]
-        widest = [max(sizes) for sizes in zip(*shapes)][1:]
-        padded = []
-        for part, shape in zip(parts, shapes):
-            if list(shape[1:]) != widest:
-                zero = graph.add("to", [0, part.dtype])
-                wide = graph.add("clone", [graph.add("expand", [zero, [shape[0], *widest]])])
-                graph.add("set", [self._part(wide, 0, shape, widest), part])
-                part = wide
-            padded.append(part)
-        return padded
+    def _padded(self, part, shape, widest):
+        graph, dtype, sizes = self.run.graph, part.dtype, list(shape)
+        for dim, most in enumerate(widest, 1):
+            if sizes[dim] < most:
+                zero = graph.add("to", [0, dtype], optional=True)
+                missing = [*sizes[:dim], most - sizes[dim], *sizes[dim + 1:]]
+                zeros = graph.add("expand", [zero, missing], optional=True)
+                part, sizes[dim] = graph.add("cat", [[zeros, part], dim], optional=True), most
+        return part
 
-    def _part(self, whole, first, shape, widest):
-        """The rows and the right ends that belong to one invoke."""
-        ends = [{"slice": [size - n, None, None]} for n, size in zip(shape[1:], widest)]
-        return self.run.graph.add(
-            "getitem", [whole, Index([{"slice": [first, first + shape[0], None]}, *ends])],
-            is_view=True)
+    def _ends(self, whole, parts):
+        """Of each invoke its rows of a node, without what is in front of the longest of them."""
+        shapes, first = self._shapes(parts), 0
+        for n, *sizes in shapes:
+            ends = [{"slice": [most - size, None, None]}
+                    for size, most in zip(sizes, _widest(shapes))]
+            index = Index([{"slice": [first, first + n, None]}, *ends])
+            yield self.run.graph.add("getitem", [whole, index], optional=True, is_view=True)
+            first += n
 
-    def spread(self, target):
-        """A set of a tensor of all invokes, or of a view of one, is one of each invoke's."""
-        while target.base is not None:
-            target = target.base
-        for parts, joined in self._joined.values() if self._is_written else ():
-            if joined is target and len(parts) > 1:
-                shapes = [self.run.planned(part).shape for part in parts]
-                widest, first = [max(sizes) for sizes in zip(*shapes)][1:], 0
-                for part, shape in zip(parts, shapes):
-                    self.run.graph.add("set", [part, self._part(joined, first, shape, widest)])
-                    first += shape[0]
+    def spread(self, whole):
+        """A set of a tensor of all invokes is one of each invoke's. The other names of its place
+        show it too, and its padding is 0 again."""
+        place, parts = self._wholes[whole]
+        for part, end in zip(parts, self._ends(whole, parts)):
+            self.run.graph.add("set", [part, end])
+        for other, (its_place, its_parts) in self._wholes.items():
+            if its_place == place and (other is not whole or self._is_padded):
+                self.run.graph.add("set", [other, self._join(its_parts)])
 
-    def replace(self, hook, value):
-        """Another tensor in the place; the old one stays that of its names."""
+    def replace(self, hook, value, skips):
+        """Another tensor in the place of each invoke; the old ones stay those of their names."""
         graph = self.run.graph
-        if not self._is_written:
-            return graph.replace(hook, value)
-        key = next(key for key, (_, joined) in self._joined.items() if joined is hook)
-        parts, _ = self._joined.pop(key)
-        if len(parts) == 1:
-            return graph.replace(hook, value)
-        new = graph.add("clone", [hook])
-        node = graph.add("set", [new, value])
-        self._joined[key] = parts, new
-        self.spread(new)
+        if not self.run.invokes:
+            return graph.replace(hook, value, skips)
+        new = value
+        if not skips:
+            new = graph.add("clone", [hook])
+            graph.add("set", [new, value])
+        place, parts = self._wholes[hook]
+        for part, end in zip(parts, [*self._ends(new, parts)]):
+            node = graph.replace(part, end, skips)
+        for old, (its_place, _) in [*self._wholes.items()]:
+            if its_place == place:
+                del self._wholes[old], graph.shared[old]
+        self._shown = {key: each for key, each in self._shown.items() if each in self._wholes}
         return node
+
+
+def _widest(shapes):
+    return [max(sizes) for sizes in zip(*(shape[1:] for shape in shapes))]

@@ -5,7 +5,10 @@ so that nodes can be left out (hooks that nobody used) or put in between.
 """
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .errors import user_place
+from .values import constant
 
 
 # Ops that give a view or a copy, as the shape and dtype of their tensor have it.
@@ -17,7 +20,7 @@ class Node:
 
     __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
                  "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
-                 "missing", "skips")
+                 "missing", "skips", "is_out", "stands_for")
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None,
                  place=None):
@@ -33,7 +36,16 @@ class Node:
         self.condition = None       # of a save: the save of whether it counts (see condition.py)
         self.skips = False          # of a set: whether it stands for a module that is left out
         self.missing = None         # of a save that is not sent: why, as half a sentence
+        self.is_out = False         # of the graph, to be written again (see Graph.take_out)
+        self.stands_for = None      # the node whose label it has
         self.place = place or user_place()
+
+    def ancestry(self):
+        """The node, and all that it is made of."""
+        seen, rest = {self}, [self]
+        while rest:
+            rest += [node for node in rest.pop().inputs() if node not in seen and not seen.add(node)]
+        return seen
 
     def inputs(self):
         """The nodes among its arguments."""
@@ -45,6 +57,8 @@ class Node:
 
     def label(self, depth=2):
         """A text for people: "transformer.h.0.mlp.output", "add(lm_head.output, 1.0)"."""
+        if self.stands_for is not None:
+            return self.stands_for.label(depth)
         if self.op in ("hook", "parameter"):
             return self.args[0] + (f" at step {self.step}" if self.step else "")
         if depth == 0:
@@ -82,6 +96,13 @@ class Index(list):
         return f"{start}:{stop}" + (f":{step}" if step else "")
 
 
+class Start(NamedTuple):
+    """Where a part of the graph begins."""
+
+    node: Node
+    hooks: dict     # the graph's, by then
+
+
 class Graph:
     """The nodes of one run."""
 
@@ -91,6 +112,7 @@ class Graph:
         # None where the next is to be another (see renew).
         self._hooks = {}
         self._parameters = {}   # path -> its node
+        self.shared = {}        # the rows of all invokes as one -> who spreads what is set there
 
     def add(self, op, args, kwargs=None, optional=False, is_view=False):
         """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
@@ -123,8 +145,9 @@ class Graph:
             self.nodes.append(self._parameters[path])
         return self._parameters[path]
 
-    def replace(self, hook, value):
-        """`module.output = value`: the place has another tensor from here on.
+    def replace(self, hook, value, skips=False):
+        """`module.output = value`: the place has another tensor from here on. `skips`: the module
+        is left out.
 
         What a name was bound to before is the old tensor, as in Python: should it be used again,
         a copy is made in front of the set (see used).
@@ -132,6 +155,7 @@ class Graph:
         if hook.replaced_by is not None:    # two names of one place: speak of what is there now
             hook = self.hook(hook.args[0], hook.invoke, hook.step)
         change = self.add("set", [hook, value])
+        change.skips = skips
         for node in self._hooks.pop((hook.args[0], hook.invoke, hook.step)):
             if node is not None:
                 node.replaced_by = change
@@ -143,9 +167,10 @@ class Graph:
             return [self.used(a) for a in arg]
         if not isinstance(arg, Node):
             return arg
-        root = arg
-        while root.base is not None:
-            root = root.base
+        if arg.is_out:
+            raise RuntimeError(f"{arg.label()} is of all prompts of the run, which are known when its "
+                               "block ends: use it inside `with run.invoke():`, or behind the run")
+        root = root_of(arg)
         return arg if root.replaced_by is None else self._freeze(arg, root.replaced_by)
 
     def _freeze(self, node, before):
@@ -166,6 +191,32 @@ class Graph:
         last = self.nodes[-1] if self.nodes else None
         return last is not None and last.op == "set" and last.args[0] is node
 
+    def spread(self, target):
+        """A set of a tensor of all invokes, or of a view of one, is one of each invoke's."""
+        whole = root_of(target)
+        if whole in self.shared:
+            self.shared[whole].spread(whole)
+
+    def start(self):
+        """The beginning of a part that will be taken out, and written again."""
+        self.renew()
+        marker = self.add("constant", [constant([0.0])], optional=True)
+        return Start(marker, {place: [*nodes] for place, nodes in self._hooks.items()})
+
+    def take_out(self, start):
+        """Takes out what has been added since, but for parameters, which are anybody's."""
+        at = self.nodes.index(start.node)
+        behind = self.nodes[at + 1:]
+        gone = {node for node in behind if node.op != "parameter"}
+        self.nodes[at:] = [*(node for node in behind if node not in gone), start.node]
+        self._hooks = start.hooks
+        for node in gone:
+            node.is_out = True
+            self.shared.pop(node, None)
+        for node in self.nodes:
+            node.replaced_by = None if node.replaced_by in gone else node.replaced_by
+            node.frozen = None if node.frozen in gone else node.frozen
+
     def needed(self):
         """The nodes that a run needs: all but optional ones that nothing uses."""
         used, kept = set(), []
@@ -175,6 +226,13 @@ class Graph:
             used.update(node.inputs())
             kept.append(node)
         return kept[::-1]
+
+
+def root_of(node):
+    """What a node is a view of."""
+    while node.base is not None:
+        node = node.base
+    return node
 
 
 def _content(constant):

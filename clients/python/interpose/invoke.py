@@ -27,6 +27,8 @@ class Invoke:
     def __enter__(self):
         if self.index is not None:
             raise RuntimeError("an invoke can be entered once")
+        for each in self.run.everyone:
+            each.await_prompt()
         self.run.enter_invoke(self)
         self.index = self.run.count(self)
         for recording in self.run.model._edits:
@@ -47,12 +49,17 @@ class Invoke:
         """The node of a place of the model, asked for at a place of the user's code."""
         return self.run.graph.hook(path, self.index, step, place)
 
-    def replace(self, hook, value):
-        """Another tensor in the place; the old one stays that of its names."""
-        return self.run.graph.replace(hook, value)
+    def replace(self, hook, value, skips):
+        """Another tensor in the place; the old one stays that of its names. `skips`: the module is
+        left out."""
+        return self.run.graph.replace(hook, value, skips)
 
-    def spread(self, target):
-        """Nothing: a set of its places is one of the model's."""
+    def step_of(self, hook):
+        """The step of a node that `hook` gave."""
+        return hook.step
+
+    def ask(self, node):
+        """Nothing: shapes are known here."""
 
     def next(self, increment=1):
         """Moves all modules on to the next generation step, for the rest of the invoke."""

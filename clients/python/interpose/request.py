@@ -15,19 +15,19 @@ class Request:
 
     def planned(self, node):
         """The node with its shape and dtype, as the server plans the request so far."""
+        if self.writer.open_invoke is not None:
+            self.writer.open_invoke.ask(node)
         if node.shape is None:
-            if not self.can_plan:
-                raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, and "
-                                   "more may come: it is not known inside `with run.invoke():`")
-            self._plan()
+            self.plan(self.graph.nodes)
         return node
 
-    def _plan(self):
-        """Gives all nodes so far their shapes and dtypes."""
+    def plan(self, nodes):
+        """Gives nodes their shapes and dtypes: all so far, or hooks without what is made of
+        them."""
         if self.session is not None:
-            self.session._plan()
+            self.session.plan(nodes)
             return
-        nodes = graphs.with_constants(self.graph.nodes)
+        nodes = graphs.with_constants(nodes)
         try:
             plan = self.model.client.ask("/v1/plan", self._request(nodes))
         except RequestError as e:

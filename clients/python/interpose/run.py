@@ -185,7 +185,8 @@ class Run(Request):
         run as one batch, left-padded where their lengths differ. `scan` is nnsight's, and changes
         nothing.
 
-        Raises TypeError for anything else, ValueError for a mask that hides tokens between others.
+        Raises TypeError for anything else, ValueError for a mask that hides tokens between others;
+        RuntimeError behind an invoke without a prompt that asked for the shape of them all.
 
         >>> with model.trace() as tracer:
         ...     with tracer.invoke("Hello") as invoker:
@@ -465,8 +466,8 @@ class Run(Request):
         nodes = [self.write_hook(below + leaf, at, place) for leaf in leaves]
         if self.recording is not None:
             moves = step is None and self._moves(module) and self.iteration.is_recorded
-            for node in nodes:
-                self.recording.take("hook", node, node.args[0], None if moves else at)
+            for node, leaf in zip(nodes, leaves):
+                self.recording.take("hook", node, below + leaf, None if moves else at)
         return nodes
 
     def parameter(self, path):
@@ -490,8 +491,8 @@ class Run(Request):
         if self.is_muted or self.chooses:
             self.replace(hook, value)
             return
+        self.open_invoke.skipped.add((module, self.open_invoke.step_of(hook)))
         self.write_replace(hook, value, skips=True)
-        self.open_invoke.skipped.add((module, hook.step))
 
     @property
     def writer(self):
@@ -537,8 +538,8 @@ class Run(Request):
         condition = facts.pop("condition", None)
         node = self.graph.add(op, args, kwargs, **facts)
         node.condition = condition
-        if op == "set" and self.open_invoke is not None:
-            self.open_invoke.spread(args[0])
+        if op == "set":
+            self.graph.spread(args[0])
         if self.recording is not None:
             facts["condition"] = condition
             self.recording.take("add", node, op, args, kwargs or {}, facts)
@@ -550,8 +551,7 @@ class Run(Request):
 
     def write_replace(self, hook, value, skips=False):
         """Gives a module another tensor, or stands for the module as a whole."""
-        node = self.open_invoke.replace(hook, value)
-        node.skips = skips
+        node = self.open_invoke.replace(hook, value, skips)
         if self.recording is not None:
             self.recording.take("replace", node, hook, value, skips)
         return node
@@ -613,7 +613,7 @@ class Scan(Run):
     """A run that is planned when its block ends, and not run: shapes are known, values are not."""
 
     def _finish(self):
-        self._plan()
+        self.plan(self.graph.nodes)
         self._state = "scanned"
 
 

@@ -133,11 +133,17 @@ class Spec:
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
         self.refused = document.get("refused", {})
-        self.points = [row["path"] for row in document["points"]]
+        self._points = {row["path"]: row["point"] for row in document["points"]}
         self.tree = tree_of([
             *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
+        self.points = [*self._points]
         self.modules = set(document["modules"])     # that can be applied, by path with a *
+
+
+    def place_of(self, path):
+        """What all names of one place have in common: (point, block)."""
+        return self._points.get(path) or self._points[in_block(path, "*")], block_of(path)
 
 
 # numpy's and torch's own names for parameters that the table calls otherwise.
