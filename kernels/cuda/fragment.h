@@ -152,31 +152,36 @@ static inline float element(uint32_t bits, int half, bool is_pair)
     return x;
 }
 
-/* Two registers of another lane at once. */
-static inline void registers_of(uint32_t (&both)[2], uint32_t first, uint32_t second, int lane)
+/* What each thread of the block multiplies now. */
+static struct operands {
+    const uint32_t *a, *b;
+} all_operands[1024];
+
+/* Lanes meet, as a shuffle lets them. */
+static inline void meet(void)
 {
-    const uint64_t pair = __shfl_sync(ALL_LANES, (uint64_t)second << 32 | first, lane, 32);
-    both[0] = (uint32_t)pair, both[1] = (uint32_t)(pair >> 32);
+    (void)__shfl_sync(ALL_LANES, 0, 0, 32);
 }
 
 /* Sums in ascending k: a GPU's own order within an instruction is not documented. Once, and not in
- * each place that calls it: the host's compiler would take minutes. */
-__attribute__((noinline)) static void mma(float (&d)[4], const uint32_t (&a)[4],
-                                          const uint32_t (&b)[2], bool is_pair)
+ * each place that calls it, or the host's compiler would take minutes. Not traced: what it reads
+ * are registers. */
+__attribute__((noinline, no_sanitize("thread"))) static void mma(float (&d)[4],
+                                                                 const uint32_t (&a)[4],
+                                                                 const uint32_t (&b)[2],
+                                                                 bool is_pair)
 {
     const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t rows[2][4][2], columns[2][4][2]; /* [half or column][k] */
-    for (int k = 0; k < 4; k++)
-        for (int i = 0; i < 2; i++) {
-            registers_of(rows[i][k], a[2 * i], a[2 * i + 1], g * 4 + k);
-            registers_of(columns[i][k], b[0], b[1], 8 * t + 4 * i + k);
-        }
+    struct operands *const warp = all_operands + (threadIdx.x - (unsigned)lane);
+    warp[lane] = {a, b};
+    meet();
     for (int half = 0; half < 2; half++)
         for (int k = 0; k < 4; k++)
             for (int i = 0; i < 1 + is_pair; i++)
                 for (int j = 0; j < 4; j++)
-                    d[j] = fmaf(element(rows[half][k][j / 2], i, is_pair),
-                                element(columns[j % 2][k][half], i, is_pair), d[j]);
+                    d[j] = fmaf(element(warp[g * 4 + k].a[2 * half + j / 2], i, is_pair),
+                                element(warp[8 * t + j % 2 * 4 + k].b[half], i, is_pair), d[j]);
+    meet();
 }
 
 static inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
