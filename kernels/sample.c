@@ -21,14 +21,6 @@ static int32_t argmax(const float *logits, int n)
     return best;
 }
 
-static bool any_finite(const float *logits, int n)
-{
-    for (int i = 0; i < n; i++)
-        if (fabsf(logits[i]) < INFINITY)
-            return true;
-    return false;
-}
-
 /* Keys rise where logits fall; NaN comes last, beside -infinity. */
 static uint32_t key_of(float logit)
 {
@@ -175,7 +167,7 @@ int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32
 {
     const int32_t best = argmax(logits, n);
     if (best < 0 || !(s->temperature > 0) || logits[best] == INFINITY)
-        return best < 0 || !any_finite(logits, n) ? 0 : best;
+        return best < 0 ? 0 : best;
     const double sum = sample_weights(weight, logits, n, s, order);
     return draw(weight, n, sum, uniform(s->seed, sequence, step), best);
 }

@@ -25,8 +25,8 @@ void sample_penalize(float *logits, double penalty, const struct token_ids *seen
 /* These are not drawn, nor chosen while any other can be. */
 void sample_forbid(float *logits, struct token_ids ids);
 
-/* `weight` holds n floats and 2 n of `order` are scratch. A row without any finite logit gives
- * token 0. */
+/* `weight` holds n floats and 2 n of `order` are scratch. A row with nothing above
+ * -infinity gives token 0. */
 int32_t sample_token(const float *logits, int n, const struct sampler *s, uint32_t sequence,
                      uint32_t step, float *weight, uint64_t *order);
 

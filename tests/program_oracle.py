@@ -177,7 +177,9 @@ class Oracle(oracle.Oracle):
         products = pattern[..., None] * value[..., None, :, :]
         unseen = hidden & (pattern == 0)
         if {(module, "scores"), (module, "pattern")} & self.inside.keys():
-            unseen[self.running.n_rows:] = False
+            n = self.running.n_rows     # one track hides them, the other has NaN there
+            products[n:] += (products[:n] * 0).masked_fill(~unseen[:n, ..., None], 0)
+            unseen[n:] = False
         return products.masked_fill(unseen[..., None], 0).sum(-2).transpose(1, 2), pattern
 
     def hidden(self, scores):

@@ -1,7 +1,7 @@
 """Random programs by seed (program_generator.py): hooks at every point and step, views, arithmetic,
-changes, several invokes, contexts, as lines of client code that mean the same in torch. Each runs
-through the Python client on a server and in torch on Hugging Face's GPT-2 (program_oracle.py);
-every saved element is compared, but for those that hang on the last bits.
+changes, several invokes, sessions, contexts, as lines of client code that mean the same in torch.
+Each runs through the Python client on a server and in torch on Hugging Face's GPT-2
+(program_oracle.py); every saved element is compared, but for those that hang on the last bits.
 
     programs.py                      2,000 programs from seed 0, on a server of its own
     programs.py --first 7 --count 1  one of them
@@ -10,8 +10,9 @@ every saved element is compared, but for those that hang on the last bits.
                                      for programs_kept.jsonl: a seed means another program as soon
                                      as a table has another row
 
-A program is data: prompts, steps, and statements whose text may use the names of earlier ones. When
-a statement runs follows from what it reads, as protocol/plan.h says it (Moments).
+A program is data: traces, each with its prompts and steps, and statements whose text may use the
+names of earlier ones. When a statement runs follows from what it reads, as protocol/plan.h says it
+(Moments).
 """
 from __future__ import annotations
 

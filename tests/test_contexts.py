@@ -1,6 +1,7 @@
 """The client's contexts: steps, conditions, stopping and what a saved proxy is behind its run; and how
 each thing that cannot work is refused."""
 import copy
+import inspect
 import json
 import pickle
 import random
@@ -1023,6 +1024,15 @@ def test_all_prompts_are_one_tensor_by_all_its_names(model):
                 other.skip(block.output[0] * 2)
                 last = model.lm_head.output[0, -1].save()
     same([logits.value[1]], [last])
+    with pytest.raises(interpose.RequestError, match="is inside the module that") as refused:
+        with model.trace() as run:
+            with run.invoke(IDS):
+                pass
+            with run.invoke():
+                other.skip(block.output)
+                other.mlp.output.save()
+                place = inspect.currentframe().f_lineno - 1
+    assert refused.value.lineno == place
     assert before.shape == behind.shape == (1, len(IDS), model.config.width)
 
 

@@ -2,38 +2,12 @@
  * the canonical product. A page of a block holds for each head its keys and then its values, both
  * [64 positions][pitch]: the head's elements, and so many more that each position's lie at 16
  * bytes. Those are zero. */
-#include "tile.h"
+#include "attention.h"
 
 struct cache {
     int n_pages, n_blocks, H, dh;
     float *data; /* [n_blocks][n_pages][H][2][CHUNK][pitch] */
 };
-
-/* What kernels know of a cache, one block of the model. */
-struct pages {
-    float *data;
-    int H, dh, pitch;
-};
-
-/* A row of a pass, with the page of its position and its sequence's pages. */
-struct alignas(16) row {
-    int32_t row, position, page, pages_at;
-};
-
-static inline int whole_fours(int n)
-{
-    return (n + 3) / 4 * 4;
-}
-
-__device__ __forceinline__ float *head_keys(const struct pages &c, int32_t page, int head)
-{
-    return c.data + ((size_t)page * (size_t)c.H + (size_t)head) * 2 * CHUNK * (size_t)c.pitch;
-}
-
-__device__ __forceinline__ float *head_values(const struct pages &c, int32_t page, int head)
-{
-    return head_keys(c, page, head) + (size_t)CHUNK * (size_t)c.pitch;
-}
 
 static struct pages pages_of(const struct cache *c, int block)
 {
@@ -119,13 +93,6 @@ int cuda_spans_pages(const struct span *spans, int n_spans)
     return most;
 }
 
-/* Of a call's spans. */
-struct staged {
-    int n_rows, n_keys; /* of all rows; the most of any row */
-    const struct row *rows;
-    const int32_t *pages;
-};
-
 static struct staged stage_rows(struct device *d, const struct span *spans, int n_spans)
 {
     struct staged s = {};
@@ -189,30 +156,13 @@ void cuda_cache_append(struct device *d, struct cache *c, int block, const float
     CHECK_LAUNCH(d);
 }
 
-/* So many of a row's keys from `first` on, `most` at most. */
-__device__ __forceinline__ int keys_within(int n_keys, int first, int most)
-{
-    const int n = n_keys - first;
-    return n < 0 ? 0 : n < most ? n : most;
-}
-
-/* The most of the lanes whose numbers differ in these bits. A NaN may be overlooked: it makes the
- * sum of a softmax one. */
-__device__ __forceinline__ float lanes_most(float x, int bits)
-{
-    UNROLL(5)
-    for (int by = 16; by > 0; by /= 2)
-        if (bits & by)
-            x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, by, 32));
-    return x;
-}
-
 /* Attention of a row that comes alone, as in decoding: a block for each head. Its warps share out
  * the keys, and then the values, in pieces: 64 elements of half a page. Each warp copies its own
- * pieces to SLOTS places in shared memory, ahead of their use and also beyond the softmax, so none
- * waits for another. */
-constexpr int HALF = CHUNK / 2, SLOTS = 2, SLOT_PITCH = CHUNK + 4, SLOT = HALF * SLOT_PITCH;
-constexpr int ALONE_WARPS = 8;
+ * pieces to SLOTS places in shared memory, so none waits for another, and the next as soon as there
+ * is room, also before the softmax. (One place for each of many warps is as fast as two for half as
+ * many, and faster where blocks share a processor.) */
+constexpr int SLOTS = 1, SLOT_PITCH = CHUNK + 4, SLOT = HALF * SLOT_PITCH;
+constexpr int ALONE_WARPS = 16;
 static_assert(HALF == 32, "a lane a key");
 
 /* Where a warp's way leads. A unit of keys is half a page, and its pieces are parts of 64 elements;
@@ -397,13 +347,6 @@ __device__ __forceinline__ void weigh_alone(float *partials, struct alone &a, co
         }
 }
 
-/* Is row i the only one of its sequence in the table? */
-__device__ __forceinline__ bool is_alone(const struct row *rows, int i, int n_rows)
-{
-    return (i == 0 || rows[i - 1].pages_at != rows[i].pages_at)
-           && (i == n_rows - 1 || rows[i + 1].pages_at != rows[i].pages_at);
-}
-
 /* Its own page is known at once, which is all that a short sequence has. */
 __device__ __forceinline__ int32_t page_of(const struct row &r, const int32_t *pages, int i)
 {
@@ -480,489 +423,26 @@ static void attend_alone(struct device *d, float *z, const struct pages &c, cons
     CHECK_LAUNCH(d);
 }
 
-/* Attention of neighbours of one sequence, as in a prompt: 8 R of them share each page. Both
- * products are of a page's 64 keys by 64 elements, which come to shared memory while those before
- * them are multiplied: elements 64 p .. of the keys by the queries, then those of the values by the
- * weights. Each of two teams has every second page; the first team sums the products with values,
- * its own and the other's, in the order of the pages. A team's four warps make 4 R rows by 32
- * columns each, a thread R by 4. */
-constexpr int TEAMS = 2, TEAM = 128, ATTEND = TEAMS * TEAM;
-constexpr int TALL = 4, WIDE = 8, QUERY_W = 4; /* lanes above each other and side by side */
-constexpr int COLUMN_BITS = 1 | 4 | 8; /* of a lane's number */
-constexpr int PAGE_PITCH = CHUNK + 4, PAGE = CHUNK * PAGE_PITCH;
-static_assert(TALL * WIDE == 32 && 2 * WIDE * QUERY_W == CHUNK, "two warps are as wide as a page");
-
-template <int R> struct queries {
-    static constexpr int COUNT = 2 * TALL * R, ROUNDS = COUNT / (ATTEND / LANES);
-};
-
-/* What is copied next: keys by pairs of pages and their parts of 64 elements, then values by parts
- * and their pairs of pages. */
-struct pair {
-    bool is_value;
-    int number, part;
-};
-
-struct run {
-    struct pages c;
-    int32_t *pages; /* shared */
-    int head, n_rows, position; /* of its first row */
-    int n_pages, pairs, parts;
-    float *blocks; /* [2][TEAMS][CHUNK][PAGE_PITCH] */
-    float *q;      /* [COUNT][q_pitch] */
-    float *scores; /* [COUNT][score_pitch] */
-    float *most;   /* [2 TEAMS][COUNT]: of a row's scores, the two warps of a team one by one */
-    float4 *others; /* [2][R][TEAM]: products of the second team, where q was */
-    int q_pitch, score_pitch;
-    struct pair ahead;
-    int n_fetched;
-};
-
-__device__ __forceinline__ int own_team(void)
-{
-    return (int)threadIdx.x / TEAM;
-}
-
-/* Lanes whose numbers differ in bit 0 alone have the same rows, those that differ in bit 1 alone
- * the same columns: so shared memory answers half a warp's loads of 16 bytes at once. */
-__device__ __forceinline__ int lane_row(void)
-{
-    const int lane = (int)threadIdx.x % 32;
-    return lane / 2 % 2 + lane / 16 * 2;
-}
-
-__device__ __forceinline__ int lane_column(void)
-{
-    const int lane = (int)threadIdx.x % 32;
-    return lane % 2 + lane / 4 % 4 * 2;
-}
-
-template <int R> __device__ __forceinline__ int warp_row(void)
-{
-    return (int)threadIdx.x / 64 % 2 * TALL * R;
-}
-
-__device__ __forceinline__ int warp_column(void)
-{
-    return (int)threadIdx.x / 32 % 2 * (CHUNK / 2);
-}
-
-template <int R> __device__ __forceinline__ int query_of(int i)
-{
-    return warp_row<R>() + lane_row() + TALL * i;
-}
-
-/* The keys that a query sees. */
-__device__ __forceinline__ int keys_of(const struct run &r, int query)
-{
-    return r.position + query + 1;
-}
-
-/* Those of a page. Who is behind the last row sees none. */
-__device__ __forceinline__ int keys_in(const struct run &r, int query, int page)
-{
-    return query < r.n_rows ? keys_within(keys_of(r, query), page * CHUNK, CHUNK) : 0;
-}
-
-/* Begins to copy each team's page of the next step, as far as somebody sees it, by halves. */
-__device__ __forceinline__ void fetch_pages(struct run &r)
-{
-    struct pair &s = r.ahead;
-    const int t = (int)threadIdx.x % TEAM, page = TEAMS * s.number + own_team();
-    const int column = t % LANES * 4, element = s.part * CHUNK + column;
-    const int n_keys = (keys_in(r, r.n_rows - 1, page) + HALF - 1) / HALF * HALF;
-    if (s.part < r.parts && n_keys > 0 && element < r.c.pitch) {
-        const int32_t from_page = r.pages[page];
-        const float *from = (s.is_value ? head_values(r.c, from_page, r.head)
-                                        : head_keys(r.c, from_page, r.head)) + element;
-        float *to = r.blocks + (r.n_fetched % 2 * TEAMS + own_team()) * PAGE + column;
-        UNROLL(8)
-        for (int i = 0; i < CHUNK; i += TEAM / LANES) {
-            const int key = i + t / LANES;
-            if (i / HALF * HALF < n_keys)
-                COPY_ASYNC(to + key * PAGE_PITCH, from + key * r.c.pitch, 4 * sizeof *to);
-        }
-    }
-    COPY_COMMIT();
-    r.n_fetched++;
-    if (s.is_value)
-        s = s.number + 1 < r.pairs ? pair{true, s.number + 1, s.part} : pair{true, 0, s.part + 1};
-    else if (s.part + 1 < r.parts)
-        s.part++;
-    else
-        s = s.number + 1 < r.pairs ? pair{false, s.number + 1, 0} : pair{true, 0, 0};
-}
-
-/* The team's page of the step, which all of it may read now; the next one is on its way. */
-__device__ __forceinline__ const float *next_page(struct run &r)
-{
-    COPY_WAIT(0);
-    __syncthreads(); /* it has come for all, and all are done with the one before it */
-    fetch_pages(r);
-    return r.blocks + (r.n_fetched % 2 * TEAMS + own_team()) * PAGE;
-}
-
-/* p (R, QUERY_W) += R rows of x by QUERY_W rows of y, n_k elements of each. */
-template <int R>
-__device__ __forceinline__ void multiply_both(float (&p)[R][QUERY_W], const float *x, int X,
-                                              const float *y, int Y, int n_k)
-{
-    UNROLL(4)
-    for (int k = 0; k < n_k / 4 * 4; k += 4) {
-        float a[R][4], b[QUERY_W][4];
-        UNROLL(4)
-        for (int i = 0; i < R; i++)
-            load_columns(a[i], x + i * X + k);
-        UNROLL(4)
-        for (int c = 0; c < QUERY_W; c++)
-            load_columns(b[c], y + c * Y + k);
-        UNROLL(4)
-        for (int j = 0; j < 4; j++)
-            UNROLL(4)
-            for (int i = 0; i < R; i++)
-                UNROLL(4)
-                for (int c = 0; c < QUERY_W; c++)
-                    p[i][c] = fmaf(a[i][j], b[c][j], p[i][c]);
-    }
-    UNROLL(1)
-    for (int k = n_k / 4 * 4; k < n_k; k++)
-        UNROLL(4)
-        for (int i = 0; i < R; i++)
-            UNROLL(4)
-            for (int c = 0; c < QUERY_W; c++)
-                p[i][c] = fmaf(x[i * X + k], y[c * Y + k], p[i][c]);
-}
-
-/* scores = sum / sqrt(dh) of the keys from `key` on, WIDE apart; `most` goes along, of those that a
- * query sees. */
-template <int R>
-__device__ __forceinline__ void put_scores(float (&most)[R], const struct run &r,
-                                           const float (&sum)[R][QUERY_W], int key, float factor)
-{
-    UNROLL(4)
-    for (int i = 0; i < R; i++)
-        UNROLL(4)
-        for (int c = 0; c < QUERY_W; c++) {
-            const float score = sum[i][c] * factor;
-            r.scores[query_of<R>(i) * r.score_pitch + key + WIDE * c] = score;
-            if (key + WIDE * c < keys_of(r, query_of<R>(i)))
-                most[i] = fmaxf(most[i], score);
-        }
-}
-
-/* scores = q @ keys / sqrt(dh), but for keys that none of a warp's queries sees, and the most of
- * each query's. */
-template <int R> __device__ __forceinline__ void score_pages(struct run &r)
-{
-    const float factor = 1.0f / sqrtf((float)r.c.dh);
-    const int column = warp_column() + lane_column();
-    const int last = warp_row<R>() + TALL * R < r.n_rows ? warp_row<R>() + TALL * R - 1
-                                                         : r.n_rows - 1;
-    const float *q = r.q + query_of<R>(0) * r.q_pitch;
-    float most[R];
-    for (int i = 0; i < R; i++)
-        most[i] = -INFINITY;
-    for (int pair = 0; pair < r.pairs; pair++) {
-        const int first = (TEAMS * pair + own_team()) * CHUNK;
-        const bool is_seen = warp_row<R>() <= last && first + warp_column() < keys_of(r, last);
-        float sum[R][QUERY_W] = {};
-        for (int k = 0; k < r.c.dh; k += CHUNK) {
-            const float *keys = next_page(r) + column * PAGE_PITCH;
-            const int n = r.c.dh - k < CHUNK ? r.c.dh - k : CHUNK;
-            float p[R][QUERY_W] = {};
-            if (is_seen)
-                multiply_both(p, q + k, TALL * r.q_pitch, keys, WIDE * PAGE_PITCH, n);
-            UNROLL(4)
-            for (int i = 0; i < R; i++)
-                UNROLL(4)
-                for (int c = 0; c < QUERY_W; c++)
-                    sum[i][c] = add_chunk(sum[i][c], p[i][c], k);
-        }
-        if (is_seen)
-            put_scores(most, r, sum, first + column, factor);
-    }
-    UNROLL(4)
-    for (int i = 0; i < R; i++) {
-        most[i] = lanes_most(most[i], COLUMN_BITS);
-        if (lane_column() == 0)
-            r.most[(int)threadIdx.x / TEAM * 2 * queries<R>::COUNT
-                   + (int)threadIdx.x / 32 % 2 * queries<R>::COUNT + query_of<R>(i)] = most[i];
-    }
-    __syncthreads();
-}
-
-/* Four by four, also behind the last key, where somebody's scores stand. */
-__device__ __forceinline__ void divide_row(float *row, int n_keys, float sum)
-{
-    const float inverse = 1.0f / sum;
-    UNROLL(2)
-    for (int key = (int)threadIdx.x % LANES * 4; key < n_keys; key += LANES * 4) {
-        float x[4];
-        load_columns(x, row + key);
-        if (fminf(fminf(x[0], x[1]), fminf(x[2], x[3])) >= WEIGHT_LEAST)
-            for (int i = 0; i < 4; i++)
-                x[i] = scalar_weight(x[i], sum, inverse);
-        else
-            for (int i = 0; i < 4; i++)
-                x[i] = x[i] / sum;
-        *reinterpret_cast<float4 *>(row + key) = make_float4(x[0], x[1], x[2], x[3]);
-    }
-}
-
-/* Scores become weights, a row by half a warp. */
-template <int R> __device__ __forceinline__ void softmax_rows(const struct run &r)
-{
-    const int l = (int)threadIdx.x % LANES, half = (int)threadIdx.x / LANES % 2;
-    for (int i = 0; i < queries<R>::ROUNDS; i++) {
-        const int round = (int)threadIdx.x / 32 * queries<R>::ROUNDS + i;
-        const int query = round / 2 * 4 + round % 2 + 2 * half; /* two apart: other banks */
-        const int n_keys = query < r.n_rows ? keys_of(r, query) : 0;
-        float *scores = r.scores + query * r.score_pitch;
-        float most = r.most[query], lane = 0;
-        for (int w = 1; w < 2 * TEAMS; w++)
-            most = fmaxf(most, r.most[w * queries<R>::COUNT + query]);
-        UNROLL(4)
-        for (int key = l; key < n_keys; key += LANES) {
-            scores[key] = scalar_exp_falling(scores[key] - most);
-            lane += scores[key];
-        }
-        const float sum = lane_zero(lanes_sum(lane));
-        __syncwarp(ALL_LANES);
-        divide_row(scores, n_keys, sum);
-    }
-}
-
-/* p += weights @ values of a page, each row by the keys that it sees. */
-template <int R>
-__device__ __forceinline__ void multiply_seen(float (&p)[R][QUERY_W], const struct run &r,
-                                              const float *weights, const float *values, int page)
-{
-    int n[R], n_most = 0;
-    UNROLL(4)
-    for (int i = 0; i < R; i++) {
-        n[i] = keys_in(r, query_of<R>(i), page);
-        n_most = n[i] > n_most ? n[i] : n_most;
-    }
-    UNROLL(1)
-    for (int k = 0; k < n_most; k += 4) {
-        float a[R][4];
-        UNROLL(4)
-        for (int i = 0; i < R; i++)
-            load_columns(a[i], weights + TALL * i * r.score_pitch + k);
-        UNROLL(4)
-        for (int j = 0; j < 4; j++) {
-            float b[QUERY_W];
-            load_columns(b, values + (k + j) * PAGE_PITCH);
-            UNROLL(4)
-            for (int i = 0; i < R; i++)
-                UNROLL(4)
-                for (int c = 0; c < QUERY_W; c++)
-                    p[i][c] = k + j < n[i] ? fmaf(a[i][j], b[c], p[i][c]) : p[i][c];
-        }
-    }
-}
-
-template <int R>
-__device__ __forceinline__ void multiply_page(float (&p)[R][QUERY_W], const struct run &r,
-                                              const float *values, int page)
-{
-    const float *weights = r.scores + query_of<R>(0) * r.score_pitch + page * CHUNK;
-    if (keys_in(r, warp_row<R>(), page) == CHUNK)
-        multiply_fours(p, weights, TALL * r.score_pitch, values, PAGE_PITCH, CHUNK);
-    else
-        multiply_seen(p, r, weights, values, page);
-}
-
-/* sum += a page's product, of the rows that see the page. */
-template <int R>
-__device__ __forceinline__ void add_page(float (&sum)[R][QUERY_W], const struct run &r,
-                                         const float (&p)[R][QUERY_W], int page)
-{
-    UNROLL(4)
-    for (int i = 0; i < R; i++)
-        UNROLL(4)
-        for (int c = 0; c < QUERY_W; c++)
-            if (keys_in(r, query_of<R>(i), page) > 0)
-                sum[i][c] = add_chunk(sum[i][c], p[i][c], page);
-}
-
-/* The second team's product with the second page of a pair goes to the first. */
-template <int R>
-__device__ __forceinline__ void give_page(const struct run &r, const float (&p)[R][QUERY_W],
-                                          int pair)
-{
-    float4 *to = r.others + pair % 2 * R * TEAM + (int)threadIdx.x % TEAM;
-    UNROLL(4)
-    for (int i = 0; i < R; i++)
-        to[i * TEAM] = make_float4(p[i][0], p[i][1], p[i][2], p[i][3]);
-}
-
-template <int R>
-__device__ __forceinline__ void take_page(float (&sum)[R][QUERY_W], const struct run &r, int pair)
-{
-    const float4 *from = r.others + pair % 2 * R * TEAM + (int)threadIdx.x % TEAM;
-    float p[R][QUERY_W];
-    UNROLL(4)
-    for (int i = 0; i < R; i++)
-        load_columns(p[i], reinterpret_cast<const float *>(from + i * TEAM));
-    add_page(sum, r, p, TEAMS * pair + 1);
-}
-
-/* z[row] of the run's rows, `z` from its first one on. */
-template <int R> __device__ __forceinline__ void weigh_pages(float *z, struct run &r)
-{
-    const int column = warp_column() + QUERY_W * lane_column(), width = r.c.H * r.c.dh;
-    for (int first = column; first - column < r.c.dh; first += CHUNK) {
-        const bool is_there = first < r.c.dh, is_first = own_team() == 0;
-        float sum[R][QUERY_W] = {};
-        for (int pair = 0; pair < r.pairs; pair++) {
-            const float *values = next_page(r) + column;
-            if (is_first && is_there && pair > 0)
-                take_page(sum, r, pair - 1);
-            const int page = TEAMS * pair + own_team();
-            float p[R][QUERY_W] = {};
-            if (is_there && page < r.n_pages)
-                multiply_page(p, r, values, page);
-            if (is_first)
-                add_page(sum, r, p, page);
-            else
-                give_page(r, p, pair);
-        }
-        __syncthreads();
-        if (!is_first || !is_there)
-            continue;
-        take_page(sum, r, r.pairs - 1);
-        UNROLL(4)
-        for (int i = 0; i < R; i++)
-            for (int c = 0; c < QUERY_W; c++)
-                if (query_of<R>(i) < r.n_rows && first + c < r.c.dh)
-                    z[query_of<R>(i) * width + r.head * r.c.dh + first + c] = sum[i][c];
-    }
-}
-
-/* Shared memory: blocks; q, and then in its place the second team's products; scores; the most of
- * each row's; pages. */
-template <int R> static int beside_scores(int dh)
-{
-    const int q = queries<R>::COUNT * (whole_fours(dh) + 4), others = 2 * R * TEAM * QUERY_W;
-    return q > others ? q : others;
-}
-
-template <int R> static size_t rows_shared(int dh, int context)
-{
-    const int count = queries<R>::COUNT;
-    return sizeof(float) * (size_t)(2 * TEAMS * PAGE + beside_scores<R>(dh)
-                                    + count * (context + 8 + 2 * TEAMS) + context / CHUNK);
-}
-
-/* Copies the run's pages, and then q, the first page ahead of all. */
-template <int R>
-__device__ __forceinline__ void begin_run(struct run &r, const float *qkv, const int32_t *pages)
-{
-    const int t = (int)threadIdx.x, width = r.c.H * r.c.dh;
-    r.n_pages = (keys_of(r, r.n_rows - 1) + CHUNK - 1) / CHUNK;
-    r.pairs = (r.n_pages + TEAMS - 1) / TEAMS;
-    r.ahead = {false, 0, 0};
-    r.n_fetched = 0;
-    for (int i = t; i < r.n_pages; i += ATTEND)
-        r.pages[i] = pages[i];
-    __syncthreads(); /* all are done with the run before, too */
-    for (int i = t / 32; i < queries<R>::COUNT; i += ATTEND / 32) {
-        const int query = i < r.n_rows ? i : r.n_rows - 1;
-        const float *q = qkv + (size_t)query * 3 * (size_t)width + (size_t)(r.head * r.c.dh);
-        for (int e = t % 32; e < r.c.dh; e += 32)
-            COPY_ASYNC(r.q + i * r.q_pitch + e, q + e, sizeof *q);
-    }
-    fetch_pages(r);
-}
-
-/* Grid: heads, and the table's rows by queries, the last first, since a prompt's have the most
- * keys; run by run. A lane knows a row of the block's. Pitches are such that neighbouring rows lie
- * in different banks. */
-template <int R>
-__global__ void __launch_bounds__(ATTEND, 1)
-    attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
-                       const struct row *rows, const int32_t *pages, int n_rows, int context,
-                       int beside)
-{
-    constexpr int COUNT = queries<R>::COUNT;
-    static_assert(COUNT <= 32, "a lane a row");
-    DYNAMIC_SHARED(float, blocks);
-    LET_NEXT_START();
-    AWAIT_LAST();
-    const int lane = (int)threadIdx.x % 32, width = c.H * c.dh;
-    const int first = (int)(gridDim.y - 1 - blockIdx.y) * COUNT;
-    const int count = n_rows - first < COUNT ? n_rows - first : COUNT;
-    const struct row own = rows[lane < count ? first + lane : first];
-    struct run r = {};
-    r.c = c, r.head = (int)blockIdx.x, r.parts = (c.dh + CHUNK - 1) / CHUNK;
-    r.q_pitch = c.pitch + 4, r.score_pitch = context + 8;
-    r.blocks = blocks;
-    r.q = blocks + 2 * TEAMS * PAGE;
-    r.others = reinterpret_cast<float4 *>(r.q);
-    r.scores = r.q + beside;
-    r.most = r.scores + COUNT * r.score_pitch;
-    r.pages = reinterpret_cast<int32_t *>(r.most + 2 * TEAMS * COUNT);
-    for (int from = 0; from < count; from += r.n_rows) {
-        const int32_t pages_at = __shfl_sync(ALL_LANES, own.pages_at, from, 32);
-        const size_t row = (size_t)__shfl_sync(ALL_LANES, own.row, from, 32);
-        r.position = __shfl_sync(ALL_LANES, own.position, from, 32);
-        r.n_rows = __popc(__ballot_sync(ALL_LANES, lane < count && own.pages_at == pages_at));
-        if (r.n_rows == 1 && is_alone(rows, first + from, n_rows))
-            continue;
-        begin_run<R>(r, qkv + row * 3 * (size_t)width, pages + pages_at);
-        score_pages<R>(r);
-        softmax_rows<R>(r);
-        weigh_pages<R>(z + row * (size_t)width, r);
-    }
-    COPY_WAIT(0);
-}
-
-template <int R>
-static void attend_rows(struct device *d, float *z, const struct pages &c, const float *qkv,
-                        const struct staged &s)
-{
-    const int context = (s.n_keys + CHUNK - 1) / CHUNK * CHUNK;
-    const dim3 grid((unsigned)c.H, blocks_for(s.n_rows, queries<R>::COUNT));
-    LAUNCH_EARLY(d, attend_rows_kernel<R>, grid, ATTEND, rows_shared<R>(c.dh, context), z, c, qkv,
-                 s.rows, s.pages, s.n_rows, context, beside_scores<R>(c.dh));
-    CHECK_LAUNCH(d);
-}
-
-/* How many queries share a page, by their R: more, if they find room and enough processors have
- * some. 0: all rows are alone. */
-static int choose_rows(const struct device *d, const struct pages &c, const struct staged &s)
-{
-    const int context = (s.n_keys + CHUNK - 1) / CHUNK * CHUNK;
-    const int64_t n_blocks = (int64_t)blocks_for(s.n_rows, queries<4>::COUNT) * c.H;
-    if (n_blocks >= d->processors && rows_shared<4>(c.dh, context) <= (size_t)d->shared_max)
-        return 4;
-    return rows_shared<2>(c.dh, context) <= (size_t)d->shared_max ? 2 : 0;
-}
-
+/* Where scores of several rows find no room, all rows are alone. */
 void cuda_attend(struct device *d, float *z, struct cache *c, int block, const float *qkv,
                  const struct span *spans, int n_spans)
 {
     const struct staged s = stage_rows(d, spans, n_spans);
     const struct pages pages = pages_of(c, block);
-    int n_alone = 0;
-    for (int i = 0; i < n_spans; i++)
+    int n_alone = 0, rows_most = 0;
+    for (int i = 0; i < n_spans; i++) {
         n_alone += spans[i].n_rows == 1;
-    const int R = s.n_rows > n_alone ? choose_rows(d, pages, s) : 0;
-    if (R == 4)
-        attend_rows<4>(d, z, pages, qkv, s);
-    else if (R == 2)
-        attend_rows<2>(d, z, pages, qkv, s);
-    if (s.n_rows > 0 && (R == 0 || n_alone > 0))
-        attend_alone(d, z, pages, qkv, s, R != 0);
+        rows_most = spans[i].n_rows > rows_most ? spans[i].n_rows : rows_most;
+    }
+    const bool shares = rows_most > 1 && cuda_attend_rows(d, z, pages, qkv, s, rows_most);
+    if (s.n_rows > 0 && (n_alone > 0 || !shares))
+        attend_alone(d, z, pages, qkv, s, shares);
 }
 
 cudaError_t cuda_attend_open(const struct device *d)
 {
-    cudaError_t error = ALLOW_SHARED(attend_kernel, alone_shared_max(d));
-    if (error == cudaSuccess)
-        error = ALLOW_SHARED(attend_rows_kernel<2>, d->shared_max);
-    return error == cudaSuccess ? ALLOW_SHARED(attend_rows_kernel<4>, d->shared_max) : error;
+    const cudaError_t error = ALLOW_SHARED(attend_kernel, alone_shared_max(d));
+    return error == cudaSuccess ? cuda_attend_rows_open(d) : error;
 }
 
 /* out (H, n_positions, dh): an element a thread. */

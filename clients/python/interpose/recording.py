@@ -48,7 +48,8 @@ class Recording:
         for verb, given, what in self.events:
             if verb == "hook":
                 path, at = what
-                made[given] = run.write_hook(path, step if at is None else run.checked_step(at))
+                at = step if at is None else run.checked_step(at)
+                made[given] = run.write_hook(path, at, given.place)
             elif verb == "parameter":
                 made[given] = run.graph.parameter(*what)
             elif verb == "add":
