@@ -30,7 +30,7 @@ ROUNDS = 9
 
 def measured(program, tiny):
     """{"device": text, ("limit", name): n, ("gemm", name, M): [ours, ...],
-    ("decode" or "prefill", precision, n): ms}"""
+    (precision, name, M): ours, ("decode" or "prefill", precision, n): ms}"""
     if not pathlib.Path(program).exists():
         return {}
     done = subprocess.run([program, *(["tiny"] if tiny else [])], capture_output=True, text=True)
@@ -159,13 +159,13 @@ def fast_of(found, limits):
 
 def gemms_of(found, limits):
     yield ["product", "rows", "limit, us", "Interpose exact, us", "of the limit",
-           "cuBLAS fp32, us", "cuBLAS TF32, us"]
+           "cuBLAS fp32, us", "cuBLAS TF32, us", *(f"Interpose {name}, us" for name in TENSOR)]
     for name, (k, n) in SHAPES.items():
         for m in GEMM_ROWS:
             limit = limit_of(k * n, m, limits)
             ours, blas, tf32 = (found.get(("gemm", name, m), []) + [None] * 3)[:3]
             yield [name, str(m), micro(limit), micro(ours), part(limit, ours), micro(blas),
-                   micro(tf32)]
+                   micro(tf32), *(micro(found.get((precision, name, m))) for precision in TENSOR)]
 
 
 def table(rows):
