@@ -8,6 +8,7 @@
  *   limit launch_us N         a small kernel behind others, and the same in a graph
  *   limit graph_us N
  *   gemm NAME M OURS [CUBLAS [TF32]]    milliseconds; cuBLAS where its library is found
+ *   PRECISION NAME M OURS     the same product in a faster precision
  *   decode PRECISION N MS     a step of N sequences
  *   prefill PRECISION N MS    a prompt of N tokens with all logits
  *   saves PRECISION N MS      the same with every block's output on the host
@@ -249,7 +250,8 @@ static float *noise(size_t count)
     return x;
 }
 
-static void say_product(const struct product *p, int rows_max)
+/* In lines of this kind. */
+static void say_product(const char *kind, const struct product *p, int rows_max)
 {
     const size_t size = (size_t)p->K * (size_t)p->columns;
     float *const matrix = noise(size);
@@ -265,7 +267,7 @@ static void say_product(const struct product *p, int rows_max)
     for (int M : {1, 8, 64, 512}) {
         if (M > rows_max)
             continue;
-        printf("gemm %s %d %.5f", p->name, M, 1e3 * our_time(p, M, &o));
+        printf("%s %s %d %.5f", kind, p->name, M, 1e3 * our_time(p, M, &o));
         for (int mode : {MATH_DEFAULT, MATH_TF32})
             if (blas.handle)
                 printf(" %.5f", 1e3 * blas_time(p, M, &o, mode));
@@ -400,19 +402,25 @@ static void say_passes(const char *precision, const struct model_shape *shape, i
     gpt2_free(m);
 }
 
-static void say_machine(const struct model_shape *shape, bool tiny)
+static void say_products(const char *kind, const struct model_shape *shape, bool tiny)
 {
     const int D = shape->width, F = shape->inner;
     const struct product products[] = {{"qkv", D, 3 * D, COPIES}, {"proj", D, D, COPIES},
                                        {"fc", D, F, COPIES}, {"mlp_proj", F, D, COPIES},
                                        {"lm_head", D, shape->vocab, 1}};
+    for (const struct product &p : products)
+        say_product(kind, &p, tiny ? 8 : 512);
+}
+
+static void say_machine(const struct model_shape *shape, bool tiny)
+{
     printf("device %s\n", be->describe(device));
     say_limits(tiny);
     say_link(tiny);
     say_launches(tiny);
     blas_open();
-    for (const struct product &p : products)
-        say_product(&p, tiny ? 8 : 512);
+    say_products("gemm", shape, tiny);
+    blas.handle = NULL; /* its stream ends with the device */
 }
 
 int main(int n_arguments, char **arguments)
@@ -435,6 +443,8 @@ int main(int n_arguments, char **arguments)
         must(be->open(&device, &o, &error));
         if (!profile && strcmp(precision, "exact") == 0)
             say_machine(&shape, tiny);
+        else if (!profile)
+            say_products(precision, &shape, tiny);
         say_passes(precision, &shape, rows_max, &asked);
         be->close(device);
     }

@@ -15,7 +15,7 @@ D, F, V, BLOCKS, HEADS = 768, 3072, 50257, 12, 12
 SHAPES = {"qkv": (D, 3 * D), "proj": (D, D), "fc": (D, F), "mlp_proj": (F, D), "lm_head": (D, V)}
 GEMM_ROWS = (1, 8, 64, 512)
 DECODE, PREFILL, SAVES = (1, 8, 32, 128), (16, 128, 512, 1024), (16, 512)
-COMPILED = (("decode", 1), ("decode", 32), ("prefill", 512))  # each takes long to compile
+COMPILED = (("decode", 1),)  # each takes long to compile
 BLOCK_WEIGHTS = sum(k * n for name, (k, n) in SHAPES.items() if name != "lm_head")
 WEIGHTS = BLOCKS * BLOCK_WEIGHTS + D * V
 # NVIDIA's data sheet of the H200, and PCI Express 5 in one direction.
@@ -30,7 +30,7 @@ ROUNDS = 9
 
 def measured(program, tiny):
     """{"device": text, ("limit", name): n, ("gemm", name, M): [ours, ...],
-    ("decode" or "prefill", precision, n): ms}"""
+    (precision, name, M): ours, ("decode" or "prefill", precision, n): ms}"""
     if not pathlib.Path(program).exists():
         return {}
     done = subprocess.run([program, *(["tiny"] if tiny else [])], capture_output=True, text=True)
@@ -159,13 +159,13 @@ def fast_of(found, limits):
 
 def gemms_of(found, limits):
     yield ["product", "rows", "limit, us", "Interpose exact, us", "of the limit",
-           "cuBLAS fp32, us", "cuBLAS TF32, us"]
+           "cuBLAS fp32, us", "cuBLAS TF32, us", *(f"Interpose {name}, us" for name in TENSOR)]
     for name, (k, n) in SHAPES.items():
         for m in GEMM_ROWS:
             limit = limit_of(k * n, m, limits)
             ours, blas, tf32 = (found.get(("gemm", name, m), []) + [None] * 3)[:3]
             yield [name, str(m), micro(limit), micro(ours), part(limit, ours), micro(blas),
-                   micro(tf32)]
+                   micro(tf32), *(micro(found.get((precision, name, m))) for precision in TENSOR)]
 
 
 def table(rows):

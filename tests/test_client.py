@@ -14,12 +14,14 @@ import threading
 import time
 import traceback
 
+import msgpack
 import numpy as np
 import pytest
 
 import interpose
 from interpose import LanguageModel, NoValue, RequestError, ServerError
 from interpose.client import Client
+from interpose.frames import frames_of
 from interpose.values import array_of
 
 PROMPT = "The Eiffel Tower is in the city of"
@@ -1163,7 +1165,6 @@ class Pretender:
 
 
 def packed(*frames):
-    import msgpack
     return b"".join(map(msgpack.packb, frames))
 
 
@@ -1233,6 +1234,53 @@ def test_heartbeats_are_passed_over():
     with Pretender(200, {"Content-Type": "application/msgpack"}, body) as fake:
         frames = list(Client(fake.host).stream("/v1/run", {}))
     assert [f for f in frames if f] == [{"type": "head"}, END]
+
+
+LARGE = np.arange(70_000, dtype=np.uint8).tobytes()
+SPLIT = [       # tensors large and small, and what looks like their data and is not
+    {"type": "head"}, None, {"type": "tensor", "name": "ädataƀ data", "shape": [2], "data": LARGE},
+    {"type": "tensor", "data": LARGE[:1 << 16]}, None, {"type": "tensor", "data": LARGE[1:1 << 16]},
+    {"type": "absent"}, {"data": b""}, {"data": LARGE, "last": "data"}, {"in": {"data": LARGE}},
+    {"data": {"data": LARGE}}, ["data", LARGE], {"data": None, "in": {"data": LARGE}},
+    {"long": 300 * "data", "data": LARGE}, {"data": LARGE}, END, None]
+
+
+def frames_in_pieces(body, ends):
+    frames = list(frames_of([body[i:j] for i, j in zip([0, *ends], [*ends, len(body)]) if i < j]))
+    for frame in frames:
+        if isinstance(frame, dict) and isinstance(frame.get("data"), np.ndarray):
+            frame["data"][:1] += 0      # may be written to
+            frame["data"] = frame["data"].tobytes()
+    return frames
+
+
+def test_a_reply_may_be_split_anywhere():
+    body, random = packed(*SPLIT), np.random.default_rng(7)
+    assert frames_in_pieces(body, []) == SPLIT
+    begins = np.cumsum([len(packed(frame)) for frame in SPLIT])[:-1]
+    pasts = [begins + past for past in range(-2, 100)]
+    assert frames_in_pieces(body, np.unique(pasts)) == SPLIT        # byte by byte where they meet
+    for ends in pasts:
+        assert frames_in_pieces(body, np.sort(ends)) == SPLIT
+    for _ in range(100):
+        ends = np.sort(random.integers(0, len(body), random.integers(1, 40)))
+        assert frames_in_pieces(body, ends) == SPLIT
+        n_whole = np.searchsorted(begins, ends[-1], "right")
+        assert frames_in_pieces(body[:ends[-1]], ends[:-1]) == SPLIT[:n_whole]
+
+
+def test_a_frame_that_is_too_large_is_refused(monkeypatch):
+    monkeypatch.setattr("interpose.frames.FRAME_BYTES_MAX", len(LARGE) - 1)
+    with pytest.raises(msgpack.BufferFull):
+        frames_in_pieces(packed({"data": LARGE}), [1000])
+
+
+def test_large_tensors_are_not_copied_and_the_user_s_own():
+    pieces = [packed({}, {"data": LARGE}, None), packed({"data": LARGE})]
+    for data in [frame["data"] for frame in list(frames_of(pieces))[1::2]]:
+        x = array_of("float32", [len(LARGE) // 4], data)
+        assert np.shares_memory(x, data) and x.flags.writeable and x.flags.aligned
+    assert array_of("bool", [1], b"\1").flags.writeable
 
 
 @pytest.mark.parametrize("status, kind, body, sentence", [

@@ -25,6 +25,7 @@ static void cuda_close(struct device *d)
         cudaStreamDestroy(d->stream);
     cuda_graphs_drop(d);
     cudaFree(d->faulty);
+    cuda_fast_close(d);
     for (int i = 0; i < LANE_COUNT; i++)
         cuda_both_close(&d->steps[i].memory);
     cuda_both_close(&d->staging);
@@ -44,6 +45,8 @@ static bool open_memory(struct device *d, const struct device_options *o, struct
         error = cuda_downloads_open(&d->downloads, o);
     if (error == cudaSuccess)
         error = cuda_linear_open(d);
+    if (error == cudaSuccess)
+        error = cuda_fast_open(d, o);
     if (error == cudaSuccess)
         error = cuda_attend_open(d);
     if (error == cudaSuccess)

@@ -173,6 +173,7 @@ struct device {
     int processors;  /* of the device, each with its own blocks */
     int shared_max;  /* bytes that a block may have */
     bool starts_early; /* see LAUNCH_EARLY */
+    float *prepared;   /* fast.cu: the rows of a product */
     char text[300];
 };
 
@@ -180,7 +181,8 @@ struct weight {
     int K, N, stride; /* of rows: 16-byte aligned */
     float *data;      /* [K rounded up to chunks][stride], or NULL and: behind the last k stands
                          -0, which times the zeros of an x adds nothing, not even to a -0 */
-    uint32_t *pairs;  /* [(K + 1) / 2][stride]: bf16 of an even k, and above it of the next */
+    uint32_t *words;  /* see fragment.h, */
+    int each;         /* of so many k each */
 };
 
 /* Keeps the first error for the next fence. */
@@ -313,6 +315,8 @@ void cuda_weight_gather(struct device *d, const struct tensor *out, const struct
                         int64_t tag);
 /* Allow these kernels the shared memory that they may ask for. */
 cudaError_t cuda_linear_open(const struct device *d);
+cudaError_t cuda_fast_open(struct device *d, const struct device_options *o);
+void cuda_fast_close(struct device *d);
 cudaError_t cuda_attend_open(const struct device *d);
 void cuda_linear(struct device *d, float *out, const float *x, const struct weight *w,
                  const float *bias, int n_rows, enum epilogue epilogue, const float *residual);

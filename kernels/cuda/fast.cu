@@ -9,12 +9,11 @@
  * The order is again a function of the weight's shape alone: a chunk of 64 k is a row of mma
  * instructions by ascending k from +0, then the chunks' sums in order. So an element's bits do not
  * depend on the number of rows, as in the exact tier; but they are this GPU's, since within an
- * instruction the order is the hardware's.
+ * instruction the order is the hardware's. All kernels here multiply by multiply_slice; they
+ * differ in which warp multiplies what.
  */
 #include "fragment.h"
 #include "tile.h"
-
-constexpr int MMA_ROWS = 16, MMA_COLUMNS = 8, STEP = SLICE;
 
 /* Which column of the weight makes column n of the product: the same, or that of a panel. Columns
  * past the last are nobody's: -1. */
@@ -29,313 +28,623 @@ __device__ __forceinline__ int source_of(const struct columns &c, int n)
     return from < c.N ? from : -1;
 }
 
-/* What a weight's elements are stored as: bf16 by pairs of k. Of STEP k of a column a lane has
- * PARTS such, the k of part i from (lane % 4 + 4 i) * EACH on: as both instructions ask for. */
-template <enum precision P> struct stored {
-    using type = float;
-    static constexpr int EACH = 1, PARTS = 4;
-};
-template <> struct stored<PRECISION_bf16> {
-    using type = uint32_t;
-    static constexpr int EACH = 2, PARTS = 2;
-};
-
-/* Of a row of x a lane has the same k, four of STEP: which is the i-th. */
-template <enum precision P> __device__ __forceinline__ int k_of(int i)
-{
-    constexpr int EACH = stored<P>::EACH;
-    return ((int)threadIdx.x % 4 + i / EACH * 4) * EACH + i % EACH;
-}
-
-/* p (16, 8) += x (16, STEP) @ w (STEP, 8), of which a lane has two rows and a column: lane / 4 and
- * 8 more, and lane / 4. */
-__device__ __forceinline__ void multiply_bf16(float (&p)[4], const float (&x)[2][4],
-                                              const uint32_t (&w)[2])
-{
-    const uint32_t pairs[4] = {bf16_pair(x[0][0], x[0][1]), bf16_pair(x[1][0], x[1][1]),
-                               bf16_pair(x[0][2], x[0][3]), bf16_pair(x[1][2], x[1][3])};
-    mma_bf16(p, pairs, w);
-}
-
-/* The tf32 of each number, and of what that leaves: nothing of an infinity. */
-template <int N>
-__device__ __forceinline__ void split(uint32_t (&high)[N], uint32_t (&low)[N], const float (&x)[N])
-{
-    UNROLL(4)
-    for (int i = 0; i < N; i++) {
-        const float near = to_tf32(x[i]), left = x[i] - near;
-        high[i] = bits_of(near);
-        low[i] = left == left ? bits_of(to_tf32(left)) : 0;
-    }
-}
-
-template <bool THREE>
-__device__ __forceinline__ void multiply_tf32(float (&p)[4], const float (&x)[2][4],
-                                              const float (&w)[4])
-{
-    UNROLL(2)
-    for (int i = 0; i < 4; i += 2) {
-        const float a[4] = {x[0][i], x[1][i], x[0][i + 1], x[1][i + 1]};
-        const float b[2] = {w[i], w[i + 1]};
-        uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
-        split(a_high, a_low, a);
-        split(b_high, b_low, b);
-        if (THREE) {
-            mma_tf32(p, a_low, b_high);
-            mma_tf32(p, a_high, b_low);
-        }
-        mma_tf32(p, a_high, b_high);
-    }
-}
-
-template <enum precision P>
-__device__ __forceinline__ void multiply(float (&p)[4], const float (&x)[2][4],
-                                         const typename stored<P>::type (&w)[stored<P>::PARTS])
-{
-    if constexpr (P == PRECISION_bf16)
-        multiply_bf16(p, x, w);
-    else
-        multiply_tf32<P == PRECISION_tf32x3>(p, x, w);
-}
-
 struct fast {
     float *out;
     const float *bias, *residual;
-    struct rows x;
-    struct weight w;
+    enum epilogue epilogue;
+    const float *x; /* [n_rows][pitch]: whole chunks, zeros behind the last k */
+    int n_rows, pitch;
+    const float *words; /* of the weight: see fragment.h */
+    int n_chunks;
     struct columns columns;
 };
 
-/* Begins to copy a slice of the weight's columns from `column` on, with zeros behind the last k.
- * Four columns that nobody has are the first ones again. */
-template <enum precision P, int COLUMNS, int THREADS>
-__device__ __forceinline__ void fetch_weight(typename stored<P>::type *to, int pitch,
-                                             const struct fast &f, int column, int k, int t)
+/* What an instruction multiplies: 16 rows and 8 columns, by 8 words. A slice of WORDS is two steps:
+ * in step s lane t of four has words 4 t + 2 s and the next, so that it loads those of both at
+ * once. */
+constexpr int MMA_ROWS = 16, MMA_COLUMNS = 8, STEPS = 2;
+
+/* Rows of x are as linear gets them (for bf16 two numbers a word), or rounded in words and in the
+ * order in which load_matrix wants them: number i of four lies with those of the other lanes. */
+enum rows_form { ROWS_plain, ROWS_rounded };
+
+template <enum precision P, enum rows_form F> struct form {
+    static constexpr int EACH = P == PRECISION_bf16 ? 2 : 1; /* k of a word */
+    static constexpr int PARTS = CHUNK / EACH / WORDS;       /* slices of a chunk */
+    static constexpr int X_FLOATS = F == ROWS_plain ? WORDS * EACH : WORDS; /* of a row's slice */
+    /* So far are rows apart that no two lanes of a load meet at a bank. */
+    static constexpr int X_PITCH = P == PRECISION_bf16 ? X_FLOATS + 4 : X_FLOATS;
+};
+
+/* What THREADS threads stage of a slice: ROWS of x, then COLUMNS of the weight. */
+template <enum precision P, enum rows_form F, int ROWS_, int COLUMNS_, int THREADS_>
+struct slice : form<P, F> {
+    using form<P, F>::X_FLOATS, form<P, F>::X_PITCH;
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, THREADS = THREADS_;
+    static constexpr int W_AT = ROWS * X_PITCH, FLOATS = W_AT + COLUMNS * WORDS;
+    /* Pieces of 16 bytes: a thread's are X_STEP rows or W_STEP columns apart. */
+    static constexpr int X_STEP = THREADS / (X_FLOATS / 4), X_EACH = ROWS / X_STEP;
+    static constexpr int W_STEP = THREADS / (WORDS / 4), W_EACH = COLUMNS / W_STEP;
+    static_assert(ROWS % X_STEP == 0 && COLUMNS % W_STEP == 0, "all threads have as many");
+};
+
+/* Where a thread's pieces of the next slice come from, and how many rows there are from its first
+ * on. A column that is nobody's is the first one: nobody uses it. */
+template <class S> struct pieces {
+    const float *x, *w[S::W_EACH];
+    int left;
+};
+
+/* The weight was there before any pass, but panels come with one. */
+template <class S>
+__device__ __forceinline__ void find_pieces(struct pieces<S> *p, const struct fast &f, int row,
+                                            int column, int s, int t)
 {
-    constexpr int EACH = stored<P>::EACH;
-    const auto place = [&](int n) {
-        const int from = source_of(f.columns, column + n);
-        return from < 0 ? 0 : (size_t)from;
-    };
-    const typename stored<P>::type *w;
-    if constexpr (P == PRECISION_bf16)
-        w = f.w.pairs;
-    else
-        w = f.w.data;
-    fetch_columns<STEP / EACH, COLUMNS, THREADS, BEHIND_zeros>(to, pitch, w, f.w.stride, k / EACH,
-                                                               (f.w.K + EACH - 1) / EACH, place, t);
+    constexpr int FOURS = S::X_FLOATS / 4;
+    if (f.columns.panels)
+        AWAIT_LAST();
+    p->x = f.x + (size_t)(row + t / FOURS) * (size_t)f.pitch + s * S::X_FLOATS + t % FOURS * 4;
+    p->left = f.n_rows - row - t / FOURS;
+    UNROLL(8)
+    for (int i = 0; i < S::W_EACH; i++) {
+        const int n = source_of(f.columns, column + t / 4 + i * S::W_STEP);
+        p->w[i] = f.words + ((size_t)s * (size_t)f.columns.N + (size_t)(n < 0 ? 0 : n)) * WORDS
+                  + t % 4 * 4;
+    }
 }
 
-/* The lane's part of a slice's columns. */
-template <enum precision P>
-__device__ __forceinline__ void load_weight(typename stored<P>::type (&to)[stored<P>::PARTS],
-                                            const typename stored<P>::type *from, int pitch)
+/* Begins to copy the pieces of a slice, and goes on to the one that is `by` slices further. */
+template <class S>
+__device__ __forceinline__ void fetch_w(float *stage, struct pieces<S> *p, const struct fast &f,
+                                        int by, int t)
 {
-    const int lane = (int)threadIdx.x % 32;
-    UNROLL(4)
-    for (int i = 0; i < stored<P>::PARTS; i++)
-        to[i] = from[(lane % 4 + 4 * i) * pitch + lane / 4];
+    UNROLL(8)
+    for (int i = 0; i < S::W_EACH; i++) {
+        COPY_ASYNC(stage + S::W_AT + (t + i * S::THREADS) * 4, p->w[i], 4 * sizeof *stage);
+        p->w[i] += (size_t)by * (size_t)(f.columns.N * WORDS);
+    }
 }
 
-/* Columns that nobody has are zero, whatever x is. */
-template <enum epilogue E>
-__device__ __forceinline__ void put(const struct fast &f, int row, int n, float sum)
+/* Rows past the last stay as they are. */
+template <class S>
+__device__ __forceinline__ void fetch_x(float *stage, struct pieces<S> *p, const struct fast &f,
+                                        int by, int t)
 {
-    if (row >= f.x.n || n >= f.columns.n_out)
+    constexpr int FOURS = S::X_FLOATS / 4;
+    float *to = stage + t / FOURS * S::X_PITCH + t % FOURS * 4;
+    UNROLL(8)
+    for (int i = 0; i < S::X_EACH; i++)
+        if (i * S::X_STEP < p->left)
+            COPY_ASYNC(to + i * S::X_STEP * S::X_PITCH,
+                       p->x + (size_t)(i * S::X_STEP) * (size_t)f.pitch, 4 * sizeof *stage);
+    p->x += by * S::X_FLOATS;
+}
+
+/* Rows past the last are zeros, in all stages. */
+template <class S>
+__device__ __forceinline__ void clear_rows(float *stages, int n_stages, int left, int t)
+{
+    if (left >= S::ROWS)
         return;
-    const size_t at = (size_t)row * (size_t)f.columns.n_out + (size_t)n;
-    const float y = source_of(f.columns, n) < 0 ? 0 : sum;
-    f.out[at] = finish<E>(y, f.bias, f.residual, n, at);
+    const int first = left * S::X_PITCH / 4, count = S::W_AT / 4 - first;
+    for (int s = 0; s < n_stages; s++)
+        for (int i = t; i < count; i += S::THREADS)
+            *reinterpret_cast<float4 *>(stages + s * S::FLOATS + (first + i) * 4)
+                = make_float4(0, 0, 0, 0);
 }
 
-/* Few rows: a warp takes 16 of them and 16 columns by one chunk of k at a time, and FAST_WARPS
- * chunks are multiplied side by side. A warp stages the weight's slices for itself, FEW_AHEAD of
- * pairs or half of that of floats ahead. Grid: rows by 16, columns by 16. */
-constexpr int FAST_WARPS = 8, FAST_COLUMNS = 2 * MMA_COLUMNS, FEW_AHEAD = 6;
-constexpr int FEW_PITCH = FAST_COLUMNS + 8; /* of columns, against bank conflicts */
-
-/* The lane's part of x, all slices of a chunk; zero past the last row and k. */
+/* What is multiplied by, rounded; the low parts are for three products alone. */
 template <enum precision P>
-__device__ __forceinline__ void load_rows(float (&to)[SLICES][2][4], const struct rows &x, int row,
-                                          int first)
+__device__ __forceinline__ void round_x(uint32_t *high, uint32_t *low, float x)
 {
-    UNROLL(4)
-    for (int s = 0; s < SLICES; s++)
-        UNROLL(2)
-        for (int h = 0; h < 2; h++)
-            UNROLL(4)
-            for (int i = 0; i < 4; i++) {
-                const int r = row + (int)threadIdx.x % 32 / 4 + 8 * h;
-                const int k = first + s * STEP + k_of<P>(i);
-                to[s][h][i]
-                    = r < x.n && k < x.K ? x.data[(size_t)r * (size_t)x.K + (size_t)k] : 0.0f;
-            }
+    if constexpr (P == PRECISION_tf32x3)
+        split_tf32(high, low, x);
+    else
+        *high = nearest_tf32(x);
 }
 
-template <enum precision P, enum epilogue E>
-__global__ void __launch_bounds__(FAST_WARPS * 32, 1)
-    fast_few_kernel(const __grid_constant__ fast f)
+template <enum precision P>
+__device__ __forceinline__ void round_w(uint32_t *high, uint32_t *low, float word)
 {
-    using S = stored<P>;
-    constexpr int STAGES = FEW_AHEAD * S::EACH / 2, STAGE = STEP / S::EACH * FEW_PITCH;
-    SHARED(typename S::type, stages, [FAST_WARPS][STAGES][STAGE]);
-    SHARED(float, partials, [FAST_WARPS][MMA_ROWS][FAST_COLUMNS]);
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, K = f.w.K;
-    const int row_first = (int)blockIdx.x * MMA_ROWS, column_first = (int)blockIdx.y * FAST_COLUMNS;
-    const int row = (int)threadIdx.x / FAST_COLUMNS, column = (int)threadIdx.x % FAST_COLUMNS;
-    const auto fetch = [&](int s) {
-        const int k = (s / SLICES * FAST_WARPS + warp) * CHUNK + s % SLICES * STEP;
-        if (k < K)
-            fetch_weight<P, FAST_COLUMNS, 32>(stages[warp][s % STAGES], FEW_PITCH, f, column_first,
-                                              k, lane);
-        COPY_COMMIT();
-    };
-    for (int s = 0; s < STAGES; s++)
-        fetch(s);
-    float sum = 0;
-    for (int group = 0, at = 0; group < K; group += FAST_WARPS * CHUNK) {
-        const int first = group + warp * CHUNK;
-        float p[2][4] = {}, x[SLICES][2][4];
-        load_rows<P>(x, f.x, row_first, first);
-        UNROLL(4)
-        for (int s = 0; s < SLICES; s++, at++) {
-            COPY_WAIT(STAGES - 1);
-            __syncwarp(ALL_LANES);
+    *high = bits_of(word);
+    if constexpr (P == PRECISION_tf32x3)
+        *low = bits_of(tf32_whole(*high) - float_of(*high & TF32_BITS));
+}
+
+/* A slice's 16 rows from `row` on, rounded, for each step. */
+template <enum precision P, enum rows_form F>
+__device__ __forceinline__ void load_x(uint32_t (&high)[STEPS][4], uint32_t (&low)[STEPS][4],
+                                       const float *row)
+{
+    constexpr int APART = form<P, F>::X_PITCH;
+    const int lane = (int)threadIdx.x % 32;
+    UNROLL(2)
+    for (int h = 0; h < 2; h++)
+        if constexpr (F == ROWS_rounded) {
+            load_matrix(high[h], row + lane % 16 * APART + lane / 16 * 4 + h * 8);
+        } else if constexpr (P == PRECISION_bf16) {
+            const float *at = row + (lane / 4 + h * 8) * APART + lane % 4 * 8;
             UNROLL(2)
-            for (int j = 0; j < 2; j++) {
-                typename S::type w[S::PARTS];
-                if (first + s * STEP >= K)
-                    continue;
-                load_weight<P>(w, stages[warp][at % STAGES] + j * MMA_COLUMNS, FEW_PITCH);
-                multiply<P>(p[j], x[s], w);
+            for (int s = 0; s < STEPS; s++) {
+                float x[4];
+                load_columns(x, at + 4 * s);
+                high[s][h] = nearest_bf16(x[0], x[1]);
+                high[s][2 + h] = nearest_bf16(x[2], x[3]);
             }
-            __syncwarp(ALL_LANES);
-            fetch(at + STAGES);
-        }
-        UNROLL(2)
-        for (int j = 0; j < 2; j++)
+        } else {
+            float x[4];
+            load_columns(x, row + (lane / 4 + h * 8) * APART + lane % 4 * 4);
             UNROLL(4)
             for (int i = 0; i < 4; i++)
-                partials[warp][lane / 4 + i / 2 * 8][j * MMA_COLUMNS + lane % 4 * 2 + i % 2]
-                    = p[j][i];
-        __syncthreads();
-        for (int c = 0; c < FAST_WARPS && group + c * CHUNK < K; c++)
-            sum = add_chunk(sum, partials[c][row][column], group + c);
-        __syncthreads();
-    }
-    put<E>(f, row_first + row, column_first + column, sum);
+                round_x<P>(&high[i / 2][i % 2 * 2 + h], &low[i / 2][i % 2 * 2 + h], x[i]);
+        }
 }
 
-/* Many rows: a block makes 64 rows by 64 columns, each of four warps 32 by 32, from slices of
- * STEP k whose copies are FAST_STAGES - 1 ahead. Grid: rows by 64, columns by 64. */
-constexpr int FAST_TILE = 64, FAST_THREADS = 128, FAST_STAGES = 4;
-constexpr int FAST_PITCH = FAST_TILE + 8; /* of columns, against bank conflicts */
-
-template <enum precision P>
-__device__ __forceinline__ void fetch_tile(float *a, typename stored<P>::type *b,
-                                           const struct fast &f, int s)
+/* d += a @ b; of three products the smaller ones first. */
+template <enum precision P, int W>
+__device__ __forceinline__ void multiply_step(float (&d)[W][4], const uint32_t (&a_high)[4],
+                                              const uint32_t (&a_low)[4],
+                                              const uint32_t (&b_high)[W][2],
+                                              const uint32_t (&b_low)[W][2])
 {
-    const int t = (int)threadIdx.x, row = (int)blockIdx.x * FAST_TILE;
-    const int column = (int)blockIdx.y * FAST_TILE;
-    if (s * STEP < f.w.K) {
-        fetch_rows<FAST_TILE, FAST_THREADS, BEHIND_zeros>(a, PITCH, f.x, row, s * STEP, t);
-        fetch_weight<P, FAST_TILE, FAST_THREADS>(b, FAST_PITCH, f, column, s * STEP, t);
+    if constexpr (P == PRECISION_tf32x3) {
+        UNROLL(8)
+        for (int j = 0; j < W; j++)
+            mma_tf32(d[j], a_low, b_high[j]);
+        UNROLL(8)
+        for (int j = 0; j < W; j++)
+            mma_tf32(d[j], a_high, b_low[j]);
     }
-    COPY_COMMIT();
+    UNROLL(8)
+    for (int j = 0; j < W; j++)
+        if constexpr (P == PRECISION_bf16)
+            mma_bf16(d[j], a_high, b_high[j]);
+        else
+            mma_tf32(d[j], a_high, b_high[j]);
 }
 
-template <enum precision P, enum epilogue E>
-__global__ void __launch_bounds__(FAST_THREADS, 1)
+/* p += a slice of R * 16 rows at x by one of W * 8 columns at w. A lane's sum p[i][j][e] is that of
+ * row 16 i + lane / 4 + e / 2 * 8 and of column 8 j + lane % 4 * 2 + e % 2. Does `meanwhile` while
+ * the tensor cores have something to do. */
+template <enum precision P, enum rows_form F, int R, int W, class M>
+__device__ __forceinline__ void multiply_slice(float (&p)[R][W][4], const float *x, const float *w,
+                                               const M &meanwhile)
+{
+    const int lane = (int)threadIdx.x % 32;
+    uint32_t b_high[STEPS][W][2], b_low[STEPS][W][2];
+    UNROLL(8)
+    for (int j = 0; j < W; j++) {
+        float b[4];
+        load_columns(b, w + (j * MMA_COLUMNS + lane / 4) * WORDS + lane % 4 * 4);
+        UNROLL(4)
+        for (int i = 0; i < 4; i++)
+            round_w<P>(&b_high[i / 2][j][i % 2], &b_low[i / 2][j][i % 2], b[i]);
+    }
+    UNROLL(4)
+    for (int i = 0; i < R; i++) {
+        uint32_t a_high[STEPS][4], a_low[STEPS][4];
+        load_x<P, F>(a_high, a_low, x + i * MMA_ROWS * form<P, F>::X_PITCH);
+        UNROLL(2)
+        for (int s = 0; s < STEPS; s++)
+            multiply_step<P>(p[i], a_high[s], a_low[s], b_high[s], b_low[s]);
+        if (i == 0)
+            meanwhile();
+    }
+}
+
+template <int R, int W> __device__ __forceinline__ void fill(float (&sums)[R][W][4], float x)
+{
+    UNROLL(4)
+    for (int i = 0; i < R; i++)
+        UNROLL(8)
+        for (int j = 0; j < W; j++)
+            UNROLL(4)
+            for (int e = 0; e < 4; e++)
+                sums[i][j][e] = x;
+}
+
+/* Puts 16 rows of a warp's sums where they lie row by row, PITCH apart. */
+template <int PITCH, int W>
+__device__ __forceinline__ void lay_out(float *room, const float (&sums)[W][4])
+{
+    const int lane = (int)threadIdx.x % 32;
+    UNROLL(8)
+    for (int j = 0; j < W; j++)
+        UNROLL(2)
+        for (int h = 0; h < 2; h++)
+            *reinterpret_cast<float2 *>(room + (lane / 4 + h * 8) * PITCH + j * MMA_COLUMNS
+                                        + lane % 4 * 2)
+                = {sums[j][2 * h], sums[j][2 * h + 1]};
+}
+
+/* Finishes and stores a matrix of sums by n_threads threads, of which this is `t`; some at once,
+ * whose residuals are asked for together. Columns that nobody has are zero, whatever x is. */
+template <int ROWS, int COLUMNS, int PITCH, enum epilogue E>
+__device__ __forceinline__ void put_sums(const struct fast &f, const float *sums, int row,
+                                         int column, int t, int n_threads)
+{
+    constexpr int ONCE = 8;
+    UNROLL(1)
+    for (int first = t; first < ROWS * COLUMNS; first += ONCE * n_threads) {
+        float residual[ONCE];
+        UNROLL(8)
+        for (int e = 0; e < ONCE; e++) {
+            const int i = first + e * n_threads, r = row + i / COLUMNS, n = column + i % COLUMNS;
+            residual[e] = E == EPILOGUE_residual && i < ROWS * COLUMNS && r < f.n_rows
+                                  && n < f.columns.n_out
+                              ? f.residual[(size_t)r * (size_t)f.columns.n_out + (size_t)n]
+                              : 0;
+        }
+        UNROLL(8)
+        for (int e = 0; e < ONCE; e++) {
+            const int i = first + e * n_threads, r = row + i / COLUMNS, n = column + i % COLUMNS;
+            if (i >= ROWS * COLUMNS || r >= f.n_rows || n >= f.columns.n_out)
+                continue;
+            const float sum = sums[i / COLUMNS * PITCH + i % COLUMNS];
+            f.out[(size_t)r * (size_t)f.columns.n_out + (size_t)n]
+                = finish<E>(source_of(f.columns, n) < 0 ? 0 : sum, f.bias, &residual[e], n, 0);
+        }
+    }
+}
+
+template <int ROWS, int COLUMNS, int PITCH>
+__device__ __forceinline__ void put(const struct fast &f, const float *sums, int row, int column,
+                                    int t, int n_threads)
+{
+    switch (f.epilogue) {
+    case EPILOGUE_none:
+        put_sums<ROWS, COLUMNS, PITCH, EPILOGUE_none>(f, sums, row, column, t, n_threads);
+        break;
+    case EPILOGUE_gelu:
+        put_sums<ROWS, COLUMNS, PITCH, EPILOGUE_gelu>(f, sums, row, column, t, n_threads);
+        break;
+    case EPILOGUE_residual:
+        put_sums<ROWS, COLUMNS, PITCH, EPILOGUE_residual>(f, sums, row, column, t, n_threads);
+        break;
+    }
+}
+
+/* Few rows: the chunks are multiplied side by side. A warp takes R * 16 rows and W * 8 columns by
+ * one chunk at a time and stages its slices for itself; then the threads sum the chunks in
+ * order. */
+template <enum precision P_, int R_, int W_> struct split {
+    static constexpr enum precision P = P_;
+    static constexpr enum rows_form F = ROWS_plain;
+    static constexpr int R = R_, W = W_, ROWS = R * MMA_ROWS, COLUMNS = W * MMA_COLUMNS;
+    static constexpr int TILE = ROWS * COLUMNS;
+    using S = slice<P, F, ROWS, COLUMNS, 32>;
+    static constexpr int STAGES = R == 1 ? 4 : 2;
+    static constexpr int WARP = STAGES * S::FLOATS + TILE; /* floats: stages and sums */
+};
+constexpr int SPLIT_WARPS = 8;
+
+template <class T>
+__global__ void __launch_bounds__(SPLIT_WARPS * 32, T::R == 1 ? 2 : 1)
+    fast_split_kernel(const __grid_constant__ fast f)
+{
+    using S = typename T::S;
+    constexpr int PARTS = S::PARTS;
+    DYNAMIC_SHARED(float, sums); /* [TILE], then each warp's [TILE] of a chunk, then its stages */
+    const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32, n_warps = (int)blockDim.x / 32;
+    const int row = (int)blockIdx.x * T::ROWS, column = (int)blockIdx.y * T::COLUMNS;
+    float *partials = sums + T::TILE;
+    float *stages = partials + n_warps * T::TILE + warp * T::STAGES * S::FLOATS;
+    const auto slice_of = [&](int s) {
+        return (s / PARTS * n_warps + warp) * PARTS + s % PARTS;
+    };
+    struct pieces<S> from;
+    const auto fetch_weights = [&](int s) {
+        float *stage = stages + s % T::STAGES * S::FLOATS;
+        if (slice_of(s) < f.n_chunks * PARTS)
+            fetch_w(stage, &from, f, slice_of(s + 1) - slice_of(s), lane);
+    };
+    const auto fetch_rows = [&](int s) {
+        float *stage = stages + s % T::STAGES * S::FLOATS;
+        if (slice_of(s) < f.n_chunks * PARTS)
+            fetch_x(stage, &from, f, slice_of(s + 1) - slice_of(s), lane);
+        COPY_COMMIT();
+    };
+    LET_NEXT_START();
+    find_pieces(&from, f, row, column, slice_of(0), lane);
+    for (int s = 0; s < T::STAGES; s++)
+        fetch_weights(s);
+    clear_rows<S>(stages, T::STAGES, f.n_rows - row, lane);
+    AWAIT_LAST();
+    for (int s = 0; s < T::STAGES; s++)
+        fetch_rows(s);
+    for (int first = 0, s = 0; first < f.n_chunks; first += n_warps) {
+        float p[T::R][T::W][4] = {};
+        UNROLL(1)
+        for (int end = s + PARTS; s < end; s++) {
+            const float *stage = stages + s % T::STAGES * S::FLOATS;
+            COPY_WAIT(T::STAGES - 1);
+            __syncwarp(ALL_LANES);
+            if (first + warp < f.n_chunks)
+                multiply_slice<T::P, T::F>(p, stage, stage + S::W_AT, [] {});
+            __syncwarp(ALL_LANES);
+            fetch_weights(s + T::STAGES);
+            fetch_rows(s + T::STAGES);
+        }
+        UNROLL(4)
+        for (int i = 0; i < T::R; i++)
+            lay_out<T::COLUMNS>(partials + warp * T::TILE + i * MMA_ROWS * T::COLUMNS, p[i]);
+        __syncthreads();
+        for (int i = t; i < T::TILE; i += n_warps * 32) {
+            float sum = first == 0 ? 0 : sums[i];
+            for (int c = 0; c < n_warps && first + c < f.n_chunks; c++)
+                sum = add_chunk(sum, partials[c * T::TILE + i], first + c);
+            sums[i] = sum;
+        }
+        __syncthreads();
+    }
+    put<T::ROWS, T::COLUMNS, T::COLUMNS>(f, sums, row, column, t, n_warps * 32);
+}
+
+template <class T> struct split_launch {
+    static int size(int n_warps)
+    {
+        return (int)sizeof(float) * (T::TILE + n_warps * T::WARP);
+    }
+
+    static int warps_max(const struct device *d)
+    {
+        const int most = (d->shared_max - size(0)) / (size(1) - size(0));
+        return most < SPLIT_WARPS ? most : SPLIT_WARPS;
+    }
+
+    static cudaError_t allow(const struct device *d)
+    {
+        return ALLOW_SHARED(fast_split_kernel<T>, size(warps_max(d)));
+    }
+
+    /* As many warps as there are chunks for, in as many rounds as it takes. */
+    static void run(struct device *d, const fast &f)
+    {
+        const int rounds = (int)blocks_for(f.n_chunks, warps_max(d));
+        const int warps = (int)blocks_for(f.n_chunks, rounds);
+        LAUNCH_EARLY(d, fast_split_kernel<T>,
+                     dim3(blocks_for(f.n_rows, T::ROWS), blocks_for(f.columns.n_out, T::COLUMNS)),
+                     warps * 32, (size_t)size(warps), f);
+        CHECK_LAUNCH(d);
+    }
+};
+
+static constexpr int max_of(int x, int y)
+{
+    return x > y ? x : y;
+}
+
+/* Many rows: a block has two by two warps, each of which makes 32 rows by W * 8 columns. Slices are
+ * staged for all of them, STAGES - 1 ahead. Bf16 are rounded beforehand, for half the bytes; a tf32
+ * would be as long as what it is made of. */
+template <enum precision P_, int W_> struct tile {
+    static constexpr enum precision P = P_;
+    static constexpr enum rows_form F = P == PRECISION_bf16 ? ROWS_rounded : ROWS_plain;
+    static constexpr int R = 2, W = W_, WARP_ROWS = R * MMA_ROWS, WARP_COLUMNS = W * MMA_COLUMNS;
+    static constexpr int SIDE = 2, WARPS = SIDE * SIDE, THREADS = WARPS * 32, STAGES = 4;
+    static constexpr int ROWS = SIDE * WARP_ROWS, COLUMNS = SIDE * WARP_COLUMNS;
+    using S = slice<P, F, ROWS, COLUMNS, THREADS>;
+    /* At the end sums lie in the stages' place, for each warp. */
+    static constexpr int ROOM_PITCH = WARP_COLUMNS + 8, ROOM = WARP_ROWS * ROOM_PITCH;
+    static constexpr int SIZE = (int)sizeof(float) * max_of(STAGES * S::FLOATS, WARPS * ROOM);
+};
+
+template <class T>
+__global__ void __launch_bounds__(T::THREADS, T::W == 4 ? 3 : 2)
     fast_tile_kernel(const __grid_constant__ fast f)
 {
-    using S = stored<P>;
-    SHARED(float, all_a, [FAST_STAGES][FAST_TILE * PITCH]);
-    SHARED(typename S::type, all_b, [FAST_STAGES][STEP / S::EACH * FAST_PITCH]);
-    const int t = (int)threadIdx.x, lane = t % 32, K = f.w.K;
-    const int warp_row = t / 64 * 32, warp_column = t / 32 % 2 * 32;
-    for (int s = 0; s < FAST_STAGES - 1; s++)
-        fetch_tile<P>(all_a[s], all_b[s], f, s);
-    float sum[2][4][4] = {}, p[2][4][4] = {};
-    for (int s = 0; s * STEP < K; s++) {
-        const int next = s + FAST_STAGES - 1;
-        COPY_WAIT(FAST_STAGES - 2);
-        __syncthreads(); /* slice s has come for all, and all are done with slice s - 1 */
-        fetch_tile<P>(all_a[next % FAST_STAGES], all_b[next % FAST_STAGES], f, next);
-        const float *a = all_a[s % FAST_STAGES] + (warp_row + lane / 4) * PITCH;
-        const typename S::type *b = all_b[s % FAST_STAGES] + warp_column;
-        UNROLL(2)
-        for (int i = 0; i < 2; i++) {
-            float x[2][4];
-            UNROLL(2)
-            for (int h = 0; h < 2; h++)
-                UNROLL(4)
-                for (int part = 0; part < 4; part++)
-                    x[h][part] = a[(i * MMA_ROWS + 8 * h) * PITCH + k_of<P>(part)];
-            UNROLL(4)
-            for (int j = 0; j < 4; j++) {
-                typename S::type w[S::PARTS];
-                load_weight<P>(w, b + j * MMA_COLUMNS, FAST_PITCH);
-                multiply<P>(p[i][j], x, w);
-            }
-        }
-        if ((s + 1) % SLICES != 0 && (s + 1) * STEP < K)
-            continue;
-        UNROLL(2)
-        for (int i = 0; i < 2; i++)
-            UNROLL(4)
-            for (int j = 0; j < 4; j++)
-                UNROLL(4)
-                for (int e = 0; e < 4; e++) {
-                    sum[i][j][e] = add_chunk(sum[i][j][e], p[i][j][e], s / SLICES);
-                    p[i][j][e] = 0;
-                }
+    using S = typename T::S;
+    DYNAMIC_SHARED(float, stages);
+    const int t = (int)threadIdx.x, warp = t / 32, n_slices = f.n_chunks * S::PARTS;
+    const int row = (int)blockIdx.x * T::ROWS, column = (int)blockIdx.y * T::COLUMNS;
+    const int warp_row = warp / T::SIDE * T::WARP_ROWS;
+    const int warp_column = warp % T::SIDE * T::WARP_COLUMNS;
+    struct pieces<S> from;
+    find_pieces(&from, f, row, column, 0, t);
+    for (int s = 0; s < T::STAGES - 1; s++)
+        if (s < n_slices)
+            fetch_w(stages + s * S::FLOATS, &from, f, 1, t);
+    clear_rows<S>(stages, T::STAGES, f.n_rows - row, t);
+    AWAIT_LAST();
+    for (int s = 0; s < T::STAGES - 1; s++) {
+        if (s < n_slices)
+            fetch_x(stages + s * S::FLOATS, &from, f, 1, t);
+        COPY_COMMIT();
     }
-    UNROLL(2)
-    for (int i = 0; i < 2; i++)
+    float sum[T::R][T::W][4];
+    fill(sum, -0.0f); /* so that the first chunk's comes as it is */
+    int at = 0; /* stage */
+    for (int chunk = 0; chunk < f.n_chunks; chunk++) {
+        float p[T::R][T::W][4] = {};
         UNROLL(4)
-        for (int j = 0; j < 4; j++)
-            UNROLL(4)
-            for (int e = 0; e < 4; e++) {
-                const int r = warp_row + i * MMA_ROWS + lane / 4 + e / 2 * 8;
-                const int n = warp_column + j * MMA_COLUMNS + lane % 4 * 2 + e % 2;
-                put<E>(f, (int)blockIdx.x * FAST_TILE + r, (int)blockIdx.y * FAST_TILE + n,
-                       sum[i][j][e]);
-            }
-}
-
-/* Small tiles while no processor has more than two: larger ones read less. */
-template <enum precision P, enum epilogue E> static void fast_rows(struct device *d, const fast &f)
-{
-    const dim3 few(blocks_for(f.x.n, MMA_ROWS), blocks_for(f.columns.n_out, FAST_COLUMNS));
-    if (f.x.n <= MMA_ROWS || few.x * few.y <= 2 * (unsigned)d->processors)
-        LAUNCH((fast_few_kernel<P, E>), few, FAST_WARPS * 32, 0, d->stream, f);
-    else
-        LAUNCH((fast_tile_kernel<P, E>),
-               dim3(blocks_for(f.x.n, FAST_TILE), blocks_for(f.columns.n_out, FAST_TILE)),
-               FAST_THREADS, 0, d->stream, f);
-    CHECK_LAUNCH(d);
-}
-
-template <enum precision P>
-static void fast_epilogue(struct device *d, const fast &f, enum epilogue epilogue)
-{
-    switch (epilogue) {
-    case EPILOGUE_none: fast_rows<P, EPILOGUE_none>(d, f); break;
-    case EPILOGUE_gelu: fast_rows<P, EPILOGUE_gelu>(d, f); break;
-    case EPILOGUE_residual: fast_rows<P, EPILOGUE_residual>(d, f); break;
+        for (int part = 0; part < S::PARTS; part++) {
+            const float *stage = stages + at * S::FLOATS;
+            float *free = stages + (at + T::STAGES - 1) % T::STAGES * S::FLOATS;
+            COPY_WAIT(T::STAGES - 2);
+            __syncthreads(); /* the slice has come for all, and all are done with the one before */
+            multiply_slice<T::P, T::F>(
+                p, stage + warp_row * S::X_PITCH, stage + S::W_AT + warp_column * WORDS, [&] {
+                    if (chunk * S::PARTS + part + T::STAGES - 1 < n_slices) {
+                        fetch_w(free, &from, f, 1, t);
+                        fetch_x(free, &from, f, 1, t);
+                    }
+                    COPY_COMMIT();
+                });
+            at = (at + 1) % T::STAGES;
+        }
+        UNROLL(4)
+        for (int i = 0; i < T::R; i++)
+            UNROLL(8)
+            for (int j = 0; j < T::W; j++)
+                UNROLL(4)
+                for (int e = 0; e < 4; e++)
+                    sum[i][j][e] += p[i][j][e];
     }
+    LET_NEXT_START();
+    COPY_WAIT(0);
+    __syncthreads();
+    float *room = stages + warp * T::ROOM;
+    UNROLL(2)
+    for (int i = 0; i < T::R; i++)
+        lay_out<T::ROOM_PITCH>(room + i * MMA_ROWS * T::ROOM_PITCH, sum[i]);
+    __syncwarp(ALL_LANES);
+    put<T::WARP_ROWS, T::WARP_COLUMNS, T::ROOM_PITCH>(f, room, row + warp_row,
+                                                      column + warp_column, t % 32, 32);
+}
+
+template <class T> struct tile_launch {
+    static cudaError_t allow(const struct device *)
+    {
+        return ALLOW_SHARED(fast_tile_kernel<T>, T::SIZE);
+    }
+
+    static void run(struct device *d, const fast &f)
+    {
+        LAUNCH_EARLY(d, fast_tile_kernel<T>,
+                     dim3(blocks_for(f.n_rows, T::ROWS), blocks_for(f.columns.n_out, T::COLUMNS)),
+                     T::THREADS, T::SIZE, f);
+        CHECK_LAUNCH(d);
+    }
+};
+
+/* Rounded rows, in whole chunks, with zeros behind the last k. A thread makes four words. */
+__global__ void __launch_bounds__(BLOCK)
+    round_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
+{
+    const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), row = i / (n_words / 4);
+    const int word = i % (n_words / 4) * 4, first = word / WORDS * WORDS + word % WORDS / 4;
+    AWAIT_LAST();
+    if (row >= n_rows)
+        return;
+    const float *from = x + (size_t)row * (size_t)K;
+    const auto element = [&](int k) { return k < K ? from[k] : 0.0f; };
+    const auto pair = [&](int at) {
+        return float_of(nearest_bf16(element(2 * at), element(2 * at + 1)));
+    };
+    *reinterpret_cast<float4 *>(out + (size_t)i * 4)
+        = make_float4(pair(first), pair(first + 4), pair(first + 8), pair(first + 12));
+}
+
+/* Rows as they are, so that each lies at 16 bytes. */
+__global__ void __launch_bounds__(BLOCK)
+    pad_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
+{
+    const int i = (int)(blockIdx.x * BLOCK + threadIdx.x), row = i / n_words, k = i % n_words;
+    AWAIT_LAST();
+    if (row < n_rows)
+        out[i] = k < K ? x[(size_t)row * (size_t)K + (size_t)k] : 0;
+}
+
+/* x in the form that a cut wants. */
+static void prepare(struct device *d, fast *f, int K, enum rows_form form)
+{
+    const int n_words = f->n_chunks * CHUNK / (form == ROWS_rounded ? 2 : 1);
+    const int64_t count = (int64_t)f->n_rows * n_words;
+    if (form == ROWS_rounded)
+        LAUNCH_EARLY(d, round_rows_kernel, blocks_for(count / 4, BLOCK), BLOCK, 0, d->prepared,
+                     f->x, f->n_rows, K, n_words);
+    else if (K % CHUNK != 0 || reinterpret_cast<uintptr_t>(f->x) % 16 != 0)
+        LAUNCH_EARLY(d, pad_rows_kernel, blocks_for(count, BLOCK), BLOCK, 0, d->prepared, f->x,
+                     f->n_rows, K, n_words);
+    else
+        return;
+    CHECK_LAUNCH(d);
+    f->x = d->prepared;
+    f->pitch = n_words;
+}
+
+/* How a product can be cut, and what cuts it so. */
+struct cut {
+    int rows, columns;
+    float first, next; /* what a processor's first block takes, and each one more */
+    enum rows_form form;
+    cudaError_t (*allow)(const struct device *d);
+    void (*run)(struct device *d, const fast &f);
+};
+
+/* Measured on an H100: us for 768 k. */
+constexpr int N_CUTS = 4;
+constexpr float CUTS[3][N_CUTS][2] = {
+    {{2.5f, 2.3f}, {7.3f, 5.0f}, {14.8f, 12.5f}, {27.0f, 24.9f}}, /* tf32x3 */
+    {{1.7f, 1.7f}, {5.2f, 4.2f}, {9.5f, 6.6f}, {15.0f, 13.0f}},   /* tf32 */
+    {{1.2f, 2.0f}, {3.5f, 4.2f}, {7.0f, 4.5f}, {12.0f, 8.4f}},    /* bf16 */
+};
+
+template <enum precision P> struct cuts {
+    template <class T, template <class> class L> static constexpr struct cut cut_of(const float *us)
+    {
+        return {T::ROWS, T::COLUMNS, us[0], us[1], T::F, L<T>::allow, L<T>::run};
+    }
+
+    static constexpr const float (*US)[2] = CUTS[P - PRECISION_tf32x3];
+    static constexpr struct cut all[N_CUTS] = {
+        cut_of<split<P, 1, 2>, split_launch>(US[0]), cut_of<split<P, 2, 4>, split_launch>(US[1]),
+        cut_of<tile<P, 4>, tile_launch>(US[2]), cut_of<tile<P, 8>, tile_launch>(US[3])};
+
+    static cudaError_t allow(const struct device *d)
+    {
+        cudaError_t error = cudaSuccess;
+        for (const struct cut &c : all)
+            if (error == cudaSuccess)
+                error = c.allow(d);
+        return error;
+    }
+
+    /* The cut whose busiest processor is done first. */
+    static const struct cut *best(const struct device *d, const fast &f)
+    {
+        const struct cut *best = NULL;
+        float least = INFINITY;
+        for (const struct cut &c : all) {
+            const int64_t blocks
+                = (int64_t)blocks_for(f.n_rows, c.rows) * blocks_for(f.columns.n_out, c.columns);
+            const float us = c.first + (float)(blocks_for(blocks, d->processors) - 1) * c.next;
+            if (us < least)
+                best = &c, least = us;
+        }
+        return best;
+    }
+
+    static void run(struct device *d, fast f, int K)
+    {
+        const struct cut *c = best(d, f);
+        prepare(d, &f, K, c->form);
+        c->run(d, f);
+    }
+};
+
+cudaError_t cuda_fast_open(struct device *d, const struct device_options *o)
+{
+    const size_t row = sizeof(float) * blocks_for(o->width_max, CHUNK) * CHUNK;
+    void *prepared = NULL;
+    cudaError_t error = cudaSuccess;
+    if (d->precision == PRECISION_exact)
+        return error;
+    error = cudaMalloc(&prepared, (size_t)d->rows_max * row + 1);
+    d->prepared = static_cast<float *>(prepared);
+    if (error != cudaSuccess)
+        return error;
+    return d->precision == PRECISION_tf32x3 ? cuts<PRECISION_tf32x3>::allow(d)
+           : d->precision == PRECISION_tf32 ? cuts<PRECISION_tf32>::allow(d)
+                                            : cuts<PRECISION_bf16>::allow(d);
+}
+
+void cuda_fast_close(struct device *d)
+{
+    cudaFree(d->prepared);
 }
 
 void cuda_linear_fast(struct device *d, float *out, const float *x, const struct weight *w,
                       const float *bias, int n_rows, enum epilogue epilogue, const float *residual,
                       const int32_t *panels, int n_out)
 {
-    const struct fast f = {out, bias, residual, rows_of(x, n_rows, w->K), *w,
-                           {panels, w->N, n_out}};
+    const struct fast f = {out, bias, residual, epilogue, x, n_rows, w->K,
+                           reinterpret_cast<const float *>(w->words),
+                           (int)blocks_for(w->K, CHUNK), {panels, w->N, n_out}};
     switch (d->precision) {
-    case PRECISION_tf32x3: fast_epilogue<PRECISION_tf32x3>(d, f, epilogue); break;
-    case PRECISION_tf32: fast_epilogue<PRECISION_tf32>(d, f, epilogue); break;
-    case PRECISION_bf16: fast_epilogue<PRECISION_bf16>(d, f, epilogue); break;
+    case PRECISION_tf32x3: cuts<PRECISION_tf32x3>::run(d, f, w->K); break;
+    case PRECISION_tf32: cuts<PRECISION_tf32>::run(d, f, w->K); break;
+    case PRECISION_bf16: cuts<PRECISION_bf16>::run(d, f, w->K); break;
     default: assert(false);
     }
 }

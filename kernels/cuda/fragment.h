@@ -1,6 +1,6 @@
 /* Products of small matrices by a whole warp, on the tensor cores of a GPU: d (16, 8) +=
  * a (16, K) @ b (K, 8), sums in float32. The one file with assembly; beside each instruction
- * stands what it means, which the emulator runs.
+ * stands what it means, which the emulator runs. Of a tf32 operand only the upper 19 bits count.
  *
  * Where the elements lie, with g = lane / 4 and t = lane % 4 (PTX ISA, mma.m16n8k8 and m16n8k16):
  *   d[0], d[1]      row g, columns 2t and 2t + 1;  d[2], d[3]  the same of row g + 8
@@ -12,14 +12,17 @@
 #pragma once
 #include "device.h"
 
-/* The nearest number with 10 bits behind the point, ties away from zero, as cvt.rna.tf32 does. */
-__device__ __forceinline__ float to_tf32(float x)
+__device__ __forceinline__ uint32_t bits_of(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7f800000u) != 0x7f800000u)
-        bits = (bits + 0x1000u) & 0xffffe000u;
-    memcpy(&x, &bits, sizeof bits);
+    return bits;
+}
+
+__device__ __forceinline__ float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
     return x;
 }
 
@@ -47,22 +50,67 @@ __device__ __forceinline__ float bf16_of(uint32_t pair, int half)
     return x;
 }
 
+/* The nearest number with 10 bits behind the point, ties away from zero, as cvt.rna.tf32 finds it,
+ * in the bits of a tf32 operand that count. An infinity stays one. */
+constexpr uint32_t TF32_HALF = 0x1000, TF32_BITS = 0xffffe000;
+
+__device__ __forceinline__ uint32_t nearest_tf32(float x)
+{
+    return bits_of(x) + (x == x ? TF32_HALF : 0);
+}
+
+/* The tf32 nearest to x, and what that leaves: nothing of an infinity. */
+__device__ __forceinline__ void split_tf32(uint32_t *high, uint32_t *low, float x)
+{
+    const bool is_finite = fabsf(x) < INFINITY;
+    *high = (bits_of(x) + (is_finite ? TF32_HALF : 0)) & TF32_BITS;
+    *low = is_finite ? bits_of(x - float_of(*high)) : 0;
+}
+
+/* A weight that tensor cores multiply by lies in words. Each is the bf16 of an even k and above it
+ * that of the next, or the nearest tf32 of an element, with the bits below it such that the element
+ * can be had back. Words lie by slices of WORDS, in each one column behind the other. Behind the
+ * last k are zeros, up to a whole chunk. */
+constexpr int WORDS = 16;
+
+__device__ __forceinline__ uint32_t tf32_word(float x)
+{
+    return x == x ? nearest_tf32(x) : 0x7fffffffu;
+}
+
+__device__ __forceinline__ float tf32_whole(uint32_t word)
+{
+    return float_of(word - TF32_HALF);
+}
+
 /* The number at a place of the row-major (K, N), which is another one of what is stored. */
 __device__ __forceinline__ float weight_at(const struct weight &w, int64_t place)
 {
     const int64_t k = place / w.N, n = place % w.N;
-    return w.data ? w.data[k * w.stride + n]
-                  : bf16_of(w.pairs[k / 2 * w.stride + n], (int)(k % 2));
-}
-
-__device__ __forceinline__ uint32_t bits_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
+    if (w.data)
+        return w.data[k * w.stride + n];
+    const int64_t i = k / w.each;
+    const uint32_t word = w.words[(i / WORDS * w.N + n) * WORDS + i % WORDS];
+    return w.each == 2 ? bf16_of(word, (int)(k % 2)) : tf32_whole(word);
 }
 
 #ifdef __CUDACC__
+__device__ __forceinline__ uint32_t nearest_bf16(float even, float odd)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(odd), "f"(even));
+    return pair;
+}
+
+/* a as mma wants it, from shared memory: lane l says where row l % 16 begins, for the upper half
+ * of the lanes 4 words further, at 16 bytes each. */
+__device__ __forceinline__ void load_matrix(uint32_t (&a)[4], const float *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row)));
+}
+
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2])
 {
@@ -81,6 +129,18 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4],
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #else
+static inline uint32_t nearest_bf16(float even, float odd)
+{
+    return bf16_pair(even, odd);
+}
+
+static inline void load_matrix(uint32_t (&a)[4], const float *row)
+{
+    const int lane = (int)threadIdx.x % 32;
+    for (int i = 0; i < 4; i++)
+        a[i] = bits_of(__shfl_sync(ALL_LANES, row, 8 * i + lane / 4, 32)[lane % 4]);
+}
+
 /* The registers' elements as float32: one of tf32, two of bf16. */
 static inline float element(uint32_t bits, int half, bool is_pair)
 {
@@ -92,23 +152,36 @@ static inline float element(uint32_t bits, int half, bool is_pair)
     return x;
 }
 
-/* Sums in ascending k: a GPU's own order within an instruction is not documented. */
-static inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool is_pair)
+/* What each thread of the block multiplies now. */
+static struct operands {
+    const uint32_t *a, *b;
+} all_operands[1024];
+
+/* Lanes meet, as a shuffle lets them. */
+static inline void meet(void)
+{
+    (void)__shfl_sync(ALL_LANES, 0, 0, 32);
+}
+
+/* Sums in ascending k: a GPU's own order within an instruction is not documented. Once, and not in
+ * each place that calls it, or the host's compiler would take minutes. Not traced: what it reads
+ * are registers. */
+__attribute__((noinline, no_sanitize("thread"))) static void mma(float (&d)[4],
+                                                                 const uint32_t (&a)[4],
+                                                                 const uint32_t (&b)[2],
+                                                                 bool is_pair)
 {
     const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    struct operands *const warp = all_operands + (threadIdx.x - (unsigned)lane);
+    warp[lane] = {a, b};
+    meet();
     for (int half = 0; half < 2; half++)
-        for (int k = 0; k < 4; k++) {
-            const uint32_t row = __shfl_sync(ALL_LANES, a[2 * half], g * 4 + k, 32);
-            const uint32_t low = __shfl_sync(ALL_LANES, a[2 * half + 1], g * 4 + k, 32);
-            const uint32_t left = __shfl_sync(ALL_LANES, b[half], 8 * t + k, 32);
-            const uint32_t right = __shfl_sync(ALL_LANES, b[half], 8 * t + 4 + k, 32);
-            for (int i = 0; i < 1 + is_pair; i++) {
-                const float x[2] = {element(row, i, is_pair), element(low, i, is_pair)};
-                const float y[2] = {element(left, i, is_pair), element(right, i, is_pair)};
+        for (int k = 0; k < 4; k++)
+            for (int i = 0; i < 1 + is_pair; i++)
                 for (int j = 0; j < 4; j++)
-                    d[j] = fmaf(x[j / 2], y[j % 2], d[j]);
-            }
-        }
+                    d[j] = fmaf(element(warp[g * 4 + k].a[2 * half + j / 2], i, is_pair),
+                                element(warp[8 * t + j % 2 * 4 + k].b[half], i, is_pair), d[j]);
+    meet();
 }
 
 static inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])

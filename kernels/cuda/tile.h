@@ -1,5 +1,5 @@
-/* What the products share: copies of rows and columns to shared memory, a slice of k each, and the
- * inner loop of the exact ones, in which R rows by W columns are a thread's. */
+/* What the products share: slices of k in shared memory, and the inner loop of the exact ones, in
+ * which R rows by W columns are a thread's. */
 #pragma once
 #include "device.h"
 
@@ -22,56 +22,6 @@ struct rows {
 static inline struct rows rows_of(const float *x, int n, int K)
 {
     return {x, n, K, K % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0};
-}
-
-/* What stands behind the last k of the last slice. */
-enum behind { BEHIND_unused, BEHIND_zeros };
-
-/* Begins to copy `ROWS` rows of x from `row` on, a slice of k each, by THREADS threads of which
- * this is `t`. Past the last row it is the last again: nobody uses those. */
-template <int ROWS, int THREADS, enum behind B, int FLOATS>
-__device__ __forceinline__ void fetch_pieces(float *to, int pitch, const struct rows &x, int row,
-                                             int k, int t)
-{
-    UNROLL(1)
-    for (int i = t; i < ROWS * SLICE / FLOATS; i += THREADS) {
-        const int r = i / (SLICE / FLOATS), j = i % (SLICE / FLOATS) * FLOATS;
-        const size_t from = row + r < x.n ? (size_t)(row + r) : (size_t)(x.n - 1);
-        if (k + j < x.K)
-            COPY_ASYNC(to + r * pitch + j, x.data + from * (size_t)x.K + (size_t)(k + j),
-                       FLOATS * sizeof(float));
-        else if (B == BEHIND_zeros)
-            for (int f = 0; f < FLOATS; f++)
-                to[r * pitch + j + f] = 0;
-    }
-}
-
-template <int ROWS, int THREADS, enum behind B>
-__device__ __forceinline__ void fetch_rows(float *to, int pitch, const struct rows &x, int row,
-                                           int k, int t)
-{
-    if (x.is_aligned)
-        fetch_pieces<ROWS, THREADS, B, 4>(to, pitch, x, row, k, t);
-    else
-        fetch_pieces<ROWS, THREADS, B, 1>(to, pitch, x, row, k, t);
-}
-
-/* The same for four columns at a time of a row-major matrix, its rows `stride` apart: N_K rows from
- * `k` on, of K in all, and COLUMNS columns, of which `place` says where in a row four begin. */
-template <int N_K, int COLUMNS, int THREADS, enum behind B, class T, class P>
-__device__ __forceinline__ void fetch_columns(T *to, int pitch, const T *w, int stride, int k,
-                                              int K, const P &place, int t)
-{
-    static_assert(sizeof(T) == 4, "a word an element");
-    for (int i = t; i < N_K * COLUMNS / 4; i += THREADS) {
-        const int j = i / (COLUMNS / 4), n = i % (COLUMNS / 4) * 4;
-        if (k + j < K)
-            COPY_ASYNC(to + j * pitch + n, w + (size_t)(k + j) * (size_t)stride + place(n),
-                       4 * sizeof *to);
-        else if (B == BEHIND_zeros)
-            for (int f = 0; f < 4; f++)
-                to[j * pitch + n + f] = 0;
-    }
 }
 
 /* W columns: fours that are APART. */

@@ -1,17 +1,27 @@
-/* Matrices of weight_pack: row-major float32, or, where `linear` computes in bf16, what it would
- * round them to each time: half the bytes to read, and the same products. */
+/* Matrices of weight_pack: row-major float32, or in words for tensor cores. Where `linear` computes
+ * in bf16 they are what it would round them to each time: half the bytes to read, and the same
+ * products. */
 #include "fragment.h"
 
-/* pairs [(K + 1) / 2][stride] of matrix (K, N) with any strides: an element a thread. */
+/* The words of matrix (K, N) with any strides: one a thread. */
 __global__ void __launch_bounds__(BLOCK)
-    weight_round_kernel(const __grid_constant__ weight w, const float *matrix, int64_t k_step,
-                        int64_t n_step)
+    weight_words_kernel(const __grid_constant__ weight w, const float *matrix, int64_t k_step,
+                        int64_t n_step, int64_t count)
 {
-    const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x, k = i / w.N * 2, n = i % w.N;
-    if (k >= w.K)
-        return;
-    const float *even = matrix + k * k_step + n * n_step;
-    w.pairs[i / w.N * w.stride + n] = bf16_pair(*even, k + 1 < w.K ? even[k_step] : 0.0f);
+    const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x, n = i / WORDS % w.N;
+    const int64_t word = i / WORDS / w.N * WORDS + i % WORDS, k = word * w.each;
+    const auto element = [&](int64_t at) {
+        return at < w.K ? matrix[at * k_step + n * n_step] : 0.0f;
+    };
+    if (i < count)
+        w.words[i] = w.each == 2 ? bf16_pair(element(k), element(k + 1)) : tf32_word(element(k));
+}
+
+/* Of four bytes each: numbers or words. */
+static int64_t weight_size(const struct weight *w)
+{
+    const int64_t K = (int64_t)blocks_for(w->K, CHUNK) * CHUNK;
+    return w->each == 0 ? K * w->stride : K / w->each * w->N;
 }
 
 /* The matrix goes up as it is and is laid out there. */
@@ -38,11 +48,13 @@ static bool weight_fill(struct device *d, const struct weight *w, const float *m
         cuda_copy(d, &to, &from);
         cuda_unary(d, OP_neg, &behind, &behind); /* -0: all of it is zero */
     } else {
-        LAUNCH(weight_round_kernel, blocks_for((int64_t)(w->K + 1) / 2 * w->N, BLOCK), BLOCK, 0,
-               d->stream, *w, static_cast<const float *>(raw), from.view.stride[0],
-               from.view.stride[1]);
+        LAUNCH(weight_words_kernel, blocks_for(weight_size(w), BLOCK), BLOCK, 0, d->stream, *w,
+               static_cast<const float *>(raw), from.view.stride[0], from.view.stride[1],
+               weight_size(w));
         CHECK_LAUNCH(d);
     }
+    /* Kernels fetch weights before they await the one before them. */
+    cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
     backend_cuda.release(d, raw, size);
     return true;
 }
@@ -50,19 +62,20 @@ static bool weight_fill(struct device *d, const struct weight *w, const float *m
 bool cuda_weight_pack(struct device *d, struct weight **out, const float *matrix, enum layout l,
                       int K, int N, struct err *e)
 {
-    const bool is_rounded = d->precision == PRECISION_bf16;
-    const int stride = (N + 3) / 4 * 4;
+    static const int each[] = {0, 1, 1, 2}; /* k of a word, where there are words: by precision */
     struct weight *w = static_cast<struct weight *>(memory_map(sizeof *w));
     if (!w)
         return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);
-    const int rows = is_rounded ? (K + 1) / 2 : (int)blocks_for(K, CHUNK) * CHUNK;
+    *w = {K, N, (N + 3) / 4 * 4, NULL, NULL, each[d->precision]};
     void *room = NULL;
-    if (!backend_cuda.alloc(d, &room, sizeof(float) * (size_t)rows * (size_t)stride, e)) {
+    if (!backend_cuda.alloc(d, &room, sizeof(float) * (size_t)weight_size(w), e)) {
         memory_unmap(w, sizeof *w);
         return false;
     }
-    *w = {K, N, stride, is_rounded ? NULL : static_cast<float *>(room),
-          is_rounded ? static_cast<uint32_t *>(room) : NULL};
+    if (w->each == 0)
+        w->data = static_cast<float *>(room);
+    else
+        w->words = static_cast<uint32_t *>(room);
     if (!weight_fill(d, w, matrix, l, e)) {
         cuda_weight_free(d, w);
         return false;
@@ -75,7 +88,7 @@ void cuda_weight_free(struct device *d, struct weight *w)
 {
     if (!w)
         return;
-    backend_cuda.release(d, w->data ? static_cast<void *>(w->data) : w->pairs, 0);
+    backend_cuda.release(d, w->data ? static_cast<void *>(w->data) : w->words, 0);
     memory_unmap(w, sizeof *w);
 }
 

@@ -13,7 +13,7 @@
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { ROWS = 100, K_MAX = 600, N_MAX = 100 }; /* more k than chunks side by side */
+enum { ROWS = 100, K_MAX = 600, N_MAX = 100, N_WIDE = 512 }; /* more k than chunks side by side */
 
 static struct precision {
     const char *name;
@@ -133,11 +133,15 @@ static void check_panels(const struct product *p)
 static void bits_depend_on_neither_rows_nor_columns(void **unused)
 {
     (void)unused;
-    for (int round = 0; round < 4 * COUNT(precisions); round++) {
+    for (int round = 0; round < 6 * COUNT(precisions); round++) {
         struct product p = {.d = precisions[round % COUNT(precisions)].device};
-        p.M = 1 + chance(round % 3 ? ROWS : 20);
-        p.K = 1 + chance(K_MAX);
-        p.N = 1 + chance(N_MAX);
+        /* First a shape for each kernel of more than a few rows: bf16's widest wants columns. */
+        static const int all_M[] = {64, ROWS, 20};
+        const int turn = round / COUNT(precisions);
+        const bool is_wide = turn == 1 && round % COUNT(precisions) == COUNT(precisions) - 1;
+        p.M = turn < COUNT(all_M) ? all_M[turn] : 1 + chance(round % 3 ? ROWS : 20);
+        p.K = 1 + chance(turn < 2 ? 64 : K_MAX);
+        p.N = is_wide ? N_WIDE : turn < COUNT(all_M) ? N_MAX : 1 + chance(N_MAX);
         p.x = on_device(p.d, numbers(p.M * p.K), p.M * p.K);
         p.bias = on_device(p.d, numbers(p.N), p.N);
         p.residual = on_device(p.d, numbers(p.M * p.N), p.M * p.N);

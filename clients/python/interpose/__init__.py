@@ -23,7 +23,8 @@ The files, in the order in which one may read them:
     proxy       a tensor of a run: each operation on it adds a node
     graph       the nodes, and the form in which they travel
     values      numbers, arrays and indices to the wire and back; spec: the server's tables
-    client      HTTP; errors: what can go wrong, and at which line; progress: a line about long runs
+    client      HTTP; frames: what comes back, out of its bytes
+    errors      what can go wrong, and at which line; progress: a line about long runs
 
     iteration, condition, session, edit, cache, everyone    the contexts inside and around a run
     recording   what a program wrote, to be written once more (by iteration, edit and everyone)

@@ -9,11 +9,11 @@ import msgpack
 import urllib3
 
 from .errors import RequestError, ServerError
+from .frames import frames_of
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 60            # a server sends a heartbeat every 10 seconds
-FRAME_BYTES_MAX = (1 << 30) + (1 << 20)     # a server's largest tensor, and the rest of a frame
 
 MSGPACK = "application/msgpack"
 
@@ -49,16 +49,13 @@ class Client:
         reply = self._send("POST", path, body)
         if reply.status != 200:
             self._whole(reply)
-        unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES_MAX)
         ended = drained = False
         try:
-            for chunk in reply.stream(1 << 18):
-                unpacker.feed(chunk)
-                for frame in unpacker:
-                    if frame is not None and (ended or not isinstance(frame, dict)):
-                        raise ServerError(f"{self.host} sent a reply that is no stream of frames")
-                    ended = ended or frame is not None and frame.get("type") in ("end", "error")
-                    yield frame
+            for frame in frames_of(reply.stream(1 << 18)):
+                if frame is not None and (ended or not isinstance(frame, dict)):
+                    raise ServerError(f"{self.host} sent a reply that is no stream of frames")
+                ended = ended or frame is not None and frame.get("type") in ("end", "error")
+                yield frame
             drained = True
         except (urllib3.exceptions.HTTPError, OSError) as e:
             raise self._failure(e) from None

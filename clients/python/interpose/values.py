@@ -121,11 +121,12 @@ def id_lists(prompts):
 
 def array_of(dtype, shape, data):
     """The array that a tensor frame holds; refuses bytes that are not what the frame says."""
-    if dtype not in DTYPES or not isinstance(data, bytes) or not isinstance(shape, list) or any(
-            type(n) is not int or n < 0 for n in shape):
+    if dtype not in DTYPES or not isinstance(data, (bytes, np.ndarray)) or (
+            not isinstance(shape, list)) or any(type(n) is not int or n < 0 for n in shape):
         raise ServerError("the server's reply is malformed: a tensor without dtype, shape or data")
     if len(data) != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ServerError(f"the server's reply is malformed: {len(data)} bytes for a {dtype} "
                           f"tensor of shape {tuple(shape)}")
     array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
-    return array.astype(array.dtype.newbyteorder("="))     # a copy, which may be written to
+    # Copied where it may not be written to, or has the wire's byte order and not the machine's.
+    return array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)

@@ -1,0 +1,85 @@
+"""The frames of a reply, out of its bytes as they come.
+
+Tensors of 64 KiB or more go from the stream's pieces straight into the memory where they stay. By
+way of msgpack their bytes would be copied into its buffer, out of it, and once more to be the
+user's to write to: 5.3 ms instead of 3.9 for the 12 residual streams of 128 tokens.
+"""
+from __future__ import annotations
+
+import itertools
+
+import msgpack
+import numpy as np
+
+FRAME_BYTES_MAX = (1 << 30) + (1 << 20)     # a server's largest tensor, and the rest of a frame
+HEAD_BYTES_MAX = 512                # more than a server's tensor frame has before its data
+
+KEY, NIL = msgpack.packb("data"), msgpack.packb(None)
+KEY_OF_BIN = KEY + b"\xc6"          # whose size follows, in 4 bytes
+
+
+def frames_of(pieces):
+    """Yields each frame when it is whole, and nothing of one that never is. `pieces` are bytes
+    that may end anywhere, and none is empty. Raises ValueError or UnpackException for what is no
+    msgpack, or too large.
+
+    Where `data` ends a frame it may be an array, uint8 (bytes), that nobody else holds.
+
+    >>> from interpose.frames import frames_of
+    >>> list(frames_of([b"\\x81\\xa4", b"data\\xc4", b"\\x02\\x07\\x08\\xc0"]))
+    [{'data': b'\\x07\\x08'}, None]
+    """
+    pieces = map(memoryview, pieces)
+    left = b""
+    while left := left or next(pieces, b""):
+        begun = _begun_tensor(left)
+        left = yield from _filled(*begun, pieces) if begun else _unpacked(left, pieces)
+
+
+def _begun_tensor(piece):
+    """The frame that a piece begins with, its data still to be filled in, and the piece from
+    there on. None where that is another frame, or small, or cut before its data."""
+    head, key, rest = bytes(piece[:HEAD_BYTES_MAX]).partition(KEY_OF_BIN)
+    if len(rest) < 4:
+        return None
+    n_bytes = int.from_bytes(rest[:4], "big")
+    if n_bytes > FRAME_BYTES_MAX:
+        return None
+    try:
+        frame = msgpack.unpackb(head + KEY + NIL)
+    except (ValueError, msgpack.UnpackException):
+        return None         # the key is part of a text, say: then more than its value is missing
+    if not isinstance(frame, dict) or frame.popitem() != ("data", None):
+        return None
+    frame["data"] = np.empty(n_bytes, np.uint8)
+    return frame, piece[len(head + key) + 4:]
+
+
+def _filled(frame, left, pieces):
+    """Yields the frame once its data has come; returns what is left of the last piece."""
+    room = memoryview(frame["data"])
+    while room:
+        left = left or next(pieces, b"")
+        if not left:
+            return left
+        n = min(len(room), len(left))
+        room[:n] = left[:n]
+        room, left = room[n:], left[n:]
+    yield frame
+    return left
+
+
+def _unpacked(left, pieces):
+    """Yields frames by way of msgpack, until a piece ends with one or goes on with a tensor;
+    returns what is left of that piece."""
+    unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES_MAX)
+    start = 0       # of the piece, in what the unpacker was fed
+    for piece in itertools.chain([left], pieces):
+        unpacker.feed(piece)
+        for frame in unpacker:
+            yield frame
+            left = piece[unpacker.tell() - start:]
+            if not left or _begun_tensor(left):
+                return left
+        start += len(piece)
+    return b""
