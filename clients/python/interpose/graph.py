@@ -255,14 +255,21 @@ class Graph:
 
     def put_behind(self, nodes, hooks):
         """Puts it behind what has been written since; what that has replaced is there what it was
-        before, if its name is older."""
+        before, if its name is older. What it replaced itself it has seen to."""
         self.renew()
         self.nodes += nodes
         for place, each in hooks.items():
             self._hooks.setdefault(place, [None]).extend(each)
+        behind = set(nodes)
+
+        def now(arg):
+            if isinstance(arg, list) and not isinstance(arg, Index):
+                return [now(a) for a in arg]
+            is_itself = isinstance(arg, Node) and root_of(arg).replaced_by in behind
+            return arg if is_itself else self.used(arg)
         for node in nodes:
-            node.args = [self.used(a) for a in node.args]
-            node.kwargs = {name: self.used(a) for name, a in node.kwargs.items()}
+            node.args = [now(a) for a in node.args]
+            node.kwargs = {name: now(a) for name, a in node.kwargs.items()}
             node.base = node.base and node.args[0]
 
     def needed(self):
