@@ -4,8 +4,8 @@
 
 #define ACCESS_r  false
 #define ACCESS_rw true
-#define ONCE(id, row, access) [PT_##id] = {#id, false, ACCESS_##access, ROW_##row},
-#define EACH(id, row, access) [PT_##id] = {#id, true, ACCESS_##access, ROW_##row},
+#define ONCE(id, row, access) [PT_##id] = {#id, false, ACCESS_##access, ROW_##row, #row},
+#define EACH(id, row, access) [PT_##id] = {#id, true, ACCESS_##access, ROW_##row, #row},
 #define NAME(id, path, shape)
 const struct point_info point_info[PT_COUNT] = {
 #include "points.def"

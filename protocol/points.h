@@ -41,6 +41,7 @@ struct point_info {
     const char *id;
     bool each, writable;
     enum point_row row;
+    const char *row_text; /* "3D" */
 };
 
 struct point_name {

@@ -85,10 +85,11 @@ static void write_op(struct writer *w, const struct op_info *op)
 static void write_point(struct writer *w, const struct point_name *name)
 {
     const struct point_info *info = &point_info[name->point];
-    write_map(w, 5);
+    write_map(w, 6);
     text_field(w, "path", name->path);
     text_field(w, "point", info->id);
     text_field(w, "shape", point_shape_text[name->shape]);
+    text_field(w, "row", info->row_text);
     bool_field(w, "writable", info->writable);
     bool_field(w, "each_block", info->each);
     write_end(w);

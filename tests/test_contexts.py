@@ -1036,6 +1036,51 @@ def test_all_prompts_are_one_tensor_by_all_its_names(model):
     assert before.shape == behind.shape == (1, len(IDS), model.config.width)
 
 
+HEADS = [path.replace("*", "1") for path in (
+    "blocks.*.attn.hook_q", "transformer.h.*.attn.key.output", "blocks.*.attn.hook_v",
+    "transformer.h.*.attn.z.output", "blocks.*.attn.hook_z", "transformer.h.*.attn.c_proj.input")]
+
+
+def of_prompts(model, change, *invokes):
+    """What a change gives in the last invoke, and the logits there."""
+    with model.trace() as run:
+        for prompt in invokes[:-1]:
+            with run.invoke(prompt):
+                pass
+        with run.invoke(invokes[-1]):
+            return change().save(), model.lm_head.output.save()
+
+
+@pytest.mark.parametrize("path", HEADS)
+@pytest.mark.parametrize("is_old", [False, True])
+def test_all_prompts_and_old_names_lie_as_an_invoke_has_them(model, path, is_old):
+    """What is a view and what a copy: beside one invoke with the same prompts, and beside a place
+    that is not replaced."""
+    def change(is_old):
+        x = model.hooks[path]
+        if is_old:
+            model.hooks[path] = x * 2
+        for k, view in enumerate([x.flatten(1), x.flatten(2), x.transpose(1, 2).flatten(2),
+                                  x.flatten(0, 1), x.transpose(1, 2).flatten(0, 1)]):
+            view += 2.0 ** k
+        return x
+    prompts = [[1, 2, 3], [4, 5, 6]]
+    one = of_prompts(model, lambda: change(is_old), prompts)
+    same(of_prompts(model, lambda: change(is_old), *prompts, None), one)
+    same(of_prompts(model, lambda: change(False), prompts)[:1], one[:1])
+
+
+def test_a_view_that_would_copy_is_refused_of_all_prompts_too(model):
+    def sentence(*invokes):
+        with pytest.raises(interpose.RequestError) as refused:
+            of_prompts(model, lambda: model.hooks[HEADS[0]].view(2, -1), *invokes)
+        return str(refused.value).partition("\n")[0]
+    assert sentence([1, 2, 3], [4, 5, 6], None) == sentence([[1, 2, 3], [4, 5, 6]]) == (
+        f"view of (2, 3, {model.config.n_heads}, {model.config.width // model.config.n_heads}) as "
+        f"(2, {3 * model.config.width}): no strides walk its elements in that order, use reshape, "
+        "which copies (shape)")
+
+
 def test_what_is_of_all_prompts_is_refused_where_more_may_come(model):
     def sentence(block):
         with pytest.raises(RuntimeError) as refused:

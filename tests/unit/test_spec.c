@@ -89,6 +89,7 @@ static void every_point_says_its_shape(void **state)
     const json_t *value = row("points", "path", "transformer.h.*.attn.value.output");
     assert_string_equal(text_of(value, "point"), "value");
     assert_string_equal(text_of(value, "shape"), "(B, H, T, D / H)");
+    assert_string_equal(text_of(value, "row"), "3D");
     assert_true(json_is_true(json_object_get(value, "writable")));
     assert_true(json_is_true(json_object_get(value, "each_block")));
     const json_t *keys = row("points", "path", "transformer.h.*.output[1][0]");

@@ -7,7 +7,7 @@ come it is taken out when it ends, and written again in its place when the run's
 from __future__ import annotations
 
 from .errors import user_place
-from .graph import Index
+from .graph import Index, laid, root_of
 from .recording import Recording
 
 
@@ -45,16 +45,12 @@ class Everyone:
 
     def write(self):
         """Writes the block in its place: all prompts are known."""
-        run, nodes = self.run, self.run.graph.nodes
-        at = nodes.index(self._start.node)
-        behind = nodes[at + 1:]
-        del nodes[at:]
-        run.graph.renew()
+        run = self.run
+        behind = run.graph.take_behind(self._start)
         run.open_invoke = self
         made = self._recording.replay(run)
         run.open_invoke = None
-        run.graph.renew()
-        nodes += behind
+        run.graph.put_behind(*behind)
         for proxy in self._recording.proxies:
             proxy._move(made)
 
@@ -86,10 +82,15 @@ class Everyone:
             return self.run.graph.hook(path, None, step, place)
         if (path, step) not in self._shown:
             parts = [invoke.hook(path, step, place) for invoke in self.run.invokes]
-            whole = self._shown[path, step] = self._join(parts)
+            whole = self._join(parts)
+            point = self.run.spec.point_of(path)
+            if point.is_heads_first or point.is_third:
+                self.run.graph.nodes += laid(whole, point)
+                whole = self.run.graph.nodes[-1]
+            self._shown[path, step] = whole
             whole.stands_for = parts[0]
             self._wholes[whole] = (*self.run.spec.place_of(path), step), parts
-            self.run.graph.shared[whole] = self
+            self.run.graph.shared[root_of(whole)] = lambda: self._spread(whole)
         return self._shown[path, step]
 
     def step_of(self, hook):
@@ -133,7 +134,7 @@ class Everyone:
             yield self.run.graph.add("getitem", [whole, index], optional=True, is_view=True)
             first += n
 
-    def spread(self, whole):
+    def _spread(self, whole):
         """A set of a tensor of all invokes is one of each invoke's. The other names of its place
         show it too, and its padding is 0 again."""
         place, parts = self._wholes[whole]
@@ -157,7 +158,7 @@ class Everyone:
             node = graph.replace(part, end, skips)
         for old, (its_place, _) in [*self._wholes.items()]:
             if its_place == place:
-                del self._wholes[old], graph.shared[old]
+                del self._wholes[old], graph.shared[root_of(old)]
         self._shown = {key: each for key, each in self._shown.items() if each in self._wholes}
         return node
 

@@ -103,16 +103,35 @@ class Start(NamedTuple):
     hooks: dict     # the graph's, by then
 
 
+def laid(x, point):
+    """Nodes that copy a tensor of a hook point, the last of them the copy: it lies as the point's
+    own does, so that what is a view of that, and no copy, is one of this."""
+    nodes, given = [], x
+
+    def add(op, *args, is_view=True):
+        nodes.append(Node(op, [*args], optional=True, base=args[0] if is_view else None))
+        return nodes[-1]
+    x = add("transpose", x, 1, 2) if point.is_heads_first else x
+    if point.is_third:
+        x = add("stack", [x] * 3, 2, is_view=False)
+        x = add("getitem", x, Index([*[{"slice": [0, None, None]}] * 2, 0]))
+    else:
+        x = add("clone", x, is_view=False)
+    x = add("transpose", x, 1, 2) if point.is_heads_first else x
+    x.stands_for = given
+    return nodes
+
+
 class Graph:
     """The nodes of one run."""
 
-    def __init__(self):
-        self.nodes = []
+    def __init__(self, spec):
+        self.spec, self.nodes = spec, []
         # (path, invoke, step) -> the nodes that stand for that place; the last is asked for, and
         # None where the next is to be another (see renew).
         self._hooks = {}
         self._parameters = {}   # path -> its node
-        self.shared = {}        # the rows of all invokes as one -> who spreads what is set there
+        self.shared = {}        # the rows of all invokes as one -> what spreads what is set there
 
     def add(self, op, args, kwargs=None, optional=False, is_view=False):
         """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
@@ -176,14 +195,18 @@ class Graph:
     def _freeze(self, node, before):
         """What `node`, a hook or a view of one, was before the set `before`."""
         if node.frozen is None:
-            if node.base is None or node.op in MAY_COPY:
-                frozen = Node("clone", [node])
+            if node.base is None:
+                new = laid(node, self.spec.point_of(node.args[0]))
+            elif node.op in MAY_COPY:
+                new = [Node("clone", [node])]
             else:
                 base = self._freeze(node.base, before)
-                frozen = Node(node.op, [base, *node.args[1:]], node.kwargs, base=base)
-            frozen.place = node.place
-            self.nodes.insert(self.nodes.index(before), frozen)
-            node.frozen = frozen
+                new = [Node(node.op, [base, *node.args[1:]], node.kwargs, base=base)]
+            for each in new:
+                each.place = node.place
+            at = self.nodes.index(before)
+            self.nodes[at:at] = new
+            node.frozen = new[-1]
         return node.frozen
 
     def ends_with_set_of(self, node):
@@ -193,9 +216,9 @@ class Graph:
 
     def spread(self, target):
         """A set of a tensor of all invokes, or of a view of one, is one of each invoke's."""
-        whole = root_of(target)
-        if whole in self.shared:
-            self.shared[whole].spread(whole)
+        spread = self.shared.get(root_of(target))
+        if spread is not None:
+            spread()
 
     def start(self):
         """The beginning of a part that will be taken out, and written again."""
@@ -216,6 +239,31 @@ class Graph:
         for node in self.nodes:
             node.replaced_by = None if node.replaced_by in gone else node.replaced_by
             node.frozen = None if node.frozen in gone else node.frozen
+
+    def take_behind(self, start):
+        """Takes out what is behind that place, so that its part can be written there; gives what
+        put_behind takes."""
+        at = self.nodes.index(start.node)
+        nodes, hooks = self.nodes[at + 1:], self._hooks
+        del self.nodes[at:]
+        behind = set(nodes)
+        self._hooks = {place: [node for node in each if node not in behind]
+                       for place, each in hooks.items() if each[0] not in behind}
+        self.renew()
+        return nodes, {place: [node for node in each if node in behind]
+                       for place, each in hooks.items()}
+
+    def put_behind(self, nodes, hooks):
+        """Puts it behind what has been written since; what that has replaced is there what it was
+        before, if its name is older."""
+        self.renew()
+        self.nodes += nodes
+        for place, each in hooks.items():
+            self._hooks.setdefault(place, [None]).extend(each)
+        for node in nodes:
+            node.args = [self.used(a) for a in node.args]
+            node.kwargs = {name: self.used(a) for name, a in node.kwargs.items()}
+            node.base = node.base and node.args[0]
 
     def needed(self):
         """The nodes that a run needs: all but optional ones that nothing uses."""

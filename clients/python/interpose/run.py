@@ -34,7 +34,7 @@ class Run(Request):
         self.max_new_tokens = options["max_new_tokens"]
         self.n_copies = options.get("sampling", {}).get("n", 1)
         self._options = options     # the request's fields beside invokes and nodes
-        self.graph = Graph()
+        self.graph = Graph(self.spec)
         self.invokes = []
         self.open_invoke = None
         self.iteration = None       # the `tracer.iter[...]` that is open

@@ -38,6 +38,18 @@ class Point(NamedTuple):
     path: str       # "transformer.h.*.output[0]": * is a block's number
     shape: str      # "(B, T, D)"
     writable: bool
+    point: str      # the same for all names of a place
+    row: str        # "3D": from one token's elements to the next one's; "none" where it has none
+
+    @property
+    def is_heads_first(self):
+        """Whether positions lie in front of heads, and are shown behind them."""
+        return self.shape.startswith("(B, H, T, D")
+
+    @property
+    def is_third(self):
+        """Whether a third of each row is shown: queries, keys or values."""
+        return self.row == "3D" and "H" in self.shape
 
 
 class Parameter(NamedTuple):
@@ -133,17 +145,21 @@ class Spec:
     def __init__(self, document):
         self.ops = {row["name"]: Op.of(row) for row in document["ops"]}
         self.refused = document.get("refused", {})
-        self._points = {row["path"]: row["point"] for row in document["points"]}
+        self._points = {row["path"]: Point(*map(row.get, Point._fields))
+                        for row in document["points"]}
         self.tree = tree_of([
-            *(Point(row["path"], row["shape"], row["writable"]) for row in document["points"]),
+            *self._points.values(),
             *(Parameter(row["path"], row["shape"]) for row in document["parameters"])])
         self.points = [*self._points]
         self.modules = set(document["modules"])     # that can be applied, by path with a *
 
+    def point_of(self, path):
+        """The Point of a path, in whichever block."""
+        return self._points.get(path) or self._points[in_block(path, "*")]
 
     def place_of(self, path):
         """What all names of one place have in common: (point, block)."""
-        return self._points.get(path) or self._points[in_block(path, "*")], block_of(path)
+        return self.point_of(path).point, block_of(path)
 
 
 # numpy's and torch's own names for parameters that the table calls otherwise.
