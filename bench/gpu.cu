@@ -211,7 +211,7 @@ struct product {
 };
 
 /* A product's weights are others each time, as in a pass: together they are larger than any cache. */
-enum { COPIES = 12 };
+enum { COPIES = 48 };
 
 struct operands {
     float *out, *x, *plain[COPIES];
@@ -405,8 +405,8 @@ static void say_passes(const char *precision, const struct model_shape *shape, i
 static void say_products(const char *kind, const struct model_shape *shape, bool tiny)
 {
     const int D = shape->width, F = shape->inner;
-    const struct product products[] = {{"qkv", D, 3 * D, COPIES}, {"proj", D, D, COPIES},
-                                       {"fc", D, F, COPIES}, {"mlp_proj", F, D, COPIES},
+    const struct product products[] = {{"qkv", D, 3 * D, 16}, {"proj", D, D, COPIES},
+                                       {"fc", D, F, 16}, {"mlp_proj", F, D, 16},
                                        {"lm_head", D, shape->vocab, 1}};
     for (const struct product &p : products)
         say_product(kind, &p, tiny ? 8 : 512);

@@ -449,5 +449,9 @@ void gpt2_apply(struct gpt2 *m, const struct module_at *at, float *out, const fl
 void gpt2_lm_head_panels(struct gpt2 *m, float *out, const float *x, int n_rows,
                          const int32_t *panels, int n_panels)
 {
-    m->be->linear_panels(m->device, out, x, m->head, panels, n_panels, n_rows);
+    for (int done = 0, n; done < n_rows; done += n) {
+        n = rows_at_once(m, n_rows - done);
+        m->be->linear_panels(m->device, out + (int64_t)done * 16 * n_panels,
+                             x + (int64_t)done * m->shape.width, m->head, panels, n_panels, n);
+    }
 }

@@ -58,9 +58,18 @@ static bool check_length(const struct headers *h, struct err *e)
     return true;
 }
 
+static bool check_size(const struct headers *h, struct err *e)
+{
+    const size_t bytes = strlen(h->uri) + h->bytes;
+    if (bytes > HEADER_BYTES_MAX)
+        return err_set(e, ERR_limit, "the path and the headers have %zu bytes, at most %d are read",
+                       bytes, HEADER_BYTES_MAX);
+    return true;
+}
+
 bool headers_check_framing(const struct headers *h, struct err *e)
 {
-    if (!check_uri(h, e) || !check_counts(h, e))
+    if (!check_size(h, e) || !check_uri(h, e) || !check_counts(h, e))
         return false;
     if (h->count[HEADER_framing] && strcasecmp(value_of(h, HEADER_framing), "chunked") != 0)
         return err_set(e, ERR_encoding, "of Transfer-Encoding only \"chunked\" is known here");

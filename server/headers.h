@@ -23,6 +23,7 @@ extern const char *const header_name[HEADER_COUNT]; /* "Host", "Content-Length",
 struct headers {
     const char *version, *method, *uri; /* the URI as it came, escapes and all */
     bool uri_is_cut;                    /* it holds a NUL byte */
+    size_t bytes;                   /* of all headers, also of those that do not matter */
     int count[HEADER_COUNT];
     const char *value[HEADER_COUNT]; /* the first one's, or NULL */
 };

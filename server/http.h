@@ -67,7 +67,7 @@ struct http_options {
     int port;                         /* 0: a free one */
     const char *allow_origin;         /* origins separated by commas, "*" or "" */
     int header_seconds, body_seconds; /* how long they may take to arrive, and */
-    int reply_seconds;                /* 64 KiB of a reply to leave */
+    int reply_seconds;                /* 128 KiB of a reply to leave */
     int heartbeat_seconds;            /* for http_request */
     int connections;                  /* open at once, at most CONNECTIONS_MAX; fewer where the
                                          process may not have so many files open */

@@ -202,12 +202,12 @@ UNPARSABLE = {
     "a negative chunk": (post(b"Transfer-Encoding: chunked", body=b"-5\r\nhello\r\n"), {400}),
     "a chunk in 0x": (post(b"Transfer-Encoding: chunked", body=b"0x5\r\nhello\r\n"), {400}),
     "a chunk without its end": (post(b"Transfer-Encoding: chunked", body=b"5\r\nhelloX\r\n"), {400}),
-    "a header of 70 KB": (get(b"X: " + b"y" * 70000), {400, 413, 414, 431, 500}),
-    "a path of 70 KB": (get(path=b"/" + b"a" * 70000), {400, 404, 413, 414, 431, 500}),
+    "a header of 140 KB": (get(b"X: " + b"y" * 140000), {400, 413, 414, 431, 500}),
+    "a path of 140 KB": (get(path=b"/" + b"a" * 140000), {400, 404, 413, 414, 431, 500}),
     "5,000 headers": (get(*[b"X-%d: y" % i for i in range(5000)]), {400, 413, 431, 500}),
-    "a chunk extension of 70 KB": (post(b"Transfer-Encoding: chunked",
-                                        body=b"5;" + b"x" * 70000 + b"\r\nhello\r\n0\r\n\r\n"),
-                                   {400, 413, 431, 500}),
+    "a chunk extension of 140 KB": (post(b"Transfer-Encoding: chunked",
+                                         body=b"5;" + b"x" * 140000 + b"\r\nhello\r\n0\r\n\r\n"),
+                                    {400, 413, 431, 500}),
     "a method of 70 KB": (get(method=b"A" * 70000), {400, 405, 413, 414, 431, 500, 501}),
     "HTTP/2.0 in plain text": (get(version=b"HTTP/2.0"), {400, 505}),
     "HTTP/0.9": (b"GET /healthz\r\n\r\n", {400, 505}),
@@ -227,6 +227,18 @@ def test_unparsable(server, name):
         while c._more():
             pass
         assert b'"ok"' not in c.unread, "a request hidden behind the refused one was run"
+
+
+@pytest.mark.parametrize("sent", [get(b"X: " + b"y" * 70000), get(path=b"/" + b"a" * 70000),
+                                  get(*[b"X-%d: " % i + b"y" * 7000 for i in range(10)])])
+def test_too_many_bytes_of_headers(server, sent):
+    with Connection(server) as c:
+        c.send(sent + GOOD)
+        reply = c.reply()
+        assert (reply[0], code_of(reply)) == (413, "limit")
+        assert re.search(rb"the path and the headers have 70\d\d\d bytes, at most 65536 are read",
+                         reply[2])
+        assert c.is_closed()
 
 
 def test_3000_arguments_are_harmless(server):

@@ -429,12 +429,17 @@ void cuda_attend(struct device *d, float *z, struct cache *c, int block, const f
 {
     const struct staged s = stage_rows(d, spans, n_spans);
     const struct pages pages = pages_of(c, block);
+    struct staged together = s; /* without the keys of rows that come alone */
+    together.n_keys = 0;
     int n_alone = 0, rows_most = 0;
     for (int i = 0; i < n_spans; i++) {
+        const int n_keys = spans[i].past + spans[i].n_rows;
         n_alone += spans[i].n_rows == 1;
+        if (spans[i].n_rows > 1 && n_keys > together.n_keys)
+            together.n_keys = n_keys;
         rows_most = spans[i].n_rows > rows_most ? spans[i].n_rows : rows_most;
     }
-    const bool shares = rows_most > 1 && cuda_attend_rows(d, z, pages, qkv, s, rows_most);
+    const bool shares = rows_most > 1 && cuda_attend_rows(d, z, pages, qkv, together, rows_most);
     if (s.n_rows > 0 && (n_alone > 0 || !shares))
         attend_alone(d, z, pages, qkv, s, shares);
 }

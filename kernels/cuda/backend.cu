@@ -81,6 +81,8 @@ static bool find_precision(enum precision *precision, const char *name, struct e
     return err_set(e, ERR_value, "precision is %.40s: it can be exact, tf32x3, tf32 or bf16", name);
 }
 
+enum { ROWS_LEAST = 16 }; /* accuracy.c's */
+
 static bool cuda_open(struct device **out, const struct device_options *o, struct err *e)
 {
     enum precision precision = PRECISION_exact;
@@ -100,7 +102,7 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");
     d->precision = precision;
-    d->rows_max = o->rows_max > 0 ? o->rows_max : 1;
+    d->rows_max = o->rows_max > ROWS_LEAST ? o->rows_max : ROWS_LEAST;
     d->processors = properties.multiProcessorCount;
     d->shared_max = (int)properties.sharedMemPerBlockOptin;
     d->starts_early = properties.major >= 9;

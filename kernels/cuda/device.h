@@ -13,8 +13,8 @@
  * LET_NEXT_START, to do what depends on nobody, such as to fetch weights. Each of its threads comes
  * to AWAIT_LAST before it touches what an earlier kernel or copy wrote, or writes itself: there all
  * of them have ended. Launched by LAUNCH, or where the GPU cannot, it starts behind them anyway.
- * Kernels that fill all processors come to LET_NEXT_START when they are almost done: the next one's
- * blocks take what room there is at that moment, and stay.
+ * Kernels that fill all processors come to LET_NEXT_START when they are almost done, or not at all:
+ * the next one's blocks take what room there is at that moment, and stay.
  */
 #pragma once
 #include <math.h>

@@ -540,6 +540,7 @@ static void prepare(struct device *d, fast *f, int K, enum rows_form form)
 {
     const int n_words = f->n_chunks * CHUNK / (form == ROWS_rounded ? 2 : 1);
     const int64_t count = (int64_t)f->n_rows * n_words;
+    assert(f->n_rows <= d->rows_max);
     if (form == ROWS_rounded)
         LAUNCH_EARLY(d, round_rows_kernel, blocks_for(count / 4, BLOCK), BLOCK, 0, d->prepared,
                      f->x, f->n_rows, K, n_words);

@@ -54,7 +54,7 @@ __device__ __forceinline__ float row_scale(const float *x, float mean, int n, in
 /* A block a row, which the first warp sums up. STAGED: all threads fetch it, and weight and bias,
  * to dynamic shared memory, [3][width]. */
 constexpr int NORM = 128;
-constexpr size_t NORM_STAGED_MAX = 48 << 10; /* bytes that no kernel has to ask for */
+constexpr size_t NORM_STAGED_MAX = (48 << 10) - 64; /* nobody has to ask for; and `found` */
 
 template <bool STAGED> __device__ __forceinline__ const float *norm_fetch(int which, const float *x,
                                                                          int width)

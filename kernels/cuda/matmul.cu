@@ -1,8 +1,12 @@
 /* Products in the canonical order: `linear` over weights, `matmul` over any strides.
- * Whatever the kernel, one thread makes an element: a chain over the 64 k of a chunk from +0, then
- * the chunks' sums in order. So all kernels give the same bits, and the number of rows chooses
- * among them. */
+ * Whatever the kernel, one thread makes a chunk of an element, a chain over 64 k from +0, and one
+ * sums the chunks in order. So all kernels give the same bits, and what is fastest chooses among
+ * them. */
 #include "tile.h"
+
+/* Slices of k lie in shared memory and are copied while earlier ones are multiplied. Rows of x are
+ * PITCH apart there: four more than a slice against bank conflicts. */
+constexpr int SLICE = 16, PITCH = SLICE + 4, SLICES = CHUNK / SLICE;
 
 /* What the kernels of `linear` compute: out (n_rows, N) = finish(x (n_rows, K) @ weights). */
 struct linear {
@@ -10,7 +14,8 @@ struct linear {
     const float *bias, *residual, *weights;
     int stride, K, N, n_rows;
     enum epilogue epilogue;
-    struct rows x;
+    const float *x;
+    bool x_is_aligned; /* each row lies at 16 bytes */
 };
 
 __device__ __forceinline__ void put(const struct linear &l, int row, int n, float sum)
@@ -44,7 +49,7 @@ template <int ROWS, int COLUMNS, int THREADS> struct copier {
     {
         const int n = column + t % COLUMN_FOURS * 4;
         w = l.weights + (size_t)(t / COLUMN_FOURS) * (size_t)l.stride + (n < l.stride ? n : 0);
-        x = l.x.data + (size_t)(row + t / ROW_FOURS) * (size_t)l.K + t % ROW_FOURS * 4;
+        x = l.x + (size_t)(row + t / ROW_FOURS) * (size_t)l.K + t % ROW_FOURS * 4;
         rows = l.n_rows - row - t / ROW_FOURS;
         rows = rows < ROWS - t / ROW_FOURS ? rows : ROWS - t / ROW_FOURS;
     }
@@ -61,7 +66,7 @@ template <int ROWS, int COLUMNS, int THREADS> struct copier {
     __device__ __forceinline__ void fetch_x(float *to, int pitch, const struct linear &l,
                                             int k) const
     {
-        const bool is_whole = l.x.is_aligned && k + SLICE <= l.K;
+        const bool is_whole = l.x_is_aligned && k + SLICE <= l.K;
         to += t / ROW_FOURS * pitch + t % ROW_FOURS * 4;
         UNROLL(8)
         for (int i = 0; i < N_ROWS; i++)
@@ -88,6 +93,23 @@ template <int ROWS, int COLUMNS, int THREADS> struct copier {
                            from + (size_t)(i * K_STEP) * (size_t)l.stride, 4 * sizeof *to);
     }
 };
+
+/* multiply_fours one by one, for what is left. */
+template <int R, int W>
+__device__ __forceinline__ void multiply_ones(float (&p)[R][W], const float *x, int X,
+                                              const float *w, int Y, int n_k, int apart = 4)
+{
+    UNROLL(1)
+    for (int k = 0; k < n_k; k++) {
+        float b[W];
+        load_columns(b, w + k * Y, apart);
+        UNROLL(8)
+        for (int i = 0; i < R; i++)
+            UNROLL(8)
+            for (int c = 0; c < W; c++)
+                p[i][c] = fmaf(x[i * X + k], b[c], p[i][c]);
+    }
+}
 
 /* Over a slice, of which only the first n_k are there. */
 template <int R, int W>
@@ -169,7 +191,7 @@ __device__ __forceinline__ void fetch_few(float *to, const struct linear &l, int
         const int r = row + i / CHUNK, k = first + i % CHUNK;
         float x[FLOATS] = {};
         if (r < l.n_rows && k < l.K)
-            load_columns(x, l.x.data + (size_t)r * (size_t)l.K + (size_t)k);
+            load_columns(x, l.x + (size_t)r * (size_t)l.K + (size_t)k);
         UNROLL(4)
         for (int j = 0; j < FLOATS; j++)
             to[i + j] = x[j];
@@ -231,7 +253,7 @@ __global__ void __launch_bounds__(FEW_WARPS * 32, 1)
                 AWAIT_LAST();
                 LET_NEXT_START();
             }
-            if (k == 0 && l.x.is_aligned)
+            if (k == 0 && l.x_is_aligned)
                 fetch_few<S, 4>(x, l, row, mine);
             else if (k == 0)
                 fetch_few<S, 1>(x, l, row, mine);
@@ -472,7 +494,7 @@ template <class T> static cudaError_t allow_tiles(const struct device *d)
 
 /* All kernels, one of which computes a product: a block's tile, and the nanoseconds that it takes
  * for a chunk of k where it has a processor for itself, and that each further block of the same
- * processor adds, on an H100 (bench/gpu.md). */
+ * processor adds, on an H100. */
 static const struct kernel {
     int rows, columns, first, more;
     void (*launch)(struct device *d, const struct linear &l);
@@ -532,7 +554,7 @@ void cuda_linear(struct device *d, float *out, const float *x, const struct weig
         return;
     }
     const struct linear l = {out, bias, residual, w->data, w->stride, w->K, w->N, n_rows, epilogue,
-                             rows_of(x, n_rows, w->K)};
+                             x, w->K % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0};
     kernel_for(d, l)->launch(d, l);
 }
 

@@ -1,5 +1,4 @@
-/* What the products share: slices of k in shared memory, and the inner loop of the exact ones, in
- * which R rows by W columns are a thread's. */
+/* What products and attention share: the inner loop; R rows by W columns are a thread's. */
 #pragma once
 #include "device.h"
 
@@ -7,21 +6,6 @@
 __device__ __forceinline__ float add_chunk(float sum, float partial, int k)
 {
     return k == 0 ? partial : sum + partial;
-}
-
-/* All stage slices of k in shared memory, by copies that run while earlier slices are multiplied.
- * Rows of x are PITCH apart there: four more than a slice against bank conflicts. */
-constexpr int SLICE = 16, PITCH = SLICE + 4, SLICES = CHUNK / SLICE;
-
-struct rows {
-    const float *data; /* [n][K] */
-    int n, K;
-    bool is_aligned; /* each row lies at 16 bytes */
-};
-
-static inline struct rows rows_of(const float *x, int n, int K)
-{
-    return {x, n, K, K % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0};
 }
 
 /* W columns: fours that are APART. */
@@ -62,22 +46,5 @@ __device__ __forceinline__ void multiply_fours(float (&p)[R][W], const float *x,
                 for (int c = 0; c < W; c++)
                     p[i][c] = fmaf(a[i][j], b[c], p[i][c]);
         }
-    }
-}
-
-/* The same one by one, for what is left. */
-template <int R, int W>
-__device__ __forceinline__ void multiply_ones(float (&p)[R][W], const float *x, int X,
-                                              const float *w, int Y, int n_k, int apart = 4)
-{
-    UNROLL(1)
-    for (int k = 0; k < n_k; k++) {
-        float b[W];
-        load_columns(b, w + k * Y, apart);
-        UNROLL(8)
-        for (int i = 0; i < R; i++)
-            UNROLL(8)
-            for (int c = 0; c < W; c++)
-                p[i][c] = fmaf(x[i * X + k], b[c], p[i][c]);
     }
 }

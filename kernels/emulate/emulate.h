@@ -142,6 +142,7 @@ struct launch {
     size_t shared;
     bool cooperative;
     bool early; /* its threads await what came before */
+    size_t shared_max; /* with what the kernel declares; launch_admit knows it */
     void (*call)(const void *arguments); /* runs one thread */
     const void *arguments;
 };
@@ -167,7 +168,7 @@ cudaError_t launch_on(const char *name, bool cooperative, bool early, void (*ker
     using all = bound<void (*)(P...), std::tuple<P...>>;
     static_assert((std::is_trivially_copyable<P>::value && ...), "parameters are copied as bytes");
     all *b = new (launch_arguments(sizeof(all))) all{kernel, std::tuple<P...>(arguments...)};
-    const struct launch l = {name, grid, block, shared, cooperative, early, all::call, b};
+    const struct launch l = {name, grid, block, shared, cooperative, early, 0, all::call, b};
     return launch_kernel(reinterpret_cast<const void *>(kernel), &l, s);
 }
 

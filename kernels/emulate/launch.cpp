@@ -360,7 +360,7 @@ void launch_run(const struct launch *l)
 }
 
 /* What the driver would refuse. */
-static cudaError_t launch_error(const void *kernel, const struct launch *l)
+static cudaError_t launch_error(const void *kernel, struct launch *l)
 {
     const uint64_t n_threads = (uint64_t)l->block.x * l->block.y * l->block.z;
     const uint64_t n_blocks = (uint64_t)l->grid.x * l->grid.y * l->grid.z;
@@ -370,6 +370,8 @@ static cudaError_t launch_error(const void *kernel, const struct launch *l)
     const auto allowed = allowed_shared.find(kernel);
     const size_t most = allowed == allowed_shared.end() ? (size_t)SHARED_STATIC_MAX
                                                         : allowed->second;
+    l->shared_max = allowed == allowed_shared.end() ? (size_t)SHARED_STATIC_MAX
+                                                    : (size_t)SHARED_MAX;
     if (l->shared > most)
         return cudaErrorInvalidValue;
     if (l->cooperative && (n_blocks > WINDOWS_MAX || n_blocks * n_threads > FIBERS_MAX))
@@ -378,7 +380,7 @@ static cudaError_t launch_error(const void *kernel, const struct launch *l)
 }
 
 /* Whether the stream takes it; an error waits for cudaGetLastError. */
-cudaError_t launch_admit(const void *kernel, const struct launch *l)
+cudaError_t launch_admit(const void *kernel, struct launch *l)
 {
     launch_must_be_checked();
     unchecked = l->name;

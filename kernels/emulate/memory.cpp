@@ -216,8 +216,8 @@ void *shared_variable(const void *key, const char *name, size_t size, size_t ali
         if (v.key == key)
             return v.start;
     w->static_size += size;
-    if (w->static_size > SHARED_STATIC_MAX
-        || w->static_size + running->block->launch->shared > SHARED_MAX)
+    const size_t all = w->static_size + running->block->launch->shared;
+    if (w->static_size > SHARED_STATIC_MAX || all > running->block->launch->shared_max)
         report("too much shared memory: %zu bytes with %s", w->static_size, name);
     return window_add(w, running->block->window, key, name, size);
 }
@@ -375,6 +375,9 @@ void copy_async(void *to, const void *from, size_t size, bool traced)
                "shared memory", size, describe(to));
     if (traced)
         touch(to, size, kind::write);
+    const char *source = static_cast<const char *>(from);
+    for (size_t i = 0; traced && device.holds(source) && i < size; i += 4)
+        must_have_awaited(device.cell_of(source + i), source + i, kind::read);
     for (size_t i = 0; i < size; i += 4)
         shared.cell_of(static_cast<char *>(to) + i)->in_flight = traced;
     if (!running->copies)

@@ -129,8 +129,8 @@ cudaError_t launch_kernel(const void *kernel, const struct launch *l, cudaStream
 {
     if (!streams.count(s))
         report("the default stream, or one that was destroyed: %s names no other", l->name);
-    const cudaError_t error = launch_admit(kernel, l);
     struct launch copy = *l;
+    const cudaError_t error = launch_admit(kernel, &copy);
     counts.launches++;
     if (error != cudaSuccess)
         return error;
@@ -173,7 +173,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-    *p = {"an emulated device", 2, 9, 99 << 10}; /* the least that devices from sm_80 on have */
+    *p = {"an emulated device", 2, 9, SHARED_MAX};
     return cudaSuccess;
 }
 

@@ -636,7 +636,8 @@ static void matmul_has_the_bits_of_the_reference(void **state)
 }
 
 static const int rows_of_linear[] = {1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33, 100, 257};
-static const int sizes_of_linear[][2] = {{64, 64}, {1, 1}, {63, 17}, {130, 80}, {200, 131}}; /* K, N */
+static const int sizes_of_linear[][2] = {{64, 64}, {1, 1},   {63, 17},
+                                             {130, 80}, {200, 131}, {300, 9}}; /* K, N */
 
 /* A weight with what is hard to round: columns of zeros, of numbers so small that their scale is
  * none or has one bit, of large ones, and of numbers halfway between two that bf16 has. */
@@ -781,7 +782,8 @@ static void a_packed_weight_gives_back_its_elements(void **state)
     (void)state;
     for (int i = 0; i < n_stored * 20; i++) {
         const struct stored *s = &stored[i / 20];
-        const int K = sizes_of_linear[i % 5][0], N = sizes_of_linear[i % 5][1];
+        const int K = sizes_of_linear[i % COUNT(sizes_of_linear)][0];
+        const int N = sizes_of_linear[i % COUNT(sizes_of_linear)][1];
         const enum layout layout = i % 2 ? LAYOUT_nk : LAYOUT_kn;
         const float *matrix = weights_by_chance(layout, K, N);
         float *rounded = floats(K * N);
@@ -874,7 +876,7 @@ static void a_nan_row_does_not_touch_its_neighbours(void **state)
 static void layernorm_has_the_bits_of_the_reference(void **state)
 {
     (void)state;
-    const int widths[] = {1, 15, 16, 17, 64, 127, 768, 5000};
+    const int widths[] = {1, 15, 16, 17, 64, 127, 768, 4096, 4097};
     for (int i = 0; i < n_devices * COUNT(widths); i++) {
         const int width = widths[i % COUNT(widths)], rows = 1 + (int)chance(width < 1000 ? 40 : 2);
         struct device *d = devices[i / COUNT(widths)];

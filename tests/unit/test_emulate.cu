@@ -376,6 +376,42 @@ template <bool right> static void read_before_the_last_kernel_ended(void)
     must(cudaStreamSynchronize(stream));
 }
 
+template <bool right> __global__ void copies_what_came_before(float *to, const float *from)
+{
+    SHARED(float, tile, [N]);
+    LET_NEXT_START();
+    if (right)
+        AWAIT_LAST();
+    COPY_ASYNC(tile + threadIdx.x, from + threadIdx.x, 4);
+    COPY_COMMIT();
+    AWAIT_LAST();
+    COPY_WAIT(0);
+    to[threadIdx.x] = tile[threadIdx.x];
+}
+template <bool right> static void copy_before_the_last_kernel_ended(void)
+{
+    float *p = device_floats(N);
+    const struct starter d = {true, stream};
+    RUN(copies, 1, N, 0, p, in);
+    must(cudaMemsetAsync(p, 0, N * 4, stream));
+    LAUNCH_EARLY(&d, copies_what_came_before<right>, 1, N, 0, out, p);
+    must(cudaGetLastError());
+    must(cudaStreamSynchronize(stream));
+}
+
+/* Without ALLOW_SHARED the limit holds for all that a kernel has. */
+__global__ void has_two_kinds(float *to)
+{
+    SHARED(float, tile, [N]);
+    DYNAMIC_SHARED(float, more);
+    more[threadIdx.x] = tile[threadIdx.x] = 1;
+    to[threadIdx.x] = more[threadIdx.x];
+}
+template <bool right> static void too_much_of_both(void)
+{
+    RUN(has_two_kinds, 1, N, (48 << 10) - (right ? N * 4 : 0), out);
+}
+
 template <bool right> __global__ void writes_early(float *to)
 {
     LET_NEXT_START();
@@ -435,6 +471,8 @@ static const struct bug {
     BUG(a_grid_barrier_in_a_plain_launch, ": a grid's barrier at "),
     BUG(the_default_stream, "the default stream"),
     BUG(read_before_the_last_kernel_ended, ": missing wait: it reads byte "),
+    BUG(copy_before_the_last_kernel_ended, ": missing wait: it reads byte "),
+    BUG(too_much_of_both, ": too much shared memory: "),
     BUG(write_before_the_last_kernel_ended, ": missing wait: it writes byte "),
     BUG(an_end_before_the_last_kernel_s, ": missing wait: it ends and has not awaited the kernels"),
     BUG(copy_out_of_bounds, "a copy to the device out of bounds: byte 256 of an allocation of 256"),
@@ -505,7 +543,7 @@ static void impossible_launches_are_refused(void **)
         LAUNCH(copies, launches[i].grid, launches[i].block, launches[i].shared, stream, out, in);
         assert_int_equal(cudaGetLastError(), launches[i].error);
     }
-    assert_int_equal(ALLOW_SHARED(copies, (227 << 10) + 1), cudaErrorInvalidValue);
+    assert_int_equal(ALLOW_SHARED(copies, (120 << 10) + 1), cudaErrorInvalidValue);
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
     must(ALLOW_SHARED(copies, 100 << 10));
     LAUNCH(copies, 1, N, 100 << 10, stream, out, in);

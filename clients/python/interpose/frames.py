@@ -2,7 +2,7 @@
 
 Tensors of 64 KiB or more go from the stream's pieces straight into the memory where they stay. By
 way of msgpack their bytes would be copied into its buffer, out of it, and once more to be the
-user's to write to: 5.3 ms instead of 3.9 for the 12 residual streams of 128 tokens.
+user's to write to: 4.8 ms instead of 3.8 for the 12 residual streams of 128 tokens.
 """
 from __future__ import annotations
 
