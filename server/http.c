@@ -19,7 +19,7 @@ enum {
     OTHER_FILES = 64,        /* that the process has open beside its connections: CUDA has dozens */
     STACK_BYTES = 256 << 10, /* of a connection's thread; decoding nests DEPTH_MAX deep at most */
     BACKLOG = 1024,
-    BODY_FIRST_BYTES = 16 << 10, /* most requests fit; then it doubles */
+    BODY_FIRST_BYTES = 16 << 10,    /* most requests fit; then it doubles */
     STREAM_BLOCK_BYTES = 128 << 10, /* of a reply at once: half of it costs a reader a sixth
                                        more time, and more saves nothing */
     CONNECTION_BYTES = 128 << 10,   /* libmicrohttpd's own: headers, and then such a block */

@@ -2,6 +2,7 @@
 ends with a frame that says how, and nobody is kept waiting by somebody else's death."""
 import concurrent.futures
 import json
+import os
 import pathlib
 import select
 import signal
