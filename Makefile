@@ -317,7 +317,7 @@ gpu-check:
 	@$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/test_backend $(GPU)/passes $(GPU)/fast
 	@EMULATE=$(EMULATE) sh tests/gpu_check.sh $(GPU)
 
-# Where there is no GPU, what is predicted from a data sheet stands beside empty columns.
+# Where there is no GPU, a data sheet's limits stand beside empty columns, in build/gpu.md.
 gpu-bench:
 	@$(if $(EMULATE)$(NVCC_HERE),$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/bench)
 	@EMULATE=$(EMULATE) $(or $(wildcard .venv/bin/python),$(PYTHON)) bench/gpu.py $(GPU)/bench

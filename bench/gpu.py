@@ -1,5 +1,5 @@
 """Puts what build/gpu/bench measures beside the limits and the peers, as bench/gpu.md. Without a GPU
-the columns of times stay empty, and the limits are a data sheet's.
+the columns of times stay empty, the limits are a data sheet's, and the page is build/gpu.md.
 
     gpu.py PROGRAM        (make gpu-bench; EMULATE=1: a dry run, into build/)
 """
@@ -206,11 +206,11 @@ time, as in a pass, and queued as a graph, ours and cuBLAS's.
 
 def main():
     tiny = bool(os.environ.get("EMULATE"))
-    to = ROOT / ("build/gpu.md" if tiny else "bench/gpu.md")
     if sys.argv[1] == "--peer":
         peer(sys.argv[2])
         return
     found = measured(sys.argv[1], tiny)
+    to = ROOT / ("bench/gpu.md" if found and not tiny else "build/gpu.md")
     to.write_text(page(found, {}))
     text = page(found, {} if tiny else peers())
     to.write_text(text)

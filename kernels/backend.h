@@ -1,5 +1,5 @@
-/* The one interface between the engine and the arithmetic: backend_cpu (and later backend_cuda)
- * fills it in.
+/* The one interface between the engine and the arithmetic: backend_cpu and backend_cuda fill
+ * it in.
  *
  * Calls return at once and run in the order given. None can fail on its own: the planner settled
  * every shape, and a device fault shows at the next fence. A call's tensors and weights belong to
