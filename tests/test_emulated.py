@@ -41,14 +41,25 @@ def test_schedules_give_the_bits_of_each_job_alone_on_the_cpu(files):
     assert counts["done"] >= 8 * N_SCHEDULES and counts["saves"] >= 16 * N_SCHEDULES
 
 
+def bytes_of(host, request):
+    """As wire.raw, with one NaN for all: which one it is is no part of the promise."""
+    saved, end = wire.run(host, request)
+    for key, array in saved.items():
+        array = array.copy()
+        if array.dtype.kind == "f":
+            array[array != array] = np.nan
+        saved[key] = array.tobytes()
+    return saved, end.get("generated")
+
+
 def test_a_server_gives_the_bytes_of_one_on_the_cpu(hosts, files):
     cpu, cuda = hosts
     requests = [random_job(seed, sizes_of(files[0])) for seed in range(1000, 1000 + N_POSTED)]
-    expected = [wire.raw(cpu, request) for request in requests]
+    expected = [bytes_of(cpu, request) for request in requests]
     assert sum(len(tensors) for tensors, _ in expected) > N_POSTED
     order = random.Random(0).sample(range(N_POSTED), N_POSTED)
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        got = dict(zip(order, pool.map(lambda i: wire.raw(cuda, requests[i]), order)))
+        got = dict(zip(order, pool.map(lambda i: bytes_of(cuda, requests[i]), order)))
     assert [i for i in order if got[i] != expected[i]] == []
 
 
