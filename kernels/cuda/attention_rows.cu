@@ -126,8 +126,9 @@ template <int R>
 __device__ __forceinline__ void multiply_both(float (&p)[R][QUERY_W], const float *x, int X,
                                               const float *y, int Y, int n_k)
 {
+    const int fours = n_k / 4 * 4;
     UNROLL(8)
-    for (int k = 0; k < n_k / 4 * 4; k += 4) {
+    for (int k = 0; k < fours; k += 4) {
         float a[R][4], b[QUERY_W][4];
         UNROLL(4)
         for (int i = 0; i < R; i++)
@@ -144,7 +145,7 @@ __device__ __forceinline__ void multiply_both(float (&p)[R][QUERY_W], const floa
                     p[i][c] = fmaf(a[i][j], b[c][j], p[i][c]);
     }
     UNROLL(1)
-    for (int k = n_k / 4 * 4; k < n_k; k++)
+    for (int k = fours; k < n_k; k++)
         UNROLL(4)
         for (int i = 0; i < R; i++)
             UNROLL(4)
