@@ -97,7 +97,7 @@ template <int ROWS, int COLUMNS, int THREADS> struct copier {
 /* multiply_fours one by one, for what is left. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_ones(float (&p)[R][W], const float *x, int X,
-                                              const float *w, int Y, int n_k, int apart = 4)
+                                              const float *w, int Y, int n_k, int apart)
 {
     UNROLL(1)
     for (int k = 0; k < n_k; k++) {
@@ -114,12 +114,12 @@ __device__ __forceinline__ void multiply_ones(float (&p)[R][W], const float *x, 
 /* Over a slice, of which only the first n_k are there. */
 template <int R, int W>
 __device__ __forceinline__ void multiply_slice(float (&p)[R][W], const float *x, int X,
-                                               const float *w, int Y, int APART, int n_k)
+                                               const float *w, int Y, int apart, int n_k)
 {
     if (n_k >= SLICE)
-        multiply_fours(p, x, X, w, Y, SLICE, APART);
+        multiply_fours(p, x, X, w, Y, SLICE, apart);
     else
-        multiply_ones(p, x, X, w, Y, n_k, APART);
+        multiply_ones(p, x, X, w, Y, n_k, apart);
 }
 
 /* Lanes above and beside one another, so that of four neighbours two have the same row and two the
