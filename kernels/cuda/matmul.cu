@@ -294,50 +294,47 @@ template <class S> static cudaError_t allow_few(const struct device *d)
 }
 
 /* Up to some hundred rows: there are too few large tiles for all processors, so the chunks of k are
- * multiplied side by side. A team of lanes takes a tile by one chunk at a time and stages its
- * slices for itself; then the threads sum the teams' chunks in order. Of a team TALL lanes stand
- * above one another, each with R rows and W columns of the tile. */
-template <int R_, int W_, int TALL_, int TEAM_, int STAGES_> struct split {
-    static constexpr int R = R_, W = W_, TALL = TALL_, TEAM = TEAM_, STAGES = STAGES_;
-    static constexpr int ROWS = R * TALL, COLUMNS = W * (TEAM / TALL), TILE = ROWS * COLUMNS;
-    static constexpr int TEAMS = 32 / TEAM; /* of a warp: their slices lie side by side */
-    static constexpr int X_STEP = TEAMS * PITCH, W_STEP = TEAMS * COLUMNS;
-    static constexpr int STAGE = ROWS * X_STEP + SLICE * W_STEP; /* floats */
-    using copies = copier<ROWS, COLUMNS, TEAM>;
+ * multiplied side by side. A warp takes a tile by one chunk at a time and stages its slices for
+ * itself; then the threads sum the warps' chunks in order. TALL lanes stand above one another, each
+ * with R rows and W columns of the tile. */
+template <int R_, int W_, int TALL_, int STAGES_> struct split {
+    static constexpr int R = R_, W = W_, TALL = TALL_, STAGES = STAGES_;
+    static constexpr int ROWS = R * TALL, COLUMNS = W * (32 / TALL), TILE = ROWS * COLUMNS;
+    static constexpr int STAGE = ROWS * PITCH + SLICE * COLUMNS; /* floats */
+    using copies = copier<ROWS, COLUMNS, 32>;
 };
 constexpr int SPLIT_WARPS = 12;
 
-/* Grid: n_rows by ROWS, N by COLUMNS. Dynamic shared memory: the teams' products, then each warp's
+/* Grid: n_rows by ROWS, N by COLUMNS. Dynamic shared memory: the warps' products, then each one's
  * stages. */
 template <class S>
 __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
     linear_split_kernel(const __grid_constant__ linear l)
 {
     constexpr int EACH = (S::TILE + WARPS_MIN * 32 - 1) / (WARPS_MIN * 32);
-    DYNAMIC_SHARED(float, partials); /* [n_teams][TILE] */
-    const int t = (int)threadIdx.x, n_threads = (int)blockDim.x, n_teams = n_threads / S::TEAM;
-    const int team = t / S::TEAM, lane = t % S::TEAM, warp_team = t % 32 / S::TEAM;
+    DYNAMIC_SHARED(float, partials); /* [n_warps][TILE] */
+    const int t = (int)threadIdx.x, n_warps = (int)blockDim.x / 32;
+    const int warp = t / 32, lane = t % 32;
     const int row = (int)blockIdx.x * S::ROWS, column = (int)blockIdx.y * S::COLUMNS;
     const int lane_row = row_of_lane<S::TALL>(lane);
     const int lane_column = column_of_lane<S::TALL>(lane) * S::W;
-    float *const stages = partials + n_teams * S::TILE + t / 32 * S::STAGES * S::STAGE;
-    float *const xs = stages + warp_team * PITCH;
-    float *const ws = stages + S::ROWS * S::X_STEP + warp_team * S::COLUMNS;
-    const int round_k = n_teams * CHUNK; /* the team's slices: SLICES of each round's chunk */
+    float *const xs = partials + n_warps * S::TILE + warp * S::STAGES * S::STAGE;
+    float *const ws = xs + S::ROWS * PITCH;
+    const int round_k = n_warps * CHUNK; /* the warp's slices: SLICES of each round's chunk */
     const auto k_of = [&](int s) {
-        return s / SLICES * round_k + team * CHUNK + s % SLICES * SLICE;
+        return s / SLICES * round_k + warp * CHUNK + s % SLICES * SLICE;
     };
     const typename S::copies copies(l, row, column, lane);
     UNROLL(1)
     for (int s = 0; s < S::STAGES; s++)
-        copies.clear(xs + s * S::STAGE, S::X_STEP);
+        copies.clear(xs + s * S::STAGE, PITCH);
     UNROLL(4)
     for (int s = 0; s < S::STAGES; s++)
-        copies.fetch_w(ws + s * S::STAGE, S::W_STEP, l, k_of(s));
+        copies.fetch_w(ws + s * S::STAGE, S::COLUMNS, l, k_of(s));
     AWAIT_LAST();
     UNROLL(4)
     for (int s = 0; s < S::STAGES; s++) {
-        copies.fetch_x(xs + s * S::STAGE, S::X_STEP, l, k_of(s));
+        copies.fetch_x(xs + s * S::STAGE, PITCH, l, k_of(s));
         COPY_COMMIT(); /* the first with the weights of all */
     }
     float sum[EACH] = {};
@@ -348,12 +345,12 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
             const int at = s % S::STAGES * S::STAGE;
             COPY_WAIT(S::STAGES - 1);
             __syncwarp(ALL_LANES);
-            multiply_slice(p, xs + at + lane_row * S::X_STEP, S::TALL * S::X_STEP,
-                           ws + at + lane_column, S::W_STEP, 4, l.K - k_of(s));
+            multiply_slice(p, xs + at + lane_row * PITCH, S::TALL * PITCH,
+                           ws + at + lane_column, S::COLUMNS, 4, l.K - k_of(s));
             __syncwarp(ALL_LANES);
             if (k_of(s + S::STAGES) < l.K) {
-                copies.fetch_w(ws + at, S::W_STEP, l, k_of(s + S::STAGES));
-                copies.fetch_x(xs + at, S::X_STEP, l, k_of(s + S::STAGES));
+                copies.fetch_w(ws + at, S::COLUMNS, l, k_of(s + S::STAGES));
+                copies.fetch_x(xs + at, PITCH, l, k_of(s + S::STAGES));
             }
             COPY_COMMIT();
         }
@@ -361,10 +358,10 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
         for (int i = 0; i < S::R; i++)
             UNROLL(4)
             for (int c = 0; c < S::W; c++)
-                partials[team * S::TILE + (lane_row + i * S::TALL) * S::COLUMNS + lane_column + c]
+                partials[warp * S::TILE + (lane_row + i * S::TALL) * S::COLUMNS + lane_column + c]
                     = p[i][c];
         __syncthreads();
-        sum_teams(sum, partials, S::TILE, n_teams, first, l.K);
+        sum_teams(sum, partials, S::TILE, n_warps, first, l.K);
         __syncthreads();
     }
     LET_NEXT_START();
@@ -373,7 +370,7 @@ __global__ void __launch_bounds__(SPLIT_WARPS * 32, 1)
 
 template <class S> static int split_size(int n_warps)
 {
-    return (int)sizeof(float) * n_warps * (S::TEAMS * S::TILE + S::STAGES * S::STAGE);
+    return (int)sizeof(float) * n_warps * (S::TILE + S::STAGES * S::STAGE);
 }
 
 /* SPLIT_WARPS, or fewer where a block may have less shared memory. */
@@ -385,7 +382,7 @@ template <class S> static int split_warps_max(const struct device *d)
 
 template <class S> static void linear_split(struct device *d, const struct linear &l)
 {
-    const int n_warps = warps_for(l.K, S::TEAMS, split_warps_max<S>(d));
+    const int n_warps = warps_for(l.K, 1, split_warps_max<S>(d));
     LAUNCH_EARLY(d, linear_split_kernel<S>,
                  dim3(blocks_for(l.n_rows, S::ROWS), blocks_for(l.N, S::COLUMNS)), n_warps * 32,
                  (size_t)split_size<S>(n_warps), l);
@@ -511,9 +508,9 @@ static const struct kernel {
     KERNEL(few, 700, 1150, 4, 4, 32),         /* 4 x 128 */
     KERNEL(few, 230, 200, 8, 1, 16),          /* 8 x 16 */
     KERNEL(few, 850, 1100, 8, 4, 32),         /* 8 x 128 */
-    KERNEL(split, 330, 335, 2, 4, 8, 32, 4),  /* 16 x 16 */
-    KERNEL(split, 460, 440, 4, 4, 4, 32, 3),  /* 16 x 32 */
-    KERNEL(split, 720, 800, 8, 4, 4, 32, 3),  /* 32 x 32 */
+    KERNEL(split, 330, 335, 2, 4, 8, 4),      /* 16 x 16 */
+    KERNEL(split, 460, 440, 4, 4, 4, 3),      /* 16 x 32 */
+    KERNEL(split, 720, 800, 8, 4, 4, 3),      /* 32 x 32 */
     KERNEL(tiles, 2650, 2200, 8, 1, 2, 2, 4, 4), /* 64 x 64 */
     KERNEL(tiles, 3000, 2650, 6, 2, 2, 2, 3, 3), /* 48 x 128 */
     KERNEL(tiles, 4000, 3500, 8, 2, 2, 2, 3, 3), /* 64 x 128 */
