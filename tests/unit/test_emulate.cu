@@ -355,6 +355,17 @@ struct starter { /* as far as LAUNCH_EARLY knows a device */
     cudaStream_t stream;
 };
 
+static void run_behind_a_write(void (*kernel)(float *to, const float *from))
+{
+    float *p = device_floats(N);
+    const struct starter d = {true, stream};
+    RUN(copies, 1, N, 0, p, in);
+    must(cudaMemsetAsync(p, 0, N * 4, stream));
+    LAUNCH_EARLY(&d, kernel, 1, N, 0, out, p);
+    must(cudaGetLastError());
+    must(cudaStreamSynchronize(stream));
+}
+
 /* `right`: behind the wait for the kernel that wrote what it reads. */
 template <bool right> __global__ void reads_what_came_before(float *to, const float *from)
 {
@@ -367,13 +378,7 @@ template <bool right> __global__ void reads_what_came_before(float *to, const fl
 }
 template <bool right> static void read_before_the_last_kernel_ended(void)
 {
-    float *p = device_floats(N);
-    const struct starter d = {true, stream};
-    RUN(copies, 1, N, 0, p, in);
-    must(cudaMemsetAsync(p, 0, N * 4, stream));
-    LAUNCH_EARLY(&d, reads_what_came_before<right>, 1, N, 0, out, p);
-    must(cudaGetLastError());
-    must(cudaStreamSynchronize(stream));
+    run_behind_a_write(reads_what_came_before<right>);
 }
 
 template <bool right> __global__ void copies_what_came_before(float *to, const float *from)
@@ -390,13 +395,7 @@ template <bool right> __global__ void copies_what_came_before(float *to, const f
 }
 template <bool right> static void copy_before_the_last_kernel_ended(void)
 {
-    float *p = device_floats(N);
-    const struct starter d = {true, stream};
-    RUN(copies, 1, N, 0, p, in);
-    must(cudaMemsetAsync(p, 0, N * 4, stream));
-    LAUNCH_EARLY(&d, copies_what_came_before<right>, 1, N, 0, out, p);
-    must(cudaGetLastError());
-    must(cudaStreamSynchronize(stream));
+    run_behind_a_write(copies_what_came_before<right>);
 }
 
 /* Without ALLOW_SHARED the limit holds for all that a kernel has. */
