@@ -317,7 +317,7 @@ def with_constants(nodes):
 def wire(nodes):
     """`nodes` of the request."""
     index = {node: i for i, node in enumerate(nodes)}
-    shared = {_content(node.args[0]): i for i, node in enumerate(nodes) if node.op == "constant"}
+    shared = {}     # of an array -> the constant that holds it, of those so far
 
     def form(arg):
         if isinstance(arg, dict) and _content(arg) in shared:
@@ -329,7 +329,9 @@ def wire(nodes):
         return arg
 
     rows = []
-    for node in nodes:
+    for i, node in enumerate(nodes):
+        if node.op == "constant":
+            shared.setdefault(_content(node.args[0]), i)
         args = node.args if node.op == "constant" else [form(a) for a in node.args]
         row = {"op": node.op, "args": args}
         if node.kwargs:
