@@ -1,7 +1,7 @@
 """The frames of a reply, out of its bytes as they come.
 
-Tensors of 64 KiB or more go from the stream's pieces straight into the memory where they stay. By
-way of msgpack their bytes would be copied into its buffer, out of it, and once more to be the
+Tensors of 256 bytes or more go from the stream's pieces straight into the memory where they stay.
+By way of msgpack their bytes would be copied into its buffer, out of it, and once more to be the
 user's to write to: 4.8 ms instead of 3.8 for the 12 residual streams of 128 tokens.
 """
 from __future__ import annotations
@@ -15,7 +15,7 @@ FRAME_BYTES_MAX = (1 << 30) + (1 << 20)     # a server's largest tensor, and the
 HEAD_BYTES_MAX = 512                # more than a server's tensor frame has before its data
 
 KEY, NIL = msgpack.packb("data"), msgpack.packb(None)
-KEY_OF_BIN = KEY + b"\xc6"          # whose size follows, in 4 bytes
+BYTES_OF_SIZE = {0xc5: 2, 0xc6: 4}  # behind the first byte of msgpack's bin16 and bin32
 
 
 def frames_of(pieces):
@@ -39,10 +39,11 @@ def frames_of(pieces):
 def _begun_tensor(piece):
     """The frame that a piece begins with, its data still to be filled in, and the piece from
     there on. None where that is another frame, or small, or cut before its data."""
-    head, key, rest = bytes(piece[:HEAD_BYTES_MAX]).partition(KEY_OF_BIN)
-    if len(rest) < 4:
+    head, key, rest = bytes(piece[:HEAD_BYTES_MAX]).partition(KEY)
+    if len(rest) < 5 or rest[0] not in BYTES_OF_SIZE:
         return None
-    n_bytes = int.from_bytes(rest[:4], "big")
+    start = 1 + BYTES_OF_SIZE[rest[0]]
+    n_bytes = int.from_bytes(rest[1:start], "big")
     if n_bytes > FRAME_BYTES_MAX:
         return None
     try:
@@ -52,7 +53,7 @@ def _begun_tensor(piece):
     if not isinstance(frame, dict) or frame.popitem() != ("data", None):
         return None
     frame["data"] = np.empty(n_bytes, np.uint8)
-    return frame, piece[len(head + key) + 4:]
+    return frame, piece[len(head) + len(key) + start:]
 
 
 def _filled(frame, left, pieces):

@@ -45,7 +45,7 @@ class LanguageModel(Lens):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
         self.tokenizer = Tokenizer(self.client, lambda: self.config)
-        self._facts = self._spec = None
+        self._facts = self._spec = self._tree = None
         self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
         self._hooked = []   # what add_hook added, in the order of the pass; replaced, not changed
@@ -86,7 +86,7 @@ class LanguageModel(Lens):
         >>> pattern.value.shape == (1, model.config.n_heads, 10, 10)
         True
         """
-        return Hooks(self, Module(self, "", self.spec.tree))
+        return Hooks(self, self._root())
 
     def _known(self):
         if self._spec is None:
@@ -109,7 +109,7 @@ class LanguageModel(Lens):
     def __setattr__(self, name, value):
         spec = self.__dict__.get("_spec")   # None before there can be a run
         if spec is not None and name in spec.tree.leaves:   # model.hook_embed = value
-            setattr(Module(self, "", spec.tree), name, value)
+            setattr(self._root(), name, value)
         else:
             super().__setattr__(name, value)
 
@@ -123,7 +123,9 @@ class LanguageModel(Lens):
 
     def _root(self):
         """The module that all others are below."""
-        return Module(self, "", self.spec.tree)
+        if self._tree is None or self._tree._model is not self:     # this one may be a copy
+            self._tree = Module(self, "", self.spec.tree)
+        return self._tree
 
     def get(self, path):
         """The module, or what else a path leads to: get("transformer.h.0.mlp")."""

@@ -16,11 +16,8 @@ from .values import whole
 class Module:
     """A module of the model: its submodules, and its tensors (`output`, `input`, ...)."""
 
-    __slots__ = ("_model", "_path", "_branch", "_step")
-
     def __init__(self, model, path, branch, step=None):
-        for name, value in zip(Module.__slots__, (model, path, branch, step)):
-            object.__setattr__(self, name, value)
+        self.__dict__.update(_model=model, _path=path, _branch=branch, _step=step)
 
     def __getattr__(self, name):
         if name.startswith("_"):
@@ -28,7 +25,9 @@ class Module:
         branch = self._branch
         if name in branch.children and name != "*":
             kind = Modules if branch.children[name].is_list else Module
-            return kind(self._model, self._join(name), branch.children[name], self._step)
+            # Kept, so that it is found before this function is asked.
+            return self.__dict__.setdefault(name, kind(
+                self._model, self._join(name), branch.children[name], self._step))
         if name in branch.leaves:
             return self._tensors(name)
         if name == "inputs" and "input" in branch.leaves:
@@ -237,7 +236,9 @@ class Module:
 class Modules(Module):
     """The list of blocks."""
 
-    __slots__ = ()
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.__dict__.update(_blocks={})
 
     def __getitem__(self, i):
         n = len(self)
@@ -248,7 +249,11 @@ class Modules(Module):
         i = whole(i, "a block's number")
         if not -n <= i < n:
             raise IndexError(f"{self._path}.{i} does not exist: this model has blocks 0 to {n - 1}")
-        return Module(self._model, f"{self._path}.{i % n}", self._branch.children["*"], self._step)
+        i %= n
+        if i not in self._blocks:
+            self._blocks[i] = Module(self._model, f"{self._path}.{i}", self._branch.children["*"],
+                                     self._step)
+        return self._blocks[i]
 
     def __len__(self):
         return self._model.config.n_blocks

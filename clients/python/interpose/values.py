@@ -127,6 +127,7 @@ def array_of(dtype, shape, data):
     if len(data) != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ServerError(f"the server's reply is malformed: {len(data)} bytes for a {dtype} "
                           f"tensor of shape {tuple(shape)}")
-    array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
-    # Copied where it may not be written to, or has the wire's byte order and not the machine's.
-    return array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    array = np.ndarray(shape, DTYPES[dtype], data)
+    if array.flags.writeable and array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
