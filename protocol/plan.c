@@ -1094,6 +1094,17 @@ static int count_blocks(const struct planner *s, int last_site)
     return last < PT_EACH_FIRST ? 0 : last > PT_EACH_LAST ? s->m->n_blocks : block + 1;
 }
 
+/* Of the tokens that a pass chooses. */
+static double draws_cost(const struct planner *s, int trace)
+{
+    const struct sampling *how = &s->g->traces[trace].sampling;
+    const struct plan_trace *t = &s->p->traces[trace];
+    const int V = s->m->vocab;
+    const bool sorts = (how->top_k > 0 && how->top_k < V) || how->top_p < 1;
+    const int id = how->temperature == 0 ? GREEDY_COST : sorts ? SORTED_DRAW_COST : DRAW_COST;
+    return t->samples ? (double)t->n_sequences * V * id : 0;
+}
+
 /* Multiply-adds of a pass to its last site, without the graph's own. */
 static double pass_cost(const struct planner *s, int pass)
 {
@@ -1113,7 +1124,7 @@ static double pass_cost(const struct planner *s, int pass)
                 cost += blocks * (rows * row + 2 * D * keys);
         }
     }
-    return cost + p->n_logits * head;
+    return cost + p->n_logits * head + draws_cost(s, p->trace);
 }
 
 static void add_up_costs(struct planner *s)

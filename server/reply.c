@@ -1,4 +1,5 @@
 #include "reply.h"
+#include "../protocol/limits.h"
 #include <limits.h>
 
 /* How often a waiting connection looks whether its client is still there. */
@@ -99,6 +100,18 @@ static void done(void *context)
 {
     struct stream *s = context;
     reply_let_go(s->job, s->queue);
+}
+
+bool reply_fits(const struct plan *p, enum reply_media media, struct err *e)
+{
+    int64_t n = 0;
+    for (int i = 0; i < p->n_saves; i++)
+        n += view_count(&p->saves[i].view);
+    return (media != REPLY_json && media != REPLY_ndjson) || n <= JSON_REPLY_NUMBERS_MAX ||
+           err_set(e, ERR_limit,
+                   "the saves have %lld numbers, and a reply as JSON at most %d: ask for msgpack "
+                   "(Accept: application/msgpack), or save less",
+                   (long long)n, JSON_REPLY_NUMBERS_MAX);
 }
 
 bool reply_open(struct http_reply *reply, const struct http_request *r, struct job *j,

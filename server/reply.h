@@ -5,6 +5,9 @@
 #include "http.h"
 #include "queue.h"
 
+/* Whether what is saved can be sent in this form; else refused (limit) with the one that can. */
+bool reply_fits(const struct plan *p, enum reply_media media, struct err *e);
+
 /* Queues the job and takes it: it is freed when the reply is over, and the engine told to stop if
  * the client leaves before. False, and the job is still the caller's, where the queue refuses it.
  * `facts` lives in the request's arena. */

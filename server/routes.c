@@ -271,7 +271,8 @@ static bool run(struct call *c, struct err *e)
 {
     struct job *j;
     planning_begin(c);
-    const bool reserved = make_job(&j, c, e) && job_reserve(j, e);
+    const bool reserved = make_job(&j, c, e) && reply_fits(&j->plan, c->reply_media, e) &&
+                          job_reserve(j, e);
     planning_end(c);
     if (reserved &&
         reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j), e))

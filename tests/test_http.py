@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import wire
 from conftest import BINARY, IS_SLOW, MODEL, STOP_SECONDS
 
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -381,6 +382,24 @@ def test_streams_come_in_every_form(server, accept):
                              body=BODY, path=b"/v1/run"))
     assert reply[0] == 200
     assert reply[1]["content-type"].split(";")[0] == accept
+
+
+@pytest.mark.parametrize("accept", ["application/msgpack", "application/x-ndjson",
+                                    "application/json", "text/plain"])
+def test_json_is_for_replies_that_are_not_large(server, accept):
+    is_json = "json" in accept
+    for rows in (2048, 2049) if is_json else (2049,):
+        body = json.dumps({"prompt": [1], "nodes": [
+            {"op": "constant", "args": [{"tensor": [True]}]},
+            {"op": "expand", "args": [{"node": 0}, [rows, 2048]]},
+            {"op": "save", "args": [{"node": 1}]}]}).encode()
+        status, _, text = wire.call(server.host, "POST", "/v1/run", body, {
+            "Accept": accept, "Content-Type": "application/json"})
+        assert status == (413 if is_json and rows == 2049 else 200)
+    if is_json:
+        assert json.loads(text)["error"]["message"] == (
+            "the saves have 4196352 numbers, and a reply as JSON at most 4194304: ask for msgpack "
+            "(Accept: application/msgpack), or save less")
 
 
 def test_a_listed_origin_may_call(start_server):

@@ -1098,7 +1098,22 @@ static void the_cost_counts_what_is_run(void **state)
     assert_true(t.plan.cost == 0);
     t.graph.traces[0].n_new_tokens = 2;
     assert_true(tiny_plan(&t)); /* 3 rows over 1 + 2 + 3 keys, then one over 4 */
-    assert_true(t.plan.cost == 2 * (3 * (4 * row + 2 * 8 * 10.0) + 2 * head));
+    const double passes = 2 * (3 * (4 * row + 2 * 8 * 10.0) + 2 * head);
+    struct sampling *how = &t.graph.traces[0].sampling;
+    const struct {
+        struct sampling sampling;
+        int id; /* the cost of choosing a token, for each id */
+    } ways[] = {{{.top_p = 1}, GREEDY_COST},
+                {{.top_p = 0.5, .top_k = 3}, GREEDY_COST},
+                {{.temperature = 1, .top_p = 1}, DRAW_COST},
+                {{.temperature = 1, .top_p = 1, .top_k = 11}, DRAW_COST},
+                {{.temperature = 1, .top_p = 1, .top_k = 10}, SORTED_DRAW_COST},
+                {{.temperature = 1, .top_p = 0.9}, SORTED_DRAW_COST}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        *how = ways[i].sampling;
+        assert_true(tiny_plan(&t));
+        assert_true(t.plan.cost == passes + 2 * 2 * 11 * ways[i].id);
+    }
     t.graph.traces[0].n_new_tokens = 0;
     tiny_save(&t, hook("transformer.h.0.output[0]"));
     assert_true(tiny_plan(&t));
