@@ -929,7 +929,6 @@ bool bpe_decode(char **text, size_t *size, const struct bpe *b, const int32_t *i
 const char *bpe_token(size_t *size, const struct bpe *b, int id)
 {
     assert(id >= 0);
-    assert(id < b->n_tokens);
-    *size = b->tokens[id].size;
-    return b->tokens[id].text;
+    *size = id < b->n_tokens ? b->tokens[id].size : 0;
+    return id < b->n_tokens ? b->tokens[id].text : "";
 }

@@ -40,5 +40,6 @@ bool bpe_encode(int32_t **ids, int *n_ids, const struct bpe *b, const char *text
 bool bpe_decode(char **text, size_t *size, const struct bpe *b, const int32_t *ids, int n_ids,
                 struct arena *a, struct err *e);
 
-/* The bytes of one token, whose id the caller has checked. Not NUL-terminated. */
+/* The bytes of one token, not NUL-terminated. A model may have more ids than its tokenizer has
+ * tokens: the rest have none. */
 const char *bpe_token(size_t *size, const struct bpe *b, int id);

@@ -2,6 +2,8 @@
  * /v1/completions. */
 #include "decode_parts.h"
 
+#include "encode_writer.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -37,9 +39,12 @@ struct field decode_sampling_field(int i)
 
 static bool refuse_option(const struct option *o, struct tree t, struct err *e)
 {
-    return o->is_real ? err_set(e, ERR_value, "%s is %s, not %g", o->name, o->range, tree_real(t))
-                      : err_set(e, ERR_value, "%s is %s, not %lld", o->name, o->range,
-                                (long long)tree_int(t));
+    char number[NUMBER_SIZE];
+    if (o->is_real)
+        double_digits(number, tree_real(t));
+    else
+        snprintf(number, sizeof number, "%lld", (long long)tree_int(t));
+    return err_set(e, ERR_value, "%s is %s, not %s", o->name, o->range, number);
 }
 
 bool decode_sampling_values(struct sampling *s, const struct tree *values, const char *place,

@@ -6,13 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A model may have more ids than its tokenizer has tokens. */
-static const char *bytes_of(size_t *size, const struct bpe *b, int32_t id)
-{
-    *size = 0;
-    return id < bpe_size(b) ? bpe_token(size, b, id) : "";
-}
-
 static int64_t count_characters(const char *text, size_t size)
 {
     int64_t count = 0;
@@ -27,7 +20,7 @@ static int64_t prompt_characters(const struct completion_facts *f, int invoke)
     int64_t count = 0;
     for (int i = 0; i < p->n_tokens; i++) {
         size_t size;
-        const char *bytes = bytes_of(&size, f->bpe, p->tokens[i]);
+        const char *bytes = bpe_token(&size, f->bpe, p->tokens[i]);
         count += count_characters(bytes, size);
     }
     return count;
@@ -85,7 +78,7 @@ static void take_token(struct completion_facts *f, struct choice *c, const int32
     if (reached && ending_is_id(&t->ending, ids[n - 1]))
         return;
     size_t size;
-    const char *bytes = bytes_of(&size, f->bpe, ids[n - 1]);
+    const char *bytes = bpe_token(&size, f->bpe, ids[n - 1]);
     add_text(c, bytes, size, f->arena);
     c->ends[c->n_tokens++] = c->size;
     if (!reached)
@@ -142,15 +135,22 @@ bool completion_take(struct completion_facts *f, struct choice *c, int n_steps)
 
 /* The replies. */
 
-/* A token as a text of its own: what is no UTF-8 by itself as OpenAI spells it, in escapes. */
-static void write_token(struct writer *w, const char *bytes, size_t size)
+/* A token as a text of its own, another for each: what is no UTF-8 by itself as OpenAI spells it,
+ * in escapes, and an id without bytes by its number. */
+static void write_token(struct writer *w, const struct bpe *b, int32_t id)
 {
     static const char digits[] = "0123456789abcdef";
     char text[6 + 4 * BPE_TOKEN_BYTES_MAX] = "bytes:";
-    size_t at = 0, n = 6;
+    size_t size, at = 0, n = 6;
+    const char *bytes = bpe_token(&size, b, id);
+    if (size == 0) {
+        n = (size_t)snprintf(text, sizeof text, "token_id:%d", id);
+        write_text_of(w, text, n);
+        return;
+    }
     for (size_t length = 1; at < size && length > 0; at += length)
         length = utf8_length(bytes + at, size - at);
-    if (at == size && (size == 0 || utf8_length(bytes, size) > 0)) {
+    if (at == size && utf8_length(bytes, size) > 0) {
         write_text_of(w, bytes, size);
         return;
     }
@@ -213,9 +213,7 @@ typedef void speak_fn(struct writer *w, const struct completion_facts *f, const 
 
 static void speak_token(struct writer *w, const struct completion_facts *f, const struct spoken *s)
 {
-    size_t size;
-    const char *bytes = bytes_of(&size, f->bpe, s->id);
-    write_token(w, bytes, size);
+    write_token(w, f->bpe, s->id);
 }
 
 static void speak_logprob(struct writer *w, const struct completion_facts *f,
@@ -285,7 +283,7 @@ static void write_offsets(struct writer *w, const struct completion_facts *f,
     write_list(w, n_prompt + t.to - t.from);
     for (int i = 0; i < n_prompt; i++) {
         size_t size;
-        const char *bytes = bytes_of(&size, f->bpe, p->tokens[i]);
+        const char *bytes = bpe_token(&size, f->bpe, p->tokens[i]);
         write_int(w, at);
         at += count_characters(bytes, size);
     }
@@ -324,7 +322,7 @@ static void write_choice(struct writer *w, const struct completion_facts *f, str
     struct writer text = writer_grows(WRITER_json, &a);
     for (int i = 0; i < p->n_tokens && t.with_prompt; i++) {
         size_t size;
-        const char *bytes = bytes_of(&size, f->bpe, p->tokens[i]);
+        const char *bytes = bpe_token(&size, f->bpe, p->tokens[i]);
         write_raw(&text, bytes, size);
     }
     write_raw(&text, c->text + c->sent, until - c->sent);

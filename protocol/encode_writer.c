@@ -286,15 +286,19 @@ int float_text(char *buffer, float value)
     return add_point(buffer, n);
 }
 
-int double_text(char *buffer, double value)
+int double_digits(char *buffer, double value)
 {
-    if (!isfinite(value))
-        return special_text(buffer, value);
     int n = 0;
     for (int digits = 6; digits <= 17; digits++) {
         n = snprintf(buffer, NUMBER_SIZE, "%.*g", digits, value);
         if (strtod(buffer, NULL) == value)
             break;
     }
-    return add_point(buffer, n);
+    return n;
+}
+
+int double_text(char *buffer, double value)
+{
+    return isfinite(value) ? add_point(buffer, double_digits(buffer, value))
+                           : special_text(buffer, value);
 }

@@ -54,4 +54,5 @@ void write_format(struct writer *w, const char *format, ...)
  * length. */
 enum { NUMBER_SIZE = 40 };
 int float_text(char *buffer, float value);
+int double_digits(char *buffer, double value); /* the same without the point or the quotes */
 int double_text(char *buffer, double value);

@@ -11,23 +11,16 @@ bool ending_is_id(const struct ending *g, int32_t id)
     return false;
 }
 
-/* A model may have more ids than its tokenizer has tokens. */
-static const char *bytes_of(size_t *size, const struct bpe *b, int32_t id)
-{
-    *size = 0;
-    return id < bpe_size(b) ? bpe_token(size, b, id) : "";
-}
-
 /* The bytes of the last token, `last`, behind as many of those before it as a stop text may have:
  * from the end of the buffer on, since tokens are taken from the last to the first. Returns how
  * many in all. */
 static size_t last_bytes(char *end, size_t *last, const struct bpe *b, const int32_t *ids, int n)
 {
     size_t size, total = 0;
-    const char *bytes = bytes_of(last, b, ids[n - 1]);
+    const char *bytes = bpe_token(last, b, ids[n - 1]);
     const size_t most = *last + STOP_TEXT_BYTES_MAX - 1;
     for (int i = n - 1; i >= 0 && total < most; i--) {
-        bytes = bytes_of(&size, b, ids[i]);
+        bytes = bpe_token(&size, b, ids[i]);
         const size_t take = size < most - total ? size : most - total;
         memcpy(end - total - take, bytes + size - take, take);
         total += take;

@@ -12,8 +12,9 @@ enum {
                                       for each byte of "{}," and msgpack-c 24 for each nil */
     JSON_TENSOR_NUMBERS_MAX = 100000, /* in one body as JSON; larger tensors travel as msgpack bin
                                       or base64 */
-    JSON_REPLY_NUMBERS_MAX = 4 << 20, /* saved by a request whose reply is JSON: two seconds of a core
-                                      that nobody is charged for, and 40 MB; msgpack takes none */
+    JSON_REPLY_NUMBERS_MAX = 4 << 20, /* saved by a request whose reply is JSON: two seconds of a
+                                      core that nobody is charged for, and 40 MB; msgpack takes
+                                      none */
     TOKENIZE_MAX = 200000,         /* tokens of a /v1/tokenize: as many as /v1/detokenize takes; a
                                       reply takes a hundred bytes for each while it is written */
     NAME_BYTES_MAX = 64,           /* a node's name, or a save's */
@@ -36,8 +37,8 @@ enum {
     APPLY_ROWS = 10,               /* a module of the model takes as long for one row as for so
                                       many: its weights are read, 37 GB/s beside 117 multiply-adds
                                       in 1 ns */
-    GREEDY_COST = 128,             /* choosing a token, in multiply-adds for each id of the vocabulary:
-                                      1 ns for the likeliest, while all cores but one wait, */
+    GREEDY_COST = 128,             /* choosing a token, in multiply-adds for each id of the
+                                      vocabulary: 1 ns for the likeliest, of one core alone, */
     DRAW_COST = 640,               /* 5 for one that is drawn, and */
     SORTED_DRAW_COST = 2560,       /* 21 for one of those that top_k and top_p leave */
     ACTIONS_MAX = 300000,          /* of a graph's work: a list's tensors and all nodes; a set of

@@ -185,12 +185,22 @@ static bool start_serving(struct server *s, struct err *e)
            worker_start(&s->worker, s->batch, s->queue, &s->arena, e);
 }
 
-static void say_ready(const struct server *s)
+/* What is said whatever the log leaves out. */
+static void say(const struct options *o, const char *event, const char *text)
+{
+    if (strcmp(o->log_format, "json") == 0)
+        log_line(event, "%s", text);
+    else
+        fprintf(stderr, "interposed: %s\n", text);
+}
+
+static void say_ready(struct server *s)
 {
     const bool is_v6 = strchr(s->options.host, ':') != NULL;
-    fprintf(stderr, "interposed: %s (%d blocks, width %d) on http://%s%s%s:%d, %s\n", s->model_name,
-            s->shape.n_blocks, s->shape.width, is_v6 ? "[" : "", s->options.host, is_v6 ? "]" : "",
-            s->port, s->service.facts.device);
+    say(&s->options, "ready",
+        arena_format(&s->arena, "%s (%d blocks, width %d) on http://%s%s%s:%d, %s", s->model_name,
+                     s->shape.n_blocks, s->shape.width, is_v6 ? "[" : "", s->options.host,
+                     is_v6 ? "]" : "", s->port, s->service.facts.device));
 }
 
 /* Who starts us with a standard file closed must not find a client's connection in its place, with
@@ -287,9 +297,9 @@ static void release(struct server *s)
     arena_free(&s->arena);
 }
 
-static int fail(const struct err *e, int status)
+static int fail(const struct options *o, const struct err *e, int status)
 {
-    fprintf(stderr, "interposed: %s\n", e->text);
+    say(o, "fatal", e->text);
     return status;
 }
 
@@ -311,19 +321,20 @@ int main(int argc, char **argv)
     struct err e = {0};
     enum options_wish wish;
     fill_standard_files();
-    if (!options_read(&s->options, &wish, argc, argv, &e))
-        return fail(&e, EXIT_options);
+    const bool is_understood = options_read(&s->options, &wish, argc, argv, &e);
+    log_open(log_format_of(s->options.log_format));
+    if (!is_understood)
+        return fail(&s->options, &e, EXIT_options);
     if (wish == WISH_help)
         return print(options_help(&s->arena));
     if (wish == WISH_version)
         return print("interposed " INTERPOSE_VERSION "\n");
     if (!device_choose(&s->be, &s->device_number, s->options.device, &e))
-        return fail(&e, EXIT_options);
-    log_open(log_format_of(s->options.log_format));
+        return fail(&s->options, &e, EXIT_options);
     const sigset_t set = block_signals();
     if (!find_model(s, &e) || !load_model(s, &e) || !start_serving(s, &e)) {
         release(s);
-        return fail(&e, EXIT_start);
+        return fail(&s->options, &e, EXIT_start);
     }
     say_ready(s);
     wait_until_asked(s, &set);

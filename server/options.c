@@ -106,12 +106,24 @@ static void set_initial(struct options *o)
     }
 }
 
+/* Kubernetes and Docker tell every container of a service that is called "interposed" in
+ * INTERPOSED_PORT, as tcp://10.0.0.1:8000: a place to connect to, and not meant for us. */
+static bool is_set(const char *value)
+{
+    static const char *const services[] = {"tcp://", "udp://", "sctp://"};
+    for (size_t i = 0; value && i < sizeof services / sizeof *services; i++) {
+        if (strncmp(value, services[i], strlen(services[i])) == 0)
+            return false;
+    }
+    return value && *value;
+}
+
 static bool read_environment(struct options *o, struct err *e)
 {
     for (int i = 0; i < N_ROWS; i++) {
         char variable[NAME_SIZE];
         const char *value = getenv(variable_of(variable, &rows[i]));
-        if (value && *value && !set_value(o, &rows[i], variable, value, e))
+        if (is_set(value) && !set_value(o, &rows[i], variable, value, e))
             return false;
     }
     return true;
@@ -199,6 +211,7 @@ const char *options_help(struct arena *a)
     return arena_format(a,
                         "%s  --help, --version\n\n"
                         "Each option can be set in the environment by the name in brackets; the "
-                        "command line wins.\n",
+                        "command line wins.\nAn INTERPOSED_PORT that begins with tcp:// is where "
+                        "Kubernetes or Docker say that a\nservice is, and not heeded.\n",
                         text);
 }

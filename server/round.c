@@ -7,7 +7,8 @@
 #define PUBLISH_SECONDS 0.01
 
 enum {
-    DRAWS_AT_ONCE = 32, /* rows of logits that are fetched at once */
+    DRAWS_AT_ONCE = 32, /* rows of logits that are fetched at once: GPT-2's take 6 MB, and choosing
+                           tokens of them takes longer than a fetch's start */
     DRAWS_MAX = RUNNING_MAX * SEQUENCES_MAX /* copies of a prompt may have neither rows nor pages */
 };
 

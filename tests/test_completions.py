@@ -1,6 +1,7 @@
 """/v1/completions by the unmodified openai client, beside Hugging Face's generate: text and
 log-probabilities, whole and streamed, what ends it, what is refused."""
 import json
+import pathlib
 import socket
 import struct
 import time
@@ -10,7 +11,7 @@ import openai
 import pytest
 
 import wire
-from conftest import IS_SLOW
+from conftest import IS_SLOW, MODEL
 from test_generation import PROMPT, hf_generate, theirs, tokenizer
 
 import torch
@@ -139,6 +140,26 @@ def test_log_probabilities_of_a_prompt_alone(client):
         assert choice.finish_reason == "length"
     only = complete(client, PARIS, max_tokens=1, echo=True, logprobs=0).choices[0].logprobs
     assert [len(top) for top in only.top_logprobs[1:]] == [1] * (len(only.tokens) - 1)
+
+
+def test_ids_that_the_tokenizer_lacks(start_server, tmp_path):
+    """A vocabulary that is padded to a round number, here from 256: each id is another token."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(pathlib.Path(MODEL).resolve() / name)
+    spelling = [c for c in range(0x144) if 0x20 < c < 0x7F or (c > 0xA0 and c != 0xAD)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({
+        "model": {"vocab": {chr(c): i for i, c in enumerate(spelling)}, "merges": []},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}))
+    with start_server("--model", tmp_path) as s:
+        status, reply = wire.post_json(s.host, "/v1/completions", {
+            "prompt": [300, 65, 301], "max_tokens": 0, "echo": True, "logprobs": 5, "temperature": 0})
+        choice = reply["choices"][0]
+        assert status == 200 and choice["text"] == "b"
+        assert choice["logprobs"]["tokens"] == ["token_id:300", "b", "token_id:301"]
+        assert all(len(top) >= 5 for top in choice["logprobs"]["top_logprobs"][1:])
+        status, _, text = wire.call(s.host, "POST", "/v1/run", b'{"prompt": [300, 65]}',
+                                    {"Content-Type": "application/json", "Accept": "text/plain"})
+        assert status == 200 and b"300 65" in text
 
 
 def test_log_probabilities_of_several_choices(client):

@@ -516,7 +516,9 @@ def test_a_log_that_nobody_reads_stops_nobody():
     """And each of its lines is one of JSON, whatever clients send."""
     with subprocess.Popen([BINARY, "--port", "0", "--model", MODEL, "--log-format", "json"],
                           stderr=subprocess.PIPE, preexec_fn=ignore_hangup) as process:
-        process.port = int(re.search(rb":(\d+),", process.stderr.readline())[1])
+        ready = json.loads(process.stderr.readline())
+        assert ready["event"] == "ready"
+        process.port = int(re.search(r"on http://127.0.0.1:(\d+),", ready["text"])[1])
         for path in (b"/\xff\xc2\x9b", b"/%0a%22%5c%e2%80%ae", b"/" + b"a" * 5000):
             with Connection(process) as c:
                 c.send(get(path=path))

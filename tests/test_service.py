@@ -331,6 +331,12 @@ def test_a_bad_start_is_one_line(arguments, status, sentence):
     assert text.startswith("interposed: ") and text.count("\n") == 1 and sentence in text
 
 
+@pytest.mark.parametrize("arguments", [["--model", "/nowhere"], ["--port", "x"]])
+def test_a_bad_start_is_json_where_the_log_is(arguments):
+    line = json.loads(start_refused("--log-format", "json", *arguments)[1])
+    assert line["event"] == "fatal" and arguments[1] in line["text"]
+
+
 @IS_CPU
 @pytest.mark.skipif(IS_SLOW, reason="a sanitizer's shadow takes more")
 def test_what_takes_too_much_memory_is_said():

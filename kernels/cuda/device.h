@@ -85,9 +85,11 @@ constexpr int CHUNK = 64;  /* the k of one partial product; also the positions o
 constexpr int LANES = 16;  /* of a sum: half a warp */
 constexpr int BLOCK = 256; /* threads of a block where nothing else decides */
 constexpr int STEP_ARRAYS = 6; /* of struct step */
-constexpr int GRAPHS_MAX = 128; /* a number of sequences and of their longest's pages each */
-constexpr int PARCELS_MAX = 4096, SHIPMENTS_MAX = 64; /* on their way at once */
+constexpr int GRAPHS_MAX = 128; /* each of a number of sequences, at most 64, and of their longest's
+                                   pages: two of these at once */
+constexpr int PARCELS_MAX = 4096;          /* on their way at once: all saves of a request */
 constexpr size_t SHIPMENT_BYTES = 1 << 20; /* with so many it does not wait for company */
+constexpr int SHIPMENTS_MAX = 64; /* at once: more than the ring of GPT-2's 2,048 rows, 50 MB */
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 enum precision { PRECISION_exact, PRECISION_tf32x3, PRECISION_tf32, PRECISION_bf16 };

@@ -477,6 +477,8 @@ static void a_broken_body_is_refused(void **state)
          "sampling.temperature", -1, "temperature is 0 to 1e6, not -0.5"},
         {"{\"prompt\": [1], \"sampling\": {\"top_p\": 1.5}}", ERR_value, "sampling.top_p", -1,
          "top_p is more than 0 and at most 1, not 1.5"},
+        {"{\"prompt\": [1], \"sampling\": {\"top_p\": 1.0000001}}", ERR_value, "sampling.top_p", -1,
+         "top_p is more than 0 and at most 1, not 1.0000001"},
         {"{\"prompt\": [1], \"sampling\": {\"top_k\": -1}}", ERR_value, "sampling.top_k", -1,
          "top_k is 0 to 2147483647, not -1"},
         {"{\"prompt\": [1], \"sampling\": {\"seed\": -1}}", ERR_value, "sampling.seed", -1,

@@ -91,6 +91,15 @@ static void a_bad_variable_is_called_by_its_own_name(void **state)
                                                 "number from 0 to 65535");
 }
 
+static void a_services_address_is_not_our_port(void **state)
+{
+    (void)state;
+    setenv("INTERPOSED_PORT", "tcp://10.0.0.1:7", 1);
+    assert_null(READ("--threads", "2"));
+    assert_int_equal(options.port, 8000);
+    assert_non_null(READ("--port", "tcp://10.0.0.1:7"));
+}
+
 static void a_choice_is_refused_with_the_choices(void **state)
 {
     (void)state;
@@ -145,6 +154,7 @@ int main(void)
         TEST(the_command_line_wins_over_the_environment),
         TEST(a_number_out_of_range_is_refused_with_the_range),
         TEST(a_bad_variable_is_called_by_its_own_name),
+        TEST(a_services_address_is_not_our_port),
         TEST(a_choice_is_refused_with_the_choices),
         TEST(an_unknown_option_is_told_the_nearest),
         TEST(an_option_without_its_value_is_refused),
