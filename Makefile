@@ -112,8 +112,8 @@ TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test check bench gemm gpu-check gpu-bench clean install \
-        packages-build
+.PHONY: all programs tests fuzzers demo run test address thread check bench gemm gpu-check gpu-bench \
+        clean install packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
 .SECONDARY:
@@ -292,16 +292,17 @@ run: packages-build
 
 test:
 	@sh docker/packages.sh build tests
-	@$(MAKE) --no-print-directory --silent .venv/tests.done
-	@$(MAKE) --no-print-directory --silent -j2 programs
+	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done programs
 	@.venv/bin/python tests/run.py test
+
+address:
+	@$(MAKE) tests SANITIZE=address,undefined
+thread:
+	@$(MAKE) tests SANITIZE=thread
 
 check:
 	@sh docker/packages.sh build tests
-	@$(MAKE) --no-print-directory --silent .venv/tests.done
-	@$(MAKE) --no-print-directory --silent -j2 tests SANITIZE=address,undefined
-	@$(MAKE) --no-print-directory --silent -j2 tests SANITIZE=thread
-	@$(MAKE) --no-print-directory --silent -j2 fuzzers
+	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done address thread fuzzers
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python tests/run.py check
 
 bench:
