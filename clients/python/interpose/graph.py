@@ -292,6 +292,16 @@ class Graph:
             node.close()
         self.nodes, self._hooks, self._parameters, self.shared = [], {}, {}, {}
 
+    def unplanned(self):
+        """The nodes without a shape, and what they are made of: what is new since shapes were last
+        asked for, so that a long program's are not planned again and again."""
+        new = [node for node in self.nodes if node.shape is None]
+        wanted, rest = set(new), new
+        while rest:
+            rest = [each for node in rest for each in node.inputs()
+                    if each not in wanted and not wanted.add(each)]
+        return [node for node in self.nodes if node in wanted]
+
     def needed(self):
         """The nodes that a run needs: all but optional ones that nothing uses."""
         used, kept = set(), []

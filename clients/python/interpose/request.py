@@ -21,12 +21,11 @@ class Request:
             raise NoValue(f"{node.label()} has no shape: the run has ended without its being saved "
                           "or its shape asked for")
         if node.shape is None:
-            self.plan(self.graph.nodes)
+            self.plan(self.graph.unplanned())
         return node
 
     def plan(self, nodes):
-        """Gives nodes their shapes and dtypes: all so far, or hooks without what is made of
-        them."""
+        """Gives nodes their shapes and dtypes; they come with all that they are made of."""
         if self.session is not None:
             self.session.plan(nodes)
             return
