@@ -53,7 +53,8 @@ class Bench:
         return [self.rng.randrange(self.vocab) for _ in range(length)]
 
     def some(self, share):
-        """A part of the rounds, for what takes long; one disturbance must not be the median."""
+        """A part of the rounds, for what takes long, or several times as many; one disturbance must
+        not be the median."""
         return max(3, round(self.rounds * share))
 
     def arithmetic(self, tokens, logits, blocks=None):
@@ -533,7 +534,8 @@ class Bench:
                                in_milliseconds(self.arithmetic(length, 0, 1))), last="share")
 
     def saves(self):
-        for length in (10, 128):
+        # What is told apart is a few hundredths of a short turn: more turns.
+        for length, share in ((10, 7), (128, 2)):
             ids = self.prompt(length)
             counts = [n for n in (1, 2, 4, 8, self.n_blocks) if n <= self.n_blocks]
             streams = self.blocks_of_hf(ids, range(self.n_blocks))
@@ -543,7 +545,7 @@ class Bench:
                 functions[label] = lambda n=n: self.blocks_of_ours(
                     self.ours, ids, range(self.n_blocks - n, self.n_blocks))
                 answers[label] = streams[self.n_blocks - n:]
-            rows = turns.take_turns(functions, self.rounds, answers)
+            rows = turns.take_turns(functions, self.some(share), answers)
             self.report.timings(
                 f"saves {length}", f"Saving the last residual streams whole, {length} tokens", "ms",
                 rows, milliseconds, ("the blocks' weights or arithmetic, no head",

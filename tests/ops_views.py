@@ -480,15 +480,17 @@ PRODUCTS = rows("""
 """, MATRICES, **NEAR, oracle="x @ y") + rows("""
     interpose.einsum("mid, mid ->", x[0], y[:, 0])
 """, MATRICES, **NEAR, oracle="x[0] @ y[:, 0]") + refusals(MATRICES, """
-    torch.einsum("ij,ij->ij", x, y) | einsum: 'i' is 3 and 4 long
+    torch.einsum("ij,ij->ij", x, y) | einsum: 'ij,ij->ij': 'i' is 3 and 4 long
+    interpose.einsum("row mid, row col -> col", x, y) | einsum: 'row mid, row col -> col': 'row' is 3 and 4 long
+    torch.einsum("...i,...i->i", x, y) | einsum: '...i,...i->i': a dimension of '...' is 3 and 4 long
     torch.einsum("ij,jk->il", x, y) | einsum: 'ij,jk->il' has a name behind the arrow that is not before it
-    torch.einsum("ijk,jk->i", x, y) | einsum: 'ijk' names 3 dimensions of a tensor that has 2
-    interpose.einsum("a (b c), d e -> a e", x, y) | 'a (b c), d e -> a e' is not of the form 'a b, b c -> a c'
-    interpose.einsum("row mid -> row", x, y) | einsum: 'B A -> B' has 1 terms, and 2 tensors are given
+    torch.einsum("ijk,jk->i", x, y) | einsum: 'ijk,jk->i' names 3 dimensions of a tensor that has 2
+    interpose.einsum("a (b c), d e -> a e", x, y) | 'a (b c), d e -> a e' is not of the form 'ij,jk->ik' or 'row mid, mid column -> row column', with '...' in each term or none
+    interpose.einsum("row mid -> row", x, y) | einsum: 'row mid -> row' has 1 terms, and 2 tensors are given
     torch.einsum("ij->ii", x) | einsum: 'ij->ii' has a name twice behind the arrow
     torch.einsum("ii->i", x) | einsum: 'ii->i': 'i' is 3 and 4 long
     torch.einsum("i j", x, y) | einsum: 'i j' has 1 terms, and 2 tensors are given
-    torch.einsum("i1->i", x) | einsum: 'i1->i' is not of the form 'ij,jk->ik', with letters and '...' in each term
+    torch.einsum("i1->i", x) | einsum: 'i1->i' is not of the form 'ij,jk->ik' or 'row mid, mid column -> row column', with '...' in each term or none
     torch.mv(x, y) | mv takes tensors of 2 and 1 dimensions: not (3, 4) and (4, 5)
     torch.dot(x, y) | dot takes tensors of 1 and 1 dimensions: not (3, 4) and (4, 5)
     torch.outer(x, y) | outer takes tensors of 1 and 1 dimensions: not (3, 4) and (4, 5)

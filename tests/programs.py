@@ -27,6 +27,7 @@ import re
 import sys
 import tempfile
 import typing
+from unittest import mock
 
 import numpy as np
 import torch
@@ -357,17 +358,21 @@ class Sent:
         names = {"torch": torch, "interpose": interpose}
         with model.edit() as names["model"]:
             execute(program.of(EDIT), names)
-        model = names["model"]
+        with mock.patch.object(model.client, "stream", wraps=model.client.stream) as stream:
+            self._run(names["model"], program, names)
+        (_, self.request), _ = stream.call_args
+        run, self.program = names["run"].session or names["run"], program
+        self.saved = dict(pair for s in program.statements for pair in came(s, names))
+        self.generated = [[ids.tolist() for ids in prompts] for prompts in run._new_tokens]
+
+    @staticmethod
+    def _run(model, program, names):
         with model.session() if len(program.traces) > 1 else contextlib.nullcontext():
             for trace in program.traces:
                 with eval(trace.opened, names) as names["run"]:
                     for invoke, prompts in zip(trace.invokes, trace.prompts):
                         with names["run"].invoke(given(prompts)):
                             execute(program.of(invoke), names)
-        run = names["run"].session or names["run"]
-        self.request, self.program = run._request(run.graph.needed()), program
-        self.saved = dict(pair for s in program.statements for pair in came(s, names))
-        self.generated = [[ids.tolist() for ids in prompts] for prompts in run._new_tokens]
 
     def counts(self):
         """The rows of the tables that it used: ("op", "add"), ("place", "lm_head.output"), ..."""

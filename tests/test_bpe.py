@@ -3,6 +3,7 @@
 The C side is build/tests/bpe_tool, which also checks that the ids decode to the text.
 """
 
+import functools
 import json
 import pathlib
 import random
@@ -167,11 +168,13 @@ def random_text(rng):
     return "".join(pieces)
 
 
+@functools.cache
 def random_texts(seed, n):
     rng = random.Random(seed)
     return [random_text(rng) for _ in range(n)]
 
 
+@functools.cache
 def random_code_points(seed, n):
     rng = random.Random(seed)
     tops = [0x80, 0x800, 0x3000, 0x10000, 0x110000]

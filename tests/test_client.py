@@ -585,15 +585,17 @@ def test_shapes_before_running(model):
 
 
 def test_one_plan_serves_all_nodes_so_far(model, monkeypatch):
+    """And the next one those that are new, with what they are made of."""
     asked, ask = [], model.client.ask
-    monkeypatch.setattr(model.client, "ask", lambda *a: asked.append(a[0]) or ask(*a))
+    monkeypatch.setattr(model.client, "ask", lambda path, body: asked.append(
+        (path, [node["op"] for node in body["nodes"]])) or ask(path, body))
     with model.trace(IDS):
         x = model.lm_head.output
-        y = x.softmax(-1)
-        assert y.shape == x.shape and x.ndim == 3 and y.size(1) == 4
-        assert asked == ["/v1/plan"]
-        assert (y * 2).shape == y.shape
-        assert asked == ["/v1/plan"] * 2
+        y, z = x.softmax(-1), x.exp()
+        assert y.shape == x.shape and x.ndim == 3 and z.size(1) == 4
+        assert asked == [("/v1/plan", ["hook", "softmax", "exp"])]
+        assert (z * 2).shape == y.shape
+        assert asked[1:] == [("/v1/plan", ["hook", "exp", "mul"])]
 
 
 def test_a_save_is_a_copy_of_its_moment(model):

@@ -687,11 +687,11 @@ def test_a_parameter_from_outside_is_the_run_s_own(model):
                                     interpose.einsum("td,dv->tv", h, unembed), embed @ h.T, unembed[:, 7] @ h.T)]
         one, want = (h @ column).save(), model.lm_head.output[0].save()
         lengths = unembed.norm(dim=0).save()
+        sent = [arg for node in run.graph.nodes for arg in node.args if isinstance(arg, dict)]
     for x, logits in zip(found, (want, want, want.value.T, want, want.value.T, want[:, 7])):
         same(x, logits)
     same(one, want[:, 7])
     same(lengths, np.linalg.norm(np.asarray(unembed), axis=0))
-    sent = [arg for node in run.graph.nodes for arg in node.args if isinstance(arg, dict)]
     assert [arg["shape"] for arg in sent] == [[model.config.width]]     # of the column that was fetched
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import math
 import re
-import string
 
 from .proxy import Proxy, proxy_of
 from .values import tensor_of
@@ -33,10 +32,9 @@ def einsum(equation, *operands):
     if not isinstance(equation, str):
         raise TypeError("einsum takes its equation as a text: einsum('ij,jk->ik', x, y)")
     operands = _proxies(operands)
-    equation = _lettered(equation, [x.ndim for x in operands])
     terms, result = _parse(equation, [x.ndim for x in operands])
     parts = [_once(equation, term, x) for term, x in zip(terms, operands)]
-    sizes = _sizes(parts)
+    sizes = _sizes(equation, parts)
     names, x = parts[0]
     for i in range(1, len(parts)):
         wanted = set(result).union(*(name for name, _ in parts[i + 1:]))
@@ -47,25 +45,6 @@ def einsum(equation, *operands):
     return x if list(x.shape) == shape else x.expand(shape)
 
 
-_WORD = r"[^\s,.>-]+"
-_LETTERS = string.ascii_uppercase + string.ascii_lowercase      # sorted, as the words are
-
-
-def _lettered(pattern, ranks):
-    """A pattern of words, as einops and fancy_einsum have it, with a letter for each: they are
-    words where spaces part them, or where each tensor has as many dimensions as its term words."""
-    terms = [re.findall(_WORD, term) for term in pattern.partition("->")[0].split(",")]
-    has_gaps = " " in re.sub(r"\s*(,|->|^|$)\s*", "", pattern)
-    if all(len(word) == 1 for term in terms for word in term) or (
-            not has_gaps and [len(term) for term in terms] != ranks):
-        return pattern
-    words = sorted(set(re.findall(_WORD, pattern)))
-    if len(words) > len(_LETTERS) or "(" in pattern:
-        raise ValueError(f"einsum: {pattern!r} is not of the form 'a b, b c -> a c'")
-    letters = dict(zip(words, _LETTERS))
-    return re.sub(_WORD, lambda word: letters[word[0]], pattern)
-
-
 def _proxies(operands):
     operands = [tensor_of(x) for x in operands]
     run = next((x._run for x in operands if isinstance(x, Proxy)), None)
@@ -74,40 +53,61 @@ def _proxies(operands):
     return [proxy_of(run, x) for x in operands]
 
 
+_MORE = "..."
+_WORD, _LETTER = r"\.\.\.|[^\s,.>()-]+", r"\.\.\.|[^\W\d_]"
+
+
+def _has_words(equation, ranks):
+    """Whether names are words, as einops and fancy_einsum have them: where spaces part them, or
+    where each tensor has as many dimensions as its term words."""
+    terms = [re.findall(_WORD, term) for term in equation.partition("->")[0].split(",")]
+    has_gaps = " " in re.sub(r"\s*(,|->|^|$)\s*", "", equation)
+    return any(len(word) > 1 and word != _MORE for term in terms for word in term) and (
+        has_gaps or [len(term) for term in terms] == ranks)
+
+
+def _split(equation, ranks):
+    """The names of each term, and those behind the arrow, "..." among them."""
+    name = _WORD if _has_words(equation, ranks) else _LETTER
+    found = []
+    for text in equation.replace("->", ",", 1).split(","):
+        names = re.findall(name, text)
+        if "".join(names) != "".join(text.split()) or names.count(_MORE) > 1:
+            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik' or 'row mid, mid "
+                             "column -> row column', with '...' in each term or none")
+        found.append(names)
+    return (found[:-1], found[-1]) if "->" in equation else (found, None)
+
+
 def _parse(equation, ranks):
-    """The names of each term's dimensions and of the result's; "0", "1", ... are those of `...`."""
-    left, arrow, result = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    for term in [*terms, result]:
-        letters = term.replace("...", "", 1)
-        if letters and not letters.isalpha():
-            raise ValueError(f"einsum: {equation!r} is not of the form 'ij,jk->ik', with letters "
-                             "and '...' in each term")
+    """The names of each term's dimensions and of the result's, as lists; those of `...` are 0, 1,
+    ..."""
+    terms, result = _split(equation, ranks)
     if len(terms) != len(ranks):
         raise ValueError(f"einsum: {equation!r} has {len(terms)} terms, and {len(ranks)} "
                          "tensors are given")
-    wide = 0    # dimensions of the longest `...`
-    for term, rank in zip(terms, ranks):
-        more = rank - len(term.replace("...", ""))
-        if more < 0 or more and "..." not in term:
-            raise ValueError(f"einsum: {term!r} names {len(term.replace('...', ''))} dimensions "
-                             f"of a tensor that has {rank}")
-        wide = max(wide, more)
-    if wide > 10:
-        raise ValueError(f"einsum: {wide} dimensions of '...' are too many")
-    every = "".join(map(str, range(wide)))
-    if not arrow:
-        letters = left.replace("...", "").replace(",", "")
-        result = "..." * ("..." in left) + "".join(sorted(c for c in set(letters)
-                                                          if letters.count(c) == 1))
-    named = [term.replace("...", every[wide - rank + len(term.replace("...", "")):])
-             for term, rank in zip(terms, ranks)]
-    result = result.replace("...", every)
+    n_more = [rank - len([n for n in names if n != _MORE]) for names, rank in zip(terms, ranks)]
+    for names, n, rank in zip(terms, n_more, ranks):
+        if n < 0 or n and _MORE not in names:
+            raise ValueError(f"einsum: {equation!r} names {rank - n} dimensions of a tensor that "
+                             f"has {rank}")
+    more = list(range(max(n_more)))
+    named = [_spelled(names, more[len(more) - n:]) for names, n in zip(terms, n_more)]
+    if result is None:
+        every = [name for names in terms for name in names]
+        result = [_MORE] * (_MORE in every) + sorted(
+            n for n in set(every) - {_MORE} if every.count(n) == 1)
+    result = _spelled(result, more)
     if len(set(result)) < len(result):
         raise ValueError(f"einsum: {equation!r} has a name twice behind the arrow")
-    if not set(result) <= set("".join(named)):
+    if not set(result) <= {name for names in named for name in names}:
         raise ValueError(f"einsum: {equation!r} has a name behind the arrow that is not before it")
     return named, result
+
+
+def _spelled(names, more):
+    """The names with those of `...` in its place."""
+    return [each for name in names for each in (more if name == _MORE else [name])]
 
 
 def _once(equation, names, x):
@@ -120,18 +120,19 @@ def _once(equation, names, x):
                 raise ValueError(f"einsum: {equation!r}: {name!r} is {x.shape[a]} and {x.shape[b]} "
                                  "long")
             x = x.diagonal(0, a, b)
-            names = names[:a] + names[a + 1:b] + names[b + 1:] + name
+            names = [*names[:a], *names[a + 1:b], *names[b + 1:], name]
     return names, x
 
 
-def _sizes(parts):
+def _sizes(equation, parts):
     """The size of each name: that of the terms where it is not 1, which broadcasts."""
     sizes = {}
     for names, x in parts:
         for name, size in zip(names, x.shape):
             known = sizes.setdefault(name, size)
             if known != size and 1 not in (known, size):
-                raise ValueError(f"einsum: {name!r} is {known} and {size} long")
+                what = repr(name) if isinstance(name, str) else "a dimension of '...'"
+                raise ValueError(f"einsum: {equation!r}: {what} is {known} and {size} long")
             sizes[name] = size if known == 1 else known
     return sizes
 
@@ -139,7 +140,7 @@ def _sizes(parts):
 def _only(names, x, wanted):
     """x summed over the dimensions that nobody wants."""
     lost = [i for i, name in enumerate(names) if name not in wanted]
-    return "".join(n for n in names if n in wanted), x.sum(dim=lost) if lost else x
+    return [n for n in names if n in wanted], x.sum(dim=lost) if lost else x
 
 
 def _arranged(names, x, order):
@@ -148,12 +149,12 @@ def _arranged(names, x, order):
 
 def _product(a, x, b, y, wanted, sizes):
     """Two terms as one matrix product: (shared, rows, inner) with (shared, inner, columns)."""
-    a, x = _only(a, x, wanted | set(b))
-    b, y = _only(b, y, wanted | set(a))
-    shared = "".join(n for n in a if n in b and n in wanted)
-    inner = "".join(n for n in a if n in b and n not in wanted)
-    rows = "".join(n for n in a if n not in b)
-    columns = "".join(n for n in b if n not in a)
+    a, x = _only(a, x, wanted.union(b))
+    b, y = _only(b, y, wanted.union(a))
+    shared = [n for n in a if n in b and n in wanted]
+    inner = [n for n in a if n in b and n not in wanted]
+    rows = [n for n in a if n not in b]
+    columns = [n for n in b if n not in a]
 
     def matrices(names, x, first, second):
         x = _arranged(names, x, shared + first + second)

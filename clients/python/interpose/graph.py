@@ -20,7 +20,7 @@ class Node:
 
     __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
                  "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
-                 "missing", "skips", "is_out", "stands_for")
+                 "missing", "skips", "is_out", "stands_for", "text")
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None,
                  place=None):
@@ -38,6 +38,7 @@ class Node:
         self.missing = None         # of a save that is not sent: why, as half a sentence
         self.is_out = False         # of the graph, to be written again (see Graph.take_out)
         self.stands_for = None      # the node whose label it has
+        self.text = None            # its label, once what it is made of is gone
         self.place = place or user_place()
 
     def ancestry(self):
@@ -57,6 +58,8 @@ class Node:
 
     def label(self, depth=2):
         """A text for people: "transformer.h.0.mlp.output", "add(lm_head.output, 1.0)"."""
+        if self.text is not None:
+            return self.text
         if self.stands_for is not None:
             return self.stands_for.label(depth)
         if self.op in ("hook", "parameter"):
@@ -68,6 +71,17 @@ class Node:
             return args[0] + args[1]
         args += [f"{name}={_label(a, depth - 1)}" for name, a in self.kwargs.items()]
         return f"{self.op}({', '.join(args)})"
+
+
+    def close(self):
+        """Lets go of others, so that the values of each are freed with the names of that one: of
+        what has a value its label is kept, and no node holds one that was made of it."""
+        for save in self.saves:     # those that are not sent too
+            save.args = []
+        if self.saves or self.op == "save":
+            self.text = self.label()
+            self.args, self.kwargs, self.base, self.stands_for = [], {}, None, None
+        self.replaced_by = self.frozen = None
 
 
 def _label(arg, depth):
@@ -261,16 +275,32 @@ class Graph:
         for place, each in hooks.items():
             self._hooks.setdefault(place, [None]).extend(each)
         behind = set(nodes)
-
-        def now(arg):
-            if isinstance(arg, list) and not isinstance(arg, Index):
-                return [now(a) for a in arg]
-            is_itself = isinstance(arg, Node) and root_of(arg).replaced_by in behind
-            return arg if is_itself else self.used(arg)
         for node in nodes:
-            node.args = [now(a) for a in node.args]
-            node.kwargs = {name: now(a) for name, a in node.kwargs.items()}
+            node.args = [self._used_from(a, behind) for a in node.args]
+            node.kwargs = {name: self._used_from(a, behind) for name, a in node.kwargs.items()}
             node.base = node.base and node.args[0]
+
+    def _used_from(self, arg, behind):
+        if isinstance(arg, list) and not isinstance(arg, Index):
+            return [self._used_from(a, behind) for a in arg]
+        is_itself = isinstance(arg, Node) and root_of(arg).replaced_by in behind
+        return arg if is_itself else self.used(arg)
+
+    def close(self):
+        """The run is over."""
+        for node in self.nodes:
+            node.close()
+        self.nodes, self._hooks, self._parameters, self.shared = [], {}, {}, {}
+
+    def unplanned(self):
+        """The nodes without a shape, and what they are made of: what is new since shapes were last
+        asked for, so that a long program's are not planned again and again."""
+        new = [node for node in self.nodes if node.shape is None]
+        wanted, rest = set(new), new
+        while rest:
+            rest = [each for node in rest for each in node.inputs()
+                    if each not in wanted and not wanted.add(each)]
+        return [node for node in self.nodes if node in wanted]
 
     def needed(self):
         """The nodes that a run needs: all but optional ones that nothing uses."""
@@ -314,28 +344,30 @@ def with_constants(nodes):
     return shared + nodes
 
 
+def _form(arg, index, shared):
+    if isinstance(arg, dict) and _content(arg) in shared:
+        return {"node": shared[_content(arg)]}
+    if isinstance(arg, Node):
+        return {"node": index[arg]}
+    if isinstance(arg, list) and not isinstance(arg, Index):
+        return [_form(a, index, shared) for a in arg]
+    return arg
+
+
 def wire(nodes):
     """`nodes` of the request."""
     index = {node: i for i, node in enumerate(nodes)}
     shared = {}     # of an array -> the constant that holds it, of those so far
-
-    def form(arg):
-        if isinstance(arg, dict) and _content(arg) in shared:
-            return {"node": shared[_content(arg)]}
-        if isinstance(arg, Node):
-            return {"node": index[arg]}
-        if isinstance(arg, list) and not isinstance(arg, Index):
-            return [form(a) for a in arg]
-        return arg
-
     rows = []
     for i, node in enumerate(nodes):
         if node.op == "constant":
             shared.setdefault(_content(node.args[0]), i)
-        args = node.args if node.op == "constant" else [form(a) for a in node.args]
+        args = node.args
+        if node.op != "constant":
+            args = [_form(a, index, shared) for a in args]
         row = {"op": node.op, "args": args}
         if node.kwargs:
-            row["kwargs"] = {name: form(a) for name, a in node.kwargs.items()}
+            row["kwargs"] = {name: _form(a, index, shared) for name, a in node.kwargs.items()}
         if node.skips:
             row["kwargs"] = {**row.get("kwargs", {}), "skip": True}
         if node.invoke is not None:

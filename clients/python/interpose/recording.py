@@ -37,14 +37,6 @@ class Recording:
         Returns what each recorded node has become.
         """
         made = {} if made is None else made
-
-        def now(arg):
-            if isinstance(arg, Node):
-                return made.get(arg, arg)
-            if isinstance(arg, (list, tuple)) and not isinstance(arg, Index):
-                return type(arg)(map(now, arg))
-            return arg
-
         for verb, given, what in self.events:
             if verb == "hook":
                 path, at = what
@@ -54,11 +46,12 @@ class Recording:
                 made[given] = run.graph.parameter(*what)
             elif verb == "add":
                 op, args, kwargs, facts = what
-                node = run.write(op, now(args), {k: now(v) for k, v in kwargs.items()},
-                                 **{k: now(v) for k, v in facts.items()})
+                node = run.write(op, _now(args, made),
+                                 {k: _now(v, made) for k, v in kwargs.items()},
+                                 **{k: _now(v, made) for k, v in facts.items()})
                 made[given], node.place = node, given.place
             elif verb == "replace":
-                made[given] = run.write_replace(*now(what))
+                made[given] = run.write_replace(*_now(what, made))
                 made[given].place = given.place
             elif verb == "append":
                 target, item = what
@@ -67,3 +60,12 @@ class Recording:
                 iteration, recording = what
                 iteration.replay(run, recording, made)
         return made
+
+
+def _now(arg, made):
+    """What has become of an event's argument."""
+    if isinstance(arg, Node):
+        return made.get(arg, arg)
+    if isinstance(arg, (list, tuple)) and not isinstance(arg, Index):
+        return type(arg)(_now(a, made) for a in arg)
+    return arg

@@ -5,7 +5,7 @@ import re
 
 from . import graph as graphs
 from .client import request_error
-from .errors import RequestError, ServerError, raise_at
+from .errors import NoValue, RequestError, ServerError, raise_at
 from .progress import Progress
 from .values import array_of, id_lists
 
@@ -17,13 +17,15 @@ class Request:
         """The node with its shape and dtype, as the server plans the request so far."""
         if self.writer.open_invoke is not None:
             self.writer.open_invoke.ask(node)
+        if node.shape is None and self._state == "done":
+            raise NoValue(f"{node.label()} has no shape: the run has ended without its being saved "
+                          "or its shape asked for")
         if node.shape is None:
-            self.plan(self.graph.nodes)
+            self.plan(self.graph.unplanned())
         return node
 
     def plan(self, nodes):
-        """Gives nodes their shapes and dtypes: all so far, or hooks without what is made of
-        them."""
+        """Gives nodes their shapes and dtypes; they come with all that they are made of."""
         if self.session is not None:
             self.session.plan(nodes)
             return

@@ -135,9 +135,11 @@ class Run(Request):
         self._send()
         self._state = "done"
         self.settle()
+        self.graph.close()
 
     def settle(self):
-        """The values have come: they take the place of proxies and of the items of lists."""
+        """The values have come: they take the place of proxies and of the items of lists. They are
+        held by these alone, and by no cycle, so that they go when their names do."""
         for proxy in self.saved:
             proxy._settle()
         for each in self.lists:
@@ -147,7 +149,7 @@ class Run(Request):
         for tensor, key, proxy in self.fills:
             if proxy._has_come():
                 tensor[key] = proxy.torch().to(tensor)
-        self.saved, self.lists, self._logs, self.fills = [], [], [], []
+        self.saved, self.lists, self._logs, self.fills, self.everyone = [], [], [], [], []
 
     def _refuse_nesting(self):
         run = self.outer
@@ -227,6 +229,7 @@ class Run(Request):
                 self.iteration.end()
             for cache in self.open_invoke.caches:
                 cache.write()
+            self.open_invoke.caches = []
         self.iteration = self.open_invoke = None
 
     def next(self, increment=1):

@@ -38,6 +38,7 @@ class Session(Run):
             first += n
             run.settle()
         self.settle()
+        self.graph.close()
 
     def open_run(self):
         """The run that is written just now, or the session itself between them."""
