@@ -1,13 +1,16 @@
 /* Logits that only this request's own ops look at, at many positions: the head's product is then
  * an action like any other, over a copy of the rows of lm_head.input, and tiles.c runs it a few
- * rows at a time. Where the ops look at a few columns, only the panels of 16 that hold them are
- * computed.
+ * rows at a time. Where the ops look at a few columns, through a view or by constant ids, only the
+ * panels of 16 that hold them are computed.
  *
  * Readers that look at the same rows share a product. It has those rows alone, in their order. */
 #include "planner.h"
 #include <string.h>
 
-enum { GROUPS_MAX = 64 };
+enum {
+    GROUPS_MAX = 64,
+    IDS_MAX = 4096, /* of an index that is looked at: more are seldom few columns */
+};
 
 /* What a view of a row-major (rows, V) tensor looks at. */
 struct look {
@@ -19,14 +22,17 @@ struct group { /* readers of one root that look at the same rows */
     int root;
     struct view rows;
     bool is_live; /* stays where it is: the model computes it */
-    int first, last; /* of its readers, a chain of values */
+    int first, last; /* of its readers, a chain of values, and */
+    int first_select; /* of the nodes that select columns of them, or -1 */
 };
 
 struct choice {
     struct planner *s;
     bool *is_set;     /* of each root: something alive changes it */
     int *next;        /* of each value: the next reader of its group, or -1, and */
-    bool *is_reader;  /* whether it is in one */
+    bool *is_reader;  /* whether it is in one, and */
+    bool *is_whole;   /* whether somebody looks at all columns that it has */
+    int *next_select; /* of each node that selects columns: the next of its group, or -1 */
     struct group groups[GROUPS_MAX];
     int n_groups;
 };
@@ -85,20 +91,47 @@ static struct group *group_of(struct choice *c, int root, const struct look *l)
     if (c->n_groups == GROUPS_MAX)
         return NULL;
     struct group *g = &c->groups[c->n_groups++];
-    *g = (struct group){.root = root, .rows = l->rows, .first = -1, .last = -1};
+    *g = (struct group){.root = root, .rows = l->rows, .first = -1, .last = -1, .first_select = -1};
     if (together)
         g->rows = view_of(1, (int64_t[]){c->s->roots[root].bytes / (int64_t)sizeof(float) /
                                          c->s->m->vocab});
     return g;
 }
 
+/* The dimension along which a node chooses by an index. */
+static int dim_of(const struct node *n, const struct view *x)
+{
+    const int64_t dim = n->args[1].integer;
+    return (int)(dim < 0 ? dim + x->rank : dim);
+}
+
+/* Whether a node, whose operands are taken, chooses columns by ids that are known. */
+static bool selects_columns(struct planner *s, const struct node *n)
+{
+    if (n->op != OP_index_select && n->op != OP_gather)
+        return false;
+    const struct view *x = &s->p->values[s->in[0]].view;
+    const struct root *ids = root_of(s, s->in[1]);
+    const struct view once = view_once(&s->p->values[s->in[1]].view);
+    const int64_t V = s->m->vocab;
+    if (!ids->constant || ids->is_set || view_count(&once) > IDS_MAX || x->rank == 0 ||
+        x->stride[dim_of(n, x)] % V == 0)
+        return false;
+    int n_steps = 0; /* dimensions that step along columns */
+    for (int i = 0; i < x->rank; i++)
+        n_steps += x->shape[i] > 1 && x->stride[i] % V != 0;
+    return n_steps == 1 && x->shape[dim_of(n, x)] > 1;
+}
+
 /* What a save keeps of all columns exists as a whole, and as a part of the reply. */
-static void reader_add(struct choice *c, int value, bool is_saved)
+static void reader_add(struct choice *c, int node, int operand)
 {
     struct planner *s = c->s;
+    const struct node *n = &s->g->nodes[node];
+    const bool is_saved = n->op == OP_save;
     const int64_t V = s->m->vocab;
     struct look l;
-    const int root = s->value_roots[value];
+    const int value = s->in[operand], root = s->value_roots[value];
     const bool fits = look_of(&l, &s->p->values[value].view, V);
     if (!fits && s->roots[root].home == HOME_activation)
         return;
@@ -107,6 +140,12 @@ static void reader_add(struct choice *c, int value, bool is_saved)
         return;
     if (!fits || (is_saved && l.high - l.low >= V / 2))
         g->is_live = true;
+    if (operand == 0 && selects_columns(s, n)) {
+        c->next_select[node] = g->first_select;
+        g->first_select = node;
+    } else {
+        c->is_whole[value] = true;
+    }
     if (c->is_reader[value])
         return;
     c->is_reader[value] = true;
@@ -128,35 +167,100 @@ static void readers_find(struct choice *c)
         operands_take(s, &s->g->nodes[i]);
         for (int k = 0; k < s->n_in; k++) {
             if (is_head(c, s->value_roots[s->in[k]]))
-                reader_add(c, s->in[k], s->g->nodes[i].op == OP_save);
+                reader_add(c, i, k);
         }
     }
 }
 
+struct panels { /* of a product */
+    bool *needed; /* [n_all] */
+    int n, n_all;
+    int *places; /* [n_all] of those that are needed: which of them each is */
+};
+
+static void need_columns(struct panels *p, int64_t low, int64_t high)
+{
+    for (int64_t panel = low / PANEL_COLUMNS; panel <= high / PANEL_COLUMNS; panel++) {
+        p->n += !p->needed[panel];
+        p->needed[panel] = true;
+    }
+}
+
+/* Where a view has the element that comes at place i in row-major order. */
+static int64_t offset_at(const struct view *v, int64_t i)
+{
+    int64_t at = v->offset;
+    for (int k = v->rank - 1; k >= 0; k--) {
+        at += i % v->shape[k] * v->stride[k];
+        i /= v->shape[k];
+    }
+    return at;
+}
+
+/* The columns of the product that a node selects, in the order of its index, of which `once` is
+ * what is not repeated. Returns how many. */
+static int64_t selected(int64_t columns[IDS_MAX], struct view *once, struct planner *s, int node)
+{
+    const struct node *n = &s->g->nodes[node];
+    operands_take(s, n);
+    const struct view *x = &s->p->values[s->in[0]].view;
+    const int64_t *ids = root_of(s, s->in[1])->constant;
+    *once = view_once(&s->p->values[s->in[1]].view);
+    const int64_t count = view_count(once);
+    for (int64_t i = 0; i < count; i++)
+        columns[i] =
+            x->offset % s->m->vocab + ids[offset_at(once, i)] * x->stride[dim_of(n, x)];
+    return count;
+}
+
 /* The panels that a group's readers need, ascending: none where that is more than half of them. */
-static int find_panels(const int32_t **panels, const struct choice *c, const struct group *g)
+static int find_panels(const int32_t **panels, struct panels *p, const struct choice *c,
+                       const struct group *g)
 {
     struct planner *s = c->s;
-    const int V = s->m->vocab, n_all = (V + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    bool *needed = ARENA_ARRAY(s->a, bool, (size_t)n_all);
-    int n = 0;
+    const int V = s->m->vocab;
+    p->n_all = (V + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    p->needed = ARENA_ARRAY(s->a, bool, (size_t)p->n_all);
+    p->places = ARENA_ARRAY(s->a, int, (size_t)p->n_all);
     for (int value = g->first; value >= 0; value = c->next[value]) {
         struct look l;
         look_of(&l, &s->p->values[value].view, V);
-        for (int64_t panel = l.low / PANEL_COLUMNS; panel <= l.high / PANEL_COLUMNS; panel++) {
-            n += !needed[panel];
-            needed[panel] = true;
-        }
-        if (2 * n * PANEL_COLUMNS > V)
+        if (c->is_whole[value])
+            need_columns(p, l.low, l.high);
+        if (2 * p->n * PANEL_COLUMNS > V)
             return 0;
     }
-    int32_t *list = ARENA_ARRAY(s->a, int32_t, (size_t)n);
-    for (int panel = 0, i = 0; panel < n_all; panel++) {
-        if (needed[panel])
+    for (int node = g->first_select; node >= 0; node = c->next_select[node]) {
+        int64_t columns[IDS_MAX];
+        struct view once;
+        const int64_t count = selected(columns, &once, s, node);
+        for (int64_t i = 0; i < count; i++)
+            need_columns(p, columns[i], columns[i]);
+    }
+    if (2 * p->n * PANEL_COLUMNS > V)
+        return 0;
+    int32_t *list = ARENA_ARRAY(s->a, int32_t, (size_t)p->n);
+    for (int panel = 0, i = 0; panel < p->n_all; panel++) {
+        p->places[panel] = i;
+        if (p->needed[panel])
             list[i++] = panel;
     }
     *panels = list;
-    return n;
+    return p->n;
+}
+
+/* The index of a node that selects columns, where only some panels exist. */
+static void move_index(struct planner *s, int node, const struct panels *p)
+{
+    int64_t columns[IDS_MAX];
+    struct view once;
+    const int64_t count = selected(columns, &once, s, node);
+    int64_t *moved = ARENA_ARRAY(s->a, int64_t, (size_t)count);
+    for (int64_t i = 0; i < count; i++)
+        moved[i] = p->places[columns[i] / PANEL_COLUMNS] * PANEL_COLUMNS +
+                   columns[i] % PANEL_COLUMNS;
+    s->moved_index[node] = tensor_add(s, -1, 0, DT_i64, &once);
+    root_of(s, s->moved_index[node])->constant = moved;
 }
 
 /* Rows one behind the other, in the order in which a view has them. */
@@ -174,13 +278,11 @@ static void take_rows_apart(struct view *v, int64_t V)
 
 /* The same elements where of the columns only these panels exist. What a view looks at lies in
  * panels that follow one another, and still do. */
-static void take_panels(struct view *v, int64_t V, const int32_t *panels, int n_panels)
+static void take_panels(struct view *v, int64_t V, const struct panels *p)
 {
-    const int64_t column = v->offset % V, width = (int64_t)n_panels * PANEL_COLUMNS;
-    int i = 0;
-    while (panels[i] != column / PANEL_COLUMNS)
-        i++;
-    v->offset = v->offset / V * width + i * PANEL_COLUMNS + column % PANEL_COLUMNS;
+    const int64_t column = v->offset % V, width = (int64_t)p->n * PANEL_COLUMNS;
+    v->offset = v->offset / V * width + p->places[column / PANEL_COLUMNS] * PANEL_COLUMNS +
+                column % PANEL_COLUMNS;
     for (int k = 0; k < v->rank; k++) {
         if (v->stride[k] % V == 0)
             v->stride[k] = v->stride[k] / V * width;
@@ -227,7 +329,8 @@ static void group_settle(struct choice *c, const struct group *g)
     if (g->is_live || n_rows <= TILE_ROWS)
         return;
     const int32_t *panels = NULL;
-    const int n_panels = find_panels(&panels, c, g);
+    struct panels p = {0};
+    const int n_panels = find_panels(&panels, &p, c, g);
     if (n_panels == 0 && (is_op || s->whole_logits || !head_is_large(n_rows, V)))
         return;
     const int64_t width = n_panels ? (int64_t)n_panels * PANEL_COLUMNS : V;
@@ -236,12 +339,19 @@ static void group_settle(struct choice *c, const struct group *g)
     r->panels = panels;
     r->n_panels = n_panels;
     r->bytes = n_rows * width * (int64_t)sizeof(float);
+    for (int node = g->first_select; node >= 0 && n_panels; node = c->next_select[node]) {
+        operands_take(s, &s->g->nodes[node]);
+        if (!c->is_whole[s->in[0]])
+            move_index(s, node, &p);
+    }
     for (int value = g->first; value >= 0; value = c->next[value]) {
         struct view *v = &s->p->values[value].view;
         if (!is_op)
             take_rows_apart(v, V);
+        if (n_panels && !c->is_whole[value])
+            v->offset -= v->offset % V; /* its nodes' moved indices say the columns alone */
         if (n_panels)
-            take_panels(v, V, panels, n_panels);
+            take_panels(v, V, &p);
         s->p->values[value].home = HOME_slab;
         s->value_roots[value] = root;
     }
@@ -254,6 +364,9 @@ void heads_choose(struct planner *s)
     c->is_set = ARENA_ARRAY(s->a, bool, (size_t)s->n_roots);
     c->next = ARENA_ARRAY(s->a, int, (size_t)s->p->n_values);
     c->is_reader = ARENA_ARRAY(s->a, bool, (size_t)s->p->n_values);
+    c->is_whole = ARENA_ARRAY(s->a, bool, (size_t)s->p->n_values);
+    c->next_select = ARENA_ARRAY(s->a, int, (size_t)s->g->n_nodes);
+    s->moved_index = ARENA_ARRAY(s->a, int, (size_t)s->g->n_nodes);
     readers_find(c);
     for (int i = 0; i < c->n_groups; i++)
         group_settle(c, &c->groups[i]);

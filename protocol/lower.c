@@ -377,15 +377,31 @@ static void emit_gather(struct planner *s, int node, int out, int x, int index)
                 .op = OP_gather, .node = node, .out = out, .in = {x, index, faults(s)}});
 }
 
+/* The index of a selection, and what of x it counts in, the dimension last: all there is of it
+ * where columns of logits are few. */
+static int selection(struct lowering *l, struct view *in, int x, int dim)
+{
+    struct planner *s = l->s;
+    const struct view from = view_at(s, x), given = view_at(s, s->in[1]);
+    const int moved = s->moved_index[l->node];
+    *in = view_dim_last(&from, dim);
+    if (!moved)
+        return operand(l, 1);
+    in->shape[in->rank - 1] = (int64_t)root_of(s, x)->n_panels * PANEL_COLUMNS;
+    in->stride[in->rank - 1] = 1;
+    return broadcast(s, moved, given.rank, given.shape);
+}
+
 /* gather's index may be smaller than x; index_select's is the same for all rows. */
 static void lower_select(struct lowering *l)
 {
     struct planner *s = l->s;
     const int dim = dim_at(l, 1), x = picks(s, l->node) ? s->in[0] : operand(l, 0);
-    const int index = operand(l, 1);
-    const struct view from = view_at(s, x), to = view_at(s, l->node), given = view_at(s, index);
+    struct view in;
+    const int index = selection(l, &in, x, dim);
+    const struct view to = view_at(s, l->node), given = view_at(s, index);
     const struct view out = view_dim_last(&to, dim);
-    struct view in = view_dim_last(&from, dim), at = out;
+    struct view at = out;
     memcpy(in.shape, out.shape, sizeof in.shape[0] * (size_t)(out.rank - 1));
     if (s->g->nodes[l->node].op == OP_gather) {
         at = view_dim_last(&given, dim);

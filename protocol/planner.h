@@ -95,6 +95,8 @@ struct planner {
     struct draft *drafts;
     int n_drafts, draft_capacity;
     struct chosen chosen; /* last */
+    int *moved_index; /* of each node: a constant, its index where only some panels of its operand
+                         exist, one behind the other, or 0 */
     struct head *heads;
     int n_heads, head_capacity, loop_capacity;
     int positions; /* a value, 0, 1, 2, ... (context); 0: not needed so far */

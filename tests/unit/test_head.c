@@ -134,12 +134,37 @@ static int widen(int x, int other)
     }
 }
 
+/* Of each row its own columns, but the same for all sequences. */
+static int gather_constant(int x)
+{
+    const struct view *v = view_at(x);
+    enum { K = 3 };
+    const int rank = v->rank, rows = rank > 1 ? (int)v->shape[rank - 2] : 1;
+    int64_t *ids = ARENA_ARRAY(&t.arena, int64_t, (size_t)(rows * K)), sizes[RANK_MAX];
+    for (int i = 0; i < rows * K; i++)
+        ids[i] = pick(4) ? 64 + pick(40) : pick(VOCAB);
+    memcpy(sizes, v->shape, sizeof sizes);
+    sizes[rank - 1] = K;
+    const int own = rank > 1 ? 2 : 1;
+    const int index = tiny_constant(&t, DT_i64, own, sizes + rank - own, ids);
+    struct arg to = {.kind = ARG_ints, .count = rank};
+    to.ints = memcpy(ARENA_ARRAY(&t.arena, int64_t, RANK_MAX), sizes, sizeof sizes);
+    return tiny_op(&t, gather, NODE(x), INT(-1), NODE(tiny_op(&t, expand, NODE(index), to)));
+}
+
+/* Columns by their ids, some of them twice, some beside one another. */
+static int select_constant(int x, const int64_t ids[4])
+{
+    return tiny_op(&t, index_select, NODE(x), INT(-1),
+                   NODE(tiny_constant(&t, DT_i64, 1, (int64_t[]){4}, ids)));
+}
+
 static int narrow(int x)
 {
     static const char *const columns[] = {"[..., 17]", "[..., 40:70]", "[..., -1]", "[..., ::4000]"};
-    static const int64_t ids[] = {8999, 3, 3, 160};
+    static const int64_t ids[] = {8999, 3, 3, 160}, near[] = {0, 7, 5, 3};
     const int top = tiny_op(&t, argmax, NODE(x), INT(-1), BOOL(true));
-    switch (pick(13)) {
+    switch (pick(16)) {
     case 0: return tiny_op(&t, sum, NODE(x), INT(-1));
     case 1: return tiny_op(&t, max, NODE(x), INT(-1), BOOL(true));
     case 2: return tiny_op(&t, argmin, NODE(x), INT(-1));
@@ -147,12 +172,15 @@ static int narrow(int x)
     case 4: return tiny_op(&t, topk_values, NODE(x), INT(5));
     case 5: return tiny_op(&t, topk_indices, NODE(x), INT(3), ABSENT, BOOL(false));
     case 6: return tiny_op(&t, gather, NODE(x), INT(-1), NODE(top));
-    case 7: return tiny_op(&t, index_select, NODE(x), INT(-1),
-                           NODE(tiny_constant(&t, DT_i64, 1, (int64_t[]){4}, ids)));
+    case 7: return select_constant(x, ids);
     case 8: return tiny_op(&t, mean, NODE(x), INT(0)); /* over the rows */
     case 9: return x;                                  /* all of it */
     case 10: return tiny_op(&t, add, NODE(tiny_getitem(&t, x, "[..., 7]")),
                             NODE(tiny_op(&t, max, NODE(x), INT(-1))));
+    case 11: return select_constant(tiny_getitem(&t, x, "[..., 100:8000:900]"), near);
+    case 12: return gather_constant(x);
+    case 13: return select_constant(
+        tiny_op(&t, unfold, NODE(x), INT(-1), INT(8), INT(2000)), near);
     default: return tiny_getitem(&t, x, columns[pick(4)]);
     }
 }
@@ -251,13 +279,20 @@ static bool same(const struct job *a, const struct job *b)
     return n == 0 || memcmp(a->generated, b->generated, n * sizeof *a->generated) == 0;
 }
 
-static int n_tiled, n_narrow, n_joint;
+static int n_tiled, n_narrow, n_joint, n_selected;
 
 static void count_loops(const struct plan *p)
 {
     n_tiled += p->n_loops > 0;
     for (int i = 0; i < p->n_actions; i++)
         n_narrow += p->actions[i].n_panels > 0;
+    for (int i = 0; i < p->n_actions; i++) { /* of columns that are not those of the operand */
+        const struct action *a = &p->actions[i];
+        const struct node *n = &t.graph.nodes[a->node];
+        const struct view *x = &p->values[a->in[0]].view;
+        n_selected += (n->op == OP_index_select || n->op == OP_gather) && a->op == OP_gather &&
+                      x->shape[x->rank - 1] != plan_value(p, n->args[0].node)->view.shape[x->rank - 1];
+    }
     for (int i = 0; i < p->n_loops; i++) {
         int n = 0;
         for (int k = 0; k < p->loops[i].n_actions; k++)
@@ -299,8 +334,9 @@ static void programs_over_tiles_have_the_bits_of_whole_logits(void **state)
     }
     for (uint64_t i = 1; i <= 300; i++)
         one_program(i);
-    print_message("%d tiled, %d narrow, %d joint\n", n_tiled, n_narrow, n_joint);
-    assert_true(n_tiled > 50 && n_narrow > 20 && n_joint > 3);
+    print_message("%d tiled, %d narrow, %d joint, %d selected\n", n_tiled, n_narrow, n_joint,
+                  n_selected);
+    assert_true(n_tiled > 50 && n_narrow > 20 && n_joint > 3 && n_selected > 10);
 }
 
 /* The rows of logits that a server has bound what is whole, not what is made of it. */
