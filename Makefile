@@ -295,6 +295,7 @@ test:
 	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done programs
 	@.venv/bin/python tests/run.py test
 
+# The builds with sanitizers, by their names in build/.
 address:
 	@$(MAKE) tests SANITIZE=address,undefined
 thread:

@@ -129,8 +129,7 @@ def check():
     for sanitizer in ("address", "thread"):
         build = f"build/{sanitizer}"
         for program in unit_programs(build):
-            if sanitizer == "address" or program.name in ("test_queue", "test_backend", "test_batch"):
-                yield unit(program, **SANITIZER_SETTINGS)
+            yield unit(program, **SANITIZER_SETTINGS)
         names = SERVICE_TESTS + (NOT_THREAD_TESTS if sanitizer != "thread" else [])
         yield pytest(f"{build}/interposed", names, INTERPOSED=f"{build}/interposed",
                      **SANITIZER_SETTINGS)
