@@ -1155,7 +1155,7 @@ class Pretender:
             def log_message(self, *args):
                 pass
         self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.host = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self):
