@@ -251,7 +251,7 @@ void reference_topk(const struct tensor *out, const struct tensor *x, bool large
     for (int64_t i = 0; k > 0 && i < view_count(&x->view); i++) {
         const int64_t row = i / n;
         int64_t place = 0;
-        for (int64_t j = row * n; j < (row + 1) * n; j++)
+        for (int64_t j = row * n; place < k && j < (row + 1) * n; j++)
             place += j != i && comes_before(x, j, i, largest);
         if (place < k)
             *whole_at(out, row * k + place) = i % n;

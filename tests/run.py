@@ -28,7 +28,14 @@ LONGEST = [
     "build/thread/interposed", "build/address/interposed", "tests/test_bits.py",
     "tests/test_programs.py", "tests/test_cuda.py", "tests/test_bpe.py",
     "build/thread/tests/test_backend", "tests/test_schedules.py",
-    "build/address/tests/test_backend_emulated", "tests/test_oracle.py", "tests/test_emulated.py",
+    "build/address/tests/test_backend_emulated", "tests/test_emulated.py",
+]
+
+# Files that share a process, since importing transformers takes it four seconds, and torch two.
+TOGETHER = [
+    ["test_oracle.py", "test_generation.py", "test_lens.py", "test_modules.py"],
+    ["test_pass.py", "test_loading.py", "test_weights.py"],
+    ["test_ops.py", "test_views.py", "test_contexts.py", "test_experiments.py", "test_wire.py"],
 ]
 
 SANITIZER_SETTINGS = {
@@ -103,10 +110,11 @@ def unit_programs(build):
 
 
 def test():
-    yield command("tests/tidy.py", [sys.executable, "tests/tidy.py"])
+    found = sorted(file.name for file in (ROOT / "tests").glob("test_*.py"))
+    for files in TOGETHER + [[file] for file in found if file not in sum(TOGETHER, [])]:
+        yield pytest("tests/" + ", ".join(files), files)
     yield from map(unit, unit_programs("build"))
-    for file in sorted((ROOT / "tests").glob("test_*.py")):
-        yield pytest(f"tests/{file.name}", [file.name])
+    yield command("tests/tidy.py", [sys.executable, "tests/tidy.py"])
 
 
 # The tests of the service and of its engine that run again under each sanitizer; the others compare

@@ -1362,6 +1362,8 @@ README = [      # what a block of the README prints or holds, by a text that the
     ("positions", "norms.shape == (1, 10) and not never._has_come()"),
     ("model.scan", "queries.shape[1] == model.config.n_heads"),
     ("invoke():", "best.shape == (2,)"),
+    ("differences", "differences.shape == (model.config.n_blocks, 15)"
+     " and differences[-1, -1] > 0 > differences[0, 0]"),
     ("streamer", "logprob.value.shape == (3, 1) and len(run.finish_reasons) == 3"),
     ("logit_attrs", "attrs.shape == (len(labels), 1) and loss > 0 and pattern.shape[2:] == (10, 10)"
      " and scores[0].shape == (1, model.config.n_heads)"),
