@@ -197,20 +197,24 @@ static int64_t offset_at(const struct view *v, int64_t i)
     return at;
 }
 
-/* The columns of the product that a node selects, in the order of its index, of which `once` is
- * what is not repeated. Returns how many. */
-static int64_t selected(int64_t columns[IDS_MAX], struct view *once, struct planner *s, int node)
+struct columns { /* of the product, that a node selects */
+    struct view once; /* of its index, what is not repeated, and */
+    int64_t count;    /* its elements, */
+    int64_t *at;      /* in row-major order */
+};
+
+static struct columns selected(struct planner *s, int node)
 {
     const struct node *n = &s->g->nodes[node];
     operands_take(s, n);
     const struct view *x = &s->p->values[s->in[0]].view;
     const int64_t *ids = root_of(s, s->in[1])->constant;
-    *once = view_once(&s->p->values[s->in[1]].view);
-    const int64_t count = view_count(once);
-    for (int64_t i = 0; i < count; i++)
-        columns[i] =
-            x->offset % s->m->vocab + ids[offset_at(once, i)] * x->stride[dim_of(n, x)];
-    return count;
+    struct columns c = {.once = view_once(&s->p->values[s->in[1]].view)};
+    c.count = view_count(&c.once);
+    c.at = ARENA_ARRAY(s->a, int64_t, (size_t)c.count);
+    for (int64_t i = 0; i < c.count; i++)
+        c.at[i] = x->offset % s->m->vocab + ids[offset_at(&c.once, i)] * x->stride[dim_of(n, x)];
+    return c;
 }
 
 /* The panels that a group's readers need, ascending: none where that is more than half of them. */
@@ -231,11 +235,9 @@ static int find_panels(const int32_t **panels, struct panels *p, const struct ch
             return 0;
     }
     for (int node = g->first_select; node >= 0; node = c->next_select[node]) {
-        int64_t columns[IDS_MAX];
-        struct view once;
-        const int64_t count = selected(columns, &once, s, node);
-        for (int64_t i = 0; i < count; i++)
-            need_columns(p, columns[i], columns[i]);
+        const struct columns selects = selected(s, node);
+        for (int64_t i = 0; i < selects.count; i++)
+            need_columns(p, selects.at[i], selects.at[i]);
     }
     if (2 * p->n * PANEL_COLUMNS > V)
         return 0;
@@ -252,15 +254,11 @@ static int find_panels(const int32_t **panels, struct panels *p, const struct ch
 /* The index of a node that selects columns, where only some panels exist. */
 static void move_index(struct planner *s, int node, const struct panels *p)
 {
-    int64_t columns[IDS_MAX];
-    struct view once;
-    const int64_t count = selected(columns, &once, s, node);
-    int64_t *moved = ARENA_ARRAY(s->a, int64_t, (size_t)count);
-    for (int64_t i = 0; i < count; i++)
-        moved[i] = p->places[columns[i] / PANEL_COLUMNS] * PANEL_COLUMNS +
-                   columns[i] % PANEL_COLUMNS;
-    s->moved_index[node] = tensor_add(s, -1, 0, DT_i64, &once);
-    root_of(s, s->moved_index[node])->constant = moved;
+    const struct columns c = selected(s, node);
+    for (int64_t i = 0; i < c.count; i++)
+        c.at[i] = p->places[c.at[i] / PANEL_COLUMNS] * PANEL_COLUMNS + c.at[i] % PANEL_COLUMNS;
+    s->moved_index[node] = tensor_add(s, -1, 0, DT_i64, &c.once);
+    root_of(s, s->moved_index[node])->constant = c.at;
 }
 
 /* Rows one behind the other, in the order in which a view has them. */

@@ -22,7 +22,8 @@ enum {
     BODY_FIRST_BYTES = 16 << 10,    /* most requests fit; then it doubles */
     STREAM_BLOCK_BYTES = 128 << 10, /* of a reply at once: half of it costs a reader a sixth
                                        more time, and more saves nothing */
-    CONNECTION_BYTES = 128 << 10,   /* libmicrohttpd's own: headers, and then such a block */
+    CONNECTION_BYTES = 128 << 10,   /* libmicrohttpd's own: headers, and then such a block. It has
+                                       them from its first request to its end, however idle */
     WATCH_MS = 250,
     CROWDED_IDLE_SECONDS = 1, /* how long an idle connection is kept while places are few */
 };

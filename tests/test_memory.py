@@ -151,3 +151,24 @@ def test_a_server_stays_as_large_as_it_is(start_server):
         grown = resident_kb(s.process) - warm
         print(f"{warm} kB after {N_REQUESTS // 8} requests, {grown} kB more after {N_REQUESTS}")
         assert grown <= GROWTH_KB
+
+
+def test_idle_connections_hold_little(start_server):
+    """Behind a request: what the library keeps for the next one, 128 KB, and what a thread does."""
+    body = json.dumps({"prompt": [1], "save": {"x": "lm_head.output[:, -1, :8]"}})
+
+    def idle(s, count):
+        connections = [http.client.HTTPConnection("127.0.0.1", s.port) for _ in range(count)]
+        for connection in connections:
+            connection.request("POST", "/v1/run", body, {"Content-Type": "application/json"})
+            assert connection.getresponse().read().endswith(b"]}\n")
+        return connections
+
+    with start_server("--cache-tokens", "2048") as s:
+        warm, connections = idle(s, 50), []
+        before = resident_kb(s.process)
+        connections += idle(s, 100)
+        each = (resident_kb(s.process) - before) / 100
+        for connection in warm + connections:
+            connection.close()
+        assert each < 180, f"{each} KB for each connection"
