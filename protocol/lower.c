@@ -61,7 +61,20 @@ static double action_cost(const struct planner *s, const struct action *a)
         return fmax(rows, APPLY_ROWS) * K * n_out / rows;
     }
     const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;
-    return ELEMENT_COST * (by_result ? n_out : n_in);
+    const double cost = ELEMENT_COST * (by_result ? n_out : n_in);
+    const struct view *out = &values[a->out].view;
+    return a->op == OP_topk_indices ? cost * log2(1.0 + (double)out->shape[out->rank - 1]) : cost;
+}
+
+/* What is done at a stretch, in which nobody else is served, of ops that take tens of nanoseconds
+ * for an element. */
+static double stretch_of(const struct planner *s, const struct action *a)
+{
+    const bool is_slow = a->op == OP_topk_indices || a->op == OP_softmax ||
+                         a->op == OP_log_softmax || a->op == OP_logsumexp;
+    const struct view *out = &s->p->values[a->out].view;
+    const int dim = action_cut_dim(a, out);
+    return !is_slow ? 0 : dim < 0 ? a->cost : a->cost / (double)out->shape[dim];
 }
 
 double action_push(struct planner *s, int turn, int behind, struct action a)
@@ -70,6 +83,7 @@ double action_push(struct planner *s, int turn, int behind, struct action a)
     d->key = (int64_t)turn << 32 | (behind + 1);
     d->action = a;
     d->action.cost = action_cost(s, &a);
+    s->stretch = fmax(s->stretch, stretch_of(s, &d->action));
     return d->action.cost;
 }
 
@@ -766,6 +780,10 @@ bool cost_check(struct planner *s, int node)
                            "up to here the graph's work has more than %d parts: send it as several "
                            "requests",
                            ACTIONS_MAX);
+    if (s->stretch > (double)STRETCH_MAX)
+        return node_refuse(s->e, &s->g->nodes[node], -1, ERR_limit,
+                           "this asks for %.3g multiply-adds that cannot be cut: the limit is %.3g",
+                           s->stretch, (double)STRETCH_MAX);
     return s->cost <= (double)COMPUTE_MAX ||
            node_refuse(s->e, &s->g->nodes[node], -1, ERR_limit,
                        "up to here the graph itself asks for %.3g multiply-adds: the limit is %.3g",

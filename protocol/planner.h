@@ -103,6 +103,7 @@ struct planner {
     bool whole_logits; /* an earlier attempt showed that somebody needs all of them */
     int64_t n_looks; /* at places of padded prompts */
     double cost; /* of the graph so far */
+    double stretch; /* the most of it that cannot be cut */
     int64_t n_indices; /* of constants, checked */
     int64_t result_bytes;
 };

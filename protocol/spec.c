@@ -43,7 +43,7 @@ static const struct {
     LIMIT(INDICES_MAX),       LIMIT(PRODUCT_MARGIN),
     LIMIT(PRODUCT_COLUMNS),   LIMIT(JSON_REPLY_NUMBERS_MAX),
     LIMIT(GREEDY_COST),       LIMIT(DRAW_COST),
-    LIMIT(SORTED_DRAW_COST),
+    LIMIT(SORTED_DRAW_COST),  LIMIT(STRETCH_MAX),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 

@@ -202,28 +202,6 @@ static struct tensor target_of(const struct place *p, const struct action *a)
 
 /* Long actions, a piece at a time. */
 
-/* In which dimension of its result an action can be cut: results do not depend on one another
- * there. -1 where there is none worth it. */
-static int cut_dim(const struct action *a, const struct tensor *out)
-{
-    const struct view *v = &out->view;
-    int n_dims = v->rank, best = -1;
-    const bool rows = a->op == OP_apply; /* packed, one behind the other */
-    const bool along = a->op == OP_topk_indices || a->op == OP_cumsum || a->op == OP_cumprod ||
-                       action_may_fault(a->op);
-    if (rows || along || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
-        n_dims = v->rank - 1;
-    if (a->op == OP_hook)
-        n_dims = 0;
-    for (int i = 0; i < n_dims; i++) {
-        if (v->shape[i] > 1 && (best < 0 || v->shape[i] > v->shape[best]))
-            best = i;
-        if (best >= 0 && (rows || a->op == OP_save))
-            break; /* what is written must lie in one piece */
-    }
-    return best;
-}
-
 static struct tensor piece_of(const struct tensor *t, int dim, int64_t from, int64_t count)
 {
     struct tensor piece = *t;
@@ -261,7 +239,7 @@ static void run(const struct place *p, const struct action *a)
         in[i] = tensor_at(p, a->in[i]);
     const struct tensor out = target_of(p, a);
     const double cost = a->cost / p->n_tiles;
-    const int dim = p->breath && cost > p->breath->most ? cut_dim(a, &out) : -1;
+    const int dim = p->breath && cost > p->breath->most ? action_cut_dim(a, &out.view) : -1;
     if (dim >= 0) {
         run_pieces(p, a, &out, in, n_in, dim);
         return;

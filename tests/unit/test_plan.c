@@ -1035,6 +1035,36 @@ static void too_much_work_is_refused(void **state)
        "2.15e+11");
 }
 
+static void what_cannot_be_cut_is_bounded(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, expand, FLOAT(1), INTS(1 << 24));
+    tiny_save(&t, tiny_op(&t, sum, NODE(tiny_op(&t, topk_indices, NODE(x), INT(1 << 24)))));
+    IS("limit nodes[1]: this asks for 2.58e+10 multiply-adds that cannot be cut: the limit is "
+       "4.29e+09");
+}
+
+/* Rows are sorted one by one. */
+static void what_can_be_cut_is_not(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, expand, FLOAT(1), INTS(64, 1 << 18));
+    tiny_save(&t, tiny_op(&t, sum, NODE(tiny_op(&t, topk_indices, NODE(x), INT(1 << 18)))));
+    assert_true(tiny_plan(&t));
+}
+
+static void a_softmax_over_too_much_is_refused(void **state)
+{
+    (void)state;
+    tiny_invoke(&t, 1, 4);
+    const int x = tiny_op(&t, expand, FLOAT(1), INTS(1 << 27));
+    tiny_save(&t, tiny_op(&t, logsumexp, NODE(x), INT(-1)));
+    IS("limit nodes[1]: this asks for 8.59e+09 multiply-adds that cannot be cut: the limit is "
+       "4.29e+09");
+}
+
 /* One row through a large module is as much work as ten: its weights are read. */
 static void the_weights_of_an_applied_module_are_work(void **state)
 {
@@ -1364,6 +1394,9 @@ int main(void)
         TEST(lives_that_meet_never_share_bytes),
         TEST(too_much_is_refused_before_it_is_allocated),
         TEST(too_much_work_is_refused),
+        TEST(what_cannot_be_cut_is_bounded),
+        TEST(what_can_be_cut_is_not),
+        TEST(a_softmax_over_too_much_is_refused),
         TEST(the_weights_of_an_applied_module_are_work),
         TEST(small_products_are_work_too),
         TEST(too_much_work_without_a_product_is_refused),
