@@ -337,6 +337,6 @@ install: all
 
 # The virtual environment stays: it is large, and nothing of ours is in it.
 clean:
-	rm -rf build
+	rm -rf build clients/python/build
 
 -include $(shell find build -name '*.d' 2>/dev/null)

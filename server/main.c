@@ -108,6 +108,9 @@ static bool load_tokenizer(struct server *s, struct err *e)
                        "%s: the tokenizer has %d tokens and the model %d: they belong "
                        "to different models",
                        s->folder, bpe_size(s->bpe), s->shape.vocab);
+    if (s->shape.n_eos == 0)
+        log_line("start", "%s: eos_token_id is no token of the model: none ends a generation",
+                 s->folder);
     return true;
 }
 

@@ -201,6 +201,16 @@ static bool tokenize_prompts(const struct call *c, struct graph *g, struct err *
     return true;
 }
 
+static bool check_stops(const struct call *c, const struct graph *g, struct err *e)
+{
+    for (int i = 0; i < g->n_traces; i++) {
+        const struct trace *t = &g->traces[i];
+        if (t->ending.n_texts > 0 && !check_tokenizer(c, "let stop name token ids", e))
+            return err_at(e, -1, "%sstop", t->place);
+    }
+    return true;
+}
+
 /* A job whose request makes sense, and could run here. */
 static struct job *new_job(const struct call *c)
 {
@@ -212,7 +222,8 @@ static struct job *new_job(const struct call *c)
 
 static bool plan_job(struct job *j, const struct call *c, struct err *e)
 {
-    return check_model(c, &j->graph, e) && tokenize_prompts(c, &j->graph, e) &&
+    return check_model(c, &j->graph, e) && check_stops(c, &j->graph, e) &&
+           tokenize_prompts(c, &j->graph, e) &&
            plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e) &&
            job_fits(j, &c->service->capacity, e);
 }

@@ -190,6 +190,9 @@ INDEXED = rows("""
     interpose.take(x, i)
     interpose.take_along_dim(x, i.reshape(2, 1, 1), 0)
 """, CUBE) + rows("""
+    np.take(x, [0, 1], axis=1)
+    x.take([0, 1], -2)
+""", CUBE, oracle="x[:, [0, 1]]") + rows("""
     x[x > 0]
 """, CUBE, refused="x[mask] has a shape that depends on values") + rows("""
     interpose.embedding(i, x[0])

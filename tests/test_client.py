@@ -638,6 +638,8 @@ def test_a_finished_proxy_serves_as_its_value(model):
     assert top.item() == int(top) == int(top.value) and float(mean) == float(mean.value)
     assert bool((top >= 0) if False else True) and list(range(100000))[top] == int(top)
     assert x.tolist() == x.value.tolist()
+    assert f"{top} {top:d}" == "%s %s" % (top, str(top)) == f"{int(top)} {int(top)}"
+    assert str(x) == str(x.value)
 
 
 def test_the_model_is_a_tree(model):
@@ -650,6 +652,22 @@ def test_the_model_is_a_tree(model):
     assert "attn" in repr(model.transformer.h[0])
     assert {"attn", "mlp", "output", "input", "next"} <= set(dir(model.transformer.h[0]))
     assert "transformer" in dir(model)
+
+
+def test_a_module_is_not_set(model):
+    with model.trace(IDS):
+        with pytest.raises(AttributeError) as caught:
+            model.transformer.h[0].mlp = model.transformer.h[1].mlp.output
+    assert str(caught.value) == ("transformer.h.0.mlp is a module: set its output, or replace it by "
+                                 ".mlp.skip(value)")
+
+
+def test_what_a_run_gave_is_a_prompt(model):
+    with model.generate(IDS, max_new_tokens=2) as run:
+        pass
+    with model.trace(run.output):
+        x = model.lm_head.output.save()
+    assert x.shape[:2] == (1, len(IDS) + 2)
 
 
 def test_proxies_tell_what_they_are(model):

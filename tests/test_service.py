@@ -256,8 +256,10 @@ def last_frames(s, requests):
 def test_sigterm_lets_what_runs_finish(start_server, context):
     with start_server("--drain-seconds", "300") as s:
         join = last_frames(s, [long_request(context, 2) for _ in range(12)])
-        read_until_it_runs(Stream(s, long_request(context)))
+        running = Stream(s, long_request(context))
+        frames = read_until_it_runs(running)
         s.signal(signal.SIGTERM)
+        assert [*frames][-1]["type"] == "end"
         ends = join()
         assert len(ends) == 12
         for status, last in ends:
@@ -354,12 +356,26 @@ def test_a_model_without_a_tokenizer_has_no_texts(start_server, tmp_path):
         assert wire.run(s.host, QUICK)
         for path, body, instead in (
                 ("run", {"prompt": "Hello"}, "send token ids"),
+                ("run", {"prompt": [1], "max_new_tokens": 3, "stop": [7, "x"]},
+                 "let stop name token ids"),
                 ("completions", {"prompt": [1, 2]}, "/v1/run takes and gives token ids"),
                 ("tokenize", {"text": "Hello"}, "/v1/run takes and gives token ids"),
                 ("detokenize", {"tokens": [1]}, "/v1/run takes and gives token ids")):
             status, reply = wire.post_json(s.host, f"/v1/{path}", body)
             assert (status, reply["error"]["code"], reply["error"]["message"]) == (
                 422, "file", f"the model bare has no tokenizer: {instead}")
+        _, last = wire.run(s.host, {"prompt": [1], "max_new_tokens": 3, "stop": [7]})
+        assert last["type"] == "end"
+
+
+def test_an_end_of_text_that_the_model_lacks_is_said(start_server, tmp_path):
+    for file in pathlib.Path(MODEL).resolve().iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({**config, "eos_token_id": config["vocab_size"]}))
+    with start_server("--model", tmp_path) as s:
+        assert "eos_token_id is no token of the model: none ends a generation" in s.log
 
 
 def test_a_port_in_use_is_said(server):

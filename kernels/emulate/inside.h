@@ -65,9 +65,9 @@ uint32_t chance(uint32_t n); /* 0 .. n - 1 */
 /* Ends the process with one line: what happened, and in which kernel, block and thread. */
 [[noreturn]] void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* memory.cpp: device memory, and shared memory (a block's, little more than the least that devices
- * from sm_80 on have) with a window for each block that runs at once. */
-enum { WINDOWS_MAX = 64, SHARED_MAX = 120 << 10, SHARED_STATIC_MAX = 48 << 10 };
+/* memory.cpp: device memory, and shared memory (a block's, the least that devices from sm_80 on
+ * have) with a window for each block that runs at once. */
+enum { WINDOWS_MAX = 64, SHARED_MAX = 99 << 10, SHARED_STATIC_MAX = 48 << 10 };
 void *device_alloc(size_t size); /* not yet written, or NULL */
 void device_free(void *p);
 void device_check(const void *p, size_t size, const char *what); /* is all of it allocated? */

@@ -542,10 +542,10 @@ static void impossible_launches_are_refused(void **)
         LAUNCH(copies, launches[i].grid, launches[i].block, launches[i].shared, stream, out, in);
         assert_int_equal(cudaGetLastError(), launches[i].error);
     }
-    assert_int_equal(ALLOW_SHARED(copies, (120 << 10) + 1), cudaErrorInvalidValue);
+    assert_int_equal(ALLOW_SHARED(copies, (99 << 10) + 1), cudaErrorInvalidValue);
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
-    must(ALLOW_SHARED(copies, 100 << 10));
-    LAUNCH(copies, 1, N, 100 << 10, stream, out, in);
+    must(ALLOW_SHARED(copies, 99 << 10));
+    LAUNCH(copies, 1, N, 99 << 10, stream, out, in);
     must(cudaGetLastError());
     must(cudaStreamSynchronize(stream));
 }

@@ -294,7 +294,7 @@ class Graph:
 
     def unplanned(self):
         """The nodes without a shape, and what they are made of: what is new since shapes were last
-        asked for, so that a long program's are not planned again and again."""
+        asked for, so that each invoke of a long program is planned by itself."""
         new = [node for node in self.nodes if node.shape is None]
         wanted, rest = set(new), new
         while rest:

@@ -1,6 +1,8 @@
 """What a prompt may be given as: texts, token ids, a tokenizer's encoding."""
 from __future__ import annotations
 
+import collections.abc
+
 import numpy as np
 
 from .values import as_array, whole
@@ -35,9 +37,11 @@ def prompt_of(prompt):
         prompt = _of_encoding(prompt)
     if isinstance(prompt, str):
         return _text(prompt)
-    if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
+    if isinstance(prompt, collections.abc.Sequence):    # run.output, too
+        prompt = list(prompt)
+    if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
         return [_text(p) for p in prompt]
-    if isinstance(prompt, (list, tuple)) and prompt and all(
+    if isinstance(prompt, list) and prompt and all(
             isinstance(p, (list, tuple)) or getattr(p, "ndim", 0) == 1 for p in prompt):
         return [_ids(p) for p in prompt]
     if getattr(prompt, "ndim", 1) == 2:

@@ -576,6 +576,9 @@ class Finished(Proxy):
     def __dir__(self):
         return dir(self.value)
 
+    def __str__(self):
+        return str(self.value)
+
     @property
     def shape(self):
         """The value's shape."""

@@ -57,6 +57,9 @@ class Module:
 
     def __setattr__(self, name, value):
         name = "input" if name == "inputs" else name
+        if name in self._branch.children:
+            raise AttributeError(f"{self._join(name)} is a module: set its output, or replace it by "
+                                 f".{name}.skip(value)")
         if name not in self._branch.leaves:
             raise self._unknown(name)
         leaf = self._branch.leaves[name]

@@ -361,9 +361,12 @@ def take_along_dim(x, indices, dim=None):
 
 
 @method("x, [0, -1]")
-def take(x, index):
-    """The elements of x, flattened, at these places."""
-    return x.flatten()[index if isinstance(index, Proxy) else as_array(index)]
+def take(x, index, dim=None):
+    """The elements of x, flattened, at these places; or, as numpy's axis, those of a dimension."""
+    index = index if isinstance(index, Proxy) else as_array(index)
+    if dim is None:
+        return x.flatten()[index]
+    return x[at_dim(dim_of(x, dim), index)]
 
 
 def _along(x, dim, index, source):
