@@ -591,6 +591,13 @@ static inline void sim_open(struct sim *m, uint64_t seed)
     m->schedule = schedule_new(l, sim_admit, m, &m->arena);
 }
 
+/* Memory stops every large step there is, and nobody saves up meanwhile. */
+static inline void sim_no_large(struct sim *m)
+{
+    for (int i = 0; i < m->n_users; i++)
+        sim_forget_lane(m, &m->users[i]);
+}
+
 /* Whether all held; else m->what says what did not. */
 static inline bool sim_run(struct sim *m, uint64_t seed)
 {
@@ -601,6 +608,8 @@ static inline bool sim_run(struct sim *m, uint64_t seed)
         m->was_starving = m->starving || m->may_starve;
         struct turn *large = schedule_pick_large(m->schedule);
         schedule_check(m->schedule);
+        if (!large)
+            sim_no_large(m);
         if (large)
             sim_large_pass(m, large);
         else if (!sim_shared_pass(m))
