@@ -39,9 +39,9 @@ def rows(caution, texts):
 
 
 # Far below zero torch's gelu takes 1 from nearly 1 and keeps few digits, and of infinity the other
-# one makes NaN: it is asked between. Its norm of order 1 adds one by one, 30 times as far from the
-# sum of a thousand as ours: of integers both are exact. Sums of the greatest floats are infinite or
-# not by the order of their terms: what is no number becomes a small one.
+# one makes NaN: it is asked between. Its norm of order 1 adds one by one, some 20 times as far from
+# the sum of a thousand as ours: of integers both are exact. Sums of the greatest floats are infinite
+# or not by the order of their terms: what is no number becomes a small one.
 ROWS = rows("", """
     -{n}
     abs({n})
