@@ -186,17 +186,6 @@ static void need_columns(struct panels *p, int64_t low, int64_t high)
     }
 }
 
-/* Where a view has the element that comes at place i in row-major order. */
-static int64_t offset_at(const struct view *v, int64_t i)
-{
-    int64_t at = v->offset;
-    for (int k = v->rank - 1; k >= 0; k--) {
-        at += i % v->shape[k] * v->stride[k];
-        i /= v->shape[k];
-    }
-    return at;
-}
-
 struct columns { /* of the product, that a node selects */
     struct view once; /* of its index, what is not repeated, and */
     int64_t count;    /* its elements, */
@@ -213,7 +202,8 @@ static struct columns selected(struct planner *s, int node)
     c.count = view_count(&c.once);
     c.at = ARENA_ARRAY(s->a, int64_t, (size_t)c.count);
     for (int64_t i = 0; i < c.count; i++)
-        c.at[i] = x->offset % s->m->vocab + ids[offset_at(&c.once, i)] * x->stride[dim_of(n, x)];
+        c.at[i] = x->offset % s->m->vocab +
+                  ids[element_at(&c.once, c.once.rank, i)] * x->stride[dim_of(n, x)];
     return c;
 }
 

@@ -560,15 +560,14 @@ static bool find_outside(struct planner *s, int64_t *outside, int64_t at[RANK_MA
     const int64_t count = view_count(&once);
     s->n_indices += count;
     for (int64_t i = 0; i < count; i++) {
-        int64_t place = v->offset, rest = i;
-        for (int k = v->rank - 1; k >= 0; k--) {
-            at[k] = rest % once.shape[k];
-            place += at[k] * v->stride[k];
-            rest /= once.shape[k];
+        *outside = constant[element_at(&once, once.rank, i)];
+        if (*outside >= low && *outside < high)
+            continue;
+        for (int k = once.rank - 1; k >= 0; k--) {
+            at[k] = i % once.shape[k];
+            i /= once.shape[k];
         }
-        *outside = constant[place];
-        if (*outside < low || *outside >= high)
-            return true;
+        return true;
     }
     return false;
 }

@@ -79,6 +79,16 @@ struct view view_once(const struct view *v)
     return once;
 }
 
+int64_t element_at(const struct view *v, int rank, int64_t i)
+{
+    int64_t at = v->offset;
+    for (int j = rank - 1; j >= 0; j--) {
+        at += i % v->shape[j] * v->stride[j];
+        i /= v->shape[j];
+    }
+    return at;
+}
+
 /* From the closest dimension to the widest, each has to step past all that is closer. */
 bool view_shares(const struct view *v)
 {

@@ -40,6 +40,9 @@ bool view_count_checked(int64_t *count, int rank, const int64_t *shape);
 /* The view with each repeated element once: dimensions of stride 0 have size 1, or 0 if empty. */
 struct view view_once(const struct view *v);
 
+/* The element of `v` whose place in row-major order over its first `rank` dimensions is `i`. */
+int64_t element_at(const struct view *v, int rank, int64_t i);
+
 /* Whether elements share their place: a dimension is repeated, or walks over what the closer ones
  * walk over. */
 bool view_shares(const struct view *v);

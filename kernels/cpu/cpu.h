@@ -119,9 +119,6 @@ void strip_pack(float *packed, const struct tile *tile, const float *x, int64_t 
 /* Runs `row` over all elements of tensors of one shape, the first being the output. */
 void walk(struct device *d, row_fn *row, const struct tensor *const *tensors, int n_tensors);
 
-/* The element of `v` whose place in row-major order over its first `rank` dimensions is `i`. */
-int64_t element_at(const struct view *v, int rank, int64_t i);
-
 /* How many rows of `count` elements make a task that is worth a thread. */
 int64_t rows_of_a_task(int64_t count);
 

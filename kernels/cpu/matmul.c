@@ -167,12 +167,7 @@ struct product {
 
 static int64_t matrix_at(const struct view *v, int64_t batch)
 {
-    int64_t at = v->offset;
-    for (int j = v->rank - 3; j >= 0; j--) {
-        at += batch % v->shape[j] * v->stride[j];
-        batch /= v->shape[j];
-    }
-    return at;
+    return element_at(v, v->rank - 2, batch);
 }
 
 static void panels_pack(float *packed, const float *y, int64_t k_stride, int64_t n_stride, int n_k,

@@ -171,16 +171,6 @@ static void reduce_one(const struct reduction *r, char *out, const void *x)
     }
 }
 
-int64_t element_at(const struct view *v, int rank, int64_t i)
-{
-    int64_t at = v->offset;
-    for (int j = rank - 1; j >= 0; j--) {
-        at += i % v->shape[j] * v->stride[j];
-        i /= v->shape[j];
-    }
-    return at;
-}
-
 static void reduce_task(void *context, int task, int thread)
 {
     (void)thread;
