@@ -608,11 +608,12 @@ static inline bool sim_run(struct sim *m, uint64_t seed)
         m->was_starving = m->starving || m->may_starve;
         struct turn *large = schedule_pick_large(m->schedule);
         schedule_check(m->schedule);
-        if (!large)
-            sim_no_large(m);
-        if (large)
+        if (large) {
             sim_large_pass(m, large);
-        else if (!sim_shared_pass(m))
+            continue;
+        }
+        sim_no_large(m);
+        if (!sim_shared_pass(m))
             sim_expect(m, n_jobs == 0, "there is work and none of it runs", n_jobs);
     }
     sim_expect(m, m->n_added == m->n_done + m->n_cancelled, "not each ends once",

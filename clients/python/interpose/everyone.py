@@ -7,7 +7,7 @@ come it is taken out when it ends, and written again in its place when the run's
 from __future__ import annotations
 
 from .errors import user_place
-from .graph import Index, laid, root_of
+from .graph import Index, ancestry, laid, root_of
 from .recording import Recording
 
 
@@ -71,7 +71,7 @@ class Everyone:
         if not self.run.invokes:
             raise RuntimeError(f"the shape of {node.label()} is of all prompts of the run, which has "
                                "none yet: write them in front of `with run.invoke():`")
-        if self._asked is None and any(each in self._wholes for each in node.ancestry()):
+        if self._asked is None and any(each in self._wholes for each in ancestry([node])):
             self._asked = node
 
     # Hooks of all invokes as one tensor, and what is set there back in each.

@@ -41,13 +41,6 @@ class Node:
         self.text = None            # its label, once what it is made of is gone
         self.place = place or user_place()
 
-    def ancestry(self):
-        """The node, and all that it is made of."""
-        seen, rest = {self}, [self]
-        while rest:
-            rest += [node for node in rest.pop().inputs() if node not in seen and not seen.add(node)]
-        return seen
-
     def inputs(self):
         """The nodes among its arguments."""
         for arg in [*self.args, *self.kwargs.values()]:
@@ -295,11 +288,7 @@ class Graph:
     def unplanned(self):
         """The nodes without a shape, and what they are made of: what is new since shapes were last
         asked for, so that each invoke of a long program is planned by itself."""
-        new = [node for node in self.nodes if node.shape is None]
-        wanted, rest = set(new), new
-        while rest:
-            rest = [each for node in rest for each in node.inputs()
-                    if each not in wanted and not wanted.add(each)]
+        wanted = ancestry([node for node in self.nodes if node.shape is None])
         return [node for node in self.nodes if node in wanted]
 
     def needed(self):
@@ -311,6 +300,14 @@ class Graph:
             used.update(node.inputs())
             kept.append(node)
         return kept[::-1]
+
+
+def ancestry(nodes):
+    """The set of nodes, and of all that they are made of."""
+    seen, rest = set(nodes), [*nodes]
+    while rest:
+        rest += [node for node in rest.pop().inputs() if node not in seen and not seen.add(node)]
+    return seen
 
 
 def root_of(node):

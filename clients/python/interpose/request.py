@@ -17,10 +17,10 @@ class Request:
         """The node with its shape and dtype, as the server plans the request so far."""
         if self.writer.open_invoke is not None:
             self.writer.open_invoke.ask(node)
-        if node.shape is None and self._state == "done":
-            raise NoValue(f"{node.label()} has no shape: the run has ended without its being saved "
-                          "or its shape asked for")
         if node.shape is None:
+            if self._state == "done":
+                raise NoValue(f"{node.label()} has no shape: the run has ended without its being "
+                              "saved or its shape asked for")
             self.plan(self.graph.unplanned())
         return node
 
