@@ -1,4 +1,5 @@
 #include "job.h"
+#include "metrics.h"
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
@@ -54,6 +55,7 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
 static void let_go(struct job *j)
 {
     atomic_fetch_sub(&held_bytes, j->held_bytes);
+    metric_add(METRIC_request_bytes, -j->held_bytes);
     atomic_fetch_sub(&held_by[j->turn.user % USERS_COUNTED], j->held_bytes);
     j->held_bytes = 0;
 }
@@ -65,6 +67,7 @@ static bool hold(struct job *j, int64_t bytes, struct err *e)
     const int64_t own = atomic_fetch_add(&held_by[j->turn.user % USERS_COUNTED], bytes);
     const int64_t left = HELD_BYTES_MAX - all - bytes;
     j->held_bytes = bytes;
+    metric_add(METRIC_request_bytes, bytes);
     if (left >= 0 && (own == 0 || own + bytes <= left))
         return true;
     let_go(j);
@@ -111,8 +114,15 @@ void job_free(struct job *j)
     pthread_mutex_destroy(&j->outbox.lock);
 }
 
+static void tell_first_result(const struct job *j)
+{
+    if (j->told.n_saves == 0 && j->told.n_steps == 0)
+        metric_observe(METRIC_result_seconds, seconds_now() - j->queued_at);
+}
+
 void job_publish(struct job *j)
 {
+    tell_first_result(j);
     j->told = j->sent;
     pthread_mutex_lock(&j->outbox.lock);
     j->outbox.n_ready = j->told.n_saves;
@@ -134,6 +144,8 @@ static void set_state(struct job *j, enum job_state state)
 void job_start(struct job *j)
 {
     j->admitted_at = seconds_now();
+    metric_add(METRIC_requests_running, 1);
+    metric_observe(METRIC_queue_seconds, j->admitted_at - j->queued_at);
     set_state(j, JOB_running);
 }
 
@@ -141,6 +153,13 @@ void job_finish(struct job *j, enum job_state state)
 {
     assert(job_state_is_final(state));
     j->finished_at = seconds_now();
+    if (j->admitted_at > 0)
+        metric_add(METRIC_requests_running, -1);
+    metric_add((enum metric)(METRIC_requests_done + (int)state - (int)JOB_done), 1);
+    if (state == JOB_done) {
+        tell_first_result(j);
+        metric_observe(METRIC_request_seconds, j->finished_at - j->queued_at);
+    }
     set_state(j, state);
 }
 

@@ -2,6 +2,7 @@
 #include "../protocol/encode_writer.h"
 #include "accept.h"
 #include "completions.h"
+#include "metrics.h"
 #include "reply.h"
 #include <string.h>
 #include <time.h>
@@ -20,7 +21,8 @@ struct call { /* one request on its way through its route */
 
 typedef bool route_fn(struct call *c, struct err *e);
 
-static route_fn run, plan, completions, tokenize, detokenize, models, spec, healthz, readyz;
+static route_fn run, plan, completions, tokenize, detokenize, models, spec, healthz, readyz,
+    metrics;
 
 static const struct route {
     const char *method, *path;
@@ -37,6 +39,7 @@ static const struct route {
     {"GET", "/healthz", healthz, false},
     {"GET", "/health", healthz, false},
     {"GET", "/readyz", readyz, false},
+    {"GET", "/metrics", metrics, false},
 };
 
 enum {
@@ -116,10 +119,8 @@ static bool reply_with(struct call *c, int status, struct bytes body)
     return true;
 }
 
-static void refuse(void *context, struct http_reply *reply, const struct http_request *r,
-                   const struct err *e)
+static void say_error(struct http_reply *reply, const struct http_request *r, const struct err *e)
 {
-    (void)context;
     struct err ignored = {0};
     const struct route *route;
     enum reply_media media;
@@ -135,6 +136,14 @@ static void refuse(void *context, struct http_reply *reply, const struct http_re
         reply->allow = methods_of(r->path);
     if (reply->status == 503)
         reply->retry_seconds = RETRY_SECONDS;
+}
+
+static void refuse(void *context, struct http_reply *reply, const struct http_request *r,
+                   const struct err *e)
+{
+    (void)context;
+    metric_add_error(e->code);
+    say_error(reply, r, e);
 }
 
 static void answer(void *context, struct http_reply *reply, struct http_request *r)
@@ -278,6 +287,15 @@ static void planning_end(struct call *c)
     sem_post(users_places(c));
 }
 
+/* Its reply is an error. Once it was queued, the engine has counted it. */
+static bool drop(struct job *j)
+{
+    if (!job_state_is_final(j->outbox.state))
+        metric_add(METRIC_requests_refused, 1);
+    job_free(j);
+    return false;
+}
+
 static bool run(struct call *c, struct err *e)
 {
     struct job *j;
@@ -288,8 +306,7 @@ static bool run(struct call *c, struct err *e)
     if (reserved &&
         reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j), e))
         return true;
-    job_free(j);
-    return false;
+    return drop(j);
 }
 
 static bool plan(struct call *c, struct err *e)
@@ -358,8 +375,7 @@ static bool completions(struct call *c, struct err *e)
     if (made && completions_answer(c->reply, c->request, j, c->service->queue,
                                    completion_facts_of(c, j, asked), e))
         return true;
-    job_free(j);
-    return false;
+    return drop(j);
 }
 
 /* POST /v1/tokenize and /v1/detokenize. */
@@ -527,8 +543,16 @@ static bool readyz(struct call *c, struct err *e)
 {
     if (queue_takes(c->service->queue, e))
         return reply_status(c, "ready");
-    refuse(c->service, c->reply, c->request, e);
+    say_error(c->reply, c->request, e);
     c->reply->status = 503;
     c->reply->retry_seconds = RETRY_SECONDS;
+    return true;
+}
+
+static bool metrics(struct call *c, struct err *e)
+{
+    (void)e;
+    reply_with(c, 200, metrics_text(c->request->arena));
+    c->reply->content_type = METRICS_TYPE;
     return true;
 }
