@@ -51,8 +51,7 @@ static void do_nothing_with(void *context, struct job *j)
 
 static void tell_memory(const struct batch *b)
 {
-    const struct model_shape *m = &b->model->shape;
-    const int64_t page_bytes = (int64_t)sizeof(float) * 2 * m->width * PAGE_TOKENS * m->n_blocks;
+    const int64_t page_bytes = gpt2_cache_bytes(&b->model->shape, PAGE_TOKENS);
     const int n_left = pages_left(b->pages);
     size_t used = 0;
     for (int i = 0; i < b->n_admitted; i++)

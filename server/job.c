@@ -26,14 +26,29 @@ struct job *job_new(const char *request_id, struct arena *a)
     return j;
 }
 
-bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
+/* Equal prompts have the rows of one, and go on as several. */
+static bool rows_fit(const struct plan_trace *t, const struct capacity *c, struct err *e)
 {
-    const struct plan *p = &j->plan;
-    if (p->n_rows > c->rows)
+    if (t->n_rows > c->rows)
         return err_set(e, ERR_limit,
                        "the prompts have %d tokens together, and a pass of this "
                        "server takes %d (--rows)",
-                       p->n_rows, c->rows);
+                       t->n_rows, c->rows);
+    if (t->n_steps > 1 && t->n_sequences > c->rows)
+        return err_set(e, ERR_limit,
+                       "%d sequences are generated at once (prompts, each n times), and a pass of "
+                       "this server takes a token each of %d (--rows)",
+                       t->n_sequences, c->rows);
+    return true;
+}
+
+bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
+{
+    const struct plan *p = &j->plan;
+    for (int i = 0; i < p->n_traces; i++) {
+        if (!rows_fit(&p->traces[i], c, e))
+            return false;
+    }
     if (p->n_logits > c->logits)
         return err_set(e, ERR_limit,
                        "logits are read at %d positions, and a pass of this server "

@@ -21,11 +21,11 @@ struct call { /* one request on its way through its route */
 
 typedef bool route_fn(struct call *c, struct err *e);
 
-static route_fn run, plan, completions, tokenize, detokenize, models, spec, healthz, readyz,
+static route_fn run, plan, completions, tokenize, detokenize, models, model, spec, healthz, readyz,
     metrics;
 
 static const struct route {
-    const char *method, *path;
+    const char *method, *path; /* a path that ends in "/" has a name behind it */
     route_fn *answer;
     bool is_openai; /* replies in OpenAI's form, whatever Accept says */
 } routes[] = {
@@ -35,6 +35,7 @@ static const struct route {
     {"POST", "/v1/tokenize", tokenize, false},
     {"POST", "/v1/detokenize", detokenize, false},
     {"GET", "/v1/models", models, false},
+    {"GET", "/v1/models/", model, true},
     {"GET", "/v1/spec", spec, false},
     {"GET", "/healthz", healthz, false},
     {"GET", "/health", healthz, false},
@@ -48,6 +49,12 @@ enum {
 
 /* Finding the route. */
 
+static bool path_fits(const struct route *r, const char *path)
+{
+    const size_t length = strlen(r->path);
+    return strncmp(path, r->path, length) == 0 && (r->path[length - 1] == '/' || !path[length]);
+}
+
 static bool method_fits(const struct route *r, const char *method)
 {
     return strcmp(r->method, method) == 0 ||
@@ -58,7 +65,7 @@ static bool method_fits(const struct route *r, const char *method)
 static const char *methods_of(const char *path)
 {
     for (int i = 0; i < N_ROUTES; i++) {
-        if (strcmp(routes[i].path, path) == 0)
+        if (path_fits(&routes[i], path))
             return strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : routes[i].method;
     }
     return NULL;
@@ -82,7 +89,7 @@ static bool find_route(const struct route **route, const struct http_request *r,
 {
     for (int i = 0; i < N_ROUTES; i++) {
         *route = &routes[i];
-        if (strcmp(routes[i].path, r->path) == 0 && method_fits(&routes[i], r->method))
+        if (path_fits(&routes[i], r->path) && method_fits(&routes[i], r->method))
             return true;
     }
     const char *methods = methods_of(r->path);
@@ -169,13 +176,17 @@ struct http_service routes_of(struct service *s)
 
 /* POST /v1/run and /v1/plan. */
 
-static bool check_model(const struct call *c, const struct graph *g, struct err *e)
+static bool check_name(const struct call *c, const char *asked, struct err *e)
 {
     const char *loaded = c->service->facts.name;
-    if (!g->model || strcmp(g->model, loaded) == 0)
-        return true;
-    err_set(e, ERR_unknown, "the model \"%.100s\" is not loaded here; \"%s\" is", g->model, loaded);
-    return err_at(e, -1, "model");
+    return strcmp(asked, loaded) == 0 ||
+           err_set(e, ERR_unknown, "the model \"%.100s\" is not loaded here; \"%s\" is", asked,
+                   loaded);
+}
+
+static bool check_model(const struct call *c, const struct graph *g, struct err *e)
+{
+    return !g->model || check_name(c, g->model, e) || err_at(e, -1, "model");
 }
 
 /* `instead` is what can be done without one. */
@@ -515,6 +526,12 @@ static bool models(struct call *c, struct err *e)
     (void)e;
     return reply_with(c, 200,
                       models_document(&c->service->facts, c->reply_media, c->request->arena));
+}
+
+static bool model(struct call *c, struct err *e)
+{
+    return check_name(c, c->request->path + strlen("/v1/models/"), e) &&
+           reply_with(c, 200, model_document(&c->service->facts, c->request->arena));
 }
 
 static bool spec(struct call *c, struct err *e)
