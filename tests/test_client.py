@@ -1249,6 +1249,23 @@ def test_the_users_name_goes_along(monkeypatch):
         Client(user="ada\n")
 
 
+def test_a_proxy_is_told_who_asks():
+    with Pretender(200, {"Content-Type": "application/msgpack"}, packed({})) as fake:
+        place = fake.host.partition("://")[2]
+        for host, sent in [(f"http://ada:k%40y@{place}", "Basic YWRhOmtAeQ=="), (f"ada:key@{place}/", "Basic YWRhOmtleQ=="),
+                           (place, None)]:
+            client = Client(host)
+            client.ask("/v1/plan", {})
+            assert fake.server.headers["Authorization"] == sent
+            assert client.host == fake.host, "no error shows the key"
+    with Pretender(401, {"Content-Type": "text/html"}, b"<html>") as fake:
+        with pytest.raises(ServerError, match="asks who you are: write user:key@ in front of its name"):
+            Client(fake.host).ask("/v1/plan", {})
+    with Pretender(503, {"Content-Type": "text/html"}, b"<html>") as fake:
+        with pytest.raises(ServerError, match=r"is a proxy, and has no server behind it now \(503\)"):
+            Client(fake.host).ask("/v1/plan", {})
+
+
 def test_heartbeats_are_passed_over():
     body = packed(None, {"type": "head"}, None, None, END, None)
     with Pretender(200, {"Content-Type": "application/msgpack"}, body) as fake:
