@@ -1,6 +1,7 @@
 /* interposed: reads its options, loads one model, serves it until a signal, and leaves cleanly. */
 #include "../kernels/accuracy.h"
 #include "device.h"
+#include "memory.h"
 #include "options.h"
 #include "routes.h"
 #include "worker.h"
@@ -130,6 +131,20 @@ static bool find_model(struct server *s, struct err *e)
     return gpt2_config(&s->shape, s->folder, e) && load_tokenizer(s, e);
 }
 
+/* Both are filled in time, the cache by prompts that are kept. A GPU's memory says so itself. */
+static bool check_memory(const struct server *s, struct err *e)
+{
+    const struct options *o = &s->options;
+    const int64_t cache_mb = gpt2_cache_bytes(&s->shape, o->cache_tokens) >> 20;
+    const int64_t limit_mb = memory_limit() >> 20;
+    return s->be != &backend_cpu || o->slab_mb + cache_mb <= limit_mb ||
+           err_set(e, ERR_value,
+                   "--slab-mb %lld and --cache-tokens %lld (%lld MB of keys and values) take %lld "
+                   "MB together, and this process may have %lld: lower them",
+                   (long long)o->slab_mb, (long long)o->cache_tokens, (long long)cache_mb,
+                   (long long)(o->slab_mb + cache_mb), (long long)limit_mb);
+}
+
 static bool load_model(struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
@@ -151,7 +166,7 @@ static bool load_model(struct server *s, struct err *e)
     const struct batch_options batch = {.slab_bytes = (size_t)o->slab_mb << 20,
                                         .jobs_max = (int)o->queue + RUNNING_MAX,
                                         .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
-    return device_open(&s->device, &s->be, o->device, &device, e) &&
+    return device_open(&s->device, &s->be, o->device, &device, e) && check_memory(s, e) &&
            product_error(&s->product_error, s->be, s->device, s->shape.width, e) &&
            gpt2_load(&s->model, s->be, s->device, s->folder, &model, e) &&
            batch_open(&s->batch, s->model, &batch, &s->arena, e);

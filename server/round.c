@@ -1,6 +1,7 @@
 #include "round.h"
 #include "../kernels/sample.h"
 #include "dispatch.h"
+#include "metrics.h"
 #include <string.h>
 
 /* How long a saved value may wait for others before its reader hears of it. */
@@ -210,10 +211,13 @@ static void prompts_add(struct round *r, struct job *j, int invoke)
                                .n_rows = q->n_tokens - from,
                                .past = from,
                                .pages = job_pages(j, invoke, k)};
-        if (q->source == k)
-            span_add(r, j, &s, j->graph.invokes[invoke].prompts[k].tokens + from);
-        else
+        if (q->source != k) {
             copy_add(r, s, plan_pages_copied(v->sequences, k));
+        } else {
+            span_add(r, j, &s, j->graph.invokes[invoke].prompts[k].tokens + from);
+            metric_add(METRIC_prompt_tokens, q->n_tokens);
+            metric_add(METRIC_cached_tokens, from);
+        }
         logits_add(r, &s, q->n_logits);
     }
 }
@@ -417,6 +421,7 @@ static void sample_row(const struct round *r, float *row, const struct draw *d)
     struct outcome *o = &j->outcomes[v->outcome_first + d->sequence];
     int32_t *ids = job_generated(j, d->invoke, d->sequence);
     o->n_new = job_step(j) + 1;
+    metric_add(METRIC_generated_tokens, 1);
     ids[o->n_new - 1] = sample_token(row, r->model->shape.vocab, &sampler,
                                      (uint32_t)(v->sequence_first + d->sequence),
                                      (uint32_t)job_step(j), r->sample_scratch, r->sample_order);
@@ -501,5 +506,12 @@ bool round_run(struct round *r, struct turn *const *turns, int n_turns, struct e
     pass_clear(r);
     for (int i = 0; i < n_turns; i++)
         job_add(r, r->jobs[i]);
-    return gpt2_run(r->model, &r->pass, e) && complete(r, e);
+    const double started_at = seconds_now();
+    metric_add((enum metric)(METRIC_passes_shared + (int)r->lane), 1);
+    metric_add((enum metric)(METRIC_rows_shared + (int)r->lane), r->pass.n_rows);
+    if (!gpt2_run(r->model, &r->pass, e) || !complete(r, e))
+        return false;
+    metric_observe((enum metric)(METRIC_pass_shared_seconds + (int)r->lane),
+                   seconds_now() - started_at);
+    return true;
 }

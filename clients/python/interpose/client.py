@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import weakref
 
 import msgpack
 import urllib3
@@ -17,9 +18,12 @@ SILENCE_SECONDS = 60            # a server sends a heartbeat every 10 seconds
 
 MSGPACK = "application/msgpack"
 
+_clients = weakref.WeakSet()
+
 
 class Client:
-    """One server. Any thread may call it; connections are kept and shared."""
+    """One server. Any thread may call it; connections are kept and shared by a process's threads.
+    A forked process makes its own."""
 
     def __init__(self, host=None, user=None):
         host = host or os.environ.get("INTERPOSE_HOST") or DEFAULT_HOST
@@ -27,10 +31,17 @@ class Client:
         if self.user and not (self.user.isascii() and self.user.isprintable()):
             raise ValueError(f"user goes into a header, as printable ASCII: not {self.user!r}")
         self.host = (host if "://" in host else f"http://{host}").rstrip("/")
+        self._documents = {}
+        self._begin()
+        _clients.add(self)
+
+    def __reduce__(self):
+        return type(self), (self.host, self.user)
+
+    def _begin(self):
         self._pool = urllib3.PoolManager(
             maxsize=64, retries=False,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS))
-        self._documents = {}
         self._lock = threading.Lock()
 
     def document(self, path):
@@ -121,6 +132,17 @@ class Client:
             return ServerError(f"{self.host!r} is no address of a server: write "
                                f"{DEFAULT_HOST!r}, for example")
         return ServerError(f"the connection to {self.host} broke: {e}")
+
+
+def _begin_again():
+    """In a forked process: on its parent's connections each would read what the other asked for,
+    and a lock that a thread of the parent held would stay held."""
+    for client in list(_clients):
+        client._begin()
+
+
+if hasattr(os, "register_at_fork"):     # where there is fork
+    os.register_at_fork(after_in_child=_begin_again)
 
 
 def request_error(document, request_id=None, place_of=lambda node: None):
