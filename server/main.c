@@ -2,6 +2,7 @@
 #include "../kernels/accuracy.h"
 #include "device.h"
 #include "memory.h"
+#include "metrics.h"
 #include "options.h"
 #include "routes.h"
 #include "worker.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef INTERPOSE_VERSION
@@ -214,6 +216,7 @@ static void say(const struct options *o, const char *event, const char *text)
 
 static void say_ready(struct server *s)
 {
+    metric_set(METRIC_start_time, (int64_t)time(NULL));
     const bool is_v6 = strchr(s->options.host, ':') != NULL;
     say(&s->options, "ready",
         arena_format(&s->arena, "%s (%d blocks, width %d) on http://%s%s%s:%d, %s", s->model_name,

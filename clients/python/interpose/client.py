@@ -115,8 +115,8 @@ class Client:
         finally:
             reply.release_conn()
         if reply.status == 401:
-            raise ServerError(f"{self.host} asks who you are: write user:key@ in front of its name, "
-                              "in `host` or INTERPOSE_HOST")
+            raise ServerError(f"{self.host} asks who you are: write user:key@ in front of its "
+                              "name, in `host` or INTERPOSE_HOST")
         kind = reply.headers.get("Content-Type", "").partition(";")[0]
         try:
             document = msgpack.unpackb(data) if kind == MSGPACK else json.loads(data)
