@@ -1130,14 +1130,15 @@ static double pass_cost(const struct planner *s, int pass)
     const struct plan_pass *p = &s->p->passes[pass];
     const struct plan_trace *t = &s->p->traces[p->trace];
     const double D = m->width, row = 4 * D * D + 2 * D * m->inner, head = D * m->vocab;
-    const double blocks = count_blocks(s, t->last_site);
-    const int step = plan_step(s->p, pass);
+    const int n_blocks = count_blocks(s, t->last_site), step = plan_step(s->p, pass);
     double cost = 0;
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
         const struct plan_invoke *v = &s->p->invokes[i];
+        const int fork = step > 0 ? 0 : v->fork < n_blocks ? v->fork : n_blocks;
+        const double blocks = n_blocks - fork, start = v->start;
         for (int k = 0; k < v->n_sequences; k++) {
-            const double T = v->sequences[k].n_tokens, rows = step == 0 ? T : 1;
-            const double keys = step == 0 ? T * (T + 1) / 2 : T + step;
+            const double T = v->sequences[k].n_tokens, rows = step == 0 ? T - start : 1;
+            const double keys = step == 0 ? rows * (start + T + 1) / 2 : T + step;
             if (step > 0 || v->sequences[k].source == k)
                 cost += blocks * (rows * row + 2 * D * keys);
         }
@@ -1249,6 +1250,7 @@ bool plan_build(struct plan *p, const struct graph *g, const struct model_shape 
     }
     make_stops(&s);
     skips_make(&s);
+    forks_find(&s);
     find_last_sites(&s);
     make_saves(&s);
     if (!make_slab(&s))

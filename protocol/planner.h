@@ -10,6 +10,7 @@
  *   padding.c             prompts of unequal length: what their hooks see instead of the rows
  *   attention.c  insides  what the pass does not have of attention, as actions
  *   tiles.c      tiles    products that nobody needs whole are made a few rows at a time
+ *   forks.c      forks    invokes with the same prompts share rows until one is changed
  *   lifetimes.c  fold     values whose lives do not meet share bytes of the slab
  */
 #pragma once
@@ -186,6 +187,9 @@ bool skips_check(struct planner *s);
 
 /* Behind the stops: what rows go without. */
 void skips_make(struct planner *s);
+
+/* Behind the stops: who has the rows of another invoke, and how long. */
+void forks_find(struct planner *s);
 
 /* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
  * that are looked at. */
