@@ -37,6 +37,12 @@ struct gpt2_options {
                          eight sequences as long as the context, and for rows_max */
 };
 
+/* What the cache takes for so many positions, where a head's width is a multiple of 16. */
+static inline int64_t gpt2_cache_bytes(const struct model_shape *m, int64_t n_positions)
+{
+    return (int64_t)sizeof(float) * 2 * m->width * m->n_blocks * n_positions;
+}
+
 /* Called at each wanted site in turn with the activation of all rows (of the logits: of the rows
  * asked for); what it writes there, the model goes on with. The tensor is (rows, row length) with
  * point_row_stride between rows and offset 0. Points without a live tensor come with what they are

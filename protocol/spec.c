@@ -203,18 +203,22 @@ static double shortest(float value)
     return strtod(text, NULL);
 }
 
-/* The same list once more, as OpenAI's clients read it. */
-static void write_openai_models(struct writer *w, const char *name)
+/* As OpenAI's clients read it. */
+static void write_openai_model(struct writer *w, const char *name)
 {
-    write_key(w, "data");
-    write_list(w, 1);
     write_map(w, 4);
     text_field(w, "id", name);
     text_field(w, "object", "model");
     int_field(w, "created", 0);
     text_field(w, "owned_by", "interpose");
     write_end(w);
-    write_end(w);
+}
+
+struct bytes model_document(const struct model_facts *f, struct arena *a)
+{
+    struct writer w = document(REPLY_json, a);
+    write_openai_model(&w, f->name);
+    return finish(&w);
 }
 
 struct bytes models_document(const struct model_facts *f, enum reply_media media, struct arena *a)
@@ -248,7 +252,10 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     write_end(&w);
     write_end(&w);
     write_end(&w);
-    write_openai_models(&w, f->name);
+    write_key(&w, "data"); /* the same list once more */
+    write_list(&w, 1);
+    write_openai_model(&w, f->name);
+    write_end(&w);
     write_end(&w);
     return finish(&w);
 }

@@ -14,3 +14,6 @@ struct model_facts {
 };
 
 struct bytes models_document(const struct model_facts *f, enum reply_media media, struct arena *a);
+
+/* The one that is loaded, as OpenAI's clients read it, as JSON. */
+struct bytes model_document(const struct model_facts *f, struct arena *a);

@@ -1,4 +1,5 @@
 #include "batch.h"
+#include "metrics.h"
 #include "pages.h"
 #include "round.h"
 
@@ -48,6 +49,19 @@ static void do_nothing_with(void *context, struct job *j)
     (void)j;
 }
 
+static void tell_memory(const struct batch *b)
+{
+    const int64_t page_bytes = gpt2_cache_bytes(&b->model->shape, PAGE_TOKENS);
+    const int n_left = pages_left(b->pages);
+    size_t used = 0;
+    for (int i = 0; i < b->n_admitted; i++)
+        used += b->admitted[i]->plan.slab_bytes;
+    metric_set(METRIC_slab_used, (int64_t)used);
+    metric_set(METRIC_slab_free, (int64_t)(b->capacity.slab_bytes - used));
+    metric_set(METRIC_cache_used, page_bytes * (b->capacity.pages - n_left));
+    metric_set(METRIC_cache_free, page_bytes * n_left);
+}
+
 static double cost_of_rows(const struct gpt2 *m, int n_rows)
 {
     const double D = m->shape.width, F = m->shape.inner, V = m->shape.vocab;
@@ -88,6 +102,7 @@ bool batch_open(struct batch **out, struct gpt2 *m, const struct batch_options *
         .all = {.places = RUNNING_MAX, .pages = m->n_pages, .slab_bytes = o->slab_bytes}};
     b->schedule = schedule_new(&limits, admit, b, a);
     open_rounds(b, a);
+    tell_memory(b);
     *out = b;
     return true;
 }
@@ -285,6 +300,7 @@ static bool admit(void *context, struct turn *t, const struct holding *most)
     if (p->constant_bytes)
         b->model->be->upload(b->model->device, j->slab, p->constants, p->constant_bytes);
     b->hooks.waits_no_more(b->hooks.context, j);
+    tell_memory(b);
     job_start(j);
     return true;
 }
@@ -297,6 +313,7 @@ static void take_back(struct batch *b, struct job *j)
     b->admitted[i] = b->admitted[--b->n_admitted];
     pages_release(b->pages, j->pages, j->plan.n_listed);
     j->slab = NULL;
+    tell_memory(b);
 }
 
 /* The end of a job, wherever it is. Its state is the last thing that changes: then it is gone. */

@@ -1,4 +1,5 @@
 #include "completions.h"
+#include "metrics.h"
 #include "reply.h"
 #include <limits.h>
 #include <string.h>
@@ -58,6 +59,7 @@ static void set_last(struct stream *s)
     struct err e = s->job->err;
     if (s->state != JOB_done) {
         err_set(&e, ERR_cancelled, "the request was taken back");
+        metric_add_error(e.code);
         set_event(s, completion_error_event(&e, s->request->id, &s->arena));
         s->is_over = true;
     } else if (s->facts->asked->counts_usage && !s->is_usage_said) {
@@ -160,8 +162,10 @@ static bool set_document(struct stream *s)
     }
     struct err e = {0};
     struct bytes body;
-    if (!document(&body, s, &s->arena, &e))
+    if (!document(&body, s, &s->arena, &e)) {
+        metric_add_error(e.code);
         body = completion_error(&e, s->request->id, &s->arena);
+    }
     set_event(s, body);
     s->is_over = true;
     return true;

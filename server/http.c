@@ -1,5 +1,6 @@
 #include "http.h"
 #include "headers.h"
+#include "metrics.h"
 #include <errno.h>
 #include <microhttpd.h>
 #include <netdb.h>
@@ -99,6 +100,7 @@ static struct connection *connection_opened(struct http *h, int socket)
     const double now = seconds_now();
     *c = (struct connection){true, socket, PHASE_idle, now, now + h->header_seconds, NULL};
     h->n_open++;
+    metric_set(METRIC_connections, h->n_open);
     pthread_mutex_unlock(&h->lock);
     return c;
 }
@@ -109,6 +111,7 @@ static void connection_closed(struct http *h, struct connection *c)
     pthread_mutex_lock(&h->lock);
     c->open = false;
     h->n_open--;
+    metric_set(METRIC_connections, h->n_open);
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -125,6 +128,7 @@ static bool is_crowded(struct http *h, int n_max)
 static void send_last_word(int socket, enum err_code code, const char *message)
 {
     char body[256], text[512];
+    metric_add_error(code);
     int size = snprintf(body, sizeof body, "{\"error\": {\"code\": \"%s\", \"message\": \"%s\"}}\n",
                         err_info[code].name, message);
     int length = snprintf(text, sizeof text,

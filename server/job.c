@@ -1,4 +1,5 @@
 #include "job.h"
+#include "metrics.h"
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
@@ -25,14 +26,29 @@ struct job *job_new(const char *request_id, struct arena *a)
     return j;
 }
 
-bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
+/* Equal prompts have the rows of one, and go on as several. */
+static bool rows_fit(const struct plan_trace *t, const struct capacity *c, struct err *e)
 {
-    const struct plan *p = &j->plan;
-    if (p->n_rows > c->rows)
+    if (t->n_rows > c->rows)
         return err_set(e, ERR_limit,
                        "the prompts have %d tokens together, and a pass of this "
                        "server takes %d (--rows)",
-                       p->n_rows, c->rows);
+                       t->n_rows, c->rows);
+    if (t->n_steps > 1 && t->n_sequences > c->rows)
+        return err_set(e, ERR_limit,
+                       "%d sequences are generated at once (prompts, each n times), and a pass of "
+                       "this server takes a token each of %d (--rows)",
+                       t->n_sequences, c->rows);
+    return true;
+}
+
+bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
+{
+    const struct plan *p = &j->plan;
+    for (int i = 0; i < p->n_traces; i++) {
+        if (!rows_fit(&p->traces[i], c, e))
+            return false;
+    }
     if (p->n_logits > c->logits)
         return err_set(e, ERR_limit,
                        "logits are read at %d positions, and a pass of this server "
@@ -54,6 +70,7 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
 static void let_go(struct job *j)
 {
     atomic_fetch_sub(&held_bytes, j->held_bytes);
+    metric_add(METRIC_request_bytes, -j->held_bytes);
     atomic_fetch_sub(&held_by[j->turn.user % USERS_COUNTED], j->held_bytes);
     j->held_bytes = 0;
 }
@@ -65,6 +82,7 @@ static bool hold(struct job *j, int64_t bytes, struct err *e)
     const int64_t own = atomic_fetch_add(&held_by[j->turn.user % USERS_COUNTED], bytes);
     const int64_t left = HELD_BYTES_MAX - all - bytes;
     j->held_bytes = bytes;
+    metric_add(METRIC_request_bytes, bytes);
     if (left >= 0 && (own == 0 || own + bytes <= left))
         return true;
     let_go(j);
@@ -111,8 +129,15 @@ void job_free(struct job *j)
     pthread_mutex_destroy(&j->outbox.lock);
 }
 
+static void tell_first_result(const struct job *j)
+{
+    if (j->told.n_saves == 0 && j->told.n_steps == 0)
+        metric_observe(METRIC_result_seconds, seconds_now() - j->queued_at);
+}
+
 void job_publish(struct job *j)
 {
+    tell_first_result(j);
     j->told = j->sent;
     pthread_mutex_lock(&j->outbox.lock);
     j->outbox.n_ready = j->told.n_saves;
@@ -134,6 +159,8 @@ static void set_state(struct job *j, enum job_state state)
 void job_start(struct job *j)
 {
     j->admitted_at = seconds_now();
+    metric_add(METRIC_requests_running, 1);
+    metric_observe(METRIC_queue_seconds, j->admitted_at - j->queued_at);
     set_state(j, JOB_running);
 }
 
@@ -141,6 +168,13 @@ void job_finish(struct job *j, enum job_state state)
 {
     assert(job_state_is_final(state));
     j->finished_at = seconds_now();
+    if (j->admitted_at > 0)
+        metric_add(METRIC_requests_running, -1);
+    metric_add((enum metric)(METRIC_requests_done + (int)state - (int)JOB_done), 1);
+    if (state == JOB_done) {
+        tell_first_result(j);
+        metric_observe(METRIC_request_seconds, j->finished_at - j->queued_at);
+    }
     set_state(j, state);
 }
 

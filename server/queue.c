@@ -1,4 +1,5 @@
 #include "queue.h"
+#include "metrics.h"
 #include <time.h>
 
 struct queue {
@@ -70,6 +71,7 @@ static void append(struct queue *q, struct job *j)
         q->first = j;
     q->last = j;
     q->n_waiting++;
+    metric_add(METRIC_requests_waiting, 1);
     ++*count_of(q, j);
 }
 
@@ -120,6 +122,7 @@ struct job *queue_pop(struct queue *q, double wait_seconds)
 static void forget(struct queue *q, const struct job *j)
 {
     q->n_waiting--;
+    metric_add(METRIC_requests_waiting, -1);
     --*count_of(q, j);
 }
 

@@ -1,5 +1,6 @@
 #include "reply.h"
 #include "../protocol/limits.h"
+#include "metrics.h"
 #include <limits.h>
 
 /* How often a waiting connection looks whether its client is still there. */
@@ -23,10 +24,12 @@ static void set_last_frame(struct stream *s, enum job_state state)
     s->is_ending = true;
     if (state == JOB_cancelled)
         err_set(&e, ERR_cancelled, "the request was taken back");
-    if (state == JOB_done)
+    if (state == JOB_done) {
         encoder_end(s->encoder, j->admitted_at - j->queued_at, j->finished_at - j->admitted_at);
-    else
-        encoder_error(s->encoder, &e);
+        return;
+    }
+    metric_add_error(e.code);
+    encoder_error(s->encoder, &e);
 }
 
 /* Waits for the next thing to say. False where nobody listens any more. */
@@ -91,7 +94,9 @@ static void wait_until_final(struct job *j)
 void reply_let_go(struct job *j, struct queue *q)
 {
     job_cancel(j);
-    if (!queue_remove(q, j))
+    if (queue_remove(q, j))
+        metric_add(METRIC_requests_cancelled, 1);
+    else
         wait_until_final(j);
     job_free(j);
 }

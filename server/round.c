@@ -1,6 +1,7 @@
 #include "round.h"
 #include "../kernels/sample.h"
 #include "dispatch.h"
+#include "metrics.h"
 #include <string.h>
 
 /* How long a saved value may wait for others before its reader hears of it. */
@@ -321,12 +322,27 @@ static void draws_add(struct round *r, struct job *j, int invoke)
     set_bit(r->wanted, site_of(PT_logits, 0, r->model->shape.n_blocks));
 }
 
+/* Of prompts that have rows of their own by the last block. */
+static void count_tokens(const struct round *r, const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const bool is_computed = first_own(j, invoke, r->model->shape.n_blocks - 1) < v->n_tokens;
+    for (int k = 0; k < v->n_sequences && is_computed; k++) {
+        if (v->sequences[k].source != k)
+            continue;
+        metric_add(METRIC_prompt_tokens, v->sequences[k].n_tokens);
+        metric_add(METRIC_cached_tokens, j->n_shared[invoke]);
+    }
+}
+
 static void job_add(struct round *r, struct job *j)
 {
     const struct plan_trace *t = job_trace(j);
     rows_add(r, j, 0);
-    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes && t->samples; i++) {
-        if (job_has_rows(j, i))
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
+        if (job_step(j) == 0)
+            count_tokens(r, j, i);
+        if (t->samples && job_has_rows(j, i))
             draws_add(r, j, i);
     }
 }
@@ -497,6 +513,7 @@ static void sample_row(const struct round *r, float *row, const struct draw *d)
     struct outcome *o = &j->outcomes[v->outcome_first + d->sequence];
     int32_t *ids = job_generated(j, d->invoke, d->sequence);
     o->n_new = job_step(j) + 1;
+    metric_add(METRIC_generated_tokens, 1);
     ids[o->n_new - 1] = sample_token(row, r->model->shape.vocab, &sampler,
                                      (uint32_t)(v->sequence_first + d->sequence),
                                      (uint32_t)job_step(j), r->sample_scratch, r->sample_order);
@@ -581,5 +598,12 @@ bool round_run(struct round *r, struct turn *const *turns, int n_turns, struct e
     pass_clear(r);
     for (int i = 0; i < n_turns; i++)
         job_add(r, r->jobs[i]);
-    return gpt2_run(r->model, &r->pass, e) && complete(r, e);
+    const double started_at = seconds_now();
+    metric_add((enum metric)(METRIC_passes_shared + (int)r->lane), 1);
+    metric_add((enum metric)(METRIC_rows_shared + (int)r->lane), r->pass.n_rows);
+    if (!gpt2_run(r->model, &r->pass, e) || !complete(r, e))
+        return false;
+    metric_observe((enum metric)(METRIC_pass_shared_seconds + (int)r->lane),
+                   seconds_now() - started_at);
+    return true;
 }

@@ -2,6 +2,7 @@
 #include "../protocol/encode_writer.h"
 #include "accept.h"
 #include "completions.h"
+#include "metrics.h"
 #include "reply.h"
 #include <string.h>
 #include <time.h>
@@ -20,10 +21,11 @@ struct call { /* one request on its way through its route */
 
 typedef bool route_fn(struct call *c, struct err *e);
 
-static route_fn run, plan, completions, tokenize, detokenize, models, spec, healthz, readyz;
+static route_fn run, plan, completions, tokenize, detokenize, models, model, spec, healthz, readyz,
+    metrics;
 
 static const struct route {
-    const char *method, *path;
+    const char *method, *path; /* a path that ends in "/" has a name behind it */
     route_fn *answer;
     bool is_openai; /* replies in OpenAI's form, whatever Accept says */
 } routes[] = {
@@ -33,10 +35,12 @@ static const struct route {
     {"POST", "/v1/tokenize", tokenize, false},
     {"POST", "/v1/detokenize", detokenize, false},
     {"GET", "/v1/models", models, false},
+    {"GET", "/v1/models/", model, true},
     {"GET", "/v1/spec", spec, false},
     {"GET", "/healthz", healthz, false},
     {"GET", "/health", healthz, false},
     {"GET", "/readyz", readyz, false},
+    {"GET", "/metrics", metrics, false},
 };
 
 enum {
@@ -44,6 +48,12 @@ enum {
 };
 
 /* Finding the route. */
+
+static bool path_fits(const struct route *r, const char *path)
+{
+    const size_t length = strlen(r->path);
+    return strncmp(path, r->path, length) == 0 && (r->path[length - 1] == '/' || !path[length]);
+}
 
 static bool method_fits(const struct route *r, const char *method)
 {
@@ -55,7 +65,7 @@ static bool method_fits(const struct route *r, const char *method)
 static const char *methods_of(const char *path)
 {
     for (int i = 0; i < N_ROUTES; i++) {
-        if (strcmp(routes[i].path, path) == 0)
+        if (path_fits(&routes[i], path))
             return strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : routes[i].method;
     }
     return NULL;
@@ -79,7 +89,7 @@ static bool find_route(const struct route **route, const struct http_request *r,
 {
     for (int i = 0; i < N_ROUTES; i++) {
         *route = &routes[i];
-        if (strcmp(routes[i].path, r->path) == 0 && method_fits(&routes[i], r->method))
+        if (path_fits(&routes[i], r->path) && method_fits(&routes[i], r->method))
             return true;
     }
     const char *methods = methods_of(r->path);
@@ -116,10 +126,8 @@ static bool reply_with(struct call *c, int status, struct bytes body)
     return true;
 }
 
-static void refuse(void *context, struct http_reply *reply, const struct http_request *r,
-                   const struct err *e)
+static void say_error(struct http_reply *reply, const struct http_request *r, const struct err *e)
 {
-    (void)context;
     struct err ignored = {0};
     const struct route *route;
     enum reply_media media;
@@ -135,6 +143,14 @@ static void refuse(void *context, struct http_reply *reply, const struct http_re
         reply->allow = methods_of(r->path);
     if (reply->status == 503)
         reply->retry_seconds = RETRY_SECONDS;
+}
+
+static void refuse(void *context, struct http_reply *reply, const struct http_request *r,
+                   const struct err *e)
+{
+    (void)context;
+    metric_add_error(e->code);
+    say_error(reply, r, e);
 }
 
 static void answer(void *context, struct http_reply *reply, struct http_request *r)
@@ -160,13 +176,17 @@ struct http_service routes_of(struct service *s)
 
 /* POST /v1/run and /v1/plan. */
 
-static bool check_model(const struct call *c, const struct graph *g, struct err *e)
+static bool check_name(const struct call *c, const char *asked, struct err *e)
 {
     const char *loaded = c->service->facts.name;
-    if (!g->model || strcmp(g->model, loaded) == 0)
-        return true;
-    err_set(e, ERR_unknown, "the model \"%.100s\" is not loaded here; \"%s\" is", g->model, loaded);
-    return err_at(e, -1, "model");
+    return strcmp(asked, loaded) == 0 ||
+           err_set(e, ERR_unknown, "the model \"%.100s\" is not loaded here; \"%s\" is", asked,
+                   loaded);
+}
+
+static bool check_model(const struct call *c, const struct graph *g, struct err *e)
+{
+    return !g->model || check_name(c, g->model, e) || err_at(e, -1, "model");
 }
 
 /* `instead` is what can be done without one. */
@@ -278,6 +298,15 @@ static void planning_end(struct call *c)
     sem_post(users_places(c));
 }
 
+/* Its reply is an error. Once it was queued, the engine has counted it. */
+static bool drop(struct job *j)
+{
+    if (!job_state_is_final(j->outbox.state))
+        metric_add(METRIC_requests_refused, 1);
+    job_free(j);
+    return false;
+}
+
 static bool run(struct call *c, struct err *e)
 {
     struct job *j;
@@ -288,8 +317,7 @@ static bool run(struct call *c, struct err *e)
     if (reserved &&
         reply_open(c->reply, c->request, j, c->service->queue, c->reply_media, facts_of(c, j), e))
         return true;
-    job_free(j);
-    return false;
+    return drop(j);
 }
 
 static bool plan(struct call *c, struct err *e)
@@ -358,8 +386,7 @@ static bool completions(struct call *c, struct err *e)
     if (made && completions_answer(c->reply, c->request, j, c->service->queue,
                                    completion_facts_of(c, j, asked), e))
         return true;
-    job_free(j);
-    return false;
+    return drop(j);
 }
 
 /* POST /v1/tokenize and /v1/detokenize. */
@@ -501,6 +528,12 @@ static bool models(struct call *c, struct err *e)
                       models_document(&c->service->facts, c->reply_media, c->request->arena));
 }
 
+static bool model(struct call *c, struct err *e)
+{
+    return check_name(c, c->request->path + strlen("/v1/models/"), e) &&
+           reply_with(c, 200, model_document(&c->service->facts, c->request->arena));
+}
+
 static bool spec(struct call *c, struct err *e)
 {
     (void)e;
@@ -527,8 +560,16 @@ static bool readyz(struct call *c, struct err *e)
 {
     if (queue_takes(c->service->queue, e))
         return reply_status(c, "ready");
-    refuse(c->service, c->reply, c->request, e);
+    say_error(c->reply, c->request, e);
     c->reply->status = 503;
     c->reply->retry_seconds = RETRY_SECONDS;
+    return true;
+}
+
+static bool metrics(struct call *c, struct err *e)
+{
+    (void)e;
+    reply_with(c, 200, metrics_text(c->request->arena));
+    c->reply->content_type = METRICS_TYPE;
     return true;
 }

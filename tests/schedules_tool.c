@@ -26,6 +26,7 @@
 #include "../protocol/decode.h"
 #include "../server/batch.h"
 #include "../server/device.h"
+#include "../server/metrics.h"
 #include "guarded.h"
 #include "reference.h"
 #include "tiny_gpt2.h"
@@ -623,6 +624,30 @@ static void choose_settings(uint64_t seed, int n_jobs)
     choose_sizes(s);
 }
 
+/* What GET /metrics would say agrees with what was seen here, the requests alone included. */
+static void check_metrics(void)
+{
+    const struct counts *c = &tool.counts;
+    const struct {
+        enum metric metric;
+        int64_t value;
+    } expected[] = {{METRIC_requests_running, 0},
+                    {METRIC_cache_used, 0},
+                    {METRIC_slab_used, 0},
+                    {METRIC_request_bytes, 0},
+                    {METRIC_requests_done, tool.n_requests + c->done},
+                    {METRIC_requests_cancelled, c->cancelled},
+                    {METRIC_requests_failed, c->aborted}};
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        const int64_t value = metric_value(expected[i].metric);
+        if (value == expected[i].value)
+            continue;
+        printf("metric %d is %" PRId64 ", not %" PRId64 "\n", (int)expected[i].metric, value,
+               expected[i].value);
+        tool.counts.differences++;
+    }
+}
+
 static void say_counts(void)
 {
     const struct counts *c = &tool.counts;
@@ -726,6 +751,7 @@ int main(int n, char **arguments)
         run(seed, count);
     else
         soak(seed, (int)count);
+    check_metrics();
     say_counts();
     arena_free(&tool.arena);
     return tool.counts.differences > 0;

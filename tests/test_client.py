@@ -1,10 +1,13 @@
 """The Python client against a live server: what it posts for each construct of Python, what every
 operator and method gives beside torch's, and how each thing that cannot work is refused."""
+import copy
 import doctest
 import importlib
 import json
+import multiprocessing
 import os
 import pathlib
+import pickle
 import pkgutil
 import re
 import subprocess
@@ -752,6 +755,48 @@ def test_runs_from_several_threads(model):
     assert results == {k: [([[k, k + 1, k + 2]], [float(k)])] * 5 for k in range(8)}
 
 
+def scaled(model, k):
+    with model.trace([1, 2, 3]):
+        model.transformer.h[0].mlp.output[:] *= float(k)
+        logits = model.lm_head.output[0, -1].save()
+    return logits.value.tobytes()
+
+
+inherited = []      # the model of a forked process, which is not pickled
+
+
+def scaled_of_inherited(k):
+    return scaled(inherited[-1], k)
+
+
+def refused_of_inherited():
+    with inherited[-1].trace([1, 2, 3]):
+        (inherited[-1].lm_head.output * np.ones(7)).save()
+
+
+def test_forked_processes_read_their_own_replies(model):
+    wanted = [scaled(model, k) for k in range(4)]   # and a connection stays open behind it
+    model.client._lock.acquire()    # as another thread might at the moment of the fork
+    try:
+        pool = multiprocessing.get_context("fork").Pool(4, inherited.append, (model,))
+    finally:
+        model.client._lock.release()
+    with pool:
+        for _ in range(10):
+            assert pool.map_async(scaled_of_inherited, range(4), chunksize=1).get(60) == wanted
+        with pytest.raises(RequestError, match="mul of") as refused:
+            pool.apply_async(refused_of_inherited).get(60)
+    assert refused.value.code == "shape" and refused.value.filename == __file__
+    assert "inherited[-1].lm_head.output * np.ones(7)" in str(refused.value)
+
+
+def test_a_copied_or_pickled_model_is_another_of_the_same(model):
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
+        assert scaled(other, 2) == scaled(model, 2)
+        assert other.tokenizer.decode([5]) == model.tokenizer.decode([5])
+        assert other.transformer is not model.transformer
+
+
 def test_the_name_may_be_a_repository_s(server, name):
     assert LanguageModel(f"somebody/{name}", host=server.host).server_name == name
 
@@ -1249,6 +1294,19 @@ def test_the_users_name_goes_along(monkeypatch):
         Client(user="ada\n")
 
 
+def test_a_proxy_is_told_who_asks():
+    with Pretender(200, {"Content-Type": "application/msgpack"}, packed({})) as fake:
+        place = fake.host.partition("://")[2]
+        for host, sent in [(f"http://ada:k%40y@{place}", "Basic YWRhOmtAeQ=="), (f"ada:key@{place}/", "Basic YWRhOmtleQ=="),
+                           (place, None)]:
+            client = Client(host)
+            client.ask("/v1/plan", {})
+            assert fake.server.headers["Authorization"] == sent
+            assert client.host == fake.host, "no error shows the key"
+            pickle.loads(pickle.dumps(client)).ask("/v1/plan", {})
+            assert fake.server.headers["Authorization"] == sent
+
+
 def test_heartbeats_are_passed_over():
     body = packed(None, {"type": "head"}, None, None, END, None)
     with Pretender(200, {"Content-Type": "application/msgpack"}, body) as fake:
@@ -1304,7 +1362,8 @@ def test_large_tensors_are_not_copied_and_the_user_s_own():
 
 
 @pytest.mark.parametrize("status, kind, body, sentence", [
-    (502, "text/html", b"<html>Bad gateway", "answered 502 with something that is not ours"),
+    (502, "text/html", b"<html>Bad gateway", r"is a proxy, and has no server behind it now \(502\)"),
+    (401, "text/html", b"<html>Unauthorized", "asks who you are: write user:key@ in front of its name, in `host`"),
     (200, "text/html", b"<html>Hello", "answered 200 with something that is not ours"),
     (404, "application/json", b'{"error": {"code": "unknown", "message": "no such route"}}',
      r"no such route \(unknown\)"),

@@ -52,6 +52,11 @@ def text_of(ids):
 def test_models(client):
     models = client.models.list()
     assert [m.id for m in models.data] == ["demo"] and models.object == "list"
+    assert client.models.retrieve("demo") == models.data[0]
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.models.retrieve("lab/gpt2 medium")
+    assert refused.value.body["message"] == 'the model "lab/gpt2 medium" is not loaded here; "demo" is'
+    assert refused.value.body["code"] == "unknown"
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, "A dog is a kind of", "Once upon a time"])

@@ -347,7 +347,8 @@ def test_head_has_no_body(server):
         assert c.reply()[0] == 200
 
 
-@pytest.mark.parametrize("path, allow", [(b"/v1/run", "POST"), (b"/v1/spec", "GET, HEAD")])
+@pytest.mark.parametrize("path, allow", [(b"/v1/run", "POST"), (b"/v1/spec", "GET, HEAD"),
+                                         (b"/v1/models/demo", "GET, HEAD")])
 def test_a_wrong_method_names_the_right_ones(server, path, allow):
     reply = ask(server, get(method=b"DELETE", path=path))
     assert (reply[0], reply[1]["allow"]) == (405, allow)

@@ -230,6 +230,20 @@ def test_what_can_never_fit_is_refused_before_it_waits(start_server, request_, c
         wire.run(s.host, QUICK)
 
 
+def test_sequences_of_one_prompt_are_not_called_prompts(start_server):
+    """Equal prompts have the rows of one, but each goes on by itself."""
+    with start_server("--rows", "1") as s:
+        request = {"prompt": [1], "max_new_tokens": 2, "sampling": {"n": 5}}
+        status, reply = wire.post_json(s.host, "/v1/run", request)
+        assert (status, reply["error"]["code"], reply["error"]["message"]) == (
+            413, "limit", "5 sequences are generated at once (prompts, each n times), and a pass of this "
+                          "server takes a token each of 1 (--rows)")
+        status, reply = wire.post_json(s.host, "/v1/run", {**request, "prompt": [1, 2]})
+        assert (status, reply["error"]["message"]) == (
+            413, "the prompts have 2 tokens together, and a pass of this server takes 1 (--rows)")
+        assert wire.run(s.host, {**request, "max_new_tokens": 1})[1]["type"] == "end"
+
+
 def last_frames(s, requests):
     """Starts all of them, and a function that reads them to their ends."""
     ends, lock = [], threading.Lock()
@@ -326,6 +340,8 @@ def start_refused(*arguments):
     (["--isa", "sse"], 2, "must be one of auto"),
     (["--device", "gpu"], 2, "must be auto, cpu or cuda:N"),
     pytest.param(["--device", "cuda:0"], 2, "this build has no CUDA", marks=IS_CPU),
+    pytest.param(["--model", MODEL, "--slab-mb", 1 << 20, "--cache-tokens", 1 << 26], 1,
+                 " together, and this process may have ", marks=IS_CPU),
     (["--weights", "int4"], 2, "--weights is \"int4\", and must be one of f32|bf16|int8\n"),
 ])
 def test_a_bad_start_is_one_line(arguments, status, sentence):

@@ -2,57 +2,57 @@
 #include "../scalar.h"
 #include "cpu.h"
 
-/* Integers in the order of floats: equal floats are equal, and a NaN is greater than all. */
-static inline int64_t key_of_float(float x)
-{
-    const int32_t bits = (int32_t)scalar_bits(x);
-    if (x != x)
-        return INT64_MAX;
-    return bits < 0 ? -(int64_t)(bits & INT32_MAX) : bits;
-}
-
-/* The row being chosen from. Its output holds the places chosen so far as a heap: each comes behind
- * its children in the order that is asked for, so that the root is the one to go next. */
-struct choice {
-    const struct tensor *x;
-    int64_t x_at, x_stride; /* elements */
-    int64_t *heap;
-    int64_t stride, count;
-    bool largest;
+enum {
+    DIGITS = 256,
+    SHORT_RUN = 24,   /* so few entries are sorted by putting each where it belongs */
+    HEAP_PART = 32,   /* a heap is worth it for up to this part of a row, */
+    SINKS_PART = 8,   /* and while no more than this part of the row goes through it */
 };
 
-static inline int64_t key_at(const struct choice *c, int64_t i)
+/* The row being chosen from, and the places chosen so far. */
+struct choice {
+    const void *x;
+    int64_t x_stride;
+    int64_t *places;
+    int64_t stride, count;
+    bool largest, is_float;
+};
+
+/* Who has the smaller one comes first. Equal floats are equal, and a NaN is greater than all. */
+static inline uint64_t order_at(const struct choice *c, int64_t i)
 {
-    const int64_t at = c->x_at + i * c->x_stride;
-    return c->x->dtype == DT_f32 ? key_of_float(((const float *)c->x->data)[at])
-                                 : ((const int64_t *)c->x->data)[at];
+    if (!c->is_float) {
+        const uint64_t whole = (uint64_t)((const int64_t *)c->x)[i * c->x_stride];
+        const uint64_t order = whole ^ UINT64_C(1) << 63;
+        return c->largest ? ~order : order;
+    }
+    const float x = ((const float *)c->x)[i * c->x_stride];
+    const uint32_t bits = scalar_bits(x), sign = UINT32_C(1) << 31;
+    const uint32_t size = bits & ~sign, negative = -(bits >> 31); /* all bits, or none */
+    const uint32_t order = x != x ? UINT32_MAX : sign + (size ^ negative) - negative;
+    return c->largest ? ~order : order;
 }
 
-static inline bool comes_first(const struct choice *c, int64_t a, int64_t b)
+static inline bool is_behind(const struct choice *c, int64_t i, int64_t j)
 {
-    return c->largest ? a > b : a < b;
+    const uint64_t a = order_at(c, i), b = order_at(c, j);
+    return a == b ? i > j : a > b;
 }
 
-static bool is_behind(const struct choice *c, int64_t i, int64_t j)
-{
-    const int64_t a = key_at(c, i), b = key_at(c, j);
-    return a == b ? i > j : comes_first(c, b, a);
-}
-
-/* Puts `place` where the root was and lets it sink. */
+/* In a heap each place is behind its children, so that the root is the one to go next. */
 static void sink(struct choice *c, int64_t place)
 {
     int64_t hole = 0;
     for (int64_t child; (child = 2 * hole + 1) < c->count; hole = child) {
         const int64_t right = child + 1;
         if (right < c->count &&
-            is_behind(c, c->heap[right * c->stride], c->heap[child * c->stride]))
+            is_behind(c, c->places[right * c->stride], c->places[child * c->stride]))
             child = right;
-        if (is_behind(c, place, c->heap[child * c->stride]))
+        if (is_behind(c, place, c->places[child * c->stride]))
             break;
-        c->heap[hole * c->stride] = c->heap[child * c->stride];
+        c->places[hole * c->stride] = c->places[child * c->stride];
     }
-    c->heap[hole * c->stride] = place;
+    c->places[hole * c->stride] = place;
 }
 
 static void rise(struct choice *c, int64_t place)
@@ -60,30 +60,158 @@ static void rise(struct choice *c, int64_t place)
     int64_t hole = c->count++;
     for (int64_t parent; hole > 0; hole = parent) {
         parent = (hole - 1) / 2;
-        if (is_behind(c, c->heap[parent * c->stride], place))
+        if (is_behind(c, c->places[parent * c->stride], place))
             break;
-        c->heap[hole * c->stride] = c->heap[parent * c->stride];
+        c->places[hole * c->stride] = c->places[parent * c->stride];
     }
-    c->heap[hole * c->stride] = place;
+    c->places[hole * c->stride] = place;
 }
 
-/* Later places lose against equals, so that one comparison settles almost every element. */
-static void choose(struct choice *c, int64_t n, int64_t k)
+/* Later places lose against equals, so that one comparison settles almost every element. False
+ * where so many come in front of the last that it would take long. */
+static bool choose_by_heap(struct choice *c, int64_t n, int64_t k)
 {
+    const struct choice row = *c; /* which does not change with the heap */
+    int64_t n_sinks = n / SINKS_PART;
     for (int64_t i = 0; i < k; i++)
         rise(c, i);
-    int64_t last = key_at(c, c->heap[0]);
+    uint64_t last = order_at(c, c->places[0]);
     for (int64_t i = k; i < n; i++) {
-        if (!comes_first(c, key_at(c, i), last))
+        if (order_at(&row, i) >= last)
             continue;
+        if (n_sinks-- == 0)
+            return false;
         sink(c, i);
-        last = key_at(c, c->heap[0]);
+        last = order_at(c, c->places[0]);
     }
-    while (c->count > 1) {
-        const int64_t behind = c->heap[0], place = c->heap[--c->count * c->stride];
-        sink(c, place);
-        c->heap[c->count * c->stride] = behind;
+    return true;
+}
+
+/* The order of the k-th, digit by digit from the highest, and how many of that order are among the
+ * first k: those in front, of equals. */
+static uint64_t last_order(const struct choice *c, int64_t n, int64_t k, int64_t *n_equal)
+{
+    uint64_t digits = 0;
+    for (int shift = c->is_float ? 24 : 56; shift >= 0; shift -= 8) {
+        int64_t counts[DIGITS] = {0};
+        for (int64_t i = 0; i < n; i++) {
+            const uint64_t own = order_at(c, i) >> shift;
+            counts[own % DIGITS] += own / DIGITS == digits;
+        }
+        uint64_t digit = 0;
+        for (; counts[digit] < k; digit++)
+            k -= counts[digit];
+        digits = digits * DIGITS + digit;
     }
+    *n_equal = k;
+    return digits;
+}
+
+static void choose_by_digits(struct choice *c, int64_t n, int64_t k)
+{
+    int64_t n_equal;
+    const uint64_t last = last_order(c, n, k, &n_equal);
+    c->count = 0;
+    for (int64_t i = 0; c->count < k; i++) {
+        const uint64_t order = order_at(c, i);
+        if (order < last || (order == last && n_equal-- > 0))
+            c->places[c->count++ * c->stride] = i;
+    }
+}
+
+/* What is sorted: a half of the order above the place, as one number of which no two are equal. */
+static void entries_make(const struct choice *c, int64_t first, int64_t end, int shift)
+{
+    for (int64_t i = first; i < end; i++) {
+        int64_t *const at = &c->places[i * c->stride], place = *at & UINT32_MAX;
+        *at = (int64_t)(order_at(c, place) >> shift << 32 | (uint64_t)place);
+    }
+}
+
+static inline uint64_t entry_at(const struct choice *c, int64_t i)
+{
+    return (uint64_t)c->places[i * c->stride];
+}
+
+static void sort_short(const struct choice *c, int64_t first, int64_t end)
+{
+    for (int64_t i = first + 1; i < end; i++) {
+        const uint64_t entry = entry_at(c, i);
+        int64_t hole = i;
+        for (; hole > first && entry_at(c, hole - 1) > entry; hole--)
+            c->places[hole * c->stride] = c->places[(hole - 1) * c->stride];
+        c->places[hole * c->stride] = (int64_t)entry;
+    }
+}
+
+/* Moves each entry to where those of its digit are, in cycles. Those of digit i lie from next[i],
+ * which moves there, to ends[i]. */
+static void deal(const struct choice *c, int64_t *next, const int64_t *ends, int shift)
+{
+    for (int i = 0; i < DIGITS; i++) {
+        while (next[i] < ends[i]) {
+            uint64_t entry = entry_at(c, next[i]);
+            for (int digit; (digit = (int)(entry >> shift & (DIGITS - 1))) != i;) {
+                const int64_t to = next[digit]++;
+                const uint64_t there = entry_at(c, to);
+                c->places[to * c->stride] = (int64_t)entry;
+                entry = there;
+            }
+            c->places[next[i]++ * c->stride] = (int64_t)entry;
+        }
+    }
+}
+
+/* In place, by the digit at `shift` and those below. */
+static void sort_entries(const struct choice *c, int64_t first, int64_t end, int shift)
+{
+    if (end - first <= SHORT_RUN) {
+        sort_short(c, first, end);
+        return;
+    }
+    int64_t next[DIGITS], ends[DIGITS] = {0};
+    for (int64_t i = first; i < end; i++)
+        ends[entry_at(c, i) >> shift & (DIGITS - 1)]++;
+    for (int i = 0; i < DIGITS; i++) {
+        next[i] = i > 0 ? ends[i - 1] : first;
+        ends[i] += next[i];
+    }
+    deal(c, next, ends, shift);
+    for (int i = 0; i < DIGITS; i++) {
+        const int64_t from = i > 0 ? ends[i - 1] : first;
+        if (ends[i] - from > 1)
+            sort_entries(c, from, ends[i], shift - 8);
+    }
+}
+
+/* Whose upper halves are equal, by the lower ones. */
+static void sort_lower_halves(const struct choice *c, int64_t k)
+{
+    for (int64_t first = 0, end; first < k; first = end) {
+        const uint64_t half = entry_at(c, first) >> 32;
+        for (end = first + 1; end < k && entry_at(c, end) >> 32 == half; end++)
+            continue;
+        if (end - first == 1)
+            continue;
+        entries_make(c, first, end, 0);
+        sort_entries(c, first, end, 56);
+    }
+}
+
+static void choose(struct choice *c, int64_t n, int64_t k)
+{
+    if (k == n) {
+        for (; c->count < n; c->count++)
+            c->places[c->count * c->stride] = c->count;
+    } else if (k > n / HEAP_PART || !choose_by_heap(c, n, k)) {
+        choose_by_digits(c, n, k);
+    }
+    entries_make(c, 0, k, c->is_float ? 0 : 32);
+    sort_entries(c, 0, k, 56);
+    if (!c->is_float)
+        sort_lower_halves(c, k);
+    for (int64_t i = 0; i < k; i++)
+        c->places[i * c->stride] &= UINT32_MAX;
 }
 
 struct selection { /* out (n_rows, k) from x (n_rows, n) */
@@ -105,12 +233,13 @@ static void topk_task(void *context, int task, int thread)
     const int last = t->x->view.rank - 1;
     const int64_t first = task * t->task_rows;
     for (int64_t i = first; i < rows_end(t, first); i++) {
-        struct choice c = {.x = t->x,
-                           .x_at = element_at(&t->x->view, last, i),
+        const int64_t at = element_at(&t->x->view, last, i);
+        struct choice c = {.x = (const char *)t->x->data + at * (int64_t)dtype_size(t->x->dtype),
                            .x_stride = t->x->view.stride[last],
-                           .heap = (int64_t *)t->out->data + element_at(&t->out->view, last, i),
+                           .places = (int64_t *)t->out->data + element_at(&t->out->view, last, i),
                            .stride = t->out->view.stride[last],
-                           .largest = t->largest};
+                           .largest = t->largest,
+                           .is_float = t->x->dtype == DT_f32};
         choose(&c, t->n, t->k);
     }
 }

@@ -491,6 +491,39 @@ static void topk_of_a_long_row_has_the_places_of_the_reference(void **state)
     }
 }
 
+/* Rows in which each element comes in front of those before it, in which many or all are equal, and
+ * that differ in the highest digits or in the lowest. */
+static int64_t whole_of_kind(int kind, int64_t i)
+{
+    const int64_t high = chance(1 << 16), low = chance(1 << 16);
+    const int64_t wholes[] = {i, -i, 7, chance(3), high << 48 | low, low - (1 << 15)};
+    return wholes[kind];
+}
+
+static void topk_takes_rows_of_every_kind(void **state)
+{
+    (void)state;
+    const int64_t n = 700, lengths[] = {1, 9, 40, 300, 699, 700};
+    for (int i = 0; i < 6 * 2 * COUNT(lengths); i++) {
+        const bool largest = i / 12 % 2, is_float = i / 6 % 2;
+        const struct tensor x = chance_tensor(is_float ? DT_f32 : DT_i64, 1, &n, true);
+        const struct tensor places = chance_tensor(DT_i64, 1, &lengths[i / 12], false);
+        for (int64_t j = 0; j < n; j++) {
+            const int64_t whole = whole_of_kind(i % 6, j), at = element_at(&x.view, 1, j);
+            if (is_float)
+                ((float *)x.data)[at] = (float)whole;
+            else
+                ((int64_t *)x.data)[at] = whole;
+        }
+        struct device *d = devices[(int)chance((uint32_t)n_devices)];
+        const struct tensor *out = lend(d, &places);
+        reference_topk(&places, &x, largest);
+        be->topk(d, out, lend(d, &x), largest);
+        must_be_same(out, &places, "topk of a row of a kind", d);
+        free_all(NULL);
+    }
+}
+
 static void a_nan_is_the_greatest_and_the_first_of_equals_wins(void **state)
 {
     (void)state;
@@ -1204,6 +1237,7 @@ int main(int n_arguments, char **arguments)
         TEST(scans_have_the_bits_of_the_reference),
         TEST(topk_has_the_places_of_the_reference),
         TEST(topk_of_a_long_row_has_the_places_of_the_reference),
+        TEST(topk_takes_rows_of_every_kind),
         TEST(a_nan_is_the_greatest_and_the_first_of_equals_wins),
         TEST(gather_has_the_bits_and_the_fault_of_the_reference),
         TEST(scatter_has_the_bits_and_the_fault_of_the_reference),

@@ -1,9 +1,12 @@
 """HTTP: requests out, documents and frames in. Knows nothing of graphs."""
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
+import urllib.parse
+import weakref
 
 import msgpack
 import urllib3
@@ -17,20 +20,37 @@ SILENCE_SECONDS = 60            # a server sends a heartbeat every 10 seconds
 
 MSGPACK = "application/msgpack"
 
+_clients = weakref.WeakSet()
+
 
 class Client:
-    """One server. Any thread may call it; connections are kept and shared."""
+    """One server. Any thread may call it; connections are kept and shared by a process's threads.
+    A forked process makes its own."""
 
     def __init__(self, host=None, user=None):
         host = host or os.environ.get("INTERPOSE_HOST") or DEFAULT_HOST
         self.user = user or os.environ.get("INTERPOSE_USER")
         if self.user and not (self.user.isascii() and self.user.isprintable()):
             raise ValueError(f"user goes into a header, as printable ASCII: not {self.user!r}")
-        self.host = (host if "://" in host else f"http://{host}").rstrip("/")
+        self._address = host if "://" in host else f"http://{host}"
+        scheme, _, rest = self._address.rstrip("/").partition("://")
+        who, _, place = rest.rpartition("@")
+        self.host = f"{scheme}://{place}"
+        self._headers = {"Accept": MSGPACK, "User-Agent": "interpose-python"}
+        if who:     # for a proxy that asks for it
+            basic = base64.b64encode(urllib.parse.unquote(who).encode()).decode()
+            self._headers["Authorization"] = f"Basic {basic}"
+        self._documents = {}
+        self._begin()
+        _clients.add(self)
+
+    def __reduce__(self):
+        return type(self), (self._address, self.user)
+
+    def _begin(self):
         self._pool = urllib3.PoolManager(
             maxsize=64, retries=False,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS))
-        self._documents = {}
         self._lock = threading.Lock()
 
     def document(self, path):
@@ -70,7 +90,7 @@ class Client:
             raise ServerError(f"the stream from {self.host} was cut: run it again")
 
     def _send(self, method, path, body=None):
-        headers = {"Accept": MSGPACK, "User-Agent": "interpose-python"}
+        headers = dict(self._headers)
         if self.user:
             headers["X-Interpose-User"] = self.user
         if body is not None:
@@ -94,11 +114,17 @@ class Client:
             raise self._failure(e) from None
         finally:
             reply.release_conn()
+        if reply.status == 401:
+            raise ServerError(f"{self.host} asks who you are: write user:key@ in front of its "
+                              "name, in `host` or INTERPOSE_HOST")
         kind = reply.headers.get("Content-Type", "").partition(";")[0]
         try:
             document = msgpack.unpackb(data) if kind == MSGPACK else json.loads(data)
         except (ValueError, msgpack.UnpackException):
             document = None
+        if not isinstance(document, dict) and reply.status in (502, 503, 504):
+            raise ServerError(f"{self.host} is a proxy, and has no server behind it now "
+                              f"({reply.status}): try again when it has started")
         if not isinstance(document, dict):
             raise ServerError(f"{self.host} answered {reply.status} with something that is not "
                               "ours: is it an Interpose server?")
@@ -121,6 +147,17 @@ class Client:
             return ServerError(f"{self.host!r} is no address of a server: write "
                                f"{DEFAULT_HOST!r}, for example")
         return ServerError(f"the connection to {self.host} broke: {e}")
+
+
+def _begin_again():
+    """In a forked process: on its parent's connections each would read what the other asked for,
+    and a lock that a thread of the parent held would stay held."""
+    for client in list(_clients):
+        client._begin()
+
+
+if hasattr(os, "register_at_fork"):     # where there is fork
+    os.register_at_fork(after_in_child=_begin_again)
 
 
 def request_error(document, request_id=None, place_of=lambda node: None):

@@ -48,15 +48,16 @@ class NoValue(InterposeError, RuntimeError):
 class Place:
     """One spot in the user's code."""
 
-    __slots__ = ("code", "lineno", "instruction")
+    __slots__ = ("code", "filename", "lineno", "instruction")
 
     def __init__(self, frame):
-        self.code, self.lineno, self.instruction = frame.f_code, frame.f_lineno, frame.f_lasti
+        self.code, self.filename = frame.f_code, frame.f_code.co_filename
+        self.lineno, self.instruction = frame.f_lineno, frame.f_lasti
 
-    @property
-    def filename(self):
-        """The file that the line is in."""
-        return self.code.co_filename
+    def __getstate__(self):
+        """For other processes, where a pool's errors are raised: no code goes there."""
+        return None, {"code": None, "filename": self.filename, "lineno": self.lineno,
+                      "instruction": None}
 
     def __str__(self):
         line = linecache.getline(self.filename, self.lineno).strip()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 
 from .client import Client
@@ -23,10 +24,11 @@ class LanguageModel(Lens):
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
-    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER)
-    is the name under which the server shares itself out fairly. The server is asked when the model
-    is first used: then ServerError is raised where none answers, RequestError where it has no such
-    model. A model can be shared by threads.
+    server's address (https://user:key@lab.example where a proxy asks who comes), else
+    INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER) is the name under which
+    the server shares itself out fairly. The server is asked when the model is first used: then
+    ServerError is raised where none answers, RequestError where it has no such model. A model can
+    be shared by threads, and go to other processes, forked or pickled.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module
@@ -44,11 +46,15 @@ class LanguageModel(Lens):
                  device=None, device_map=None, dispatch=None):
         self._take_numerics(numerics)
         self.name, self.client, self.progress = name, Client(host, user), progress
-        self.tokenizer = Tokenizer(self.client, lambda: self.config)
+        self.tokenizer = Tokenizer(self.client, functools.partial(getattr, self, "config"))
         self._facts = self._spec = self._tree = None
         self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
         self._hooked = []   # what add_hook added, in the order of the pass; replaced, not changed
+
+    def __getstate__(self):
+        """For copies and for other processes: the tree's modules are this model's."""
+        return {**self.__dict__, "_tree": None}
 
     @classmethod
     def from_pretrained(cls, name, *args, **options):
@@ -123,7 +129,7 @@ class LanguageModel(Lens):
 
     def _root(self):
         """The module that all others are below."""
-        if self._tree is None or self._tree._model is not self:     # this one may be a copy
+        if self._tree is None:
             self._tree = Module(self, "", self.spec.tree)
         return self._tree
 
