@@ -106,6 +106,45 @@ static void follow(struct planner *s, const struct plan_trace *t, const int *fir
     }
 }
 
+/* How many positions of an invoke's prompt nobody looks at, in whole pages, and never the whole
+ * prompt; none where it has several. */
+static int untouched(const struct plan_invoke *v)
+{
+    for (int k = 0; k < v->n_sequences; k++) {
+        if (v->sequences[k].source != 0)
+            return 0;
+    }
+    int n = v->n_tokens - 1;
+    n = v->read_from < n ? v->read_from : n;
+    n = v->logits_from < n ? v->logits_from : n;
+    return n / PAGE_TOKENS * PAGE_TOKENS;
+}
+
+/* Rows, counted once for each block, that a follower does not compute. */
+static int64_t rows_saved(const struct plan_invoke *v, int n_blocks)
+{
+    return (int64_t)n_blocks * v->n_tokens -
+           (int64_t)(n_blocks - v->fork) * (v->n_tokens - v->start);
+}
+
+/* Who needs rows that its leader would leave to the cache could not follow it: so the leader has
+ * those too, where that saves more of them than it takes. */
+static void settle_cached(struct planner *s, const struct plan_trace *t, int leader)
+{
+    const int n_blocks = s->m->n_blocks;
+    struct plan_invoke *all = s->p->invokes, *v = &all[leader];
+    int least = v->cached_most;
+    int64_t saved = 0;
+    for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
+        if (all[i].leader != leader || all[i].cached_most >= v->cached_most)
+            continue;
+        least = all[i].cached_most < least ? all[i].cached_most : least;
+        saved += rows_saved(&all[i], n_blocks);
+    }
+    if (saved > (int64_t)n_blocks * (v->cached_most - least))
+        v->cached_most = least;
+}
+
 void forks_find(struct planner *s)
 {
     const struct plan *p = s->p;
@@ -114,5 +153,11 @@ void forks_find(struct planner *s)
     for (int i = 0; i < p->n_traces; i++) {
         find_leaders(s, &p->traces[i], first);
         follow(s, &p->traces[i], first);
+    }
+    for (int i = 0; i < p->n_invokes; i++)
+        p->invokes[i].cached_most = untouched(&p->invokes[i]);
+    for (int i = 0; i < p->n_invokes; i++) {
+        if (p->invokes[i].leader == i)
+            settle_cached(s, &p->traces[p->invokes[i].trace], i);
     }
 }

@@ -151,6 +151,8 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
                              on it has its own rows of some positions, */
     int start;            /* those from here on: no action touches one before, nor changes one of
                              the leader's */
+    int cached_most;      /* the first positions that need no rows where the cache has their keys
+                             and values: whole pages */
 };
 
 struct plan_trace {

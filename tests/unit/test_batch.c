@@ -815,6 +815,36 @@ static void what_invokes_have_in_common_is_computed_once(void **state)
     }
 }
 
+/* Alone they leave the prompt's first page, which those that come later take from there, but not who
+ * leads others that need rows from there. Nobody follows who has not all of these. */
+static void who_leads_has_the_rows_that_others_need(void **state)
+{
+    (void)state;
+    static const char *const edits[] = {"1.attn.value.output[:, :, -2]",
+                                        "1.attn.value.output[:, :, 3]",
+                                        "1.attn.value.output[:, :, 5]"};
+    static const int rows[][9] = {{68, 68, 68, 68, 68, 2, 2, 2, 2},
+                                  {66, 66, 66, 66, 66 + 63 + 61, 3, 3, 3, 3}};
+    struct job *alone[3];
+    for (int i = 0; i < 3; i++) {
+        batch_add(batch, alone[i] = job_that_sweeps(66, edits + i, 1));
+        run_to_the_end();
+    }
+    for (int n = 2; n <= 3; n++) {
+        struct job *sweep = job_that_sweeps(66, edits, n);
+        batch_add(batch, sweep);
+        watch();
+        run_once();
+        expect_rows(rows[n - 2], 9);
+        run_to_the_end();
+        assert_int_equal(sweep->n_shared[0], n == 2 ? PAGE_TOKENS : 0);
+        expect_as_alone(sweep, alone, n);
+        job_free(sweep);
+    }
+    for (int i = 0; i < 3; i++)
+        job_free(alone[i]);
+}
+
 /* Sets of 0.5 that say they skip, or do not; then the last logits are saved. */
 static struct job *job_that_sets(const char *const *paths, const char *more, const char *skip)
 {
@@ -978,6 +1008,7 @@ int main(void)
         TEST(a_short_prompt_leaves_no_more_than_it_has),
         TEST(copies_have_the_bits_of_sequences_with_rows_of_their_own),
         TEST(what_invokes_have_in_common_is_computed_once),
+        TEST(who_leads_has_the_rows_that_others_need),
         TEST(a_module_that_is_skipped_is_not_computed),
         TEST(a_large_pass_lets_small_ones_through),
         TEST(an_abort_fails_who_waits_and_who_runs),

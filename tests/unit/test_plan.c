@@ -846,6 +846,32 @@ static void invokes_follow_within_a_trace_by_the_same_prompts(void **state)
     assert_string_equal(forks_text(), "1: 0 3 7; 5: 0 3 7; ");
 }
 
+/* The cache has the first page of a prompt, but who follows may need rows from there: of one it saves
+ * less than the page takes, of two more. */
+static void a_leader_leaves_to_the_cache_what_no_follower_needs(void **state)
+{
+    static const struct {
+        int n_followers;
+        const char *index;
+        int cached_most;
+    } cases[] = {{1, "[:, 3]", 64}, {2, "[:, 3]", 0}, {2, "[:, 63]", 0}, {9, "[:, 64]", 64}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tear_down(state);
+        set_up(state);
+        t.model.context = 128;
+        for (int k = 0; k <= cases[i].n_followers; k++) {
+            tiny_invoke(&t, 1, 70);
+            const int x = tiny_hook(&t, "transformer.h.2.input", k, 0);
+            if (k > 0)
+                tiny_op(&t, set, NODE(tiny_getitem(&t, x, cases[i].index)), FLOAT(0));
+            tiny_save(&t, tiny_getitem(&t, tiny_hook(&t, "lm_head.output", k, 0), "[:, -1]"));
+        }
+        assert_true(tiny_plan(&t));
+        assert_int_equal(t.plan.invokes[1].leader, 0);
+        assert_int_equal(t.plan.invokes[0].cached_most, cases[i].cached_most);
+    }
+}
+
 /* Six rows in all three blocks, and the last two in two of them. */
 static void rows_that_are_another_invokes_cost_once(void **state)
 {
@@ -1478,6 +1504,7 @@ int main(void)
         TEST(copies_of_a_prompt_share_its_rows),
         TEST(invokes_follow_who_is_changed_last),
         TEST(invokes_follow_within_a_trace_by_the_same_prompts),
+        TEST(a_leader_leaves_to_the_cache_what_no_follower_needs),
         TEST(rows_that_are_another_invokes_cost_once),
         TEST(prompts_of_unequal_length_have_their_own_rows),
         TEST(clearing_the_padding_is_work_of_the_graph),
