@@ -66,15 +66,20 @@ static double action_cost(const struct planner *s, const struct action *a)
     return a->op == OP_topk_indices ? cost * log2(1.0 + (double)out->shape[out->rank - 1]) : cost;
 }
 
-/* What is done at a stretch, in which nobody else is served, of ops that take tens of nanoseconds
- * for an element. */
+/* What is done at a stretch, in which nobody else is served, since it cannot be cut: a row that is
+ * sorted, and the few columns of a product that are packed at once. */
 static double stretch_of(const struct planner *s, const struct action *a)
 {
-    const bool is_slow = a->op == OP_topk_indices || a->op == OP_softmax ||
-                         a->op == OP_log_softmax || a->op == OP_logsumexp;
-    const struct view *out = &s->p->values[a->out].view;
-    const int dim = action_cut_dim(a, out);
-    return !is_slow ? 0 : dim < 0 ? a->cost : a->cost / (double)out->shape[dim];
+    const struct value *values = s->p->values;
+    const struct view *out = &values[a->out].view;
+    if (a->op == OP_topk_indices)
+        return a->cost / (double)view_count(out) * (double)out->shape[out->rank - 1];
+    if (a->op != OP_matmul)
+        return 0;
+    const int64_t columns = out->shape[out->rank - 1];
+    const int64_t few = columns < 2 * PRODUCT_COLUMNS ? columns : 2 * PRODUCT_COLUMNS - 1;
+    const struct view one = view_of(2, (int64_t[]){1, few});
+    return product_cost(&one, &values[a->in[0]].view);
 }
 
 double action_push(struct planner *s, int turn, int behind, struct action a)

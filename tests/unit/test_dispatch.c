@@ -344,7 +344,7 @@ static void eager_reduce(struct tensor *out, const struct tensor *given, const s
         line.view = view_of(1, &count);
         const enum dtype dtype = out->dtype == DT_bool ? DT_i64 : out->dtype;
         struct tensor one = tensor_new(dtype, 0, NULL);
-        model.be->reduce(model.device, n->op, &one, &line, 1);
+        model.be->reduce(model.device, n->op, &one, &line, 1, NULL);
         one = converted(&one, out->dtype);
         memcpy(element(out, o), one.data, dtype_size(out->dtype));
     }
@@ -369,7 +369,7 @@ static void eager_along(struct tensor *out, const struct tensor *given, const st
         for (int64_t k = 0; k < size; k++)
             memcpy(element(&line, k), element(x, i + k * inner), size_of_one);
         const bool scans = n->op == OP_cumsum || n->op == OP_cumprod;
-        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line);
+        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line, NULL);
         for (int64_t k = 0; k < size; k++)
             memcpy(element(out, i + k * inner), element(&result, k), size_of_one);
     }
@@ -721,7 +721,8 @@ static void count_pause(void *context, double cost)
 }
 
 static int n_pauses;
-static const struct breath small_pieces = {1.0, count_pause, &n_pauses};
+static char part_state[PART_BYTES] __attribute__((aligned(64)));
+static const struct breath small_pieces = {1.0, count_pause, &n_pauses, part_state};
 
 static void run_stop(struct job *j, const struct stop *s)
 {
