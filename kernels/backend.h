@@ -80,9 +80,9 @@ struct step {
     const struct span *logits_spans;    /* [n_logits_spans] */
 };
 
-/* A piece of a call along one long row, for who cannot wait for all of it at once: its elements from
- * `from`, a multiple of PART_STEP, to before `to`. A row is done in part_sweeps(op) sweeps, each piece
- * by piece in order; the result is there behind the last piece of the last. To the same bits. */
+/* A piece of a call along one long row, for who cannot wait for all of it at once: elements `from`,
+ * a multiple of PART_STEP, to `to` - 1. A row is done in part_sweeps(op) sweeps over it, each piece
+ * by piece in order; its result, of the same bits, is there behind the last piece of the last. */
 enum {
     PART_STEP = 16,
     PART_BYTES = 512 /* of `state`, the backend's memory: what one piece leaves for the next */

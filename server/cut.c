@@ -25,7 +25,7 @@ static int count_dims(const struct action *a, const struct view *over)
     return a->op == OP_hook ? 0 : rows ? over->rank - 1 : over->rank;
 }
 
-/* Columns of a product are cut where there is one row, and not into fewer than are packed at once. */
+/* Columns of a product are cut where there is one row, into no fewer than are packed at once. */
 static int choose_dim(const struct action *a, const struct view *over)
 {
     int best = -1;

@@ -1,5 +1,5 @@
-/* How a long action is cut into pieces, which give the same bits as the whole: nothing here knows of
- * time. Across its dimensions first, pieces of pieces, then along the one row that is left. */
+/* How a long action is cut into pieces, which give the same bits as the whole: across its
+ * dimensions first, pieces of pieces, then along the one row that is left. */
 #pragma once
 #include "../kernels/backend.h"
 #include "../protocol/plan.h"

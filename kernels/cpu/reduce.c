@@ -1,6 +1,6 @@
-/* Reductions over the last dimensions, read as one row-major sequence, the softmaxes and scans. Rows
- * of floats that are not contiguous are copied a block at a time, so that one way computes all; some
- * neighbours go together, whose elements share lines of memory. */
+/* Reductions over the last dimensions, read as one row-major sequence, the softmaxes and scans.
+ * Rows of floats that are not contiguous are copied a block at a time, so that one way computes
+ * all; some neighbours go together, whose elements share lines of memory. */
 #include "../scalar.h"
 #include "cpu.h"
 
@@ -354,8 +354,8 @@ struct softmax {
     int64_t out_stride, x_stride;
 };
 
-/* The greatest; exp of what each is less, in lanes, which stays in a softmax's place; what becomes of
- * each then. */
+/* The greatest; exp of what each is less, which is summed, and kept where the softmax will be; and
+ * what becomes of each then. */
 static void softmax_block(const struct softmax *s, struct row *row, float *out, const float *x,
                           int64_t n, int sweep)
 {

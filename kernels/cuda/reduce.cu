@@ -168,9 +168,11 @@ __device__ __forceinline__ float lanes_max(float lane)
 }
 
 /* Where the maximum is infinite the differences from it would be NaN: the sum itself is 0 or
- * infinity then, and its log is the answer. The state of a part: each lane's maximum, then its sum. */
+ * infinity then, and its log is the answer. The state of a part: each lane's maximum, and its
+ * sum. */
 __global__ void logsumexp_kernel(float *out, const float *x, const __grid_constant__ walk w,
-                                 const __grid_constant__ sequence s, const __grid_constant__ part p)
+                                 const __grid_constant__ sequence s,
+                                 const __grid_constant__ part p)
 {
     const uint32_t number = output_number(), end = number < w.count ? (uint32_t)p.to : 0;
     const uint32_t first = threadIdx.x % LANES;
@@ -335,7 +337,7 @@ void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const s
 }
 
 /* Half a warp a row of n elements. A lane reads and writes elements of its own only, so out may be
- * x. The state of a part: each lane's maximum, then its sum. */
+ * x. The state of a part: each lane's maximum, and its sum. */
 template <enum op op>
 __global__ void softmax_kernel(float *out, const float *x, const __grid_constant__ walk w,
                                int64_t out_stride, int64_t x_stride, const __grid_constant__ part p)
