@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the system packages that building (build) and testing (tests) need, saying first what and
-# why. Does nothing where they are there. On systems without apt it names what to install.
+# Installs the system packages that building (build), testing (tests) or running what was built
+# elsewhere (run) need, saying first what and why. Does nothing where they are there. On systems
+# without apt it names what to install.
 set -eu
 
 list() {
@@ -15,6 +16,12 @@ libmsgpack-dev writes the tensors' frames
 python3 the client's language
 python3-venv keeps the client's packages inside this tree
 curl the scripts in clients/curl
+END
+    ;;
+    run) cat <<END
+libmicrohttpd12 the HTTP server
+libjansson4 reads and writes JSON
+libmsgpackc2 writes the tensors' frames
 END
     ;;
     tests) cat <<END
@@ -64,7 +71,7 @@ if [ "$(id -u)" != 0 ]; then
         exit 1
     }
 fi
-echo "Installing with ${sudo:+sudo }apt-get, because the build needs them:"
+echo "Installing with ${sudo:+sudo }apt-get what is missing:"
 echo "$wanted" | while read -r package why; do
     echo "$missing" | grep -qx "$package" && printf '  %-18s %s\n' "$package" "$why" || :
 done

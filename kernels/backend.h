@@ -119,8 +119,8 @@ struct backend {
     bool (*reached)(struct device *d, int64_t mark);
     bool (*fence)(struct device *d, struct err *e);
     /* A pass of this lane begins: calls will be given these arrays, or a part of one, so a device
-     * takes all of them at once. Who changes one and uses it again begins again first; arrays that
-     * no pass told of are taken as they come. */
+     * takes all of them at once. Who changes one and uses it again begins again first, as a pass
+     * does in its midst where rows join it; arrays that no pass told of are taken as they come. */
     void (*begin)(struct device *d, enum lane lane, const struct step *s);
     /* Of a pass whose calls depend on its step alone, all of them between `begin` and here: true
      * where those of an earlier one could be queued again at once. Else they are made, and then

@@ -9,7 +9,7 @@
 
 enum {
     GROUPS_MAX = 64,
-    IDS_MAX = 4096, /* of an index that is looked at: more are seldom few columns */
+    IDS_MAX = 1 << 16, /* of all indices that are looked at: their columns take 1 MB of the arena */
 };
 
 /* What a view of a row-major (rows, V) tensor looks at. */
@@ -33,6 +33,7 @@ struct choice {
     bool *is_reader;  /* whether it is in one, and */
     bool *is_whole;   /* whether somebody looks at all columns that it has */
     int *next_select; /* of each node that selects columns: the next of its group, or -1 */
+    int64_t n_ids;    /* by which they do */
     struct group groups[GROUPS_MAX];
     int n_groups;
 };
@@ -105,22 +106,21 @@ static int dim_of(const struct node *n, const struct view *x)
     return (int)(dim < 0 ? dim + x->rank : dim);
 }
 
-/* Whether a node, whose operands are taken, chooses columns by ids that are known. */
-static bool selects_columns(struct planner *s, const struct node *n)
+/* By how many known ids a node, whose operands are taken, chooses columns: 0 where it does not. */
+static int64_t ids_selecting(struct planner *s, const struct node *n)
 {
     if (n->op != OP_index_select && n->op != OP_gather)
-        return false;
+        return 0;
     const struct view *x = &s->p->values[s->in[0]].view;
     const struct root *ids = root_of(s, s->in[1]);
     const struct view once = view_once(&s->p->values[s->in[1]].view);
     const int64_t V = s->m->vocab;
-    if (!ids->constant || ids->is_set || view_count(&once) > IDS_MAX || x->rank == 0 ||
-        x->stride[dim_of(n, x)] % V == 0)
-        return false;
+    if (!ids->constant || ids->is_set || x->rank == 0 || x->stride[dim_of(n, x)] % V == 0)
+        return 0;
     int n_steps = 0; /* dimensions that step along columns */
     for (int i = 0; i < x->rank; i++)
         n_steps += x->shape[i] > 1 && x->stride[i] % V != 0;
-    return n_steps == 1 && x->shape[dim_of(n, x)] > 1;
+    return n_steps == 1 && x->shape[dim_of(n, x)] > 1 ? view_count(&once) : 0;
 }
 
 /* What a save keeps of all columns exists as a whole, and as a part of the reply. */
@@ -140,7 +140,9 @@ static void reader_add(struct choice *c, int node, int operand)
         return;
     if (!fits || (is_saved && l.high - l.low >= V / 2))
         g->is_live = true;
-    if (operand == 0 && selects_columns(s, n)) {
+    const int64_t n_ids = operand == 0 ? ids_selecting(s, n) : 0;
+    if (n_ids > 0 && n_ids <= IDS_MAX - c->n_ids) {
+        c->n_ids += n_ids;
         c->next_select[node] = g->first_select;
         g->first_select = node;
     } else {

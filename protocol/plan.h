@@ -141,13 +141,22 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
                              and */
     int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
     bool touches_logits;  /* step 0: some action does */
+    int leader;           /* step 0: an invoke of its trace with the same prompts, whose rows it has
+                             in front of a block; itself where it has all its own */
+    int fork;             /* that block (the number of blocks: it has none of its own). From there
+                             on it has its own rows of some positions, */
+    int start;            /* those from here on: no action touches one before, nor changes one of
+                             the leader's */
+    int cached_most;      /* the first positions that need no rows where the cache has their keys
+                             and values: whole pages */
 };
 
 struct plan_trace {
     int invoke_first, n_invokes;
     int pass_first, n_steps;   /* its passes: max(1, new tokens) */
     bool samples;              /* new tokens are asked for */
-    int n_sequences, n_rows;   /* of its invokes together; rows of step 0 */
+    int n_sequences, n_rows;   /* of its invokes together; rows of step 0, at most: some may be
+                                  another invoke's */
     int n_logits;              /* rows of logits in step 0 */
     int last_site;             /* of each of its passes: nothing behind it is computed; at most the
                                   logits'. Stops at `generated` are due when its last token is

@@ -211,23 +211,6 @@ static int count_cached_blocks(const struct batch *b, const struct job *j, int i
     return n;
 }
 
-/* How many positions of an invoke's prompt need not be computed if their keys and values are there:
- * those before the first that the graph touches, whole pages, and never the whole prompt. */
-static int shareable_pages(const struct batch *b, const struct job *j, int invoke)
-{
-    const struct plan_invoke *v = &j->plan.invokes[invoke];
-    for (int k = 0; k < v->n_sequences; k++) {
-        if (v->sequences[k].source != 0)
-            return 0;
-    }
-    if (!b->shares_prefixes)
-        return 0;
-    int positions = v->n_tokens - 1;
-    positions = v->read_from < positions ? v->read_from : positions;
-    positions = v->logits_from < positions ? v->logits_from : positions;
-    return positions / PAGE_TOKENS;
-}
-
 /* Others may share the pages that hold nothing but the beginnings of prompts. What an invoke's
  * graph touches lies nearer to the beginning of a shorter sequence. */
 static void keep_pages(struct batch *b, const struct job *j, int invoke)
@@ -250,9 +233,10 @@ static int share_pages(struct batch *b, struct job *j, int invoke, int sequence)
     pages_hold(b->pages, pages, job_pages(j, invoke, source), n);
     if (source != sequence)
         return n;
-    const int n_shared = pages_share(
-        b->pages, pages, j->graph.invokes[invoke].prompts[sequence].tokens,
-        shareable_pages(b, j, invoke), count_cached_blocks(b, j, invoke));
+    const int n_most = j->plan.invokes[invoke].cached_most / PAGE_TOKENS;
+    const int n_shared =
+        pages_share(b->pages, pages, j->graph.invokes[invoke].prompts[sequence].tokens,
+                    b->shares_prefixes ? n_most : 0, count_cached_blocks(b, j, invoke));
     j->n_shared[invoke] = n_shared * PAGE_TOKENS;
     return n_shared;
 }

@@ -2,6 +2,7 @@
 #include "../kernels/accuracy.h"
 #include "device.h"
 #include "memory.h"
+#include "metrics.h"
 #include "options.h"
 #include "routes.h"
 #include "worker.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef INTERPOSE_VERSION
@@ -131,18 +133,26 @@ static bool find_model(struct server *s, struct err *e)
     return gpt2_config(&s->shape, s->folder, e) && load_tokenizer(s, e);
 }
 
+/* A small machine runs the demo too. */
+static int64_t slab_mb_of(const struct options *o)
+{
+    enum { USUAL_MB = 1024 };
+    const int64_t half = memory_limit() >> 21;
+    return o->slab_mb ? o->slab_mb : half < USUAL_MB ? half : USUAL_MB;
+}
+
 /* Both are filled in time, the cache by prompts that are kept. A GPU's memory says so itself. */
 static bool check_memory(const struct server *s, struct err *e)
 {
     const struct options *o = &s->options;
     const int64_t cache_mb = gpt2_cache_bytes(&s->shape, o->cache_tokens) >> 20;
-    const int64_t limit_mb = memory_limit() >> 20;
-    return s->be != &backend_cpu || o->slab_mb + cache_mb <= limit_mb ||
+    const int64_t slab_mb = slab_mb_of(o), limit_mb = memory_limit() >> 20;
+    return s->be != &backend_cpu || slab_mb + cache_mb <= limit_mb ||
            err_set(e, ERR_value,
                    "--slab-mb %lld and --cache-tokens %lld (%lld MB of keys and values) take %lld "
                    "MB together, and this process may have %lld: lower them",
-                   (long long)o->slab_mb, (long long)o->cache_tokens, (long long)cache_mb,
-                   (long long)(o->slab_mb + cache_mb), (long long)limit_mb);
+                   (long long)slab_mb, (long long)o->cache_tokens, (long long)cache_mb,
+                   (long long)(slab_mb + cache_mb), (long long)limit_mb);
 }
 
 static bool load_model(struct server *s, struct err *e)
@@ -163,7 +173,7 @@ static bool load_model(struct server *s, struct err *e)
                                            (int)(o->logits_rows ? o->logits_rows : o->rows),
                                        .shared_rows = (int)o->pass_rows,
                                        .cache_tokens = (int)o->cache_tokens};
-    const struct batch_options batch = {.slab_bytes = (size_t)o->slab_mb << 20,
+    const struct batch_options batch = {.slab_bytes = (size_t)slab_mb_of(o) << 20,
                                         .jobs_max = (int)o->queue + RUNNING_MAX,
                                         .shares_prefixes = strcmp(o->prefix_cache, "on") == 0};
     return device_open(&s->device, &s->be, o->device, &device, e) && check_memory(s, e) &&
@@ -214,6 +224,7 @@ static void say(const struct options *o, const char *event, const char *text)
 
 static void say_ready(struct server *s)
 {
+    metric_set(METRIC_start_time, (int64_t)time(NULL));
     const bool is_v6 = strchr(s->options.host, ':') != NULL;
     say(&s->options, "ready",
         arena_format(&s->arena, "%s (%d blocks, width %d) on http://%s%s%s:%d, %s", s->model_name,

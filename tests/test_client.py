@@ -1294,6 +1294,19 @@ def test_the_users_name_goes_along(monkeypatch):
         Client(user="ada\n")
 
 
+def test_a_proxy_is_told_who_asks():
+    with Pretender(200, {"Content-Type": "application/msgpack"}, packed({})) as fake:
+        place = fake.host.partition("://")[2]
+        for host, sent in [(f"http://ada:k%40y@{place}", "Basic YWRhOmtAeQ=="), (f"ada:key@{place}/", "Basic YWRhOmtleQ=="),
+                           (place, None)]:
+            client = Client(host)
+            client.ask("/v1/plan", {})
+            assert fake.server.headers["Authorization"] == sent
+            assert client.host == fake.host, "no error shows the key"
+            pickle.loads(pickle.dumps(client)).ask("/v1/plan", {})
+            assert fake.server.headers["Authorization"] == sent
+
+
 def test_heartbeats_are_passed_over():
     body = packed(None, {"type": "head"}, None, None, END, None)
     with Pretender(200, {"Content-Type": "application/msgpack"}, body) as fake:
@@ -1349,7 +1362,8 @@ def test_large_tensors_are_not_copied_and_the_user_s_own():
 
 
 @pytest.mark.parametrize("status, kind, body, sentence", [
-    (502, "text/html", b"<html>Bad gateway", "answered 502 with something that is not ours"),
+    (502, "text/html", b"<html>Bad gateway", r"is a proxy, and has no server behind it now \(502\)"),
+    (401, "text/html", b"<html>Unauthorized", "asks who you are: write user:key@ in front of its name, in `host`"),
     (200, "text/html", b"<html>Hello", "answered 200 with something that is not ours"),
     (404, "application/json", b'{"error": {"code": "unknown", "message": "no such route"}}',
      r"no such route \(unknown\)"),

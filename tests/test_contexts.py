@@ -162,6 +162,8 @@ def test_lists_of_other_things(model):
     assert type(mixed.value) is list and len(mixed.value) == 4
     with pytest.raises(NoValue, match="the list has no values: it was not saved, call"):
         unsaved.value
+    with pytest.raises(NoValue, match="lm_head.output has no value: its list was not saved, call"):
+        unsaved[0].value
 
 
 # Conditions.

@@ -461,6 +461,38 @@ def test_a_hook_that_only_looks_changes_no_bit(model, server):
     assert folded.run_with_hooks(TEXT, looks).tobytes() == folded.run_with_hooks(TEXT).tobytes()
 
 
+def logits_of(model, cache):
+    with model.trace(TEXT):
+        residual = interpose.tensor(np.asarray(cache["resid_post", -1]))
+        return model.lm_head(model.transformer.ln_f(residual)).save()
+
+
+def test_a_cache_is_of_the_run_that_made_it(model):
+    """Whatever its functions would do another time, and whatever becomes of the model's edits."""
+    rng, logits, caches, called = np.random.default_rng(0), {}, {}, []
+    direction = rng.standard_normal(model.cfg.d_model).astype(np.float32)
+    for alpha in (0.0, 1.0, 8.0):
+        def steer(value, hook):
+            called.append(alpha)
+            value[:] = value + alpha * direction    # a closure of the loop's variable
+        def blur(value, hook):
+            kept.append(value.mean().save())
+            return value + rng.standard_normal(value.shape).astype(np.float32)
+        kept = []
+        with model.edit() as edited:
+            model.transformer.h[3].mlp.output[:, 1] = alpha
+        logits[alpha], caches[alpha] = edited.run_with_cache(
+            TEXT, fwd_hooks=[("hook_embed", blur), ("blocks.2.hook_mlp_out", steer)])
+        edited.clear_edits()
+        edited.add_hook("hook_embed", lambda value, hook: value * 0)
+    direction[:] = 0
+    means = [float(x) for x in kept]
+    for alpha, cache in caches.items():
+        assert (logits_of(model, cache) == logits[alpha]).all()
+        assert (cache["embed"] + cache["pos_embed"] == cache["resid_pre", 0]).all()
+    assert called == [0.0, 1.0, 8.0] and [float(x) for x in kept] == means and len(means) == 1
+
+
 def test_hooks_that_stay(pair):
     """In the context, and from add_hook to reset_hooks, the functions are in every run; behind it in none."""
     model, plain = pair

@@ -92,6 +92,12 @@ def test_the_readme_names_what_there_is(small):
     assert len(named) > 8 and named <= there
 
 
+def test_it_says_since_when_it_runs(small):
+    started, = [x.value for family in families(small) for x in family.samples
+                if x.name == "interpose_start_time_seconds"]
+    assert 0 <= time.time() - started < 600
+
+
 def run(request):
     return lambda s: wire.run(s.host, request)
 

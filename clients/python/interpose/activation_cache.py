@@ -1,7 +1,8 @@
 """A run's activations by name, and what is made of them: TransformerLens's ActivationCache.
 
 A cache holds what its run has sent. Whatever else is asked of it is computed by the server, in the
-same run written once more: the bits of a request depend on nothing but the request.
+same run written once more: the bits of a request depend on nothing but the request. Functions are
+called in the first run only, since what they do may depend on anything.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from .functions import FUNCTIONS
 from .hooks import HookPoint, act_name
 from .losses import negative_log_probs
 from .prompt import is_several, prompt_of
+from .recording import Recording
 from .spec import block_of, in_block
 from .values import at_dim, is_number, tensor_of, whole
 
@@ -35,7 +37,8 @@ class Hook(NamedTuple):
 
 
 class Pass:
-    """A prompt with its hooks: a run that can be written as often as somebody wants to see it.
+    """A prompt with its hooks, and the model's edits: a run that can be written as often as somebody
+    wants to see it.
 
     It ends in front of block `stop_at_layer`, where that is given: no hook behind is called.
     """
@@ -47,6 +50,9 @@ class Pass:
         if stop_at_layer is not None:
             self._stop(whole(stop_at_layer, "stop_at_layer"), model.config.n_blocks)
         self.hooks = self.in_order([*model._hooked, *self.named(fwd_hooks)])
+        self._edited = copy.copy(model)     # whose edits stay these
+        self._edited._hooked = []
+        self._recording = None      # what the hooks' functions wrote
 
     def _stop(self, layer, n):
         layer = max(layer + n, 0) if layer < 0 else layer   # as a slice of the blocks ends
@@ -128,15 +134,21 @@ class Pass:
     def planned(self, write):
         """(shape, dtype) of the proxy that write() gives."""
         def plan():
-            with self._hooked().scan(self.prompt):
+            with self._edited.scan(self.prompt) as run:
+                self._write_hooks(run)
                 x = write()
                 return x.shape, x.dtype
         return apart(plan)
 
-    def _hooked(self):
-        model = copy.copy(self.model)
-        model._hooked = self.hooks
-        return model
+    def _write_hooks(self, run):
+        if self._recording is not None:
+            self._recording.replay(run)
+            return
+        recording = run.record(Recording())
+        for hook in self.hooks:
+            call_hook(run, hook)
+        run.end_record(recording)
+        self._recording = recording.unsaved()
 
     def _run(self, write, return_type, loss_per_token):
         if return_type not in ("logits", "loss", "both", None):
@@ -145,7 +157,8 @@ class Pass:
         if self._end != (3,) and return_type is not None:
             return_type = "logits"      # which are the residual stream, then
         result = [None, None]
-        with self._hooked().trace(self.prompt) as run:
+        with self._edited.trace(self.prompt) as run:
+            self._write_hooks(run)
             if return_type in ("logits", "both"):
                 result[0] = _read(self.model, self._result).save()
             if return_type in ("loss", "both"):

@@ -1,9 +1,11 @@
 """HTTP: requests out, documents and frames in. Knows nothing of graphs."""
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
+import urllib.parse
 import weakref
 
 import msgpack
@@ -30,13 +32,20 @@ class Client:
         self.user = user or os.environ.get("INTERPOSE_USER")
         if self.user and not (self.user.isascii() and self.user.isprintable()):
             raise ValueError(f"user goes into a header, as printable ASCII: not {self.user!r}")
-        self.host = (host if "://" in host else f"http://{host}").rstrip("/")
+        self._address = host if "://" in host else f"http://{host}"
+        scheme, _, rest = self._address.rstrip("/").partition("://")
+        who, _, place = rest.rpartition("@")
+        self.host = f"{scheme}://{place}"
+        self._headers = {"Accept": MSGPACK, "User-Agent": "interpose-python"}
+        if who:     # for a proxy that asks for it
+            basic = base64.b64encode(urllib.parse.unquote(who).encode()).decode()
+            self._headers["Authorization"] = f"Basic {basic}"
         self._documents = {}
         self._begin()
         _clients.add(self)
 
     def __reduce__(self):
-        return type(self), (self.host, self.user)
+        return type(self), (self._address, self.user)
 
     def _begin(self):
         self._pool = urllib3.PoolManager(
@@ -81,7 +90,7 @@ class Client:
             raise ServerError(f"the stream from {self.host} was cut: run it again")
 
     def _send(self, method, path, body=None):
-        headers = {"Accept": MSGPACK, "User-Agent": "interpose-python"}
+        headers = dict(self._headers)
         if self.user:
             headers["X-Interpose-User"] = self.user
         if body is not None:
@@ -105,11 +114,17 @@ class Client:
             raise self._failure(e) from None
         finally:
             reply.release_conn()
+        if reply.status == 401:
+            raise ServerError(f"{self.host} asks who you are: write user:key@ in front of its "
+                              "name, in `host` or INTERPOSE_HOST")
         kind = reply.headers.get("Content-Type", "").partition(";")[0]
         try:
             document = msgpack.unpackb(data) if kind == MSGPACK else json.loads(data)
         except (ValueError, msgpack.UnpackException):
             document = None
+        if not isinstance(document, dict) and reply.status in (502, 503, 504):
+            raise ServerError(f"{self.host} is a proxy, and has no server behind it now "
+                              f"({reply.status}): try again when it has started")
         if not isinstance(document, dict):
             raise ServerError(f"{self.host} answered {reply.status} with something that is not "
                               "ours: is it an Interpose server?")

@@ -322,7 +322,8 @@ class Lens:
 
         `names_filter`, a name, a list of names or a function that is asked for each, chooses what
         travels at once. Without one nothing does: the cache asks the server for what is looked at,
-        which runs the same request again, to the same bits. `pos_slice` (an index, a slice or a
+        which runs the same request again, to the same bits: what the functions and the model's edits
+        wrote in the first run is kept, and no function is called again. `pos_slice` (an index, a slice or a
         list) keeps these positions only, in all of the cache; `remove_batch_dim` drops the first
         dimension of one prompt. The others are as in run_with_hooks, whose changes the cache shows.
 

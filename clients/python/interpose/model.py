@@ -24,10 +24,11 @@ class LanguageModel(Lens):
     """A model on an Interpose server.
 
     `name` is the server's name of it or a Hugging Face repository id that ends in it; `host` is the
-    server's address, else INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER)
-    is the name under which the server shares itself out fairly. The server is asked when the model
-    is first used: then ServerError is raised where none answers, RequestError where it has no such
-    model. A model can be shared by threads, and go to other processes, forked or pickled.
+    server's address (https://user:key@lab.example where a proxy asks who comes), else
+    INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER) is the name under which
+    the server shares itself out fairly. The server is asked when the model is first used: then
+    ServerError is raised where none answers, RequestError where it has no such model. A model can
+    be shared by threads, and go to other processes, forked or pickled.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module

@@ -151,6 +151,8 @@ class Proxy(Numeric):
         if save.condition is not None and save.condition.value is not None and (
                 not save.condition.value):
             missing = "the condition of its tracer.cond was false"
+        if save.optional:
+            missing = "its list was not saved, call .save() on that inside the block"
         if save.value is None or missing:
             raise NoValue(f"{self._label()} has no value: {missing or self._run.why_no_value()}")
         return save.value

@@ -31,6 +31,17 @@ class Recording:
             elif verb == "iterate":
                 what[1].forget_items()
 
+    def unsaved(self):
+        """The same without what it saves and puts into lists, and without its proxies: for runs
+        whose values are somebody else's."""
+        same = Recording()
+        for verb, given, what in self.events:
+            if verb == "iterate":
+                same.take(verb, given, what[0], what[1].unsaved())
+            elif verb != "append" and (verb, what[0]) != ("add", "save"):
+                same.take(verb, given, *what)
+        return same
+
     def replay(self, run, step=None, made=None):
         """Writes everything once more, at another step of the hooks that move with the iteration.
 
