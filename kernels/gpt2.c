@@ -12,6 +12,7 @@ struct walk {
     int block;
     int n_rows, n_spans, n_copies; /* that have not come to their last site yet, and */
     const struct span *spans; /* theirs */
+    struct step step;         /* what the device was told of them */
     bool narrow;         /* only the rows of the logits are left */
 };
 
@@ -326,9 +327,41 @@ static bool run_head(struct walk *w)
     return true;
 }
 
+/* The rows as the pass has them now. */
+static void take_rows(struct walk *w)
+{
+    const struct pass *p = w->p;
+    const struct step step = {p->n_rows, p->n_spans, p->n_copies, p->n_logits, p->n_logits_spans,
+                              p->tokens, p->positions, p->spans, p->copies, p->logits_rows,
+                              p->logits_spans};
+    assert(p->n_rows > 0 && p->n_spans > 0);
+    assert(p->n_rows <= w->m->rows_max[p->lane]);
+    assert(p->n_logits <= w->m->logits_max[p->lane]);
+    w->n_rows = p->n_rows;
+    w->n_spans = p->n_spans;
+    w->n_copies = p->n_copies;
+    w->spans = p->spans;
+    w->step = step;
+    w->be->begin(w->d, p->lane, &step);
+}
+
+/* Between two blocks nothing but the residual stream is there. */
+static void join(struct walk *w)
+{
+    struct gpt2_scratch *s = &w->s;
+    const int32_t *from = w->p->join(w->p->context, w->block);
+    take_rows(w);
+    w->be->rows_gather(w->d, s->side, s->residual, from, w->n_rows, w->m->shape.width);
+    float *const residual = s->side;
+    s->side = s->residual;
+    s->residual = residual;
+}
+
 static bool run_block(struct walk *w)
 {
     const struct gpt2_block *b = &w->m->blocks[w->block];
+    if (w->block > 0 && w->block == w->p->joins_at)
+        join(w);
     if (w->p->pause)
         w->p->pause(w->p->context, w->n_rows);
     return run_attention(w, b) && run_mlp(w, b);
@@ -349,15 +382,16 @@ static bool is_plain(const struct walk *w)
 {
     const struct pass *p = w->p;
     const int end = site_of(PT_logits, 0, w->m->shape.n_blocks);
-    bool plain = !p->pause && !p->spared && p->last_sites[p->n_spans - 1] >= end;
+    bool plain = !p->pause && !p->spared && !p->joins_at &&
+                 p->last_sites[p->n_spans - 1] >= end;
     for (int site = 0; site < end && plain; site++)
         plain = !site_bit(p->wanted, site);
     return plain;
 }
 
-static void run_plain(struct walk *w, const struct step *step)
+static void run_plain(struct walk *w)
 {
-    if (w->be->repeat(w->d, step, w->m->cache))
+    if (w->be->repeat(w->d, &w->step, w->m->cache))
         return;
     const struct walk fresh = *w;
     do {
@@ -368,25 +402,12 @@ static void run_plain(struct walk *w, const struct step *step)
 
 bool gpt2_run(struct gpt2 *m, const struct pass *p, struct err *e)
 {
-    assert(p->n_rows > 0 && p->n_spans > 0);
-    assert(p->n_rows <= m->rows_max[p->lane]);
-    assert(p->n_logits <= m->logits_max[p->lane]);
-    const struct step step = {p->n_rows, p->n_spans, p->n_copies, p->n_logits, p->n_logits_spans,
-                              p->tokens, p->positions, p->spans, p->copies, p->logits_rows,
-                              p->logits_spans};
-    struct walk w = {.m = m,
-                     .be = m->be,
-                     .d = m->device,
-                     .p = p,
-                     .s = *m->scratch[p->lane],
-                     .n_rows = p->n_rows,
-                     .n_spans = p->n_spans,
-                     .n_copies = p->n_copies,
-                     .spans = p->spans};
-    m->be->begin(m->device, p->lane, &step);
+    struct walk w = {
+        .m = m, .be = m->be, .d = m->device, .p = p, .s = *m->scratch[p->lane]};
+    take_rows(&w);
     bool goes_on = true;
     if (is_plain(&w))
-        run_plain(&w, &step);
+        run_plain(&w);
     else
         goes_on = run(&w);
     if (goes_on)

@@ -75,6 +75,10 @@ struct pass {
     hook_fn *hook;
     void (*pause)(void *context, int n_rows); /* before each block, with the rows that go into it;
                                                  or NULL */
+    int joins_at; /* the block before which rows come that were others' until there; 0: none. `join`
+                     then makes this pass anew, with all its rows from this block on, and returns
+                     for each of them which one it was before. The hooked sites stay */
+    const int32_t *(*join)(void *context, int block);
     void *context;
 };
 

@@ -72,10 +72,6 @@ static inline bool action_is_head(const struct action *a)
 /* Whether an action may find an index out of range. */
 bool action_may_fault(enum op op);
 
-/* In which dimension of its result an action can be cut: results do not depend on one another
- * there. -1 where there is none worth it. */
-int action_cut_dim(const struct action *a, const struct view *out);
-
 /* Actions of one stop that follow one another and run once for each tile of rows: in round i all
  * values stand at row min(i * height, n_rows - height). Rows that two rounds share are computed
  * twice, to the same bits: no shape changes from round to round. */
@@ -145,13 +141,22 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
                              and */
     int set_from;         /* no action changes one: n_tokens where nothing is read, or set */
     bool touches_logits;  /* step 0: some action does */
+    int leader;           /* step 0: an invoke of its trace with the same prompts, whose rows it has
+                             in front of a block; itself where it has all its own */
+    int fork;             /* that block (the number of blocks: it has none of its own). From there
+                             on it has its own rows of some positions, */
+    int start;            /* those from here on: no action touches one before, nor changes one of
+                             the leader's */
+    int cached_most;      /* the first positions that need no rows where the cache has their keys
+                             and values: whole pages */
 };
 
 struct plan_trace {
     int invoke_first, n_invokes;
     int pass_first, n_steps;   /* its passes: max(1, new tokens) */
     bool samples;              /* new tokens are asked for */
-    int n_sequences, n_rows;   /* of its invokes together; rows of step 0 */
+    int n_sequences, n_rows;   /* of its invokes together; rows of step 0, at most: some may be
+                                  another invoke's */
     int n_logits;              /* rows of logits in step 0 */
     int last_site;             /* of each of its passes: nothing behind it is computed; at most the
                                   logits'. Stops at `generated` are due when its last token is

@@ -1,16 +1,20 @@
 /* What the planner's files share: plan.h is what others see. The phases, each a walk over the nodes
  * in program order unless it says otherwise:
  *
- *   plan.c       infer    every node's shape, dtype, root and turn; everything wrong is found here
- *                mark     backwards: what some save or some change of the model depends on
+ *   plan.c       place    the request's prompts, as sequences of traces; and the results of all
+ *   infer.c      infer    every node's shape, dtype, root and turn; everything wrong is found here
+ *   plan.c       mark     backwards: what some save or some change of the model depends on
  *   skips.c      skips    modules that are left out: nobody looks inside; what need not be made
  *   head.c       heads    which logits become products of the graph's own, of which columns
- *   plan.c       logits   from which position on anyone reads those that the model computes
+ *   rows.c       rows     from which position on anyone looks; the passes' rows and logits
  *   lower.c      lower    living nodes to actions; late readers get parked copies
  *   padding.c             prompts of unequal length: what their hooks see instead of the rows
  *   attention.c  insides  what the pass does not have of attention, as actions
  *   tiles.c      tiles    products that nobody needs whole are made a few rows at a time
+ *   forks.c      forks    invokes with the same prompts share rows until one is changed
  *   lifetimes.c  fold     values whose lives do not meet share bytes of the slab
+ *
+ * roots.c has what all of them use: roots, values and operands.
  */
 #pragma once
 #include "shapes.h"
@@ -108,10 +112,14 @@ struct planner {
     int64_t result_bytes;
 };
 
+struct table table_new(int n_max, struct arena *a);
+int *table_find(struct table *t, int64_t key); /* the place of this key's item: 0 where it is new */
+
 int root_add(struct planner *s, struct root root);
 int value_add(struct planner *s, int root, enum dtype dtype, struct view view);
 
-/* A new row-major tensor on the slab. */
+/* A new row-major tensor on the slab: its root alone, and as a value. */
+int slab_root(struct planner *s, int node, int turn, enum dtype dtype, const struct view *shape);
 int tensor_add(struct planner *s, int node, int turn, enum dtype dtype, const struct view *shape);
 
 /* A number of the request as a constant of this dtype, one for equal numbers. */
@@ -181,11 +189,26 @@ void padding_zero(struct planner *s, int value, int turn, int behind, int node);
 /* The same if there is one, else -1. */
 int hook_find(struct planner *s, int invoke, int turn);
 
+/* Nodes to p->values. */
+bool infer(struct planner *s);
+
+/* Finds read_from, set_from and logits_from of each invoke: what living nodes look at. */
+void rows_find_positions(struct planner *s);
+
+/* Gives sequences their rows; false (limit) where a pass would have too many. */
+bool rows_settle(struct planner *s);
+
+/* Gives sequences their logits, and moves the views of these to the rows that exist. */
+void rows_settle_logits(struct planner *s);
+
 /* Refuses what a set that leaves a module out does not let a request look at. */
 bool skips_check(struct planner *s);
 
 /* Behind the stops: what rows go without. */
 void skips_make(struct planner *s);
+
+/* Behind the stops: who has the rows of another invoke, and how long. */
+void forks_find(struct planner *s);
 
 /* Moves readers of logits from the live activation to s->heads, and narrows products to the columns
  * that are looked at. */

@@ -23,7 +23,8 @@ struct batch {
     double pass_cost;
 
     struct pages *pages;
-    char *slab;                        /* on the device; each admitted job has a part of it */
+    char *slab;                        /* on the device; each admitted job has a part of it, and
+                                          behind it is the PART_BYTES of rows in parts */
     struct job *admitted[RUNNING_MAX]; /* who has one */
     int n_admitted;
 
@@ -71,10 +72,11 @@ static double cost_of_rows(const struct gpt2 *m, int n_rows)
 
 static void open_rounds(struct batch *b, struct arena *a)
 {
-    struct round_hooks hooks = {left, NULL, b, 0};
+    struct round_hooks hooks = {left, NULL, b, 0, NULL};
     b->shared = round_new(b->model, LANE_shared, &hooks, a);
     hooks.pause = pause;
     hooks.pause_cost = PAUSE_PART * b->pass_cost;
+    hooks.part_state = b->slab + b->capacity.slab_bytes;
     b->large = round_new(b->model, LANE_large, &hooks, a);
 }
 
@@ -89,7 +91,7 @@ bool batch_open(struct batch **out, struct gpt2 *m, const struct batch_options *
     b->shares_prefixes = o->shares_prefixes;
     void *slab;
     struct err why = {0};
-    if (!m->be->alloc(m->device, &slab, o->slab_bytes, &why))
+    if (!m->be->alloc(m->device, &slab, o->slab_bytes + PART_BYTES, &why))
         return err_set(e, why.code, "%s that requests compute in: lower --slab-mb", why.text);
     b->slab = slab;
     b->pages = pages_new(m->n_pages, a);
@@ -113,7 +115,8 @@ void batch_close(struct batch *b)
     assert(pages_left(b->pages) == b->capacity.pages);
     pages_check(b->pages);
     schedule_check(b->schedule);
-    b->model->be->release(b->model->device, b->slab, b->capacity.slab_bytes);
+    b->model->be->release(b->model->device, b->slab,
+                          b->capacity.slab_bytes + PART_BYTES);
 }
 
 void batch_set_hooks(struct batch *b, const struct batch_hooks *hooks)
@@ -208,23 +211,6 @@ static int count_cached_blocks(const struct batch *b, const struct job *j, int i
     return n;
 }
 
-/* How many positions of an invoke's prompt need not be computed if their keys and values are there:
- * those before the first that the graph touches, whole pages, and never the whole prompt. */
-static int shareable_pages(const struct batch *b, const struct job *j, int invoke)
-{
-    const struct plan_invoke *v = &j->plan.invokes[invoke];
-    for (int k = 0; k < v->n_sequences; k++) {
-        if (v->sequences[k].source != 0)
-            return 0;
-    }
-    if (!b->shares_prefixes)
-        return 0;
-    int positions = v->n_tokens - 1;
-    positions = v->read_from < positions ? v->read_from : positions;
-    positions = v->logits_from < positions ? v->logits_from : positions;
-    return positions / PAGE_TOKENS;
-}
-
 /* Others may share the pages that hold nothing but the beginnings of prompts. What an invoke's
  * graph touches lies nearer to the beginning of a shorter sequence. */
 static void keep_pages(struct batch *b, const struct job *j, int invoke)
@@ -247,9 +233,10 @@ static int share_pages(struct batch *b, struct job *j, int invoke, int sequence)
     pages_hold(b->pages, pages, job_pages(j, invoke, source), n);
     if (source != sequence)
         return n;
-    const int n_shared = pages_share(
-        b->pages, pages, j->graph.invokes[invoke].prompts[sequence].tokens,
-        shareable_pages(b, j, invoke), count_cached_blocks(b, j, invoke));
+    const int n_most = j->plan.invokes[invoke].cached_most / PAGE_TOKENS;
+    const int n_shared =
+        pages_share(b->pages, pages, j->graph.invokes[invoke].prompts[sequence].tokens,
+                    b->shares_prefixes ? n_most : 0, count_cached_blocks(b, j, invoke));
     j->n_shared[invoke] = n_shared * PAGE_TOKENS;
     return n_shared;
 }

@@ -68,7 +68,8 @@ struct job {
                             when that has arrived */
     struct turn turn;    /* its place in the schedule; turn.user is set before job_reserve */
     int *row_of;         /* [n_invokes], for those of this trace: the row of the pass where an
-                            invoke's first position is, or would be if it were computed, and */
+                            invoke's first position is, or would be if it were computed (while its
+                            rows are its leader's, that one's), and */
     int *logits_of;      /* [n_invokes] its first row among this pass's logits */
     int *last_step;      /* [n_invokes] the last step of each: until its sequences have ended, the
                             plan's */

@@ -34,6 +34,7 @@ struct round {
     int *last_sites;
     uint64_t *wanted, *written;
     struct spared *spared;
+    int32_t *rows_before; /* [rows] where each row was before rows joined */
 
     struct draw *draws;
     int n_draws;
@@ -44,6 +45,7 @@ struct round {
 
 static void on_site(void *context, enum point p, int block, const struct tensor *activation);
 static void on_pause(void *context, int n_rows);
+static const int32_t *on_join(void *context, int block);
 
 struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks *hooks,
                         struct arena *a)
@@ -69,6 +71,7 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
     r->wanted = ARENA_ARRAY(a, uint64_t, words);
     r->written = ARENA_ARRAY(a, uint64_t, words);
     r->spared = ARENA_ARRAY(a, struct spared, (size_t)m->shape.n_blocks * STAGE_COUNT);
+    r->rows_before = ARENA_ARRAY(a, int32_t, rows);
     r->draws = ARENA_ARRAY(a, struct draw, DRAWS_MAX);
     r->logits = ARENA_ARRAY(a, float, DRAWS_AT_ONCE * V);
     r->sample_scratch = ARENA_ARRAY(a, float, V);
@@ -78,12 +81,8 @@ struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks
 
 /* The rows of the next pass. */
 
-static void pass_clear(struct round *r)
+static void rows_clear(struct round *r)
 {
-    const size_t words = (size_t)(r->n_sites + 63) / 64;
-    memset(r->wanted, 0, words * sizeof *r->wanted);
-    memset(r->written, 0, words * sizeof *r->written);
-    r->n_draws = 0;
     r->pass = (struct pass){.lane = r->lane,
                             .tokens = r->tokens,
                             .positions = r->positions,
@@ -96,7 +95,17 @@ static void pass_clear(struct round *r)
                             .written = r->written,
                             .hook = on_site,
                             .pause = r->hooks.pause ? on_pause : NULL,
+                            .join = on_join,
                             .context = r};
+}
+
+static void pass_clear(struct round *r)
+{
+    const size_t words = (size_t)(r->n_sites + 63) / 64;
+    memset(r->wanted, 0, words * sizeof *r->wanted);
+    memset(r->written, 0, words * sizeof *r->written);
+    r->n_draws = 0;
+    rows_clear(r);
 }
 
 static const struct stop *stop_of_pass(const struct job *j)
@@ -160,27 +169,18 @@ static void row_add(struct round *r, int32_t token, int position)
     r->pass.n_rows++;
 }
 
-/* A sequence's rows of positions past .. past + n_rows - 1. */
-static void span_add(struct round *r, const struct job *j, const struct span *s,
+/* A sequence's rows of positions past .. past + n_rows - 1, which were those from `before` on. */
+static void span_add(struct round *r, const struct job *j, const struct span *s, int before,
                      const int32_t *tokens)
 {
     struct pass *p = &r->pass;
     assert(s->row == p->n_rows);
     r->last_sites[p->n_spans] = job_trace(j)->last_site;
     r->spans[p->n_spans++] = *s;
-    for (int i = 0; i < s->n_rows; i++)
+    for (int i = 0; i < s->n_rows; i++) {
+        r->rows_before[s->row + i] = before + i;
         row_add(r, tokens[i], s->past + i);
-}
-
-/* The rows of a sequence's source leave their keys and values in its own pages too. */
-static void copy_add(struct round *r, struct span s, int n_pages_shared)
-{
-    const int n_there = n_pages_shared * PAGE_TOKENS - s.past;
-    s.row += n_there;
-    s.past += n_there;
-    s.n_rows -= n_there;
-    if (s.n_rows > 0)
-        r->copies[r->pass.n_copies++] = s;
+    }
 }
 
 /* The last n of these rows have logits. */
@@ -197,28 +197,83 @@ static void logits_add(struct round *r, const struct span *s, int n)
         r->logits_rows[p->n_logits++] = s->row + i;
 }
 
-/* An invoke's prompts, whole or from where nothing is shared. */
-static void prompts_add(struct round *r, struct job *j, int invoke)
+static void join_before(struct round *r, int block)
+{
+    struct pass *p = &r->pass;
+    if (block < r->model->shape.n_blocks && (p->joins_at == 0 || block < p->joins_at))
+        p->joins_at = block;
+}
+
+/* Whose rows an invoke has in a pass over prompts before it has its own. Where fewer are computed
+ * of its leader's, because of what the cache has, it does not follow. */
+static int leader_of(const struct job *j, int invoke)
+{
+    const int leader = j->plan.invokes[invoke].leader;
+    return j->n_shared[invoke] >= j->n_shared[leader] ? leader : invoke;
+}
+
+/* The first position that has a row of its own from this block on: n_tokens if none has. */
+static int first_own(const struct job *j, int invoke, int block)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
-    const int from = j->n_shared[invoke];
-    assert(from == 0 || (from <= v->read_from && from <= v->logits_from));
-    j->row_of[invoke] = r->pass.n_rows - from;
+    const int shared = j->n_shared[invoke];
+    if (leader_of(j, invoke) == invoke)
+        return shared;
+    if (block < v->fork)
+        return v->n_tokens;
+    return v->start > shared ? v->start : shared;
+}
+
+/* A sequence's rows at positions from .. to - 1, or as far as it goes; `row`: where its invoke's
+ * first position is, or would be. */
+static struct span span_of(const struct job *j, int invoke, int sequence, int row, int from, int to)
+{
+    const struct plan_sequence *q = &j->plan.invokes[invoke].sequences[sequence];
+    return (struct span){.row = row + q->row + from,
+                         .n_rows = (to < q->n_tokens ? to : q->n_tokens) - from,
+                         .past = from,
+                         .pages = job_pages(j, invoke, sequence)};
+}
+
+/* An invoke's prompts, from the first position on that it has a row of. */
+static void prompts_add(struct round *r, struct job *j, int invoke, int block)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int from = first_own(j, invoke, block), before = j->row_of[invoke];
+    if (from == v->n_tokens)
+        return;
+    const int row = j->row_of[invoke] = r->pass.n_rows - from;
+    for (int k = 0; k < v->n_sequences; k++) {
+        if (v->sequences[k].source != k)
+            continue;
+        const struct span s = span_of(j, invoke, k, row, from, v->n_tokens);
+        span_add(r, j, &s, before + s.row - row,
+                 j->graph.invokes[invoke].prompts[k].tokens + from);
+    }
+}
+
+/* What an invoke has of rows that are all there by now: its pages that those of others fill, which
+ * are its leader's or of equal sequences, and its logits. */
+static void prompts_end(struct round *r, struct job *j, int invoke, int block)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const int T = v->n_tokens, own = first_own(j, invoke, block), leader = leader_of(j, invoke);
+    assert(own == T || (own <= v->read_from && own <= v->logits_from));
+    if (own == T)
+        j->row_of[invoke] = j->row_of[leader];
+    if (leader != invoke && block < v->fork)
+        join_before(r, v->fork);
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
-        const struct plan_sequence *q = &v->sequences[k];
-        const struct span s = {.row = j->row_of[invoke] + q->row + from,
-                               .n_rows = q->n_tokens - from,
-                               .past = from,
-                               .pages = job_pages(j, invoke, k)};
-        if (q->source != k) {
-            copy_add(r, s, plan_pages_copied(v->sequences, k));
-        } else {
-            span_add(r, j, &s, j->graph.invokes[invoke].prompts[k].tokens + from);
-            metric_add(METRIC_prompt_tokens, q->n_tokens);
-            metric_add(METRIC_cached_tokens, from);
-        }
-        logits_add(r, &s, q->n_logits);
+        const bool is_copy = v->sequences[k].source != k;
+        const int copied = plan_pages_copied(v->sequences, k) * PAGE_TOKENS;
+        const int there = j->n_shared[invoke] > copied ? j->n_shared[invoke] : copied;
+        const int row = j->row_of[is_copy ? invoke : leader];
+        const struct span others = span_of(j, invoke, k, row, there, is_copy ? T : own);
+        if (others.n_rows > 0)
+            r->copies[r->pass.n_copies++] = others;
+        const struct span all = span_of(j, invoke, k, j->row_of[invoke], 0, T);
+        logits_add(r, &all, v->sequences[k].n_logits);
     }
 }
 
@@ -226,16 +281,32 @@ static void prompts_add(struct round *r, struct job *j, int invoke)
 static void tokens_add(struct round *r, struct job *j, int invoke)
 {
     const struct plan_invoke *v = &j->plan.invokes[invoke];
-    j->row_of[invoke] = r->pass.n_rows;
+    const int before = j->row_of[invoke], row = j->row_of[invoke] = r->pass.n_rows;
     j->logits_of[invoke] = r->pass.n_logits;
     for (int k = 0; k < v->n_sequences; k++) {
-        const struct span s = {.row = r->pass.n_rows,
+        const struct span s = {.row = row + k,
                                .n_rows = 1,
                                .past = v->sequences[k].n_tokens + job_step(j) - 1,
                                .pages = job_pages(j, invoke, k)};
-        span_add(r, j, &s, job_generated(j, invoke, k) + job_step(j) - 1);
+        span_add(r, j, &s, before + k, job_generated(j, invoke, k) + job_step(j) - 1);
         logits_add(r, &s, 1);
     }
+}
+
+/* What it has in the pass from a block on. */
+static void rows_add(struct round *r, struct job *j, int block)
+{
+    const struct plan_trace *t = job_trace(j);
+    const int first = t->invoke_first, end = first + t->n_invokes;
+    for (int i = first; i < end; i++) {
+        if (job_step(j) == 0)
+            prompts_add(r, j, i, block);
+        else if (job_has_rows(j, i))
+            tokens_add(r, j, i);
+    }
+    for (int i = first; i < end && job_step(j) == 0; i++)
+        prompts_end(r, j, i, block);
+    want_sites(r, j);
 }
 
 /* A sequence that has ended keeps its rows while others of its invoke go on, as tensors have all of
@@ -251,20 +322,29 @@ static void draws_add(struct round *r, struct job *j, int invoke)
     set_bit(r->wanted, site_of(PT_logits, 0, r->model->shape.n_blocks));
 }
 
+/* Of prompts that have rows of their own by the last block. */
+static void count_tokens(const struct round *r, const struct job *j, int invoke)
+{
+    const struct plan_invoke *v = &j->plan.invokes[invoke];
+    const bool is_computed = first_own(j, invoke, r->model->shape.n_blocks - 1) < v->n_tokens;
+    for (int k = 0; k < v->n_sequences && is_computed; k++) {
+        if (v->sequences[k].source != k)
+            continue;
+        metric_add(METRIC_prompt_tokens, v->sequences[k].n_tokens);
+        metric_add(METRIC_cached_tokens, j->n_shared[invoke]);
+    }
+}
+
 static void job_add(struct round *r, struct job *j)
 {
     const struct plan_trace *t = job_trace(j);
+    rows_add(r, j, 0);
     for (int i = t->invoke_first; i < t->invoke_first + t->n_invokes; i++) {
-        if (!job_has_rows(j, i))
-            continue;
         if (job_step(j) == 0)
-            prompts_add(r, j, i);
-        else
-            tokens_add(r, j, i);
-        if (t->samples)
+            count_tokens(r, j, i);
+        if (t->samples && job_has_rows(j, i))
             draws_add(r, j, i);
     }
-    want_sites(r, j);
 }
 
 /* Who stays longest comes first, so that leaving the pass is shortening it; else as picked. */
@@ -324,7 +404,8 @@ static void leave(struct round *r, int i)
 static void run_stop(struct round *r, struct job *j, const struct stop *stop,
                      const struct tensor *activation)
 {
-    const struct breath breath = {r->hooks.pause_cost, r->hooks.pause, r->hooks.context};
+    const struct breath breath = {r->hooks.pause_cost, r->hooks.pause, r->hooks.context,
+                                  r->hooks.part_state};
     dispatch_stop(j, stop, r->model, activation, r->hooks.pause ? &breath : NULL);
     j->next_stop++;
     j->made.n_saves += stop->n_saves;
@@ -385,6 +466,18 @@ static void on_site(void *context, enum point p, int block, const struct tensor 
         if (j && is_through(j) && has_arrived(r, &j->made))
             leave(r, i);
     }
+}
+
+/* All rows, with those that were their leaders' until here. */
+static const int32_t *on_join(void *context, int block)
+{
+    struct round *r = context;
+    rows_clear(r);
+    for (int i = 0; i < r->n_jobs; i++) {
+        if (r->jobs[i])
+            rows_add(r, r->jobs[i], block);
+    }
+    return r->rows_before;
 }
 
 /* Before each block: what the rows took in the one before. */

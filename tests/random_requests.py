@@ -287,7 +287,7 @@ def random_request(seed, sizes, wild=False):
 # Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
 # in a second.
 KINDS = {"small": 16, "wild": 8, "tiny": 12, "shared": 34, "long": 3, "longest": 1, "early": 30,
-         "work": 9, "many": 9, "copies": 9, "skips": 9, "nothing": 4}
+         "work": 9, "many": 9, "copies": 9, "skips": 9, "nothing": 4, "sweep": 14}
 FAMILY = 8  # requests that begin alike, one behind the other
 
 
@@ -320,9 +320,11 @@ def prompt_length(rng, kind, room):
 
 
 def fill(builder, rng, kind, lengths, counts, traces):
-    """Edits and reads of every invoke and step. An early request looks at one place. One with
-    copies looks at no rows of step 0, so that they have none of their own."""
+    """Edits and reads of every invoke and step. An early request looks at one place, some sweeps at
+    a few positions. One with copies looks at no rows of step 0, so that they have none of their
+    own."""
     paths = [rng.choice(EARLY)] if kind == "early" else READABLE
+    n_ways = 3 if kind == "early" else rng.choice([2, 6]) if kind == "sweep" else 6
     for i, length in enumerate(lengths):
         others = [k for k, trace in enumerate(traces) if trace == traces[i] and k != i]
         earlier = [k for k, trace in enumerate(traces) if trace < traces[i]]
@@ -332,7 +334,8 @@ def fill(builder, rng, kind, lengths, counts, traces):
                     builder.save(builder.hook([*CACHE, "lm_head.output"], i, step))
                 continue
             length = length if step == 0 else 1
-            for _ in range(rng.choice([0, 0, 1, 1, 2]) if kind != "early" else 0):
+            n_edits = {"early": [0], "sweep": [0, 1, 1, 1, 1]}.get(kind, [0, 0, 1, 1, 2])
+            for _ in range(rng.choice(n_edits)):
                 builder.edit_part(i, step, length, others, earlier, False)
             least = int(kind == "early")
             for _ in range(rng.choice([least, 1, 1, 2]) if step == 0 else rng.randrange(2)):
@@ -343,10 +346,10 @@ def fill(builder, rng, kind, lengths, counts, traces):
                     lambda: builder.lens(i, step, length),
                     lambda: builder.read_late(i, step, length),
                     lambda: builder.module(i, step, length),
-                ][:3 if kind == "early" else 6])()
+                ][:n_ways])()
             if kind == "work":
                 builder.work(i, step)
-    for _ in range(rng.randrange(1, 6) if kind == "skips" else 0):
+    for _ in range(rng.randrange(1, 6) if kind in ("skips", "sweep") else 0):
         i = rng.randrange(len(lengths))
         builder.skip(i, rng.randrange(max(1, counts[i])))
 
@@ -361,9 +364,11 @@ def random_job(seed, sizes):
     n_new = 0 if kind == "early" else max(n_new, 1) if kind == "copies" else n_new
     builder = Builder(rng, sizes)
     invokes, lengths = [], []
-    for _ in range(1 if kind in ("long", "longest", "early") else rng.choice([1, 1, 1, 2, 3])):
+    n_invokes = 1 if kind in ("long", "longest", "early") else rng.choice([1, 1, 1, 2, 3])
+    for _ in range(rng.choice([2, 3, 5, 8]) if kind == "sweep" else n_invokes):
         length = prompt_length(rng, kind, sizes["context"] - n_new)
-        many = rng.choice([2, 3, 8]) if kind in ("many", "copies") else 1
+        many = {"many": [2, 3, 8], "copies": [2, 3, 8], "sweep": [1, 1, 1, 2]}.get(kind, [1])
+        many = rng.choice(many)
         prompts = [shared_prompt(rng, sizes, length, seed // FAMILY) for _ in range(many)]
         if kind == "copies":
             prompts = [rng.choice(prompts[:2]) for _ in prompts]
@@ -371,6 +376,9 @@ def random_job(seed, sizes):
             prompts[1:] = [p[-rng.randrange(1, length + 1):] for p in prompts[1:]]
         invokes.append({"prompt": prompts if many > 1 else prompts[0]})
         lengths.append(length)
+        if kind == "sweep" and len(invokes) > 1 and rng.randrange(6):
+            other = rng.randrange(len(invokes) - 1)
+            invokes[-1], lengths[-1] = invokes[other], lengths[other]
     fields, counts, traces = deal(rng, invokes, n_new, sizes)
     if kind != "nothing":
         fill(builder, rng, kind, lengths, counts, traces)

@@ -82,7 +82,10 @@ struct slot { /* a job that the engine has */
 
 struct counts {
     int64_t jobs, done, cancelled, aborted, differences;
-    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, copies, saves, nan_saves, absent, stopped;
+    int64_t pauses, came_in_pause, cancels_in_pass, shared_positions, copies, saves, nan_saves,
+        absent, stopped;
+    int64_t followers, forks, late_starts; /* invokes that had another's rows at first; that had
+                                              their own then; of these, not of all positions */
 };
 
 static struct tool {
@@ -189,6 +192,22 @@ static void check_saves(const struct slot *s)
     }
 }
 
+static void count_forks(const struct job *j)
+{
+    const struct plan *p = &j->plan;
+    for (int i = 0; i < p->n_invokes; i++) {
+        const struct plan_invoke *v = &p->invokes[i];
+        const int last_site = p->traces[v->trace].last_site;
+        if (v->leader == i || j->n_shared[i] < j->n_shared[v->leader])
+            continue;
+        const bool forks = v->fork < made.n_blocks &&
+                           site_of(PT_block_in, v->fork, made.n_blocks) <= last_site;
+        tool.counts.followers++;
+        tool.counts.forks += forks;
+        tool.counts.late_starts += forks && v->start > j->n_shared[i];
+    }
+}
+
 static void check_done(const struct slot *s, int n_ready)
 {
     const struct request *r = &tool.requests[s->request];
@@ -200,6 +219,7 @@ static void check_done(const struct slot *s, int n_ready)
         for (int k = 0; k < v->n_sequences; k++)
             tool.counts.copies += v->sequences[k].source != k;
     }
+    count_forks(s->job);
     if (n_ready != r->plan.n_saves)
         differ(s, "done with %d of %d saves", n_ready, r->plan.n_saves);
     if (n_tokens > 0 && memcmp(s->job->generated, r->generated, n_tokens * sizeof *r->generated))
@@ -449,14 +469,19 @@ static struct settings alone(void)
                              .n_jobs = 1};
 }
 
-/* A plan in which what is skipped is computed all the same. */
-static struct plan plan_without_skips(const struct plan *p)
+/* A plan in which what is skipped is computed all the same, and each invoke has all its rows. */
+static struct plan plan_in_full(const struct plan *p)
 {
     struct plan whole = *p;
     whole.stops = ARENA_ARRAY(&tool.arena, struct stop, p->n_stops);
     for (int i = 0; i < p->n_stops; i++) {
         whole.stops[i] = p->stops[i];
         whole.stops[i].n_skips = 0;
+    }
+    whole.invokes = ARENA_ARRAY(&tool.arena, struct plan_invoke, p->n_invokes);
+    for (int i = 0; i < p->n_invokes; i++) {
+        whole.invokes[i] = p->invokes[i];
+        whole.invokes[i].leader = i;
     }
     return whole;
 }
@@ -466,7 +491,7 @@ static void run_alone(struct request *r)
     struct err e = {0};
     struct job *j = job_new("alone", &tool.arena);
     j->graph = r->graph;
-    j->plan = plan_without_skips(&r->plan);
+    j->plan = plan_in_full(&r->plan);
     const struct capacity c = batch_capacity(tool.batch);
     if (!job_fits(j, &c, &e) || !job_reserve(j, &e))
         refuse("request", e.text);
@@ -638,6 +663,9 @@ static void say_counts(void)
                  {c->cancels_in_pass, "cancels inside a pass"},
                  {c->shared_positions, "positions shared"},
                  {c->copies, "copies"},
+                 {c->followers, "followers"},
+                 {c->forks, "forks"},
+                 {c->late_starts, "of later positions"},
                  {c->saves, "saves"},
                  {c->nan_saves, "with another NaN"},
                  {c->absent, "absent"},

@@ -140,10 +140,13 @@ static void tell_spans(struct device *d, const struct span *spans, int n_spans)
     cuda_spans_write(d, tell(d, spans, sizeof *spans * (size_t)n_spans, size), spans, n_spans);
 }
 
+/* What was sent since the last fence may not have left this memory. */
 void cuda_begin(struct device *d, enum lane lane, const struct step *s)
 {
     struct sent_step *sent = &d->steps[lane];
     d->lane = lane;
+    if (sent->memory.used > 0)
+        cuda_note(d, cudaStreamSynchronize(d->stream), __func__);
     sent->n_told = 0;
     sent->memory.used = 0;
     tell_ids(d, s->tokens, s->n_rows);

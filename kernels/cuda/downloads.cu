@@ -161,6 +161,8 @@ bool cuda_fence(struct device *d, struct err *e)
         while (r->n_arrived < r->n_shipped)
             unpack(r);
         d->staging.used = 0;
+        for (int i = 0; i < LANE_COUNT; i++)
+            d->steps[i].memory.used = 0;
         d->is_busy = false;
     }
     return d->error == cudaSuccess

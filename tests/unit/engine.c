@@ -178,6 +178,52 @@ static void passes_without_hooks_are_queued_at_once_and_have_the_bits_of_the_oth
     memory_unmap(of_cpu, size * DECODED);
 }
 
+/* The same prompt with an edit in each block, at different positions. Runs it on a backend; `n`: what
+ * its first pass asks of the device. */
+static char *sweep_on(const struct backend *be, struct emulate_counts *n, size_t *size)
+{
+    open_on(be);
+    const char *invokes = "", *nodes = "";
+    for (int i = 0; i < shape.n_blocks; i++) {
+        const char *comma = i > 0 ? ", " : "";
+        invokes = arena_format(&arena, "%s%s{\"prompt\": [1, 2, 3, 4]}", invokes, comma);
+        nodes = arena_format(&arena, "%s%s{\"op\": \"set\", \"args\": "
+                                     "[\"transformer.h.%d.mid.output[:, %d]\", 0.5], \"invoke\": %d}, "
+                                     "{\"op\": \"save\", \"args\": [\"lm_head.output[:, -1]\"], "
+                                     "\"invoke\": %d, \"name\": \"at %d\"}, "
+                                     "{\"op\": \"save\", \"args\": [\"lm_head.output\"], "
+                                     "\"invoke\": %d, \"name\": \"behind %d\", \"step\": 1}",
+                             nodes, comma, i, i, i, i, i, i, i);
+    }
+    struct job *j = job_of(arena_format(&arena, "{\"invokes\": [%s], \"max_new_tokens\": 2, "
+                                                "\"nodes\": [%s]}", invokes, nodes));
+    *n = count_pass();
+    count_pass();
+    assert_int_equal(j->outbox.state, JOB_done);
+    *size = j->plan.result_bytes;
+    char *results = memory_map(*size);
+    memcpy(results, j->results, *size);
+    job_free(j);
+    tiny_engine_close(device, model, batch, &arena);
+    return results;
+}
+
+/* In front of the second block and the third: then the device is told of all rows anew, when what it
+ * was told of before has arrived there, and which one each was. */
+static void rows_that_join_a_pass_have_the_bits_of_the_cpu(void **state)
+{
+    (void)state;
+    struct emulate_counts on_cpu, on_cuda;
+    size_t size;
+    char *of_cpu = sweep_on(&backend_cpu, &on_cpu, &size);
+    char *of_cuda = sweep_on(&backend_cuda, &on_cuda, &size);
+    assert_memory_equal(of_cuda, of_cpu, size);
+    assert_int_equal(on_cuda.uploads, 1 + 1 + 2 * 2); /* with the constant */
+    assert_int_equal(on_cuda.waits, 1 + 2);
+    memory_unmap(of_cuda, size);
+    memory_unmap(of_cpu, size);
+}
+
 /* Also of what was queued behind the last download, while that is still on its way. */
 static void behind_a_fence_nothing_is_left_to_do(void **state)
 {
@@ -208,6 +254,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_pass_of_several_users_goes_to_the_device_once, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(behind_a_fence_nothing_is_left_to_do, set_up, tear_down),
+        cmocka_unit_test(rows_that_join_a_pass_have_the_bits_of_the_cpu),
         cmocka_unit_test(passes_without_hooks_are_queued_at_once_and_have_the_bits_of_the_others),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);

@@ -666,14 +666,13 @@ static void who_comes_in_one_pass_shares_what_it_computes(void **state)
 static void invokes_share_what_they_begin_with(void **state)
 {
     (void)state;
-    const char *one = prompt_of(1, 66, "");
     struct job *j = job_of(arena_format(
-        &arena, "{\"invokes\": [%s, %s], \"save\": {\"x\": \"lm_head.output[:, -1]\"}}", one,
-        one));
+        &arena, "{\"invokes\": [%s, %s], \"save\": {\"x\": \"lm_head.output[:, -1]\"}}",
+        prompt_of(1, 66, ""), prompt_of(1, 67, "")));
     watch();
     batch_add(batch, j);
     run_to_the_end();
-    expect_rows((int[]){68, 68, 68, 68, 68, 1, 1, 1, 1}, 9);
+    expect_rows((int[]){69, 69, 69, 69, 69, 1, 1, 1, 1}, 9);
     assert_int_equal(j->n_shared[1], PAGE_TOKENS);
     job_free(j);
 }
@@ -728,6 +727,122 @@ static void copies_have_the_bits_of_sequences_with_rows_of_their_own(void **stat
         job_free(copies);
         job_free(apart);
     }
+}
+
+/* Invokes of the same prompt: one edit each, or none, and what is saved in front of it, behind it and
+ * of a later step. */
+static struct job *job_that_sweeps(int T, const char *const *edits, int n)
+{
+    static const char *const saved[] = {"transformer.h.0.mlp.output[:, -1]",
+                                        "lm_head.output[:, -1]", "lm_head.output"};
+    const char *tokens = "1", *invokes = "", *nodes = "";
+    for (int i = 1; i < T; i++)
+        tokens = arena_format(&arena, "%s, %d", tokens, (7 * i) % 61);
+    for (int i = 0; i < n; i++) {
+        invokes = arena_format(&arena, "%s%s{\"prompt\": [%s]}", invokes, i ? ", " : "", tokens);
+        if (edits[i][0])
+            nodes = arena_format(&arena, "%s{\"op\": \"set\", \"args\": [\"transformer.h.%s\", "
+                                         "0.5], \"kwargs\": {\"skip\": %s}, \"invoke\": %d}, ",
+                                 nodes, edits[i], strstr(edits[i], "mlp") ? "true" : "false", i);
+        for (int k = 0; k < 3; k++)
+            nodes = arena_format(&arena, "%s{\"op\": \"save\", \"args\": [\"%s\"], \"name\": "
+                                         "\"%d of %d\", \"invoke\": %d, \"step\": %d}%s",
+                                 nodes, saved[k], k, i, i, k == 2,
+                                 i == n - 1 && k == 2 ? "" : ", ");
+    }
+    return job_of(arena_format(&arena, "{\"invokes\": [%s], \"max_new_tokens\": 2, "
+                                       "\"nodes\": [%s]}", invokes, nodes));
+}
+
+/* Each of a sweep's invokes has the bits that it has alone. All save the same, in the same order. */
+static void expect_as_alone(const struct job *sweep, struct job *const *alone, int n)
+{
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < 3; k++) {
+            const struct save *x = &sweep->plan.saves[k * n + i], *y = &alone[i]->plan.saves[k];
+            assert_int_equal(x->bytes, y->bytes);
+            assert_memory_equal(sweep->results + x->offset, alone[i]->results + y->offset,
+                                y->bytes);
+        }
+        assert_memory_equal(sweep->generated + 2 * i, alone[i]->generated, 2 * sizeof(int32_t));
+    }
+}
+
+/* Where the first of the sweep leads, the others come to the pass where they are changed, with the
+ * rows from there on. Beside them somebody leaves it behind the first block, or in the second; the
+ * longest prompt has a pass of its own, with pauses. */
+static void what_invokes_have_in_common_is_computed_once(void **state)
+{
+    (void)state;
+    static const char *const all[] = {"", "0.output[0][:, -3]", "1.attn.value.output[:, :, -2]",
+                                      "1.input", "0.attn.z.output[:, 1, -1]", "", "1.mlp.output",
+                                      "0.output[0][:, -3]", "1.attn.query.output[:, :, 1]"};
+    static const struct {
+        int T, first, n;
+        const char *beside;
+        int rows[9];
+    } cases[] = {
+        {6, 0, 5, NULL, {10, 10, 10, 10, 18, 5, 5, 5, 5}},
+        {6, 0, 5, "transformer.h.0.output[0]", {13, 13, 13, 13, 18, 5, 5, 5, 5}},
+        {6, 0, 4, "transformer.h.1.attn.z.output", {12, 12, 12, 12, 20, 17, 17, 17, 4}},
+        {66, 0, 3, NULL, {69, 69, 69, 69, 71, 3, 3, 3, 3}},
+        {6, 5, 2, NULL, {6, 6, 6, 6, 12, 12, 6, 6, 2}},
+        {6, 7, 2, NULL, {11, 11, 11, 11, 11, 2, 2, 2, 2}},
+    };
+    open_without_sharing();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *const *edits = all + cases[i].first;
+        struct job *alone[5], *sweep = job_that_sweeps(cases[i].T, edits, cases[i].n);
+        for (int k = 0; k < cases[i].n; k++) {
+            batch_add(batch, alone[k] = job_that_sweeps(cases[i].T, edits + k, 1));
+            run_to_the_end();
+        }
+        struct job *beside = cases[i].beside ? job_of(arena_format(
+            &arena, "{\"prompt\": [1, 2, 3], \"save\": {\"x\": \"%s\"}}", cases[i].beside)) : NULL;
+        if (beside)
+            batch_add(batch, beside);
+        batch_add(batch, sweep);
+        watch();
+        run_once();
+        expect_rows(cases[i].rows, 9);
+        run_to_the_end();
+        expect_as_alone(sweep, alone, cases[i].n);
+        for (int k = 0; k < cases[i].n; k++)
+            job_free(alone[k]);
+        if (beside)
+            job_free(beside);
+        job_free(sweep);
+    }
+}
+
+/* Alone they leave the prompt's first page, which those that come later take from there, but not who
+ * leads others that need rows from there. Nobody follows who has not all of these. */
+static void who_leads_has_the_rows_that_others_need(void **state)
+{
+    (void)state;
+    static const char *const edits[] = {"1.attn.value.output[:, :, -2]",
+                                        "1.attn.value.output[:, :, 3]",
+                                        "1.attn.value.output[:, :, 5]"};
+    static const int rows[][9] = {{68, 68, 68, 68, 68, 2, 2, 2, 2},
+                                  {66, 66, 66, 66, 66 + 63 + 61, 3, 3, 3, 3}};
+    struct job *alone[3];
+    for (int i = 0; i < 3; i++) {
+        batch_add(batch, alone[i] = job_that_sweeps(66, edits + i, 1));
+        run_to_the_end();
+    }
+    for (int n = 2; n <= 3; n++) {
+        struct job *sweep = job_that_sweeps(66, edits, n);
+        batch_add(batch, sweep);
+        watch();
+        run_once();
+        expect_rows(rows[n - 2], 9);
+        run_to_the_end();
+        assert_int_equal(sweep->n_shared[0], n == 2 ? PAGE_TOKENS : 0);
+        expect_as_alone(sweep, alone, n);
+        job_free(sweep);
+    }
+    for (int i = 0; i < 3; i++)
+        job_free(alone[i]);
 }
 
 /* Sets of 0.5 that say they skip, or do not; then the last logits are saved. */
@@ -892,6 +1007,8 @@ int main(void)
         TEST(invokes_share_what_they_begin_with),
         TEST(a_short_prompt_leaves_no_more_than_it_has),
         TEST(copies_have_the_bits_of_sequences_with_rows_of_their_own),
+        TEST(what_invokes_have_in_common_is_computed_once),
+        TEST(who_leads_has_the_rows_that_others_need),
         TEST(a_module_that_is_skipped_is_not_computed),
         TEST(a_large_pass_lets_small_ones_through),
         TEST(an_abort_fails_who_waits_and_who_runs),
