@@ -22,11 +22,12 @@ libraries_of() {
 # What of Python is without compiled parts, each package with its needs in a folder of its own: it is
 # taken where a machine lacks it. msgpack does without its own.
 pack_python() {
-    for package in "pytest _pytest pluggy iniconfig packaging pygments" msgpack urllib3; do
-        to=$1/${package%% *}
-        mkdir -p "$to"
+    for package in "pytest _pytest py pluggy iniconfig packaging pygments" msgpack urllib3; do
+        folder=$1/${package%% *}
+        mkdir -p "$folder"
         for name in $package; do
-            cp -r "$("${PYTHON:-.venv/bin/python}" -c "import $name as p; print(p.__path__[0])")" "$to"
+            cp -r "$(.venv/bin/python -c "import $name as it
+print(getattr(it, '__path__', [it.__file__])[0])")" "$folder"
         done
     done
     find "$1" -name __pycache__ -prune -exec rm -r {} + -o -name '*.so' -exec rm {} +

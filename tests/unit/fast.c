@@ -74,7 +74,8 @@ static int open_devices(void **unused)
     for (int i = 0; i < COUNT(precisions); i++) {
         const struct device_options o = {.rows_max = ROWS, .width_max = K_MAX, .context_max = 64,
                                          .heads_max = 1, .precision = precisions[i].name};
-        assert_true(be->open(&precisions[i].device, &o, &error));
+        if (!be->open(&precisions[i].device, &o, &error))
+            fail_msg("%s", error.text);
     }
     return 0;
 }
