@@ -22,15 +22,17 @@ libraries_of() {
 # What of Python is without compiled parts, each package with its needs in a folder of its own: it is
 # taken where a machine lacks it. msgpack does without its own.
 pack_python() {
-    for package in "pytest _pytest py pluggy iniconfig packaging pygments" msgpack urllib3; do
-        folder=$1/${package%% *}
-        mkdir -p "$folder"
-        for name in $package; do
-            cp -r "$(.venv/bin/python -c "import $name as it
-print(getattr(it, '__path__', [it.__file__])[0])")" "$folder"
-        done
+    for packages in "pytest pluggy iniconfig packaging pygments" msgpack urllib3; do
+        .venv/bin/python - "$1/${packages%% *}" $packages <<END
+import importlib.metadata, pathlib, shutil, sys
+for package in sys.argv[2:]:
+    for file in importlib.metadata.files(package):
+        if file.suffix != ".so" and not {"..", "__pycache__"} & set(file.parts):
+            to = pathlib.Path(sys.argv[1]) / file
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.locate(), to)
+END
     done
-    find "$1" -name __pycache__ -prune -exec rm -r {} + -o -name '*.so' -exec rm {} +
 }
 
 pack() {
