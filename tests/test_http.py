@@ -604,6 +604,13 @@ def test_a_log_that_nobody_reads_stops_nobody():
     assert 100 < len(lines) < 1000
 
 
+def test_a_mistyped_variable_is_named():
+    done = subprocess.run([BINARY, "--model", "/nowhere"], env=os.environ | {"INTERPOSED_PROT": "5"},
+                          stderr=subprocess.PIPE, text=True)
+    assert re.match(r"\S+ start: not heeded, for no option is called so: INTERPOSED_PROT "
+                    r"\(the nearest is INTERPOSED_PORT\)\ninterposed: there is no", done.stderr)
+
+
 def ignore_hangup():
     """As nohup does."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
