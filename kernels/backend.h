@@ -80,6 +80,24 @@ struct step {
     const struct span *logits_spans;    /* [n_logits_spans] */
 };
 
+/* A piece of a call along one long row, for who cannot wait for all of it at once: elements `from`,
+ * a multiple of PART_STEP, to `to` - 1. A row is done in part_sweeps(op) sweeps over it, each piece
+ * by piece in order; its result, of the same bits, is there behind the last piece of the last. */
+enum {
+    PART_STEP = 16,
+    PART_BYTES = 512 /* of `state`, the backend's memory: what one piece leaves for the next */
+};
+struct part {
+    int sweep;
+    int64_t from, to;
+    void *state;
+};
+
+static inline int part_sweeps(enum op op)
+{
+    return op == OP_softmax || op == OP_log_softmax ? 3 : op == OP_logsumexp ? 2 : 1;
+}
+
 enum layout { LAYOUT_kn, LAYOUT_nk }; /* a source matrix [K][N] as HF's Conv1D, or [N][K] */
 
 enum epilogue { EPILOGUE_none, EPILOGUE_gelu, EPILOGUE_residual };
@@ -122,13 +140,16 @@ struct backend {
     /* OP_sum prod mean max min argmax argmin norm logsumexp over the last `n_reduced` dimensions of
      * x, read as one row-major sequence; out has the other dimensions. A NaN wins max, min, argmax
      * and argmin, the first of equals wins the arg ops, as in torch. An empty sum is 0, an empty
-     * product 1, an empty mean NaN and an empty logsumexp -infinity. */
+     * product 1, an empty mean NaN and an empty logsumexp -infinity. With `part`, which may be NULL
+     * here and in the next two, out is one element, or out and x are one row. */
     void (*reduce)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
-                   int n_reduced);
-    void (*softmax)(struct device *d, enum op op, const struct tensor *out,
-                    const struct tensor *x); /* OP_softmax, OP_log_softmax: the last dimension */
+                   int n_reduced, const struct part *part);
+    /* OP_softmax, OP_log_softmax along the last dimension; out may be x. */
+    void (*softmax)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                    const struct part *part);
     /* OP_cumsum, OP_cumprod along the last dimension: float32 and int64, the same for out. */
-    void (*scan)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+    void (*scan)(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                 const struct part *part);
     /* out (..., k) int64: where along the last dimension of x (..., n), float32 or int64, its k
      * greatest elements are (`largest`) or its k least, in order, k <= n; of equals the first. A
      * NaN is greater than all. */

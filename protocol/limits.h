@@ -29,8 +29,11 @@ enum {
     INDICES_MAX = 1 << 26,         /* constant indices that planning checks: half a second of a
                                       core */
     ELEMENT_COST = 64,             /* what an element of an op other than a product counts for, in
-                                      multiply-adds: as arithmetic takes 1 to 70 ns for one, and a
-                                      core does 50 multiply-adds in 1 */
+                                      multiply-adds: 1 ns, in which a core does 50; and so many
+                                      times as much */
+    STRIDED = 4,                   /* where neighbours lie apart: 2 to 8 ns */
+    SLOW = 8,                      /* for a logarithm or an index: 5 to 10 ns */
+    VERY_SLOW = 16,                /* for a sine, a power or erf: 16 to 20 ns, 70 at most */
     PRODUCT_MARGIN = 32,           /* a product takes the time of so many rows and terms beyond its
                                       own, and of a multiple of columns: for what it packs, at
                                       1 ns an element */
@@ -96,8 +99,7 @@ enum {
 #define RESULT_BYTES_MAX (INT64_C(256) << 20) /* all saves of a request; GPT-2's logits for 1,024
                                                  tokens take 206 MB */
 #define SLAB_BYTES_MAX (INT64_C(1) << 30)    /* what a request's values take at once */
-#define STRETCH_MAX (INT64_C(4) << 30)       /* those at a stretch, as for a softmax over all of
-                                                GPT-2's logits for 1,024 tokens: a second or two,
-                                                in which others wait */
+#define STRETCH_MAX (INT64_C(3) << 30)       /* those at a stretch, in which others wait: sorting a
+                                                row of 2.3 million takes a tenth of a second */
 #define COMPUTE_MAX (INT64_C(200) << 30)     /* multiply-adds that a graph may ask for by itself:
                                                 about two seconds of two cores */

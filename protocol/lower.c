@@ -46,6 +46,38 @@ static double product_cost(const struct view *out, const struct view *x)
            (terms + PRODUCT_MARGIN) * up_to(columns, PRODUCT_COLUMNS);
 }
 
+/* How many times as long as ELEMENT_COST an element of an op takes. */
+static int slowness(enum op op)
+{
+    switch (op) {
+    case OP_erf: case OP_sin: case OP_cos: case OP_tan: case OP_pow: case OP_fmod:
+    case OP_remainder: case OP_floor_divide:
+        return VERY_SLOW;
+    case OP_log: case OP_log2: case OP_log10: case OP_log1p: case OP_exp2: case OP_expm1:
+    case OP_asin: case OP_acos: case OP_atan: case OP_atan2: case OP_gather: case OP_scatter:
+    case OP_scatter_add:
+        return SLOW;
+    default: return 1;
+    }
+}
+
+/* Whether neighbours along the last dimension lie apart, so that each is read from a line of its
+ * own. */
+static bool is_strided(const struct view *v)
+{
+    const int last = v->rank - 1;
+    return last >= 0 && v->shape[last] > 1 && v->stride[last] != 0 && v->stride[last] != 1;
+}
+
+static bool has_strided(const struct planner *s, const struct action *a)
+{
+    const struct value *values = s->p->values;
+    bool strided = a->op != OP_save && is_strided(&values[a->out].view);
+    for (int i = 0; i < action_n_in(a->op); i++)
+        strided |= is_strided(&values[a->in[i]].view);
+    return strided;
+}
+
 /* In multiply-adds. What an op that is no product does with one element takes as long as some
  * dozens of them. */
 static double action_cost(const struct planner *s, const struct action *a)
@@ -61,20 +93,27 @@ static double action_cost(const struct planner *s, const struct action *a)
         return fmax(rows, APPLY_ROWS) * K * n_out / rows;
     }
     const bool by_result = a->op == OP_hook || a->op == OP_gather || n_out > n_in;
-    const double cost = ELEMENT_COST * (by_result ? n_out : n_in);
+    const double cost = ELEMENT_COST * slowness(a->op) * (by_result ? n_out : n_in);
     const struct view *out = &values[a->out].view;
-    return a->op == OP_topk_indices ? cost * log2(1.0 + (double)out->shape[out->rank - 1]) : cost;
+    if (a->op == OP_topk_indices)
+        return cost * log2(1.0 + (double)out->shape[out->rank - 1]);
+    return has_strided(s, a) ? STRIDED * cost : cost;
 }
 
-/* What is done at a stretch, in which nobody else is served, of ops that take tens of nanoseconds
- * for an element. */
+/* What is done at a stretch, in which nobody else is served, since it cannot be cut: a row that is
+ * sorted, and the few columns of a product that are packed at once. */
 static double stretch_of(const struct planner *s, const struct action *a)
 {
-    const bool is_slow = a->op == OP_topk_indices || a->op == OP_softmax ||
-                         a->op == OP_log_softmax || a->op == OP_logsumexp;
-    const struct view *out = &s->p->values[a->out].view;
-    const int dim = action_cut_dim(a, out);
-    return !is_slow ? 0 : dim < 0 ? a->cost : a->cost / (double)out->shape[dim];
+    const struct value *values = s->p->values;
+    const struct view *out = &values[a->out].view;
+    if (a->op == OP_topk_indices)
+        return a->cost / (double)view_count(out) * (double)out->shape[out->rank - 1];
+    if (a->op != OP_matmul)
+        return 0;
+    const int64_t columns = out->shape[out->rank - 1];
+    const int64_t few = columns < 2 * PRODUCT_COLUMNS ? columns : 2 * PRODUCT_COLUMNS - 1;
+    const struct view one = view_of(2, (int64_t[]){1, few});
+    return product_cost(&one, &values[a->in[0]].view);
 }
 
 double action_push(struct planner *s, int turn, int behind, struct action a)

@@ -271,25 +271,6 @@ bool action_may_fault(enum op op)
     return op == OP_gather || op == OP_scatter || op == OP_scatter_add;
 }
 
-int action_cut_dim(const struct action *a, const struct view *out)
-{
-    int n_dims = out->rank, best = -1;
-    const bool rows = a->op == OP_apply; /* packed, one behind the other */
-    const bool along = a->op == OP_topk_indices || a->op == OP_cumsum || a->op == OP_cumprod ||
-                       action_may_fault(a->op);
-    if (rows || along || a->op == OP_softmax || a->op == OP_log_softmax || a->op == OP_matmul)
-        n_dims = out->rank - 1;
-    if (a->op == OP_hook)
-        n_dims = 0;
-    for (int i = 0; i < n_dims; i++) {
-        if (out->shape[i] > 1 && (best < 0 || out->shape[i] > out->shape[best]))
-            best = i;
-        if (best >= 0 && (rows || a->op == OP_save))
-            break; /* what is written must lie in one piece */
-    }
-    return best;
-}
-
 int action_n_in(enum op op)
 {
     const bool three = op == OP_where || action_may_fault(op);

@@ -72,10 +72,6 @@ static inline bool action_is_head(const struct action *a)
 /* Whether an action may find an index out of range. */
 bool action_may_fault(enum op op);
 
-/* In which dimension of its result an action can be cut: results do not depend on one another
- * there. -1 where there is none worth it. */
-int action_cut_dim(const struct action *a, const struct view *out);
-
 /* Actions of one stop that follow one another and run once for each tile of rows: in round i all
  * values stand at row min(i * height, n_rows - height). Rows that two rounds share are computed
  * twice, to the same bits: no shape changes from round to round. */

@@ -23,7 +23,8 @@ struct batch {
     double pass_cost;
 
     struct pages *pages;
-    char *slab;                        /* on the device; each admitted job has a part of it */
+    char *slab;                        /* on the device; each admitted job has a part of it, and
+                                          behind it is the PART_BYTES of rows in parts */
     struct job *admitted[RUNNING_MAX]; /* who has one */
     int n_admitted;
 
@@ -71,10 +72,11 @@ static double cost_of_rows(const struct gpt2 *m, int n_rows)
 
 static void open_rounds(struct batch *b, struct arena *a)
 {
-    struct round_hooks hooks = {left, NULL, b, 0};
+    struct round_hooks hooks = {left, NULL, b, 0, NULL};
     b->shared = round_new(b->model, LANE_shared, &hooks, a);
     hooks.pause = pause;
     hooks.pause_cost = PAUSE_PART * b->pass_cost;
+    hooks.part_state = b->slab + b->capacity.slab_bytes;
     b->large = round_new(b->model, LANE_large, &hooks, a);
 }
 
@@ -89,7 +91,7 @@ bool batch_open(struct batch **out, struct gpt2 *m, const struct batch_options *
     b->shares_prefixes = o->shares_prefixes;
     void *slab;
     struct err why = {0};
-    if (!m->be->alloc(m->device, &slab, o->slab_bytes, &why))
+    if (!m->be->alloc(m->device, &slab, o->slab_bytes + PART_BYTES, &why))
         return err_set(e, why.code, "%s that requests compute in: lower --slab-mb", why.text);
     b->slab = slab;
     b->pages = pages_new(m->n_pages, a);
@@ -113,7 +115,8 @@ void batch_close(struct batch *b)
     assert(pages_left(b->pages) == b->capacity.pages);
     pages_check(b->pages);
     schedule_check(b->schedule);
-    b->model->be->release(b->model->device, b->slab, b->capacity.slab_bytes);
+    b->model->be->release(b->model->device, b->slab,
+                          b->capacity.slab_bytes + PART_BYTES);
 }
 
 void batch_set_hooks(struct batch *b, const struct batch_hooks *hooks)

@@ -1,4 +1,5 @@
 #include "dispatch.h"
+#include "cut.h"
 
 struct place { /* where a stop's actions run */
     struct job *job;
@@ -109,12 +110,6 @@ static void gather(const struct place *p, const struct action *a, const struct t
         gather_cache(p, n, a->point == PT_block_values, out);
 }
 
-static void reduce(const struct place *p, const struct action *a, const struct tensor *out,
-                   const struct tensor *in)
-{
-    p->be->reduce(p->device, a->op, out, in, a->n_reduced);
-}
-
 static void select_at(const struct place *p, const struct action *a, const struct tensor *out,
                       const struct tensor *in)
 {
@@ -151,15 +146,17 @@ static void apply(const struct place *p, const struct action *a, const struct te
         gpt2_apply(p->model, &a->module, rows_at(out), rows_at(in), n);
 }
 
-/* One case for each op of ops.def, so that the compiler names the one that is missing. */
+/* One case for each op of ops.def, so that the compiler names the one that is missing. `part` is of
+ * those that may be cut along a row, or NULL. */
 /* clang-format off */
 static void run_op(const struct place *p, const struct action *a, const struct tensor *out,
-                   const struct tensor *in)
+                   const struct tensor *in, const struct part *part)
 {
+    const struct backend *be = p->be;
     switch (a->op) {
-#define UNARY(id, types, f, i, b) case OP_##id: p->be->unary(p->device, a->op, out, in); break;
+#define UNARY(id, types, f, i, b) case OP_##id: be->unary(p->device, a->op, out, in); break;
 #define BINARY(id, types, f, i, b) \
-    case OP_##id: p->be->binary(p->device, a->op, out, in, in + 1); break;
+    case OP_##id: be->binary(p->device, a->op, out, in, in + 1); break;
 #define VIEW(id, params) case OP_##id: assert(!"a view is no action"); break;
 #define CALL(id, params)
 #define EFFECT(id, params)
@@ -169,21 +166,21 @@ static void run_op(const struct place *p, const struct action *a, const struct t
 #undef VIEW
 #undef CALL
 #undef EFFECT
-    case OP_clone: case OP_set: p->be->copy(p->device, out, in); break;
-    case OP_where: p->be->where(p->device, out, in, in + 1, in + 2); break;
+    case OP_clone: case OP_set: be->copy(p->device, out, in); break;
+    case OP_where: be->where(p->device, out, in, in + 1, in + 2); break;
     case OP_sum: case OP_prod: case OP_mean: case OP_norm: case OP_logsumexp:
-        reduce(p, a, out, in); break;
-    case OP_max: case OP_min: case OP_argmax: case OP_argmin: reduce(p, a, out, in); break;
-    case OP_softmax: case OP_log_softmax: p->be->softmax(p->device, a->op, out, in); break;
-    case OP_cumsum: case OP_cumprod: p->be->scan(p->device, a->op, out, in); break;
-    case OP_topk_indices: p->be->topk(p->device, out, in, a->largest); break;
+    case OP_max: case OP_min: case OP_argmax: case OP_argmin:
+        be->reduce(p->device, a->op, out, in, a->n_reduced, part); break;
+    case OP_softmax: case OP_log_softmax: be->softmax(p->device, a->op, out, in, part); break;
+    case OP_cumsum: case OP_cumprod: be->scan(p->device, a->op, out, in, part); break;
+    case OP_topk_indices: be->topk(p->device, out, in, a->largest); break;
     case OP_gather: select_at(p, a, out, in); break;
     case OP_scatter: case OP_scatter_add: scatter(p, a, out, in); break;
-    case OP_matmul: p->be->matmul(p->device, out, in, in + 1); break;
+    case OP_matmul: be->matmul(p->device, out, in, in + 1); break;
     case OP_apply: apply(p, a, out, in); break;
     case OP_save: save(p, out, in); break;
     case OP_hook: gather(p, a, out); break;
-    case OP_parameter: p->be->weight_read(p->device, out, in->data, &in->view); break;
+    case OP_parameter: be->weight_read(p->device, out, in->data, &in->view); break;
     case OP_to: case OP_cat: case OP_stack: case OP_constant: case OP_COUNT:
     case OP_topk_values: case OP_index_select: case OP_wrap_index:
         assert(!"the planner makes other actions of these");
@@ -210,43 +207,62 @@ static struct tensor piece_of(const struct tensor *t, int dim, int64_t from, int
     return piece;
 }
 
-static void run_pieces(const struct place *p, const struct action *a, const struct tensor *out,
-                       const struct tensor *in, int n_in, int dim)
+/* The one row that is left, in sweeps over it. */
+static void run_parts(const struct place *p, const struct action *a, const struct tensor *out,
+                      const struct tensor *in, int64_t n_elements, double cost)
 {
-    const int64_t size = out->view.shape[dim];
-    const double cost = a->cost / p->n_tiles, wish = cost / p->breath->most;
-    const int64_t n = wish < (double)size ? (int64_t)wish + 1 : size;
+    const int n_sweeps = part_sweeps(a->op);
+    const int64_t n_steps = (n_elements + PART_STEP - 1) / PART_STEP;
+    const double wish = cost / n_sweeps / p->breath->most;
+    const int64_t n = wish < (double)n_steps ? (int64_t)wish + 1 : n_steps;
+    for (int64_t i = 0; i < n_sweeps * n && !job_cancelled(p->job); i++) {
+        const int64_t first = n_steps * (i % n) / n, end = n_steps * (i % n + 1) / n;
+        const struct part part = {.sweep = (int)(i / n),
+                                  .from = first * PART_STEP,
+                                  .to = end < n_steps ? end * PART_STEP : n_elements,
+                                  .state = p->breath->state};
+        run_op(p, a, out, in, &part);
+        p->breath->take(p->breath->context, cost / (double)(n_sweeps * n));
+    }
+}
+
+/* Pieces of pieces, until they are small enough or cannot be cut. */
+static void run_cut(const struct place *p, const struct action *a, const struct tensor *out,
+                    const struct tensor *in, double cost)
+{
+    const double wish = cost / p->breath->most;
+    const struct cut cut = cut_across(a, out, in);
+    const int64_t n_elements = cut_row(a, in);
+    if (wish <= 1 || (cut.dim < 0 && n_elements == 0)) {
+        run_op(p, a, out, in, NULL);
+        p->breath->take(p->breath->context, cost);
+        return;
+    }
+    if (cut.dim < 0) {
+        run_parts(p, a, out, in, n_elements, cost);
+        return;
+    }
+    const int64_t n = wish < (double)cut.n_pieces ? (int64_t)wish + 1 : cut.n_pieces;
     for (int64_t i = 0; i < n && !job_cancelled(p->job); i++) {
-        const int64_t from = size * i / n, count = size * (i + 1) / n - from;
-        const struct tensor to = piece_of(out, dim, from, count);
+        const int64_t from = cut.size * i / n, count = cut.size * (i + 1) / n - from;
+        const struct tensor to = cut.out ? piece_of(out, cut.dim, from, count) : *out;
         struct tensor x[3];
-        for (int k = 0; k < n_in; k++) {
-            const bool shared =
-                (a->op == OP_matmul && k == 1 && dim == out->view.rank - 2) ||
-                (action_may_fault(a->op) && k == 2);
-            x[k] = shared ? in[k] : piece_of(&in[k], dim, from, count);
-        }
-        run_op(p, a, &to, x);
-        p->breath->take(p->breath->context, cost / (double)n);
+        for (int k = 0; k < action_n_in(a->op); k++)
+            x[k] = cut.in[k] ? piece_of(&in[k], cut.dim, from, count) : in[k];
+        run_cut(p, a, &to, x, cost / (double)n);
     }
 }
 
 static void run(const struct place *p, const struct action *a)
 {
     struct tensor in[3];
-    const int n_in = action_n_in(a->op);
-    for (int i = 0; i < n_in; i++)
+    for (int i = 0; i < action_n_in(a->op); i++)
         in[i] = tensor_at(p, a->in[i]);
     const struct tensor out = target_of(p, a);
-    const double cost = a->cost / p->n_tiles;
-    const int dim = p->breath && cost > p->breath->most ? action_cut_dim(a, &out.view) : -1;
-    if (dim >= 0) {
-        run_pieces(p, a, &out, in, n_in, dim);
-        return;
-    }
-    run_op(p, a, &out, in);
     if (p->breath)
-        p->breath->take(p->breath->context, cost);
+        run_cut(p, a, &out, in, a->cost / p->n_tiles);
+    else
+        run_op(p, a, &out, in, NULL);
 }
 
 /* Whether each step of an invoke of which an action makes something has come. */

@@ -10,6 +10,7 @@ struct breath {
     double most;
     void (*take)(void *context, double cost);
     void *context;
+    void *state; /* PART_BYTES of the backend's, for rows in parts */
 };
 
 /* All actions of one of the job's stops, in order, until it is cancelled. `activation` is what the

@@ -18,6 +18,15 @@ const char *const header_name[HEADER_COUNT] = {
     [HEADER_user] = "X-Interpose-User",
 };
 
+/* RFC 9110's tchar. */
+static const char token_bytes[] = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                  "abcdefghijklmnopqrstuvwxyz";
+
+bool headers_are_plain(const char *name, const char *value)
+{
+    return *name && !name[strspn(name, token_bytes)] && !strpbrk(value, "\r\n");
+}
+
 static const char *value_of(const struct headers *h, enum header which)
 {
     return h->value[which] ? h->value[which] : "";
@@ -46,6 +55,15 @@ static bool check_uri(const struct headers *h, struct err *e)
     return true;
 }
 
+static bool check_lines(const struct headers *h, struct err *e)
+{
+    if (h->is_broken)
+        return err_set(e, ERR_header,
+                       "each header must be one line that ends in CR LF, its name a token, its "
+                       "value without CR, LF and NUL");
+    return true;
+}
+
 static bool check_length(const struct headers *h, struct err *e)
 {
     const char *text = value_of(h, HEADER_length);
@@ -69,7 +87,7 @@ static bool check_size(const struct headers *h, struct err *e)
 
 bool headers_check_framing(const struct headers *h, struct err *e)
 {
-    if (!check_size(h, e) || !check_uri(h, e) || !check_counts(h, e))
+    if (!check_size(h, e) || !check_uri(h, e) || !check_lines(h, e) || !check_counts(h, e))
         return false;
     if (h->count[HEADER_framing] && strcasecmp(value_of(h, HEADER_framing), "chunked") != 0)
         return err_set(e, ERR_encoding, "of Transfer-Encoding only \"chunked\" is known here");

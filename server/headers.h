@@ -23,7 +23,8 @@ extern const char *const header_name[HEADER_COUNT]; /* "Host", "Content-Length",
 struct headers {
     const char *version, *method, *uri; /* the URI as it came, escapes and all */
     bool uri_is_cut;                    /* it holds a NUL byte */
-    size_t bytes;                   /* of all headers, also of those that do not matter */
+    bool is_broken;                     /* one is not plain, or its line does not end in CRLF */
+    size_t bytes;                       /* of all headers, also of those that do not matter */
     int count[HEADER_COUNT];
     const char *value[HEADER_COUNT]; /* the first one's, or NULL */
 };
@@ -32,6 +33,9 @@ struct headers_policy {
     const char *host;         /* that the server listens on */
     const char *allow_origin; /* origins separated by commas, "*" or "" */
 };
+
+/* The name is a token, and the value holds no line break: the same to whoever reads them. */
+bool headers_are_plain(const char *name, const char *value);
 
 /* Where does the request end? Refusals here leave that open, so that nothing behind the headers may
  * be read: header, encoding, length, limit. */

@@ -404,7 +404,8 @@ static void leave(struct round *r, int i)
 static void run_stop(struct round *r, struct job *j, const struct stop *stop,
                      const struct tensor *activation)
 {
-    const struct breath breath = {r->hooks.pause_cost, r->hooks.pause, r->hooks.context};
+    const struct breath breath = {r->hooks.pause_cost, r->hooks.pause, r->hooks.context,
+                                  r->hooks.part_state};
     dispatch_stop(j, stop, r->model, activation, r->hooks.pause ? &breath : NULL);
     j->next_stop++;
     j->made.n_saves += stop->n_saves;

@@ -15,7 +15,8 @@ struct round_hooks {
      * multiply-adds; NULL for a pass that nobody should interrupt. */
     void (*pause)(void *context, double cost);
     void *context;
-    double pause_cost; /* how much a graph does between two pauses */
+    double pause_cost; /* how much a graph does between two pauses, and */
+    void *part_state;  /* what it leaves for after one: PART_BYTES on the device */
 };
 
 struct round *round_new(struct gpt2 *m, enum lane lane, const struct round_hooks *hooks,

@@ -191,6 +191,56 @@ def test_refused(server, name):
             assert c.is_closed(), "something behind the refused request was answered"
 
 
+# Heads that the next server in a row could read differently: as another length, or as other lines.
+LINE = (b"each header must be one line that ends in CR LF, its name a token, its value without CR, LF "
+        b"and NUL")
+HELLO = b"Content-Length: 5\r\n"
+BROKEN = {  # name: lines behind Host, all with their ends
+    "a blank before the colon": b"Transfer-Encoding : chunked\r\n" + HELLO,
+    "a tab before the colon": b"Transfer-Encoding\t: chunked\r\n" + HELLO,
+    "no name": b": chunked\r\n" + HELLO,
+    "a name that is no token": b"X(y): z\r\n" + HELLO,
+    "a NUL in a length": b"Content-Length: 5\0 9\r\n",
+    "a NUL in a length before others": b"Content-Length: 5\0 9\r\nX: y\r\n",
+    "a NUL behind a length": b"Content-Length: 5\0\r\n",
+    "NULs in a length that look like ends": b"Content-Length: 5\0\0\0\0 9\r\n",
+    "a NUL in a framing": b"Transfer-Encoding: chunked\0x\r\n",
+    "a NUL in what nobody reads": b"X: y\0z\r\n" + HELLO,
+    "a CR in a value": b"X: a\rTransfer-Encoding: chunked\r\n" + HELLO,
+    "a CR behind a value": HELLO + b"X: a\r\r\nTransfer-Encoding: chunked\r\n",
+    "a line that goes on in the next": b"X: a\r\n b\r\n" + HELLO,
+    "a framing in a line that goes on": HELLO + b"X: a\r\n Transfer-Encoding: chunked\r\n",
+    "a line that ends in LF": b"X: y\n" + HELLO,
+    "a last line that ends in LF": HELLO[:-2] + b"\n",
+}
+BROKEN = {name: post()[:-2] + lines + b"\r\n" for name, lines in BROKEN.items()} | {
+    "a request line that ends in LF": post(HELLO[:-2]).replace(b"1.1\r\n", b"1.1\n"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_headers_that_two_servers_could_read_differently(server, name):
+    with Connection(server) as c:
+        c.send(BROKEN[name] + b"hello" + GOOD)
+        reply = c.reply()
+        assert (reply[0], code_of(reply)) == (400, "header")
+        assert json.loads(reply[2])["error"]["message"] == LINE.decode()
+        assert c.is_closed()
+
+
+def test_a_head_may_come_byte_by_byte(server):
+    """And with all that is unusual and right: empty lines before it, arguments, 64 KB of headers."""
+    lines = [b"X-%d: " % i + b"y" * 6000 for i in range(10)]
+    sent = b"\r\n\r\n" + get(b"Cookie: a=b; c", b"!#$%&'*+-.^_`|~:\t\xff ", b"Empty:", *lines,
+                               path=b"/healthz?a=%20b&c")
+    with Connection(server) as c:
+        for i in range(200):
+            c.send(sent[i:i + 1])
+        for i in range(200, len(sent), 5000):
+            c.send(sent[i:i + 5000])
+        assert c.reply()[0] == 200
+
+
 # What the library underneath refuses by itself: the status is its own, the connection ends, and
 # nothing that follows is taken for a request.
 UNPARSABLE = {

@@ -57,11 +57,11 @@ struct vectors {
     void (*layernorm_normalize)(float *out, const float *x, float scale, int n);
     void (*layernorm_gain)(float *out, const float *x, const float *weight, const float *bias,
                            int n);
-    float (*sum)(const float *x, int64_t n);
-    float (*sum_squares)(const float *x, int64_t n);
-    float (*logsumexp)(const float *x, int64_t n);
+    void (*add_sum)(float *lanes, const float *x, int64_t n);
+    void (*add_squares)(float *lanes, const float *x, int64_t n);
+    float (*most)(const float *x, int64_t n);
+    void (*exp_from)(float *out, const float *x, float from, int64_t n); /* exp(x - from) */
     void (*softmax)(float *out, const float *x, int64_t n);
-    void (*log_softmax)(float *out, const float *x, int64_t n);
     row_fn *unary[OP_COUNT];  /* of float32 */
     row_fn *binary[OP_COUNT];
 };
@@ -132,9 +132,11 @@ void cpu_binary(struct device *d, enum op op, const struct tensor *out, const st
 void cpu_where(struct device *d, const struct tensor *out, const struct tensor *mask,
                const struct tensor *x, const struct tensor *y);
 void cpu_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
-                int n_reduced);
-void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
-void cpu_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+                int n_reduced, const struct part *part);
+void cpu_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                 const struct part *part);
+void cpu_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+              const struct part *part);
 void cpu_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 /* Reports the first index outside 0 .. n - 1, as gather does. */
 void index_check(const struct tensor *index, int64_t n, int64_t *fault, int64_t tag);

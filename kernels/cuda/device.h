@@ -295,9 +295,11 @@ void cuda_binary(struct device *d, enum op op, const struct tensor *out, const s
 void cuda_where(struct device *d, const struct tensor *out, const struct tensor *mask,
                 const struct tensor *x, const struct tensor *y);
 void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
-                 int n_reduced);
-void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
-void cuda_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x);
+                 int n_reduced, const struct part *part);
+void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+                  const struct part *part);
+void cuda_scan(struct device *d, enum op op, const struct tensor *out, const struct tensor *x,
+               const struct part *part);
 void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest);
 void cuda_gather(struct device *d, const struct tensor *out, const struct tensor *x,
                  const struct tensor *index, int64_t *fault, int64_t tag);

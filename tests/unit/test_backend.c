@@ -387,7 +387,7 @@ static void every_reduction_has_the_bits_of_the_reference(void **state)
         struct device *d = devices[(int)chance((uint32_t)n_devices)];
         const struct tensor *out = lend(d, &expected);
         reference_reduce(op, &expected, &x, n_reduced);
-        be->reduce(d, op, out, lend(d, &x), n_reduced);
+        be->reduce(d, op, out, lend(d, &x), n_reduced, NULL);
         must_be_same(out, &expected, op_info[op].name, d);
         free_all(NULL);
     }
@@ -406,7 +406,7 @@ static void reductions_of_long_contiguous_rows_have_the_bits_of_the_reference(vo
                 = chance_tensor(reduced_dtype(op, DT_f32), 2 - n_reduced, shape, false);
             const struct tensor *out = lend(d, &expected);
             reference_reduce(op, &expected, &x, n_reduced);
-            be->reduce(d, op, out, lend(d, &x), n_reduced);
+            be->reduce(d, op, out, lend(d, &x), n_reduced, NULL);
             must_be_same(out, &expected, op_info[op].name, d);
         }
     }
@@ -427,10 +427,10 @@ static void logsumexp_means_what_it_means_in_torch(void **state)
         float *row = lend_floats(d, rows[i % COUNT(rows)].x, 4), *y = lend_floats(d, &nan, 1);
         const int64_t four = 4;
         const struct tensor x = {row, DT_f32, view_of(1, &four)}, out = {y, DT_f32, {.rank = 0}};
-        be->reduce(d, OP_logsumexp, &out, &x, 1);
+        be->reduce(d, OP_logsumexp, &out, &x, 1, NULL);
         assert_true(reference_same(fetch_floats(d, y, 1), &rows[i % COUNT(rows)].y, 1));
         const struct tensor none = {row, DT_f32, {.rank = 1, .shape = {0}, .stride = {1}}};
-        be->reduce(d, OP_logsumexp, &out, &none, 1);
+        be->reduce(d, OP_logsumexp, &out, &none, 1, NULL);
         assert_true(*fetch_floats(d, y, 1) == -inf);
     }
 }
@@ -448,7 +448,63 @@ static void scans_have_the_bits_of_the_reference(void **state)
         struct device *d = devices[i % n_devices];
         const struct tensor *out = lend(d, &expected);
         reference_scan(op, &expected, &x);
-        be->scan(d, op, out, lend(d, &x));
+        be->scan(d, op, out, lend(d, &x), NULL);
+        must_be_same(out, &expected, op_info[op].name, d);
+        free_all(NULL);
+    }
+}
+
+static void run_along(struct device *d, enum op op, const struct tensor *out,
+                      const struct tensor *x, const struct part *part)
+{
+    if (op == OP_cumsum || op == OP_cumprod)
+        be->scan(d, op, out, x, part);
+    else if (op == OP_softmax || op == OP_log_softmax)
+        be->softmax(d, op, out, x, part);
+    else
+        be->reduce(d, op, out, x, x->view.rank - out->view.rank, part);
+}
+
+static void reference_along(enum op op, const struct tensor *out, const struct tensor *x)
+{
+    if (op == OP_cumsum || op == OP_cumprod)
+        reference_scan(op, out, x);
+    else if (op == OP_softmax || op == OP_log_softmax)
+        reference_softmax(op, out, x);
+    else
+        reference_reduce(op, out, x, x->view.rank - out->view.rank);
+}
+
+/* Between two parts somebody else computes; the state is all that they have in common. */
+static void a_row_in_parts_has_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    static const enum op along[] = {OP_softmax, OP_log_softmax, OP_cumsum, OP_cumprod};
+    for (int i = 0; i < 520; i++) {
+        const bool reduces = i % 13 < COUNT(reductions);
+        const enum op op = reduces ? reductions[i % 13] : along[i % 13 - COUNT(reductions)];
+        const bool real = is_real(op) || op == OP_softmax || op == OP_log_softmax;
+        const uint32_t n_dtypes = !reduces || op == OP_prod ? 2 : DT_COUNT;
+        const enum dtype dtype = real ? DT_f32 : (enum dtype)chance(n_dtypes);
+        const int rank = reduces ? 1 + (int)chance(3) : 1;
+        int64_t shape[] = {1 + chance(rank == 1 ? 3000 : 5), 1 + chance(70), 1 + chance(9)}, n = 1;
+        const struct tensor x = chance_tensor(dtype, rank, shape, true);
+        for (int j = 0; j < rank; j++)
+            n *= shape[j];
+        const struct tensor expected = chance_tensor(reduces ? reduced_dtype(op, dtype) : dtype,
+                                                     reduces ? 0 : rank, shape, false);
+        struct device *d = devices[i / 13 % n_devices];
+        const struct tensor *out = lend(d, &expected), *there = lend(d, &x);
+        const char junk[PART_BYTES] = "what another row has left";
+        struct part p = {.state = lend_bytes(d, junk, sizeof junk)};
+        reference_along(op, &expected, &x);
+        for (; p.sweep < part_sweeps(op); p.sweep++) {
+            for (p.from = 0; p.from < n; p.from = p.to) {
+                p.to = p.from + PART_STEP * (1 + (int64_t)chance(i % 2 ? 3 : 90));
+                p.to = p.to < n ? p.to : n;
+                run_along(d, op, out, there, &p);
+            }
+        }
         must_be_same(out, &expected, op_info[op].name, d);
         free_all(NULL);
     }
@@ -621,7 +677,7 @@ static void softmax_and_log_softmax_have_the_bits_of_the_reference(void **state)
         const struct tensor *out = lend(d, &expected);
         if (view_count(&x.view) > 0)
             reference_softmax(op, &expected, &x);
-        be->softmax(d, op, out, lend(d, &x));
+        be->softmax(d, op, out, lend(d, &x), NULL);
         must_be_same(out, &expected, op_info[op].name, d);
         free_all(NULL);
     }
@@ -635,7 +691,7 @@ static void softmax_takes_masked_elements_and_all_masked_rows(void **state)
     const int64_t shape[] = {2, 4};
     const struct tensor in = {x, DT_f32, view_of(2, shape)};
     const struct tensor *out = lend(devices[0], &in);
-    be->softmax(devices[0], OP_softmax, out, lend(devices[0], &in));
+    be->softmax(devices[0], OP_softmax, out, lend(devices[0], &in), NULL);
     const float expected[] = {0, 0.5f, 0, 0.5f}, *y = fetch(devices[0], out).data;
     assert_memory_equal(y, expected, sizeof expected);
     assert_true(y[4] != y[4] && y[7] != y[7]);
@@ -1142,7 +1198,7 @@ static void attention_by_hand_has_the_bits_of_the_fused_kernel(void **state)
                 masked[row * T + key] = key > row % T ? -__builtin_inff()
                                                       : masked[row * T + key] * 0.125f;
         be->upload(d, scores, masked, sizeof *masked * H * T * T);
-        be->softmax(d, OP_softmax, &s, &s);
+        be->softmax(d, OP_softmax, &s, &s, NULL);
         struct tensor z = view3(open, H, T, DH);
         z.view.stride[0] = DH, z.view.stride[1] = W;
         be->matmul(d, &z, &s, &v);
@@ -1235,6 +1291,7 @@ int main(int n_arguments, char **arguments)
         TEST(reductions_of_long_contiguous_rows_have_the_bits_of_the_reference),
         TEST(logsumexp_means_what_it_means_in_torch),
         TEST(scans_have_the_bits_of_the_reference),
+        TEST(a_row_in_parts_has_the_bits_of_the_reference),
         TEST(topk_has_the_places_of_the_reference),
         TEST(topk_of_a_long_row_has_the_places_of_the_reference),
         TEST(topk_takes_rows_of_every_kind),

@@ -344,7 +344,7 @@ static void eager_reduce(struct tensor *out, const struct tensor *given, const s
         line.view = view_of(1, &count);
         const enum dtype dtype = out->dtype == DT_bool ? DT_i64 : out->dtype;
         struct tensor one = tensor_new(dtype, 0, NULL);
-        model.be->reduce(model.device, n->op, &one, &line, 1);
+        model.be->reduce(model.device, n->op, &one, &line, 1, NULL);
         one = converted(&one, out->dtype);
         memcpy(element(out, o), one.data, dtype_size(out->dtype));
     }
@@ -369,7 +369,7 @@ static void eager_along(struct tensor *out, const struct tensor *given, const st
         for (int64_t k = 0; k < size; k++)
             memcpy(element(&line, k), element(x, i + k * inner), size_of_one);
         const bool scans = n->op == OP_cumsum || n->op == OP_cumprod;
-        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line);
+        (scans ? model.be->scan : model.be->softmax)(model.device, n->op, &result, &line, NULL);
         for (int64_t k = 0; k < size; k++)
             memcpy(element(out, i + k * inner), element(&result, k), size_of_one);
     }
@@ -721,7 +721,8 @@ static void count_pause(void *context, double cost)
 }
 
 static int n_pauses;
-static const struct breath small_pieces = {1.0, count_pause, &n_pauses};
+static char part_state[PART_BYTES] __attribute__((aligned(64)));
+static const struct breath small_pieces = {1.0, count_pause, &n_pauses, part_state};
 
 static void run_stop(struct job *j, const struct stop *s)
 {
@@ -1199,9 +1200,86 @@ static void keys_and_values_come_from_the_cache(void **state)
     arena_free(&t.arena);
 }
 
+/* Long rows, in one piece and in pieces of 100 elements. */
+
+struct pieces {
+    int n, n_long;
+};
+
+static const double most_of_a_piece = 100 * ELEMENT_COST;
+
+static void count_piece(void *context, double cost)
+{
+    struct pieces *p = context;
+    p->n++;
+    p->n_long += cost > most_of_a_piece;
+}
+
+/* What is done along one row; two rows of 1,500 for what needs them, and three whole ones that are
+ * matrices of one row. */
+static void long_rows(void)
+{
+    const int ones = tiny_op(&t, expand, INT(1), INTS(3000));
+    const int chance = tiny_op(&t, random, NODE(tiny_op(&t, cumsum, NODE(ones), INT(0))), INT(7));
+    const int x = tiny_op(&t, sub, NODE(tiny_op(&t, div, NODE(chance), FLOAT(1e18))), FLOAT(4));
+    const int rows = tiny_op(&t, reshape, NODE(x), INTS(2, 1500));
+    const int columns = tiny_op(&t, transpose, NODE(rows), INT(0), INT(1));
+    const int order = tiny_op(&t, topk_indices, NODE(columns), INT(1500), INT(0));
+    const int saved[] = {
+        tiny_op(&t, sum, NODE(x)),
+        tiny_op(&t, norm, NODE(rows)),
+        tiny_op(&t, mean, NODE(columns)),
+        tiny_op(&t, prod, NODE(chance)),
+        tiny_op(&t, argmax, NODE(columns), INT(0)),
+        tiny_op(&t, logsumexp, NODE(x), INT(0)),
+        tiny_op(&t, logsumexp, NODE(rows), INT(1)),
+        tiny_op(&t, softmax, NODE(x), INT(0)),
+        tiny_op(&t, log_softmax, NODE(columns), INT(0)),
+        tiny_op(&t, cumsum, NODE(rows), INT(1)),
+        tiny_op(&t, cumprod, NODE(x), INT(0)),
+        tiny_op(&t, gather, NODE(columns), INT(0), NODE(order)),
+        tiny_op(&t, scatter_add, NODE(columns), INT(0), NODE(order), NODE(columns)),
+        tiny_op(&t, matmul, NODE(tiny_op(&t, expand, FLOAT(2), INTS(10))),
+                NODE(tiny_op(&t, view, NODE(x), INTS(10, 300)))),
+    };
+    for (size_t i = 0; i < sizeof saved / sizeof *saved; i++)
+        tiny_save(&t, saved[i]);
+}
+
+/* The two rows that are sorted are no smaller pieces, nor are 64 columns of a product. */
+static void a_long_row_is_cut_to_the_same_bits(void **state)
+{
+    (void)state;
+    struct pieces pieces = {0, 0};
+    const struct breath breath = {most_of_a_piece, count_piece, &pieces, part_state};
+    tiny_open(&t);
+    tiny_invoke(&t, 1, 4);
+    long_rows();
+    assert_true(tiny_plan(&t));
+    assert_int_equal(t.plan.n_stops, 1);
+    char *results[2];
+    for (int cut = 0; cut < 2; cut++) {
+        struct job *j = ARENA_NEW(&t.arena, struct job);
+        j->graph = t.graph;
+        j->plan = t.plan;
+        j->slab = arena_alloc(&t.arena, t.plan.slab_bytes);
+        memcpy(j->slab, t.plan.constants, t.plan.constant_bytes);
+        j->results = results[cut] = arena_alloc(&t.arena, t.plan.result_bytes);
+        dispatch_stop(j, t.plan.stops, &model, &(struct tensor){0}, cut ? &breath : NULL);
+    }
+    for (int i = 0; i < t.plan.n_saves; i++) {
+        const struct save *save = &t.plan.saves[i];
+        assert_memory_equal(results[0] + save->offset, results[1] + save->offset, save->bytes);
+    }
+    assert_int_equal(pieces.n_long, 2 + 4);
+    assert_true(pieces.n > 14 * 30);
+    arena_free(&t.arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_long_row_is_cut_to_the_same_bits, set_up, tear_down),
         cmocka_unit_test_setup_teardown(keys_and_values_come_from_the_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(plans_mean_what_their_programs_mean, set_up, tear_down),
     };
