@@ -1,7 +1,9 @@
 """TransformerLens's surface of the client beside a plain torch computation of the same things, on the
 demo model: caches, hooks, and the examples of TransformerLens's main demo that fit GPT-2. Plain weights
 are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
+import contextvars
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import einops
 import fancy_einsum
@@ -529,6 +531,33 @@ def test_hooks_that_stay(pair):
     same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
     model.reset_hooks()
     assert (model(TEXT) == own).all() and "blocks.0.attn.hook_z" in model.hook_dict
+
+
+def test_hooks_of_a_context_are_its_thread_s(model):
+    """Threads that run meanwhile, begun in the block or before it, have no others than the model's."""
+    own, (negative, more) = model(TEXT), (lambda x: -x, lambda x: x + 1)
+    wanted = [model.run_with_hooks(TEXT, [("mlp_out2", function)]) for function in (negative, more)]
+
+    def seen():
+        with model.trace(TEXT):
+            traced = model.lm_head.output.save()
+        _, cache = model.run_with_cache(TEXT, return_type=None)
+        assert (cache["unembed.hook_out"] == traced.value).all()
+        return traced.value.view(np.ndarray)
+    with ThreadPoolExecutor(1) as other:
+        there = model.hooks([("mlp_out2", more)])
+        with model.hooks([("mlp_out2", negative)]):
+            assert (other.submit(seen).result() == own).all()
+            other.submit(there.__enter__).result()
+            assert (seen() == wanted[0]).all() and (other.submit(seen).result() == wanted[1]).all()
+            assert (contextvars.copy_context().run(seen) == wanted[0]).all()     # of asyncio.to_thread
+            model.reset_hooks()
+            assert (seen() == own).all() and (other.submit(seen).result() == wanted[1]).all()
+        other.submit(there.__exit__, None, None, None).result()
+        assert (seen() == own).all() and (other.submit(seen).result() == own).all()
+        model.add_hook("mlp_out2", negative)
+        assert (other.submit(seen).result() == wanted[0]).all()
+        model.reset_hooks()
 
 
 def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):

@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from . import einops_backend
-from .current import apart, open_run
+from .current import apart, hooked, open_run
 from .directions import residual_directions
 from .finished import Value
 from .folding import accumulated_bias, centred, folded, unfolded
@@ -49,7 +49,7 @@ class Pass:
         self._result, self._end = "unembed.hook_out", (3,)
         if stop_at_layer is not None:
             self._stop(whole(stop_at_layer, "stop_at_layer"), model.config.n_blocks)
-        self.hooks = self.in_order([*model._hooked, *self.named(fwd_hooks)])
+        self.hooks = self.in_order([*hooked(model), *self.named(fwd_hooks)])
         self._edited = copy.copy(model)     # whose edits stay these
         self._edited._hooked = []
         self._recording = None      # what the hooks' functions wrote
