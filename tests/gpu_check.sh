@@ -52,7 +52,8 @@ else
     elif ! has pytest msgpack numpy urllib3; then
         left_out "the server's tests" "$python lacks pytest, msgpack, numpy or urllib3"
     else
-        tests_on_gpu 50 test_bits
+        # Threads and instruction sets are the CPU's.
+        tests_on_gpu 50 test_bits -k "not instruction_sets"
         tests_on_gpu 30 test_cases
         # Its model of real size is left out: the hooks are the same, the products are passes' above.
         has torch transformers && tests_on_gpu 45 test_oracle -k demo ||
