@@ -286,6 +286,35 @@ def test_no_more_travels_than_is_asked_for(model, monkeypatch):
     assert cache["resid_post", 2].shape == (1, 1, D) and len(sent) == 1
 
 
+def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
+    """In halves where the server refuses so much; and what is here already does not travel again."""
+    wanted, asked, stream, most = {}, [], model.client.stream, 1000
+
+    def spy(path, body):
+        asked.append(sum(node["op"] == "save" for node in body["nodes"]))
+        if asked[-1] > most:
+            raise RequestError("limit", "so many are too many")
+        yield from stream(path, body)
+    monkeypatch.setattr(model.client, "stream", spy)
+    caches = [model.run_with_cache(TEXT, return_type=None, fwd_hooks=[("mlp_out2", lambda x: -x)])[1]
+              for _ in range(4)]
+    del asked[:]
+    first = caches[0]["resid_post", 3]
+    wanted = dict(caches[0].items())
+    assert list(wanted) == list(caches[0]) and wanted["blocks.3.hook_resid_post"] is first
+    assert asked == [1, len(wanted) - 1]
+    assert all(x is y for x, y in zip(caches[0].values(), wanted.values())) and len(asked) == 2
+    most = len(wanted) // 2
+    halves = iter(caches[1].items())
+    assert next(halves)[0] == "hook_tokens" and asked[2:] == [len(wanted), most]    # the other half waits
+    assert all((x == wanted[name]).all() for name, x in halves) and sum(asked[3:]) >= len(wanted)
+    most = 0
+    with pytest.raises(RequestError, match=r"^so many are too many \(limit\)"):
+        caches[2].cache_dict
+    most = 1000
+    assert all((x == y).all() for x, y in zip(caches[3].cache_dict.values(), wanted.values()))
+
+
 def test_positions_and_the_batch_dimension(pair):
     model, plain = pair
     _, theirs = plain.run(model.to_tokens(TEXT).tolist())

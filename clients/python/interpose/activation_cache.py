@@ -17,6 +17,7 @@ import numpy as np
 from . import einops_backend
 from .current import apart, hooked, open_run
 from .directions import residual_directions
+from .errors import RequestError
 from .finished import Value
 from .folding import accumulated_bias, centred, folded, unfolded
 from .functions import FUNCTIONS
@@ -359,12 +360,25 @@ class Weight(Later):
         return Weight(self._one.model, self._label + ".T", lambda: self._write().T)
 
 
+class _Items(collections.abc.ItemsView):
+
+    def __iter__(self):
+        return ((name, self._mapping[name]) for name in self._mapping._each())
+
+
+class _Values(collections.abc.ValuesView):
+
+    def __iter__(self):
+        return (self._mapping[name] for name in self._mapping._each())
+
+
 class ActivationCache(collections.abc.Mapping):
     """The activations of a run: `cache["blocks.5.hook_resid_post"]`, `cache["resid_post", 5]`,
     `cache["pattern", -1]`, `cache["scale", 2, "ln1"]`, as arrays.
 
     Made by `model.run_with_cache`. Iterating gives the names that its filter chose, of all hook
-    points without one. Methods that stack, and `logit_attrs`, are computed by the server.
+    points without one; items() and values() fetch all at once, where cache[name] asks for one
+    (which dict(cache) does: write dict(cache.items())). Methods that stack, and `logit_attrs`, are computed by the server.
     """
 
     def __init__(self, one, names_filter=None, pos_slice=None):
@@ -397,9 +411,45 @@ class ActivationCache(collections.abc.Mapping):
 
     def __getitem__(self, key):
         name = self._pass.full_name(key)
-        if name not in self._values:
-            self._values.update(self._pass.run(lambda: {name: self._act(name)})[1])
+        self._fetch([name])
         return self._values[name] if self.has_batch_dim else self._values[name][0]
+
+    def _fetch(self, names):
+        missing = [name for name in names if name not in self._values]
+        if missing:
+            self._values.update(self._pass.run(
+                lambda: {name: self._act(name) for name in missing})[1])
+
+    def _each(self):
+        """The names, each when its value is here: all that is missing comes in one request, or in
+        as many as the server wants for so much."""
+        rest = [self._names]
+        while rest:
+            names = rest.pop()
+            try:
+                self._fetch(names)
+            except RequestError as e:
+                if e.code != "limit" or len(names) == 1:
+                    raise
+                half = len(names) // 2
+                rest += [names[half:], names[:half]]
+            else:
+                yield from names
+
+    def items(self):
+        """Pairs of the names that iterating gives and their arrays. What is not here yet comes in
+        one request for all, or in several where that is more than the server sends at once.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> norms = {name: np.linalg.norm(x) for name, x in cache.items()}
+        >>> len(norms) == len(cache)
+        True
+        """
+        return _Items(self)
+
+    def values(self):
+        """The arrays of items()."""
+        return _Values(self)
 
     def __contains__(self, key):
         try:
@@ -442,8 +492,8 @@ class ActivationCache(collections.abc.Mapping):
 
     @property
     def cache_dict(self):
-        """A dict of the activations that its filter chose, all of them fetched."""
-        return dict(self)
+        """A dict of the activations that its filter chose, all of them fetched, as items() does."""
+        return dict(self.items())
 
     def _act(self, name):
         """A hook point in a run, with its batch dimension, at the cache's positions."""
