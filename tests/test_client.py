@@ -929,8 +929,12 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
      "(x.log() - interpose.rand_like(x, seed=1).log().neg().log()).argmax(-1) draws by the probabilities x"),
     ("model.lm_head.output.register_hook(print)", AttributeError,
      "register_hook is not offered: a server computes no gradients"),
-    ("model.transformer.h[0].mlp.input[0].save()", AttributeError, "input[0] holds the module's arguments: save "
-     "is of the tensor, input[0][0], or input alone"),
+    ("model.transformer.h[0].mlp.input[0].save()", AttributeError, "input[0] holds the module's arguments, of "
+     "which there is one: its tensor is input[0][0], or input alone, and has the save"),
+    ("model.transformer.h[0].mlp.input[0][-1]", TypeError, "input[0] holds the module's arguments, of which there "
+     "is one: its tensor is input[0][0], or input alone; the tensor's first row is input[0, ...]"),
+    ("model.transformer.h[0].mlp.input[0] * 2", TypeError, "input[0] holds the module's arguments, of which there "
+     "is one: its tensor is input[0][0], or input alone"),
     ("model.output.hidden_states", AttributeError, "the model's output has logits and past_key_values, and no "
      "'hidden_states': take each block's output[0]"),
     ("model.output.cross_attentions", AttributeError,
