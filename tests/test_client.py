@@ -1138,6 +1138,53 @@ def test_a_refusal_names_the_user_s_line(model, tmp_path, code, error):
     assert "During handling" not in shown
 
 
+def test_a_refusal_that_is_caught_spoils_nothing_else(model, posted, monkeypatch):
+    """What is refused at a shape is left out, unless something that is wanted is made of it."""
+    says, planned, ask = r"^matmul of \(1, 4, \d+\) and \(3, 3\)", [], model.client.ask
+    monkeypatch.setattr(model.client, "ask", lambda path, body: planned.append(
+        [node["op"] for node in body["nodes"]]) or ask(path, body))
+
+    def tried(h):
+        product = h @ np.ones((3, 3))
+        more = product + 1
+        more[0] = 0.
+        for _ in range(2):
+            with pytest.raises(RequestError, match=says) as refused:
+                more.shape
+            assert "product = h @ np.ones((3, 3))" in str(refused.value)
+        return more
+    with model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        tried(h)
+        assert (h * 2).shape == h.shape
+        good = (h * 3).save()
+    assert planned == [["hook", "matmul", "add", "getitem", "set"], ["hook", "mul"]]
+    assert good.value.any() and [node["op"] for node in posted[-1]["nodes"]] == [
+        "hook", "mul", "mul", "save"]
+    with pytest.raises(RequestError, match=says), model.trace(IDS):
+        tried(model.transformer.h[0].mlp.output).save()
+    with pytest.raises(RequestError, match=says), model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        h[:] = tried(h)
+    with pytest.raises(RequestError, match="does not fit the target"), model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        h[:] = np.ones((3, 3))
+        with pytest.raises(RequestError, match="does not fit the target"):
+            h.shape
+    with model.scan(IDS):
+        y = tried(model.transformer.h[0].mlp.output)
+    with pytest.raises(RequestError, match=says):
+        y.shape
+    # What is written once and run often.
+    _, cache = model.run_with_cache([IDS], fwd_hooks=[("mlp_out1", lambda x: (tried(x), x * 2)[1])])
+    assert (cache["mlp_out", 1] == 2 * model.run_with_cache([IDS])[1]["mlp_out", 1]).all()
+    with model.edit(IDS) as edited:
+        tried(model.transformer.h[0].mlp.output)
+    with edited.trace(IDS):
+        good = (edited.transformer.h[0].mlp.output * 3).save()
+    assert good.shape == (1, 4, model.config.width)
+
+
 def test_a_refused_prompt_names_its_line(model, tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text("with model.trace() as t:\n    with t.invoke([1]): model.lm_head.output.save()\n"
