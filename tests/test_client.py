@@ -976,6 +976,10 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output.nonzero()", AttributeError,
      "nonzero is not offered: the shape of its result depends on values, and every shape is known "
      "before a run; take where(mask, x, y), or argmax and topk for a known number of places"),
+    *[(f"import torch\n{call}(model.lm_head.output > 0)", TypeError,
+       "nonzero is not offered: the shape of its result depends on values, and every shape is known "
+       "before a run; take where(mask, x, y), or argmax and topk for a known number of places")
+      for call in ("torch.where", "np.where", "interpose.where")],
     ("import torch\nx = model.lm_head.output\ntorch.masked_select(x, x > 0)", TypeError,
      "masked_select is not offered: the shape of its result depends on values, and every shape is "
      "known before a run; take where(mask, x, y), which keeps the shape"),
