@@ -980,6 +980,10 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output.nonzero()", AttributeError,
      "nonzero is not offered: the shape of its result depends on values, and every shape is known "
      "before a run; take where(mask, x, y), or argmax and topk for a known number of places"),
+    *[(f"import torch\n{call}(model.lm_head.output > 0)", TypeError,
+       "nonzero is not offered: the shape of its result depends on values, and every shape is known "
+       "before a run; take where(mask, x, y), or argmax and topk for a known number of places")
+      for call in ("torch.where", "np.where", "interpose.where")],
     ("import torch\nx = model.lm_head.output\ntorch.masked_select(x, x > 0)", TypeError,
      "masked_select is not offered: the shape of its result depends on values, and every shape is "
      "known before a run; take where(mask, x, y), which keeps the shape"),
@@ -1140,6 +1144,53 @@ def test_a_refusal_names_the_user_s_line(model, tmp_path, code, error):
     assert last.tb_lasti > 0    # a debugger looks for the instruction, and would look for ever
     shown = "".join(traceback.format_exception(type(e), e, e.__traceback__))
     assert "During handling" not in shown
+
+
+def test_a_refusal_that_is_caught_spoils_nothing_else(model, posted, monkeypatch):
+    """What is refused at a shape is left out, unless something that is wanted is made of it."""
+    says, planned, ask = r"^matmul of \(1, 4, \d+\) and \(3, 3\)", [], model.client.ask
+    monkeypatch.setattr(model.client, "ask", lambda path, body: planned.append(
+        [node["op"] for node in body["nodes"]]) or ask(path, body))
+
+    def tried(h):
+        product = h @ np.ones((3, 3))
+        more = product + 1
+        more[0] = 0.
+        for _ in range(2):
+            with pytest.raises(RequestError, match=says) as refused:
+                more.shape
+            assert "product = h @ np.ones((3, 3))" in str(refused.value)
+        return more
+    with model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        tried(h)
+        assert (h * 2).shape == h.shape
+        good = (h * 3).save()
+    assert planned == [["hook", "matmul", "add", "getitem", "set"], ["hook", "mul"]]
+    assert good.value.any() and [node["op"] for node in posted[-1]["nodes"]] == [
+        "hook", "mul", "mul", "save"]
+    with pytest.raises(RequestError, match=says), model.trace(IDS):
+        tried(model.transformer.h[0].mlp.output).save()
+    with pytest.raises(RequestError, match=says), model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        h[:] = tried(h)
+    with pytest.raises(RequestError, match="does not fit the target"), model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        h[:] = np.ones((3, 3))
+        with pytest.raises(RequestError, match="does not fit the target"):
+            h.shape
+    with model.scan(IDS):
+        y = tried(model.transformer.h[0].mlp.output)
+    with pytest.raises(RequestError, match=says):
+        y.shape
+    # What is written once and run often.
+    _, cache = model.run_with_cache([IDS], fwd_hooks=[("mlp_out1", lambda x: (tried(x), x * 2)[1])])
+    assert (cache["mlp_out", 1] == 2 * model.run_with_cache([IDS])[1]["mlp_out", 1]).all()
+    with model.edit(IDS) as edited:
+        tried(model.transformer.h[0].mlp.output)
+    with edited.trace(IDS):
+        good = (edited.transformer.h[0].mlp.output * 3).save()
+    assert good.shape == (1, 4, model.config.width)
 
 
 def test_a_refused_prompt_names_its_line(model, tmp_path):

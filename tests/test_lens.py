@@ -324,6 +324,17 @@ def test_positions_and_the_batch_dimension(pair):
     same(cache["q", 2], theirs["blocks.2.attn.hook_q"][0, 2:9:3])
     same(cache.accumulated_resid(1)[1], theirs["blocks.1.hook_resid_pre"][0, 2:9:3])
     same(cache.decompose_resid(1, pos_slice=-1)[2], theirs["blocks.0.hook_attn_out"][0, 8])
+    places = [1, -1]
+    _, cache = model.run_with_cache(TEXT, pos_slice=places, return_type=None)
+    stacks = [cache.accumulated_resid(), cache.decompose_resid(pos_slice=places),
+              cache.stack_activation("z"), cache.accumulated_resid(apply_ln=True)]
+    shape = stacks[0].shape
+    places.append(0)
+    cache.remove_batch_dim()        # of what is asked for from here on
+    assert stacks[0].shape == shape == stacks[0].value.shape == stacks[3].value.shape
+    assert cache["z", 5].shape == stacks[2][5, 0].shape and len(cache["embed"]) == 2
+    assert stacks[1].shape == (14, 1, 2, model.config.width)
+    same(cache.accumulated_resid(), stacks[0][:, 0])
     _, cache = model.run_with_cache([TEXT, TEXT], pos_slice=[1, -1])
     same(cache["z", 5][1], theirs["blocks.5.attn.hook_z"][0, [1, -1]])
     with pytest.raises(ValueError, match="a cache of 2 prompts has its batch dimension"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import copy
+import functools
 import inspect
 import re
 from typing import Callable, NamedTuple
@@ -360,6 +361,20 @@ class Weight(Later):
         return Weight(self._one.model, self._label + ".T", lambda: self._write().T)
 
 
+def _as_now(method):
+    """For a method whose result is computed when somebody looks at it: it is of the cache, and of
+    lists of positions, as they are when the method is called."""
+    @functools.wraps(method)
+    def called(self, *args, **kwargs):
+        return method(copy.copy(self), *map(_copied, args),
+                      **{name: _copied(x) for name, x in kwargs.items()})
+    return called
+
+
+def _copied(x):
+    return [*x] if isinstance(x, list) else x
+
+
 class _Items(collections.abc.ItemsView):
 
     def __iter__(self):
@@ -383,7 +398,7 @@ class ActivationCache(collections.abc.Mapping):
 
     def __init__(self, one, names_filter=None, pos_slice=None):
         self.model, self._pass = one.model, one
-        self._positions = [pos_slice] if isinstance(pos_slice, int) else pos_slice
+        self._positions = [pos_slice] if isinstance(pos_slice, int) else copy.deepcopy(pos_slice)
         self._names = self._chosen(names_filter)
         self._filter_is_given = names_filter is not None
         self._values = {}
@@ -530,6 +545,7 @@ class ActivationCache(collections.abc.Mapping):
             raise IndexError(f"layer {layer} does not exist: this model has layers 0 to {n}")
         return layer
 
+    @_as_now
     def accumulated_resid(self, layer=None, incl_mid=False, apply_ln=False, pos_slice=None,
                           mlp_input=False, return_labels=False):
         """The residual stream in front of each block up to `layer` (None or -1: to the end),
@@ -557,6 +573,7 @@ class ActivationCache(collections.abc.Mapping):
         return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
                              return_labels, ln)
 
+    @_as_now
     def decompose_resid(self, layer=None, mlp_input=False, mode="all", apply_ln=False,
                         pos_slice=None, incl_embeds=True, return_labels=False):
         """What the residual stream in front of `layer` is the sum of, stacked (n, B, T, D): the two
@@ -579,6 +596,7 @@ class ActivationCache(collections.abc.Mapping):
         return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
                              return_labels, (layer, mlp_input, pos_slice) if apply_ln else None)
 
+    @_as_now
     def stack_activation(self, name, layer=-1, sublayer_type=None):
         """One activation of all blocks in front of `layer`, stacked.
 
@@ -593,6 +611,7 @@ class ActivationCache(collections.abc.Mapping):
                     (self._act(self._pass.full_name(key)) for key in keys)]
         return self._stacked(parts, [], False)
 
+    @_as_now
     def stack_head_results(self, layer=-1, return_labels=False, incl_remainder=False,
                            pos_slice=None, apply_ln=False):
         """What each head in front of `layer` adds to the residual stream, stacked (n, B, T, D),
@@ -626,6 +645,7 @@ class ActivationCache(collections.abc.Mapping):
 
     # Neurons.
 
+    @_as_now
     def get_neuron_results(self, layer, neuron_slice=None, pos_slice=None):
         """What each neuron of a block's MLP adds to the residual stream: (B, T, F, D), of those
         that neuron_slice (a slice, a list or an index) chooses.
@@ -643,6 +663,7 @@ class ActivationCache(collections.abc.Mapping):
         x = x[..., None] * weight
         return centred(x) if self.model.numerics == "transformer_lens" else x
 
+    @_as_now
     def stack_neuron_results(self, layer=-1, pos_slice=None, neuron_slice=None, return_labels=False,
                              incl_remainder=False, apply_ln=False):
         """What each neuron in front of `layer` adds to the residual stream, stacked (n, B, T, D),
@@ -673,6 +694,7 @@ class ActivationCache(collections.abc.Mapping):
         stack = Stack(self._pass, write)
         return (stack, labels) if return_labels else stack
 
+    @_as_now
     def get_full_resid_decomposition(self, layer=None, mlp_input=False, expand_neurons=True,
                                      apply_ln=False, pos_slice=None, return_labels=False):
         """What the residual stream in front of `layer` is the sum of, stacked (n, B, T, D): each
@@ -718,6 +740,7 @@ class ActivationCache(collections.abc.Mapping):
             return stack / (variance + self.model.config.epsilon).sqrt()
         return stack / self._scale(layer, mlp_input, pos_slice)
 
+    @_as_now
     def apply_ln_to_stack(self, residual_stack, layer=None, mlp_input=False, pos_slice=None,
                           recompute_ln=False):
         """A stack centred, and divided by the scale that the layernorm in front of `layer` (None or
