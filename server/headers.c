@@ -12,6 +12,7 @@ const char *const header_name[HEADER_COUNT] = {
     [HEADER_coding] = "Content-Encoding",
     [HEADER_authorization] = "Authorization",
     [HEADER_origin] = "Origin",
+    [HEADER_wanted] = "Access-Control-Request-Headers",
     [HEADER_accept] = "Accept",
     [HEADER_expect] = "Expect",
     [HEADER_id] = "X-Request-Id",
@@ -19,12 +20,12 @@ const char *const header_name[HEADER_COUNT] = {
 };
 
 /* RFC 9110's tchar. */
-static const char token_bytes[] = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                  "abcdefghijklmnopqrstuvwxyz";
+#define TOKEN_BYTES \
+    "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 bool headers_are_plain(const char *name, const char *value)
 {
-    return *name && !name[strspn(name, token_bytes)] && !strpbrk(value, "\r\n");
+    return *name && !name[strspn(name, TOKEN_BYTES)] && !strpbrk(value, "\r\n");
 }
 
 static const char *value_of(const struct headers *h, enum header which)
@@ -147,6 +148,15 @@ bool headers_origin_is_listed(const struct headers *h, const struct headers_poli
         at += length + strspn(at + length, ", ");
     }
     return false;
+}
+
+const char *headers_for_pages(const struct headers *h)
+{
+    const char *wanted = value_of(h, HEADER_wanted);
+    const size_t length = strspn(wanted, ", " TOKEN_BYTES);
+    if (*wanted && length <= WANTED_BYTES_MAX && !wanted[length])
+        return wanted;
+    return "Content-Type, X-Request-Id, X-Interpose-User";
 }
 
 /* A page that this server itself sent: its origin is "http://" and the Host that was checked. */

@@ -11,6 +11,7 @@ enum header { /* the headers that matter here, each at most once */
     HEADER_coding,
     HEADER_authorization,
     HEADER_origin,
+    HEADER_wanted,
     HEADER_accept,
     HEADER_expect,
     HEADER_id,
@@ -46,3 +47,7 @@ bool headers_check_sender(const struct headers *h, const struct headers_policy *
 
 /* It comes from a page of a site that --allow-origin names, which needs the CORS headers. */
 bool headers_origin_is_listed(const struct headers *h, const struct headers_policy *p);
+
+/* Which headers such a page may send, as a list: what it asks to send, if that is a list of names
+ * that is not too long, for clients put names of their own beside ours. */
+const char *headers_for_pages(const struct headers *h);

@@ -210,9 +210,8 @@ static void add_headers(struct exchange *x, struct MHD_Response *response)
         add_header(response, "Access-Control-Allow-Origin", x->headers.value[HEADER_origin]);
         add_header(response, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Allow");
         add_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST");
-        add_header(response, "Access-Control-Allow-Headers",
-                   "Content-Type, X-Request-Id, X-Interpose-User");
-        add_header(response, "Vary", "Origin");
+        add_header(response, "Access-Control-Allow-Headers", headers_for_pages(&x->headers));
+        add_header(response, "Vary", "Origin, Access-Control-Request-Headers");
     }
 }
 

@@ -462,7 +462,22 @@ def test_a_listed_origin_may_call(start_server):
         reply = ask(s, get(listed, b"Access-Control-Request-Method: POST", method=b"OPTIONS",
                            path=b"/v1/run"))
         assert reply[0] == 204 and "POST" in reply[1]["access-control-allow-methods"]
-        assert ask(s, get(b"Origin: https://other.example"))[0] == 403
+        refused = ask(s, get(b"Origin: https://other.example", b"Access-Control-Request-Headers: x",
+                             method=b"OPTIONS"))
+        assert refused[0] == 403 and "access-control-allow-headers" not in refused[1]
+
+        def allowed(wanted):
+            reply = ask(s, get(listed, *wanted, method=b"OPTIONS", path=b"/v1/completions"))
+            assert (reply[0], reply[1]["vary"]) == (204, "Origin, Access-Control-Request-Headers")
+            return reply[1]["access-control-allow-headers"]
+
+        ours, asked = "Content-Type, X-Request-Id, X-Interpose-User", b"Access-Control-Request-Headers: "
+        openai = "authorization,content-type,x-stainless-arch, x-stainless-retry-count"
+        assert allowed([]) == ours
+        assert allowed([asked + openai.encode()]) == openai
+        assert allowed([asked + b"x" * 1024]) == "x" * 1024
+        for wanted in (b"x" * 1025, b"a;b", b"a: b", b"a\tb", b"\xff", b""):
+            assert allowed([asked + wanted]) == ours
 
 
 def test_a_slow_reader_is_cut(start_server):
@@ -587,6 +602,13 @@ def test_a_log_that_nobody_reads_stops_nobody():
     assert 'GET /\n"\\' + r"\xe2\x80\xae 404" in texts[1]
     assert "a 404, 0 bytes" in texts[2] and len(texts[2]) < 500
     assert 100 < len(lines) < 1000
+
+
+def test_a_mistyped_variable_is_named():
+    done = subprocess.run([BINARY, "--model", "/nowhere"], env=os.environ | {"INTERPOSED_PROT": "5"},
+                          stderr=subprocess.PIPE, text=True)
+    assert re.match(r"\S+ start: not heeded, for no option is called so: INTERPOSED_PROT "
+                    r"\(the nearest is INTERPOSED_PORT\)\ninterposed: there is no", done.stderr)
 
 
 def ignore_hangup():
