@@ -32,6 +32,12 @@ static const struct field own_fields[BODY_FIELDS] = {
 
 enum { MAX_TOKENS_DEFAULT = 16 }; /* OpenAI's */
 
+static bool refuse_unsupported(const char *place, struct err *e)
+{
+    err_set(e, ERR_value, "%s is not supported here: leave it out", place);
+    return err_at(e, -1, "%s", place);
+}
+
 /* What OpenAI's clients may send is taken where it asks for nothing. */
 static bool check_unsupported(const struct tree *v, int64_t n, struct err *e)
 {
@@ -43,10 +49,8 @@ static bool check_unsupported(const struct tree *v, int64_t n, struct err *e)
         [BODY_SUFFIX] = v[BODY_SUFFIX].at && tree_text(v[BODY_SUFFIX]).length > 0,
     };
     for (int i = 0; i < BODY_FIELDS; i++) {
-        if (!asks[i])
-            continue;
-        err_set(e, ERR_value, "%s is not supported here: leave it out", own_fields[i].name);
-        return err_at(e, -1, "%s", own_fields[i].name);
+        if (asks[i])
+            return refuse_unsupported(own_fields[i].name, e);
     }
     return true;
 }
@@ -78,15 +82,23 @@ static bool read_prompts(struct tree t, struct decoder *d)
     return true;
 }
 
+static bool flag(struct tree t)
+{
+    return t.at && tree_bool(t);
+}
+
 static bool read_stream_options(struct completion *c, struct tree map, struct err *e)
 {
-    static const struct field fields[] = {{"include_usage", KIND_bool, false}};
-    struct tree value;
+    static const struct field fields[] = {{"include_usage", KIND_bool, false},
+                                          {"include_obfuscation", KIND_bool, false}};
+    struct tree v[2];
     if (!map.at)
         return true;
-    if (!decode_fields(&value, map, fields, 1, "stream_options", -1, e))
+    if (!decode_fields(v, map, fields, 2, "stream_options", -1, e))
         return false;
-    c->counts_usage = value.at && tree_bool(value);
+    if (flag(v[1]))
+        return refuse_unsupported("stream_options.include_obfuscation", e);
+    c->counts_usage = flag(v[0]);
     return true;
 }
 
@@ -98,11 +110,6 @@ static bool read_logprobs(struct completion *c, struct tree t, struct err *e)
         return err_at(e, -1, "logprobs");
     c->n_top = (int)n_top;
     return true;
-}
-
-static bool flag(struct tree t)
-{
-    return t.at && tree_bool(t);
 }
 
 static bool read_body(struct completion *c, struct tree root, struct decoder *d)

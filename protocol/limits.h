@@ -79,6 +79,8 @@ enum {
     QUEUE_MAX = 2048,              /* requests that wait; more are told to come back (503) */
     RUNNING_MAX = 256,             /* requests that have their memory, of which a pass takes rows */
     HEADER_BYTES_MAX = 64 << 10,
+    WANTED_BYTES_MAX = 1024,       /* names of headers that a web page wants to send, as a list:
+                                      OpenAI's client has 300 bytes of them */
     HEADER_SECONDS_MAX = 10,       /* slow senders hold a thread no longer */
     BODY_SECONDS_MAX = 60,
     IDLE_SECONDS_MAX = 30,         /* between requests, or a reader that takes nothing */

@@ -12,11 +12,21 @@ const char *const header_name[HEADER_COUNT] = {
     [HEADER_coding] = "Content-Encoding",
     [HEADER_authorization] = "Authorization",
     [HEADER_origin] = "Origin",
+    [HEADER_wanted] = "Access-Control-Request-Headers",
     [HEADER_accept] = "Accept",
     [HEADER_expect] = "Expect",
     [HEADER_id] = "X-Request-Id",
     [HEADER_user] = "X-Interpose-User",
 };
+
+/* RFC 9110's tchar. */
+#define TOKEN_BYTES \
+    "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+bool headers_are_plain(const char *name, const char *value)
+{
+    return *name && !name[strspn(name, TOKEN_BYTES)] && !strpbrk(value, "\r\n");
+}
 
 static const char *value_of(const struct headers *h, enum header which)
 {
@@ -46,6 +56,15 @@ static bool check_uri(const struct headers *h, struct err *e)
     return true;
 }
 
+static bool check_lines(const struct headers *h, struct err *e)
+{
+    if (h->is_broken)
+        return err_set(e, ERR_header,
+                       "each header must be one line that ends in CR LF, its name a token, its "
+                       "value without CR, LF and NUL");
+    return true;
+}
+
 static bool check_length(const struct headers *h, struct err *e)
 {
     const char *text = value_of(h, HEADER_length);
@@ -69,7 +88,7 @@ static bool check_size(const struct headers *h, struct err *e)
 
 bool headers_check_framing(const struct headers *h, struct err *e)
 {
-    if (!check_size(h, e) || !check_uri(h, e) || !check_counts(h, e))
+    if (!check_size(h, e) || !check_uri(h, e) || !check_lines(h, e) || !check_counts(h, e))
         return false;
     if (h->count[HEADER_framing] && strcasecmp(value_of(h, HEADER_framing), "chunked") != 0)
         return err_set(e, ERR_encoding, "of Transfer-Encoding only \"chunked\" is known here");
@@ -129,6 +148,15 @@ bool headers_origin_is_listed(const struct headers *h, const struct headers_poli
         at += length + strspn(at + length, ", ");
     }
     return false;
+}
+
+const char *headers_for_pages(const struct headers *h)
+{
+    const char *wanted = value_of(h, HEADER_wanted);
+    const size_t length = strspn(wanted, ", " TOKEN_BYTES);
+    if (*wanted && length <= WANTED_BYTES_MAX && !wanted[length])
+        return wanted;
+    return "Content-Type, X-Request-Id, X-Interpose-User";
 }
 
 /* A page that this server itself sent: its origin is "http://" and the Host that was checked. */

@@ -25,6 +25,7 @@ enum {
                                        more time, and more saves nothing */
     CONNECTION_BYTES = 128 << 10,   /* libmicrohttpd's own: headers, and then such a block. It has
                                        them from its first request to its end, however idle */
+    CRLF_BYTES = 2,
     WATCH_MS = 250,
     CROWDED_IDLE_SECONDS = 1, /* how long an idle connection is kept while places are few */
 };
@@ -70,9 +71,9 @@ struct exchange {
     struct http_request request;
     struct http_reply reply;
     struct headers headers;
-    struct err err;      /* why it is refused */
-    bool begun;          /* its headers have come */
-    const char *uri_end; /* where the URI's text ends in the library's memory */
+    struct err err;       /* why it is refused */
+    bool begun;           /* its headers have come */
+    const char *read_end; /* where what is read of its head ends, in the library's memory */
     char *body;
     size_t body_capacity, body_held; /* of its last copy, of all its copies */
     size_t body_total;               /* what has come, also what was dropped */
@@ -209,9 +210,8 @@ static void add_headers(struct exchange *x, struct MHD_Response *response)
         add_header(response, "Access-Control-Allow-Origin", x->headers.value[HEADER_origin]);
         add_header(response, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Allow");
         add_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST");
-        add_header(response, "Access-Control-Allow-Headers",
-                   "Content-Type, X-Request-Id, X-Interpose-User");
-        add_header(response, "Vary", "Origin");
+        add_header(response, "Access-Control-Allow-Headers", headers_for_pages(&x->headers));
+        add_header(response, "Vary", "Origin, Access-Control-Request-Headers");
     }
 }
 
@@ -276,12 +276,17 @@ static uint64_t hash_peer(int socket)
                                       : hash_bytes(&v4->sin_addr, sizeof v4->sin_addr);
 }
 
+/* The library ends lines and texts where it likes, in the memory into which it read them: what it
+ * shows must lie there without gaps, since in a gap somebody else could read more. */
 static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const char *name,
                                  const char *value)
 {
     (void)kind;
-    struct headers *h = context;
-    h->bytes += strlen(name) + (value ? strlen(value) : 0);
+    struct exchange *x = context;
+    struct headers *h = &x->headers;
+    h->is_broken |= name != x->read_end + CRLF_BYTES || !headers_are_plain(name, value);
+    x->read_end = value + strlen(value);
+    h->bytes += strlen(name) + strlen(value);
     for (int i = 0; i < HEADER_COUNT; i++) {
         if (strcasecmp(name, header_name[i]) == 0 && h->count[i]++ == 0)
             h->value[i] = value;
@@ -296,8 +301,12 @@ static void read_headers(struct exchange *x, struct MHD_Connection *connection, 
     h->version = version;
     h->method = method;
     /* Between the URI and the version lies one byte. What lies between more came behind a NUL. */
-    h->uri_is_cut = version != x->uri_end + 1;
-    MHD_get_connection_values(connection, MHD_HEADER_KIND, on_header, h);
+    h->uri_is_cut = version != x->read_end + 1;
+    x->read_end = version + strlen(version);
+    MHD_get_connection_values(connection, MHD_HEADER_KIND, on_header, x);
+    const size_t size =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)->header_size;
+    h->is_broken |= method + size != x->read_end + 2 * CRLF_BYTES;
     struct http_request *r = &x->request;
     r->method = arena_copy_text(&x->arena, method, strnlen(method, 16));
     r->path = arena_copy_text(&x->arena, path, strlen(path));
@@ -464,7 +473,7 @@ static void *on_uri(void *context, const char *uri, struct MHD_Connection *conne
     x->connection = c;
     x->started_at = seconds_now();
     x->headers.uri = arena_copy_text(&arena, uri, strlen(uri));
-    x->uri_end = uri + strlen(uri);
+    x->read_end = uri + strlen(uri);
     x->arena = arena;
     c->exchange = x;
     enter_phase(h, c, PHASE_headers, h->header_seconds);

@@ -358,6 +358,9 @@ int main(int argc, char **argv)
         return print(options_help(&s->arena));
     if (wish == WISH_version)
         return print("interposed " INTERPOSE_VERSION "\n");
+    const char *unknown = options_unknown_variables(&s->arena);
+    if (unknown)
+        log_line("start", "not heeded, for no option is called so: %s", unknown);
     if (!device_choose(&s->be, &s->device_number, s->options.device, &e))
         return fail(&s->options, &e, EXIT_options);
     const sigset_t set = block_signals();

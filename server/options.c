@@ -1,9 +1,11 @@
 #include "options.h"
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum option_kind {
     OPTION_text,
@@ -118,6 +120,14 @@ static bool is_set(const char *value)
     return value && *value;
 }
 
+/* Theirs as well: INTERPOSED_SERVICE_HOST, INTERPOSED_PORT_8000_TCP_ADDR, INTERPOSED_ENV_PATH. */
+static bool is_of_service(const char *name)
+{
+    const char *port = strstr(name, "_PORT_");
+    return strstr(name, "_SERVICE_") || strstr(name, "_ENV_") ||
+           (port && isdigit((unsigned char)port[strlen("_PORT_")]));
+}
+
 static bool read_environment(struct options *o, struct err *e)
 {
     for (int i = 0; i < N_ROWS; i++) {
@@ -129,20 +139,31 @@ static bool read_environment(struct options *o, struct err *e)
     return true;
 }
 
-static bool refuse_unknown(const char *flag, struct err *e)
+/* The spelling of the row that is nearest to `name`, and how far it is. */
+static int find_nearest(char *nearest, const char *name,
+                        const char *(*spell)(char *, const struct option *))
 {
-    char near[NAME_SIZE] = "--help", candidate[NAME_SIZE];
-    int best = text_distance(flag, strlen(flag), near, strlen(near));
+    int best = INT_MAX;
     for (int i = 0; i < N_ROWS; i++) {
-        flag_of(candidate, &rows[i]);
-        int distance = text_distance(flag, strlen(flag), candidate, strlen(candidate));
+        char candidate[NAME_SIZE];
+        spell(candidate, &rows[i]);
+        int distance = text_distance(name, strlen(name), candidate, strlen(candidate));
         if (distance < best) {
             best = distance;
-            memcpy(near, candidate, sizeof near);
+            memcpy(nearest, candidate, sizeof candidate);
         }
     }
+    return best;
+}
+
+static bool refuse_unknown(const char *flag, struct err *e)
+{
+    char nearest[NAME_SIZE];
+    const int distance = find_nearest(nearest, flag, flag_of);
+    const bool is_help = text_distance(flag, strlen(flag), "--help", 6) <= distance;
     return err_set(e, ERR_unknown,
-                   "there is no option %.60s; the nearest is %s, and --help lists all", flag, near);
+                   "there is no option %.60s; the nearest is %s, and --help lists all", flag,
+                   is_help ? "--help" : nearest);
 }
 
 static const struct option *find_flag(const char *argument, size_t length)
@@ -188,6 +209,22 @@ bool options_read(struct options *o, enum options_wish *wish, int argc, char **a
             return false;
     }
     return true;
+}
+
+const char *options_unknown_variables(struct arena *a)
+{
+    const char *text = NULL;
+    for (char **entry = environ; *entry; entry++) {
+        const size_t length = strcspn(*entry, "=");
+        const char *name = arena_copy_text(a, *entry, length);
+        char nearest[NAME_SIZE];
+        if (strncmp(name, "INTERPOSED_", strlen("INTERPOSED_")) != 0 || is_of_service(name) ||
+            !is_set(getenv(name)) || find_nearest(nearest, name, variable_of) == 0)
+            continue;
+        text = arena_format(a, "%s%s%.60s (the nearest is %s)", text ? text : "", text ? ", " : "",
+                            name, nearest);
+    }
+    return text;
 }
 
 static const char *help_row(const struct option *r, struct arena *a)

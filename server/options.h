@@ -25,3 +25,7 @@ bool options_read(struct options *o, enum options_wish *wish, int argc, char **a
 
 /* What --help prints. */
 const char *options_help(struct arena *a);
+
+/* Variables that are called INTERPOSED_... and are no option, each with the nearest that is: a text
+ * for the log, or NULL. */
+const char *options_unknown_variables(struct arena *a);

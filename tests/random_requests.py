@@ -287,7 +287,7 @@ def random_request(seed, sizes, wild=False):
 # Requests for tests/schedules_tool.c. Kinds by weight; most are small, so that many schedules run
 # in a second.
 KINDS = {"small": 16, "wild": 8, "tiny": 12, "shared": 34, "long": 3, "longest": 1, "early": 30,
-         "work": 9, "many": 9, "copies": 9, "skips": 9, "nothing": 4, "sweep": 16}
+         "work": 9, "many": 9, "copies": 9, "skips": 9, "nothing": 4, "sweep": 14}
 FAMILY = 8  # requests that begin alike, one behind the other
 
 
@@ -320,9 +320,11 @@ def prompt_length(rng, kind, room):
 
 
 def fill(builder, rng, kind, lengths, counts, traces):
-    """Edits and reads of every invoke and step. An early request looks at one place. One with
-    copies looks at no rows of step 0, so that they have none of their own."""
+    """Edits and reads of every invoke and step. An early request looks at one place, some sweeps at
+    a few positions. One with copies looks at no rows of step 0, so that they have none of their
+    own."""
     paths = [rng.choice(EARLY)] if kind == "early" else READABLE
+    n_ways = 3 if kind == "early" else rng.choice([2, 6]) if kind == "sweep" else 6
     for i, length in enumerate(lengths):
         others = [k for k, trace in enumerate(traces) if trace == traces[i] and k != i]
         earlier = [k for k, trace in enumerate(traces) if trace < traces[i]]
@@ -344,7 +346,7 @@ def fill(builder, rng, kind, lengths, counts, traces):
                     lambda: builder.lens(i, step, length),
                     lambda: builder.read_late(i, step, length),
                     lambda: builder.module(i, step, length),
-                ][:3 if kind == "early" else 6])()
+                ][:n_ways])()
             if kind == "work":
                 builder.work(i, step)
     for _ in range(rng.randrange(1, 6) if kind in ("skips", "sweep") else 0):

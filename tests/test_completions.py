@@ -206,7 +206,8 @@ def test_characters_are_never_cut(client):
 
 
 def test_usage_of_a_stream(client):
-    chunks, _, _, _ = streamed(client, stream_options={"include_usage": True})
+    chunks, _, _, _ = streamed(client, stream_options={"include_usage": True,
+                                                       "include_obfuscation": False})
     assert all(chunk.usage is None for chunk in chunks[:-1])
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
 
@@ -251,6 +252,12 @@ REFUSED = [
      "logit_bias is not supported here: leave it out"),
     ({"suffix": "x"}, openai.UnprocessableEntityError, "value", "suffix",
      "suffix is not supported here: leave it out"),
+    ({"stream_options": {"include_obfuscation": True}}, openai.UnprocessableEntityError, "value",
+     "stream_options.include_obfuscation",
+     "stream_options.include_obfuscation is not supported here: leave it out"),
+    ({"stream_options": {"include_obfuscations": False}}, openai.BadRequestError, "syntax",
+     "stream_options.include_obfuscations",
+     'there is no field "include_obfuscations" here: did you mean "include_obfuscation"?'),
     ({"stop": ["a"] * 17}, openai.APIStatusError, "limit", "stop",
      "at most 16 texts end a generation"),
     ({"extra_body": {"logit_biass": 1}}, openai.BadRequestError, "syntax", "logit_biass",

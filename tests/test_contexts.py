@@ -620,6 +620,31 @@ def test_a_saved_proxy_is_its_value(model):
          [want.transpose(1, 2), want.view(1, -1), want.max(-1).values, want.argsort(-1, descending=True)])
 
 
+def test_numbers_go_into_torch_s_tensors(model):
+    with model.trace(PROMPT):
+        best = model.lm_head.output[0, -1].max().save()
+    torch = pytest.importorskip("torch")
+    scores = torch.zeros(3)
+    scores[0], scores[1], scores[2] = best, best.value, best - 0.0
+    assert (scores == float(best)).all() and (torch.stack([best, best.value]) == scores[:2]).all()
+    for one in (best, best.value, best - 0.0):
+        with pytest.raises(TypeError, match=r"a value without dimensions has no length: torch.stack\(\[x, y\]\) "
+                           r"makes one tensor of several, and x.item\(\) is a number"):
+            torch.tensor([one, one])
+
+
+@pytest.mark.parametrize("use", [
+    lambda block: block.skip(block.input), lambda block: block.skip((block.input,)),
+    lambda block: setattr(block, "output", block.input),
+    lambda block: setattr(block, "output", (block.input, *block.output[1:])),
+    lambda block: block.output.__setitem__(0, interpose.einsum("btd->btd", block.input))])
+def test_a_module_s_input_stands_for_its_tensor(model, use):
+    with model.trace(PROMPT):
+        use(model.transformer.h[2])
+        before, after = (model.transformer.h[i].output[0].save() for i in (1, 2))
+    same([before], [after])
+
+
 def test_a_saved_proxy_is_shown_copied_and_kept_as_its_value(model):
     with model.trace(PROMPT):
         norms = interpose.list().save()

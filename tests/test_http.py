@@ -191,6 +191,56 @@ def test_refused(server, name):
             assert c.is_closed(), "something behind the refused request was answered"
 
 
+# Heads that the next server in a row could read differently: as another length, or as other lines.
+LINE = (b"each header must be one line that ends in CR LF, its name a token, its value without CR, LF "
+        b"and NUL")
+HELLO = b"Content-Length: 5\r\n"
+BROKEN = {  # name: lines behind Host, all with their ends
+    "a blank before the colon": b"Transfer-Encoding : chunked\r\n" + HELLO,
+    "a tab before the colon": b"Transfer-Encoding\t: chunked\r\n" + HELLO,
+    "no name": b": chunked\r\n" + HELLO,
+    "a name that is no token": b"X(y): z\r\n" + HELLO,
+    "a NUL in a length": b"Content-Length: 5\0 9\r\n",
+    "a NUL in a length before others": b"Content-Length: 5\0 9\r\nX: y\r\n",
+    "a NUL behind a length": b"Content-Length: 5\0\r\n",
+    "NULs in a length that look like ends": b"Content-Length: 5\0\0\0\0 9\r\n",
+    "a NUL in a framing": b"Transfer-Encoding: chunked\0x\r\n",
+    "a NUL in what nobody reads": b"X: y\0z\r\n" + HELLO,
+    "a CR in a value": b"X: a\rTransfer-Encoding: chunked\r\n" + HELLO,
+    "a CR behind a value": HELLO + b"X: a\r\r\nTransfer-Encoding: chunked\r\n",
+    "a line that goes on in the next": b"X: a\r\n b\r\n" + HELLO,
+    "a framing in a line that goes on": HELLO + b"X: a\r\n Transfer-Encoding: chunked\r\n",
+    "a line that ends in LF": b"X: y\n" + HELLO,
+    "a last line that ends in LF": HELLO[:-2] + b"\n",
+}
+BROKEN = {name: post()[:-2] + lines + b"\r\n" for name, lines in BROKEN.items()} | {
+    "a request line that ends in LF": post(HELLO[:-2]).replace(b"1.1\r\n", b"1.1\n"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_headers_that_two_servers_could_read_differently(server, name):
+    with Connection(server) as c:
+        c.send(BROKEN[name] + b"hello" + GOOD)
+        reply = c.reply()
+        assert (reply[0], code_of(reply)) == (400, "header")
+        assert json.loads(reply[2])["error"]["message"] == LINE.decode()
+        assert c.is_closed()
+
+
+def test_a_head_may_come_byte_by_byte(server):
+    """And with all that is unusual and right: empty lines before it, arguments, 64 KB of headers."""
+    lines = [b"X-%d: " % i + b"y" * 6000 for i in range(10)]
+    sent = b"\r\n\r\n" + get(b"Cookie: a=b; c", b"!#$%&'*+-.^_`|~:\t\xff ", b"Empty:", *lines,
+                               path=b"/healthz?a=%20b&c")
+    with Connection(server) as c:
+        for i in range(200):
+            c.send(sent[i:i + 1])
+        for i in range(200, len(sent), 5000):
+            c.send(sent[i:i + 5000])
+        assert c.reply()[0] == 200
+
+
 # What the library underneath refuses by itself: the status is its own, the connection ends, and
 # nothing that follows is taken for a request.
 UNPARSABLE = {
@@ -412,7 +462,22 @@ def test_a_listed_origin_may_call(start_server):
         reply = ask(s, get(listed, b"Access-Control-Request-Method: POST", method=b"OPTIONS",
                            path=b"/v1/run"))
         assert reply[0] == 204 and "POST" in reply[1]["access-control-allow-methods"]
-        assert ask(s, get(b"Origin: https://other.example"))[0] == 403
+        refused = ask(s, get(b"Origin: https://other.example", b"Access-Control-Request-Headers: x",
+                             method=b"OPTIONS"))
+        assert refused[0] == 403 and "access-control-allow-headers" not in refused[1]
+
+        def allowed(wanted):
+            reply = ask(s, get(listed, *wanted, method=b"OPTIONS", path=b"/v1/completions"))
+            assert (reply[0], reply[1]["vary"]) == (204, "Origin, Access-Control-Request-Headers")
+            return reply[1]["access-control-allow-headers"]
+
+        ours, asked = "Content-Type, X-Request-Id, X-Interpose-User", b"Access-Control-Request-Headers: "
+        openai = "authorization,content-type,x-stainless-arch, x-stainless-retry-count"
+        assert allowed([]) == ours
+        assert allowed([asked + openai.encode()]) == openai
+        assert allowed([asked + b"x" * 1024]) == "x" * 1024
+        for wanted in (b"x" * 1025, b"a;b", b"a: b", b"a\tb", b"\xff", b""):
+            assert allowed([asked + wanted]) == ours
 
 
 def test_a_slow_reader_is_cut(start_server):
@@ -537,6 +602,13 @@ def test_a_log_that_nobody_reads_stops_nobody():
     assert 'GET /\n"\\' + r"\xe2\x80\xae 404" in texts[1]
     assert "a 404, 0 bytes" in texts[2] and len(texts[2]) < 500
     assert 100 < len(lines) < 1000
+
+
+def test_a_mistyped_variable_is_named():
+    done = subprocess.run([BINARY, "--model", "/nowhere"], env=os.environ | {"INTERPOSED_PROT": "5"},
+                          stderr=subprocess.PIPE, text=True)
+    assert re.match(r"\S+ start: not heeded, for no option is called so: INTERPOSED_PROT "
+                    r"\(the nearest is INTERPOSED_PORT\)\ninterposed: there is no", done.stderr)
 
 
 def ignore_hangup():

@@ -1,7 +1,9 @@
 """TransformerLens's surface of the client beside a plain torch computation of the same things, on the
 demo model: caches, hooks, and the examples of TransformerLens's main demo that fit GPT-2. Plain weights
 are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
+import contextvars
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import einops
 import fancy_einsum
@@ -284,6 +286,35 @@ def test_no_more_travels_than_is_asked_for(model, monkeypatch):
     assert cache["resid_post", 2].shape == (1, 1, D) and len(sent) == 1
 
 
+def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
+    """In halves where the server refuses so much; and what is here already does not travel again."""
+    wanted, asked, stream, most = {}, [], model.client.stream, 1000
+
+    def spy(path, body):
+        asked.append(sum(node["op"] == "save" for node in body["nodes"]))
+        if asked[-1] > most:
+            raise RequestError("limit", "so many are too many")
+        yield from stream(path, body)
+    monkeypatch.setattr(model.client, "stream", spy)
+    caches = [model.run_with_cache(TEXT, return_type=None, fwd_hooks=[("mlp_out2", lambda x: -x)])[1]
+              for _ in range(4)]
+    del asked[:]
+    first = caches[0]["resid_post", 3]
+    wanted = dict(caches[0].items())
+    assert list(wanted) == list(caches[0]) and wanted["blocks.3.hook_resid_post"] is first
+    assert asked == [1, len(wanted) - 1]
+    assert all(x is y for x, y in zip(caches[0].values(), wanted.values())) and len(asked) == 2
+    most = len(wanted) // 2
+    halves = iter(caches[1].items())
+    assert next(halves)[0] == "hook_tokens" and asked[2:] == [len(wanted), most]    # the other half waits
+    assert all((x == wanted[name]).all() for name, x in halves) and sum(asked[3:]) >= len(wanted)
+    most = 0
+    with pytest.raises(RequestError, match=r"^so many are too many \(limit\)"):
+        caches[2].cache_dict
+    most = 1000
+    assert all((x == y).all() for x, y in zip(caches[3].cache_dict.values(), wanted.values()))
+
+
 def test_positions_and_the_batch_dimension(pair):
     model, plain = pair
     _, theirs = plain.run(model.to_tokens(TEXT).tolist())
@@ -293,6 +324,17 @@ def test_positions_and_the_batch_dimension(pair):
     same(cache["q", 2], theirs["blocks.2.attn.hook_q"][0, 2:9:3])
     same(cache.accumulated_resid(1)[1], theirs["blocks.1.hook_resid_pre"][0, 2:9:3])
     same(cache.decompose_resid(1, pos_slice=-1)[2], theirs["blocks.0.hook_attn_out"][0, 8])
+    places = [1, -1]
+    _, cache = model.run_with_cache(TEXT, pos_slice=places, return_type=None)
+    stacks = [cache.accumulated_resid(), cache.decompose_resid(pos_slice=places),
+              cache.stack_activation("z"), cache.accumulated_resid(apply_ln=True)]
+    shape = stacks[0].shape
+    places.append(0)
+    cache.remove_batch_dim()        # of what is asked for from here on
+    assert stacks[0].shape == shape == stacks[0].value.shape == stacks[3].value.shape
+    assert cache["z", 5].shape == stacks[2][5, 0].shape and len(cache["embed"]) == 2
+    assert stacks[1].shape == (14, 1, 2, model.config.width)
+    same(cache.accumulated_resid(), stacks[0][:, 0])
     _, cache = model.run_with_cache([TEXT, TEXT], pos_slice=[1, -1])
     same(cache["z", 5][1], theirs["blocks.5.attn.hook_z"][0, [1, -1]])
     with pytest.raises(ValueError, match="a cache of 2 prompts has its batch dimension"):
@@ -529,6 +571,33 @@ def test_hooks_that_stay(pair):
     same(model(TEXT), plain.run(ids, {"blocks.0.hook_mlp_out": more})[0])
     model.reset_hooks()
     assert (model(TEXT) == own).all() and "blocks.0.attn.hook_z" in model.hook_dict
+
+
+def test_hooks_of_a_context_are_its_thread_s(model):
+    """Threads that run meanwhile, begun in the block or before it, have no others than the model's."""
+    own, (negative, more) = model(TEXT), (lambda x: -x, lambda x: x + 1)
+    wanted = [model.run_with_hooks(TEXT, [("mlp_out2", function)]) for function in (negative, more)]
+
+    def seen():
+        with model.trace(TEXT):
+            traced = model.lm_head.output.save()
+        _, cache = model.run_with_cache(TEXT, return_type=None)
+        assert (cache["unembed.hook_out"] == traced.value).all()
+        return traced.value.view(np.ndarray)
+    with ThreadPoolExecutor(1) as other:
+        there = model.hooks([("mlp_out2", more)])
+        with model.hooks([("mlp_out2", negative)]):
+            assert (other.submit(seen).result() == own).all()
+            other.submit(there.__enter__).result()
+            assert (seen() == wanted[0]).all() and (other.submit(seen).result() == wanted[1]).all()
+            assert (contextvars.copy_context().run(seen) == wanted[0]).all()     # of asyncio.to_thread
+            model.reset_hooks()
+            assert (seen() == own).all() and (other.submit(seen).result() == wanted[1]).all()
+        other.submit(there.__exit__, None, None, None).result()
+        assert (seen() == own).all() and (other.submit(seen).result() == own).all()
+        model.add_hook("mlp_out2", negative)
+        assert (other.submit(seen).result() == wanted[0]).all()
+        model.reset_hooks()
 
 
 def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):

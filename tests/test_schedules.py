@@ -46,8 +46,8 @@ def test_a_request_gives_the_bits_that_it_gives_alone(files):
     # What makes the schedules worth running did happen.
     least = {"done": 8 * N_SCHEDULES, "saves": 16 * N_SCHEDULES, "cancelled": 1,
              "pauses": 100, "came in one": 10, "cancels inside a pass": 1, "positions shared": 64,
-             "copies": N_SCHEDULES // 4, "followers": N_SCHEDULES, "forks": N_SCHEDULES // 2,
-             "of later positions": N_SCHEDULES // 4,
+             "copies": N_SCHEDULES // 4, "followers": N_SCHEDULES // 4, "forks": N_SCHEDULES // 4,
+             "of later positions": N_SCHEDULES // 8,
              "absent": N_SCHEDULES, "ended early": N_SCHEDULES}
     assert {name: counts[name] for name in least if counts[name] < least[name]} == {}
 

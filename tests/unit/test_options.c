@@ -125,6 +125,40 @@ static void an_unknown_option_is_told_the_nearest(void **state)
     assert_non_null(READ("--"));
 }
 
+static void unknown_variables_are_told_the_nearest(void **state)
+{
+    (void)state;
+    struct arena arena = {0};
+    static const char *const services[][2] = {{"INTERPOSED_PORT", "tcp://10.0.0.1:8000"},
+                                              {"INTERPOSED_SERVICE_HOST", "10.0.0.1"},
+                                              {"INTERPOSED_SERVICE_PORT_HTTP", "8000"},
+                                              {"INTERPOSED_PORT_8000_TCP", "tcp://10.0.0.1:8000"},
+                                              {"INTERPOSED_PORT_8000_TCP_PROTO", "tcp"},
+                                              {"INTERPOSED_GPU_PORT", "udp://10.0.0.1:8000"},
+                                              {"INTERPOSED_GPU_SERVICE_PORT", "8000"},
+                                              {"INTERPOSED_ENV_PATH", "/bin"},
+                                              {"INTERPOSED_MODEL_NAME", "x"},
+                                              {"INTERPOSED_EMPTY", ""},
+                                              {"INTERPOSE_HOST", "http://10.0.0.1"}};
+    const int n = sizeof services / sizeof *services;
+    for (int i = 0; i < n; i++)
+        setenv(services[i][0], services[i][1], 1);
+    const char *before = options_unknown_variables(&arena);
+    setenv("INTERPOSED_PROT", "5", 1);
+    const char *one = options_unknown_variables(&arena);
+    setenv("INTERPOSED_model", "x", 1);
+    const char *two = options_unknown_variables(&arena);
+    for (int i = 0; i < n; i++)
+        unsetenv(services[i][0]);
+    unsetenv("INTERPOSED_PROT");
+    unsetenv("INTERPOSED_model");
+    assert_null(before);
+    assert_string_equal(one, "INTERPOSED_PROT (the nearest is INTERPOSED_PORT)");
+    assert_string_equal(two, "INTERPOSED_PROT (the nearest is INTERPOSED_PORT), INTERPOSED_model "
+                             "(the nearest is INTERPOSED_MODEL)");
+    arena_free(&arena);
+}
+
 static void an_option_without_its_value_is_refused(void **state)
 {
     (void)state;
@@ -157,6 +191,7 @@ int main(void)
         TEST(a_services_address_is_not_our_port),
         TEST(a_choice_is_refused_with_the_choices),
         TEST(an_unknown_option_is_told_the_nearest),
+        TEST(unknown_variables_are_told_the_nearest),
         TEST(an_option_without_its_value_is_refused),
         TEST(help_lists_every_option),
     };

@@ -1,10 +1,31 @@
-"""Which run is being written just now: each thread and each task of asyncio has its own."""
+"""What holds just here: the run that is being written, and the hooks of the `with`s around. Each
+thread and each task of asyncio has its own."""
 from __future__ import annotations
 
 import contextvars
 
 # None outside all runs.
 INNERMOST = contextvars.ContextVar("interpose_run", default=None)
+
+
+# Pairs of a model and a hook, of each `with model.hooks(...)` that is open.
+_HOOKED = contextvars.ContextVar("interpose_hooked", default=())
+
+
+def hooked(model):
+    """The hooks of a run that begins here: the model's own, then those of the `with`s."""
+    return [*model._hooked, *(hook for each, hook in _HOOKED.get() if each is model)]
+
+
+def add_hooked(model, hooks):
+    """Adds hooks that hold here only."""
+    _HOOKED.set((*_HOOKED.get(), *((model, hook) for hook in hooks)))
+
+
+def drop_hooked(model, is_wanted):
+    """Takes back those of a model's that hold here only, but for what is wanted."""
+    _HOOKED.set(tuple((each, hook) for each, hook in _HOOKED.get()
+                      if each is not model or is_wanted(hook)))
 
 
 def open_run(model=None):

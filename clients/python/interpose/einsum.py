@@ -25,7 +25,7 @@ def einsum(equation, *operands):
     >>> y.value.tolist()
     [[5.0, 11.0], [11.0, 25.0]]
     """
-    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+    if len(operands) == 1 and type(operands[0]) in (list, tuple):
         operands = operands[0]
     if operands and isinstance(operands[-1], str):
         equation, operands = operands[-1], (equation, *operands[:-1])

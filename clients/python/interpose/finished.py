@@ -55,6 +55,12 @@ class Value(np.ndarray):
         found = super().__getitem__(key)
         return np.asarray(found).view(Value) if isinstance(found, np.generic) else found
 
+    def __len__(self):
+        if not self.ndim:   # torch.tensor([x, y]) asks for it, and shows this
+            raise TypeError("a value without dimensions has no length: torch.stack([x, y]) makes "
+                            "one tensor of several, and x.item() is a number")
+        return super().__len__()
+
     def __hash__(self):
         if self.ndim:
             raise TypeError(f"an array of {self.shape} is unhashable")

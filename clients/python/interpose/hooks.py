@@ -7,6 +7,7 @@ import difflib
 import re
 from typing import NamedTuple
 
+from .current import add_hooked, drop_hooked
 from .spec import Parameter, block_of, in_block
 
 # TransformerLens's short names, as get_act_name has them: "*" is the block's number.
@@ -96,7 +97,9 @@ class Hooks(collections.abc.Mapping):
 
     def __call__(self, fwd_hooks=(), bwd_hooks=(), reset_hooks_end=True, clear_contexts=False):
         """A context: in each run that begins in its block the functions are called, as those of
-        `model.add_hook` are; it gives the model. `reset_hooks_end=False` leaves them there.
+        `model.add_hook` are, behind those at the same place; it gives the model. They are this
+        thread's (or task of asyncio's) alone: others, those that begin in the block too, run
+        without them. `reset_hooks_end=False` is add_hook of each instead.
 
         >>> def without_mlp(x, hook):
         ...     x[:] = 0
@@ -107,17 +110,21 @@ class Hooks(collections.abc.Mapping):
         """
         if bwd_hooks:
             raise ValueError("bwd_hooks are not offered: a server computes no gradients")
-        return self._added(fwd_hooks, reset_hooks_end)
+        return self._here(fwd_hooks) if reset_hooks_end else self._staying(fwd_hooks)
 
     @contextlib.contextmanager
-    def _added(self, fwd_hooks, reset_hooks_end):
-        new = list(self._model._hook(fwd_hooks))
+    def _here(self, fwd_hooks):
+        new = self._model._named(fwd_hooks)
+        add_hooked(self._model, new)
         try:
             yield self._model
         finally:
-            if reset_hooks_end:
-                self._model._hooked = [h for h in self._model._hooked
-                                       if not any(h is each for each in new)]
+            drop_hooked(self._model, lambda hook: not any(hook is each for each in new))
+
+    @contextlib.contextmanager
+    def _staying(self, fwd_hooks):
+        self._model._hook(fwd_hooks)
+        yield self._model
 
     def __init__(self, model, root):
         self._model, self._root = model, root

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from .activation_cache import ActivationCache, Pass, Weight, aside
-from .current import open_run
+from .current import drop_hooked, open_run
 from .directions import residual_directions
 from .factored import FactoredMatrix
 from .finished import Value
@@ -242,7 +242,8 @@ class Lens:
     def add_hook(self, name, hook, dir="fwd", is_permanent=False, level=None, prepend=False):
         """Has a function fn(tensor, hook) called, as run_with_hooks calls it, at the front of each
         invoke of this model from here on, traces and generations too (there at each step), until
-        reset_hooks(). `name` is a hook point or a function that is asked for each name.
+        reset_hooks(), in all threads. `name` is a hook point or a function that is asked for each
+        name.
 
         Raises KeyError for a name that is none, ValueError for dir="bwd": there are no gradients.
 
@@ -265,10 +266,12 @@ class Lens:
 
     def reset_hooks(self, clear_contexts=True, direction="both", including_permanent=False,
                     level=None):
-        """Takes back what add_hook added, with `including_permanent` all of it."""
+        """Takes back what add_hook added, with `including_permanent` all of it, and what is of a
+        `with model.hooks(...)` around."""
         del clear_contexts, level
         if direction != "bwd":
             self._hooked = [h for h in self._hooked if h.is_permanent and not including_permanent]
+            drop_hooked(self, lambda hook: False)
 
     @property
     def hook_dict(self):
@@ -276,10 +279,11 @@ class Lens:
         return self.hooks
 
     def _hook(self, pairs, is_permanent=False, prepend=False):
-        one = Pass(self, [0])
-        new = list(one.named(pairs, is_permanent))
-        self._hooked = one.in_order([*new, *self._hooked] if prepend else [*self._hooked, *new])
-        return new
+        new = self._named(pairs, is_permanent)
+        self._hooked = [*new, *self._hooked] if prepend else [*self._hooked, *new]
+
+    def _named(self, pairs, is_permanent=False):
+        return list(Pass(self, [0]).named(pairs, is_permanent))
 
     def __call__(self, prompt=None, return_type="logits", **kwargs):
         """run_with_hooks without hooks; `model(**tokenizer(text))` too gives logits.

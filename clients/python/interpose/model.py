@@ -6,6 +6,7 @@ import functools
 import types
 
 from .client import Client
+from .current import hooked
 from .edit import Edit
 from .errors import RequestError, ServerError
 from .hooks import Hooks
@@ -28,7 +29,8 @@ class LanguageModel(Lens):
     INTERPOSE_HOST, else http://127.0.0.1:8000; `user` (else INTERPOSE_USER) is the name under which
     the server shares itself out fairly. The server is asked when the model is first used: then
     ServerError is raised where none answers, RequestError where it has no such model. A model can
-    be shared by threads, and go to other processes, forked or pickled.
+    be shared by threads, and go to other processes, forked or pickled: runs, and what holds in a
+    `with`, are a thread's own, while add_hook and edit(inplace=True) change the model of all.
 
     Its modules are attributes, as in Hugging Face's GPT-2: `model.transformer.h[0].attn.output`;
     print(model) shows them all. `rename` gives some of them further names, by the name of a module
@@ -50,11 +52,12 @@ class LanguageModel(Lens):
         self._facts = self._spec = self._tree = None
         self._renamed = dict(rename or {})
         self._edits = ()    # recordings, replayed at the front of each invoke
-        self._hooked = []   # what add_hook added, in the order of the pass; replaced, not changed
+        self._hooked = []   # what add_hook added; replaced, not changed
 
     def __getstate__(self):
-        """For copies and for other processes: the tree's modules are this model's."""
-        return {**self.__dict__, "_tree": None}
+        """For copies and for other processes: the tree's modules are this model's, and hooks that
+        hold here are those that a copy keeps."""
+        return {**self.__dict__, "_tree": None, "_hooked": hooked(self)}
 
     @classmethod
     def from_pretrained(cls, name, *args, **options):
@@ -265,8 +268,9 @@ class LanguageModel(Lens):
 
     def edit(self, prompt=None, *, inplace=False, **unsupported):
         """What the block sets is set in each run of the edited model, which the block is given: a
-        model of its own, or with `inplace` this one. Edits of an edited model come on top. Hooks
-        are of step 0; `with model.all():` and `model.iter[...]` are of the steps that each run has.
+        model of its own, or with `inplace` this one, in all threads. Edits of an edited model come on top.
+        Hooks are of step 0; `with model.all():` and `model.iter[...]` are of the steps that each
+        run has.
 
         Without a prompt shapes are not known inside the block; with one they are those of that
         prompt. Raises RuntimeError for what saves, stops or opens invokes.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from .proxy import OPERATORS, Proxy
+from .values import is_number
 
 
 class Outputs(tuple):
@@ -89,14 +90,22 @@ class Arguments(tuple):
         self._replace = replace
         return self
 
+    def __getitem__(self, i):
+        if is_number(i) and i == 0:
+            return tuple.__getitem__(self, 0)
+        raise TypeError(f"{self._instead()}; the tensor's first row is input[0, ...]")
+
     def __setitem__(self, i, value):
         self._replace(self[i], value)
 
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        raise AttributeError(f"input[0] holds the module's arguments: {name} is of the tensor, "
-                             "input[0][0], or input alone")
+        raise AttributeError(f"{self._instead()}, and has the {name}")
+
+    def _instead(self):
+        return ("input[0] holds the module's arguments, of which there is one: its tensor is "
+                "input[0][0], or input alone")
 
 
 class Inputs(tuple):
@@ -194,6 +203,7 @@ for _op in (*OPERATORS, "matmul"):
     for _name in (f"__{_op}__", f"__r{_op}__"):
         setattr(Inputs, _name, _forward(_name))
         setattr(Outputs, _name, _refuse(_name))
+        setattr(Arguments, _name, _refuse(_name))
 for _op in ("neg", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge", "hash", "bool",
             "float", "int", "array"):
     setattr(Inputs, f"__{_op}__", _forward(f"__{_op}__"))

@@ -143,7 +143,8 @@ class Proxy(Numeric):
 
     @property
     def value(self):
-        """The saved tensor, a numpy array; NoValue before the run or where nothing was saved."""
+        """The saved tensor, a numpy array; NoValue before the run or where nothing was saved. One
+        without dimensions is an array that torch's tensors take too: scores[3, 1] = x.value."""
         save = self._last_save()
         if save is None:
             raise NoValue(f"{self._label()} was not saved: call .save() inside the block")
@@ -155,7 +156,7 @@ class Proxy(Numeric):
             missing = "its list was not saved, call .save() on that inside the block"
         if save.value is None or missing:
             raise NoValue(f"{self._label()} has no value: {missing or self._run.why_no_value()}")
-        return save.value
+        return save.value if save.value.ndim else save.value.view(Value)
 
     # Between the block and its values. A proxy is `kept` when it is copied as it is at a point of
     # the program, and comes back if it is `wanted`; it has `come` when its value is there.
@@ -610,7 +611,7 @@ class Finished(Proxy):
         return item in self.value
 
     def __reduce_ex__(self, protocol):
-        return self.value.__reduce_ex__(protocol)
+        return np.asarray(self.value).__reduce_ex__(protocol)
 
 
 def _plain(x):

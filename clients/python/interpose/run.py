@@ -10,10 +10,10 @@ import collections.abc
 import numpy as np
 
 from . import einops_backend
-from .activation_cache import call_hook
+from .activation_cache import Pass, call_hook
 from .cache import Cache, chosen
 from .condition import Condition
-from .current import INNERMOST
+from .current import INNERMOST, hooked
 from .errors import NoValue, user_place
 from .everyone import Everyone
 from .graph import Graph, Node
@@ -165,9 +165,10 @@ class Run(Request):
 
     def call_hooks(self):
         """Calls the model's hook functions at the front of an invoke, once for each step."""
-        if self.model._hooked:
+        if hooked(self.model):
+            hooks = Pass(self.model, [0]).hooks
             for _ in self.iter[:] if self.n_steps > 1 else (0,):
-                for hook in self.model._hooked:
+                for hook in hooks:
                     call_hook(self, hook)
 
     def follow(self, session):
@@ -616,7 +617,7 @@ class Scan(Run):
     """A run that is planned when its block ends, and not run: shapes are known, values are not."""
 
     def _finish(self):
-        self.plan(self.graph.nodes)
+        self.plan(self.graph.unplanned())
         self._state = "scanned"
 
 

@@ -65,11 +65,11 @@ class Module:
         leaf = self._branch.leaves[name]
         if isinstance(leaf, Parameter):
             raise AttributeError(f"{self._join(name)} is a parameter: it can be read, but not set")
-        place = self._tensors(name)
+        place, value = self._tensors(name), _not_inputs(value)
         if isinstance(leaf, Point):
             if isinstance(place, Inputs):
                 place = place._tensor
-                if isinstance(value, tuple) and not isinstance(value, Inputs):  # (args, kwargs)
+                if isinstance(value, tuple):    # (args, kwargs)
                     value = value[0][0] if isinstance(value[0], tuple) else value[0]
             _replace(place, value)
         elif isinstance(value, tuple):
@@ -205,6 +205,7 @@ class Module:
         place = self._tensors("output") if "output" in self._branch.leaves else None
         if place is None:
             raise self._unknown("output")
+        replacement = _not_inputs(replacement)
         if isinstance(place, tuple):
             place = place[0]
             replacement = replacement[0] if isinstance(replacement, tuple) else replacement
@@ -270,6 +271,11 @@ def _tensors_of(run, path, leaf, nodes):
         return Proxy(run, next(nodes))
     return Outputs([_tensors_of(run, f"{path}[{i}]", each, nodes) for i, each in enumerate(leaf)],
                    path, _replace)
+
+
+def _not_inputs(value):
+    """A module's input as the tensor that it is, for it looks like a tuple of outputs."""
+    return value._tensor if isinstance(value, Inputs) else value
 
 
 def _replace(place, value):
