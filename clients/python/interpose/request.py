@@ -107,10 +107,15 @@ class Request:
     def _raise(self, error, nodes):
         """Raises a refusal at the line of the node that it is about."""
         place = None
+        message = error.message
+        if error.code == "limit" and "--body-mb" in message:
+            node, largest = graphs.largest_constant(nodes)
+            place = node and node.place
+            message += largest and f"; {largest}"
         if type(error.node) is int and 0 <= error.node < len(nodes):
             place = nodes[error.node].place
         place = place or self._place_of(error.path)
-        raise_at(RequestError(error.code, error.message, error.path, error.node, error.request_id,
+        raise_at(RequestError(error.code, message, error.path, error.node, error.request_id,
                               place or self._place), place or self._place)
 
     def _place_of(self, path):
