@@ -6,13 +6,14 @@
 #                 the fuzzers, FUZZ_SECONDS each
 # make bench      Interpose beside its peers, tables and plots in bench/; ONLY=decode,prefill a part
 # make gemm       the products alone beside OpenBLAS, one table between the machine's limits
-# make gpu-check  on a machine with a GPU: the CUDA backend beside the reference and beside the CPU, the toolkit's
-#                 sanitizers, and the server with it as far as there are libraries; EMULATE=1 tries it out
+# make gpu-check  on a machine with a GPU: the CUDA backend beside the reference and beside the CPU, the
+#                 server with it as far as there are libraries, the toolkit's sanitizers; EMULATE=1 tries it out
 # make gpu-bench  on a machine with a GPU: its times beside its limits, cuBLAS and torch, in bench/gpu.md
+# make gpu-carry  packs what a machine needs for these two that has a GPU and nothing else, into build/carry
 # make install    into PREFIX (/usr/local)
 #
 # Variables: CC, CXX, PREFIX, SANITIZE (address,undefined or thread), FUZZ_SECONDS, HOST, PORT, MODEL,
-# ROUNDS and ONLY of the benchmark; CUDA=1 builds the CUDA backend too, with nvcc from PATH or
+# ROUNDS and ONLY of the benchmark; REPORTS, where those of a GPU go (build); CUDA=1 builds the CUDA backend too, with nvcc from PATH or
 # CUDA_HOME.
 
 ifeq ($(origin CC),default)
@@ -30,6 +31,7 @@ PORT ?= 8000
 MODEL ?= models/demo
 ROUNDS ?= 15
 ONLY ?=
+REPORTS ?= build
 
 # A build with a sanitizer lives in a folder of its own, so that the two never mix.
 comma := ,
@@ -112,7 +114,7 @@ TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test address thread check bench gemm gpu-check gpu-bench \
+.PHONY: all programs tests fuzzers demo run test address thread check bench gemm gpu-check gpu-bench gpu-carry \
         clean install packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
@@ -193,9 +195,14 @@ $(CUDA_OBJECTS): $(BUILD)/obj/%.o: %.cu
 	$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
 
 # What runs on a machine with a GPU, nvcc and a host compiler: without cmocka. EMULATE=1 tries it out
-# where there is none.
+# where there is none. All of it can be carried to a machine without a compiler: with C++'s library
+# within, the server's libraries looked for in lib/ beside the program.
 GPU := $(BUILD)/gpu$(if $(EMULATE),_emulated)
 GPU_OBJECTS := $(if $(EMULATE),$(EMULATED_OBJECTS),$(CUDA_OBJECTS))
+GPU_CHECKS := $(addprefix $(GPU)/,test_backend passes fast)
+GPU_ENGINE := $(addprefix $(GPU)/,schedules_tool interposed)
+GPU_LINK = $(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -static-libstdc++ -static-libgcc -o $@ $^ -lm -lpthread -ldl \
+           $(filter-out -lstdc++,$(CUDA_LIBS))
 
 $(GPU)/obj/%.o: tests/unit/%.c
 	@mkdir -p $(@D)
@@ -203,9 +210,9 @@ $(GPU)/obj/%.o: tests/unit/%.c
 
 $(GPU)/test_backend: $(BACKEND_TEST_OBJECTS) $(GPU)/obj/test_backend.o $(BUILD)/obj/tests/tested_cuda.o $(GPU_OBJECTS)
 $(GPU)/passes $(GPU)/fast: $(GPU)/%: $(PLAIN_OBJECTS) $(GPU)/obj/%.o $(GPU_OBJECTS)
-$(GPU)/test_backend $(GPU)/passes $(GPU)/fast:
+$(GPU_CHECKS):
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread $(CUDA_LIBS)
+	$(GPU_LINK)
 
 $(BUILD)/obj/bench/gpu.o: bench/gpu.cu
 	@mkdir -p $(@D)
@@ -213,13 +220,14 @@ $(BUILD)/obj/bench/gpu.o: bench/gpu.cu
 
 $(GPU)/bench: $(PLAIN_OBJECTS) $(if $(EMULATE),$(BUILD)/obj/emulated/bench/gpu.o,$(BUILD)/obj/bench/gpu.o) $(GPU_OBJECTS)
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread -ldl $(CUDA_LIBS)
+	$(GPU_LINK)
 
-$(GPU)/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c server/device_cuda.c \
-                         $(filter-out server/main.c server/device_%cuda.c,$(wildcard server/*.c)) \
-                         $(filter %.c,$(LIBRARY))) $(GPU_OBJECTS)
+$(GPU)/schedules_tool: $(call object,tests/schedules_tool.c tests/reference.c)
+$(GPU)/interposed: $(call object,server/main.c)
+$(GPU_ENGINE): $(call object,server/device_cuda.c $(filter-out server/main.c server/device_%cuda.c,$(wildcard server/*.c)) \
+                 $(filter %.c,$(LIBRARY))) $(GPU_OBJECTS)
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(GPU_LINK) $(filter -lmicrohttpd -ljansson -lmsgpackc,$(LIBS)) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/lib'
 
 $(BUILD)/tests/%_tool: $(BUILD)/obj/tests/%_tool.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
@@ -321,14 +329,23 @@ gemm: .venv/client.done
 	    $$(.venv/bin/python -c "import numpy, pathlib; p = pathlib.Path(numpy.__file__).parent.parent; print(next(p.glob('numpy.libs/*openblas*')))")
 	@$(BUILD)/bench/limits 2
 
-gpu-check:
-	@$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/test_backend $(GPU)/passes $(GPU)/fast
-	@EMULATE=$(EMULATE) sh tests/gpu_check.sh $(GPU)
+# What was carried here is run as it came.
+GPU_MAKE := $(MAKE) --no-print-directory --silent -j$(shell nproc) $(if $(EMULATE),,CUDA=1)
 
-# Where there is no GPU, a data sheet's limits stand beside empty columns, in build/gpu.md.
+gpu-check:
+	@sh tests/gpu_carry.sh carried $(GPU) || { [ $$? = 1 ] && $(GPU_MAKE) $(GPU_CHECKS) && \
+	    if sh tests/gpu_carry.sh libraries $(CC); then $(GPU_MAKE) $(GPU_ENGINE); fi; }
+	@EMULATE=$(EMULATE) sh tests/gpu_check.sh $(GPU) $(REPORTS)
+
+# Where there is no GPU, a data sheet's limits stand beside empty columns.
 gpu-bench:
-	@$(if $(EMULATE)$(NVCC_HERE),$(MAKE) --no-print-directory --silent -j $(if $(EMULATE),,CUDA=1) $(GPU)/bench)
-	@EMULATE=$(EMULATE) $(or $(wildcard .venv/bin/python),$(PYTHON)) bench/gpu.py $(GPU)/bench
+	@sh tests/gpu_carry.sh carried $(GPU) || { [ $$? = 1 ] && \
+	    $(if $(EMULATE)$(NVCC_HERE),$(GPU_MAKE) $(GPU)/bench,true); }
+	@EMULATE=$(EMULATE) $(or $(wildcard .venv/bin/python),$(PYTHON)) bench/gpu.py $(GPU)/bench $(REPORTS)
+
+gpu-carry: .venv/tests.done
+	@$(GPU_MAKE) $(GPU_CHECKS) $(GPU_ENGINE) $(GPU)/bench
+	@sh tests/gpu_carry.sh pack $(GPU)
 
 install: all
 	install -D -m 755 $(BUILD)/interposed $(DESTDIR)$(PREFIX)/bin/interposed

@@ -1,5 +1,10 @@
-/* Times of the CUDA backend without HTTP, for bench/gpu.py to put into a table: `gpu [tiny]`; or for a
- * profiler one pass alone, behind others: `gpu profile decode exact 1`. Lines:
+/* Times of the CUDA backend without HTTP, for bench/gpu.py to put into a table:
+ *
+ *   gpu PRECISION [tiny]      exact (the machine and its limits too), tf32x3, tf32 or bf16
+ *   gpu cublas [tiny]         its products, where its library is found
+ *   gpu profile decode exact 1          for a profiler: one pass alone, behind others
+ *
+ * Lines, each as soon as it is known:
  *
  *   device TEXT
  *   limit read_gb N           read from memory, GB/s
@@ -7,14 +12,15 @@
  *   limit link_gb N           from the device to pinned memory, GB/s
  *   limit launch_us N         a small kernel behind others, and the same in a graph
  *   limit graph_us N
- *   gemm NAME M OURS [CUBLAS [TF32]]    milliseconds; cuBLAS where its library is found
- *   PRECISION NAME M OURS     the same product in a faster precision
  *   decode PRECISION N MS     a step of N sequences
  *   prefill PRECISION N MS    a prompt of N tokens with all logits
  *   saves PRECISION N MS      the same with every block's output on the host
+ *   PRECISION NAME M MS       a product of M rows
+ *   cublas NAME M MS          the same, in fp32
+ *   cublas_tf32 NAME M MS     and in TF32
  *
  * The model is made (tests/made_model.h) with GPT-2 small's sizes; `tiny` is for a dry run on the
- * emulated device. Medians.
+ * emulated device. Medians. What goes wrong ends the program with a line that says what.
  */
 #include "../kernels/cuda/device.h"
 
@@ -35,11 +41,12 @@ extern "C" {
 #define PROFILE(what)
 #endif
 
-enum { ROUNDS = 9, ROWS = 1024, PAGES_EACH = 16, PAST = 20, CHAINS = 8, NOT_TURNED = 0 };
+enum { ROUNDS_MAX = 9, ROWS = 1024, PAGES_EACH = 16, PAST = 20, CHAINS = 8, NOT_TURNED = 0 };
 
 static const struct backend *const be = &backend_cuda;
 static struct device *device;
 static struct err error;
+static int n_rounds = ROUNDS_MAX, n_before = 2;
 
 static void must(bool went_well)
 {
@@ -58,8 +65,8 @@ static int compare(const void *a, const void *b)
 /* Median seconds of `run`, of which `calls` are queued before one fence. */
 template <class F> static double time_of(int calls, F run)
 {
-    double seconds[ROUNDS];
-    for (int i = -2; i < ROUNDS; i++) {
+    double seconds[ROUNDS_MAX];
+    for (int i = -n_before; i < n_rounds; i++) {
         const double start = seconds_now();
         for (int c = 0; c < calls; c++)
             run();
@@ -67,8 +74,8 @@ template <class F> static double time_of(int calls, F run)
         if (i >= 0)
             seconds[i] = (seconds_now() - start) / calls;
     }
-    qsort(seconds, ROUNDS, sizeof *seconds, compare);
-    return seconds[ROUNDS / 2];
+    qsort(seconds, (size_t)n_rounds, sizeof *seconds, compare);
+    return seconds[n_rounds / 2];
 }
 
 /* The same of each of `calls` different calls, without what the host takes to queue them. */
@@ -130,7 +137,7 @@ static void say_limits(bool tiny)
 {
     const unsigned grid = tiny ? 2 : 4096;
     const int64_t count = tiny ? 4096 : (int64_t)1 << 28; /* floats: larger than any cache */
-    const int rounds = tiny ? 4 : 4096;
+    const int steps = tiny ? 4 : 4096;
     float *out = floats((size_t)grid * BLOCK), *x = floats((size_t)count);
     const double read = time_of(tiny ? 1 : 4, [&] {
         LAUNCH(read_kernel, grid, BLOCK, 0, device->stream, out,
@@ -138,11 +145,11 @@ static void say_limits(bool tiny)
         CHECK_LAUNCH(device);
     });
     const double fma = time_of(tiny ? 1 : 4, [&] {
-        LAUNCH(fma_kernel, grid, BLOCK, 0, device->stream, out, rounds);
+        LAUNCH(fma_kernel, grid, BLOCK, 0, device->stream, out, steps);
         CHECK_LAUNCH(device);
     });
     printf("limit read_gb %.3f\n", 4e-9 * (double)count / read);
-    printf("limit fma_gflop %.3f\n", 2e-9 * (double)CHAINS * grid * BLOCK * (double)rounds / fma);
+    printf("limit fma_gflop %.3f\n", 2e-9 * (double)CHAINS * grid * BLOCK * (double)steps / fma);
     be->release(device, x, 0);
     be->release(device, out, 0);
 }
@@ -171,7 +178,7 @@ static void say_launches(bool tiny)
     be->release(device, x, 0);
 }
 
-/* Products beside cuBLAS, whose library is looked for at run time. */
+/* cuBLAS, whose library is looked for at run time. */
 static struct {
     void *handle;
     int (*create)(void **handle);
@@ -194,15 +201,19 @@ static void blas_open(void)
     void *library = NULL;
     for (const char *name : names)
         library = library ? library : dlopen(name, RTLD_NOW);
-    if (!library)
-        return;
+    if (!library) {
+        fprintf(stderr, "libcublas.so, .13 or .12 is not found\n");
+        exit(1);
+    }
     find(blas.create, library, "cublasCreate_v2");
     find(blas.set_stream, library, "cublasSetStream_v2");
     find(blas.set_math, library, "cublasSetMathMode");
     find(blas.gemm, library, "cublasSgemm_v2");
     if (!blas.create || !blas.set_stream || !blas.set_math || !blas.gemm
-        || blas.create(&blas.handle) != 0 || blas.set_stream(blas.handle, device->stream) != 0)
-        blas.handle = NULL;
+        || blas.create(&blas.handle) != 0 || blas.set_stream(blas.handle, device->stream) != 0) {
+        fprintf(stderr, "cuBLAS does not start\n");
+        exit(1);
+    }
 }
 
 struct product {
@@ -218,15 +229,18 @@ struct operands {
     struct weight *packed[COPIES];
 };
 
-static double our_time(const struct product *p, int M, const struct operands *o)
+static void say_our_time(const char *precision, const struct product *p, int M,
+                         const struct operands *o)
 {
-    return time_queued(COPIES, [&](int c) {
+    const double time = time_queued(COPIES, [&](int c) {
         be->linear(device, o->out, o->x, o->packed[c % p->copies], NULL, M, EPILOGUE_none, NULL);
     });
+    printf("%s %s %d %.5f\n", precision, p->name, M, 1e3 * time);
 }
 
 /* Row-major x (M, K) @ w (K, columns) is column-major w^T x^T. */
-static double blas_time(const struct product *p, int M, const struct operands *o, int mode)
+static void say_blas_time(const char *name, int mode, const struct product *p, int M,
+                          const struct operands *o)
 {
     const float one = 1, zero = 0;
     int status = blas.set_math(blas.handle, mode);
@@ -235,8 +249,9 @@ static double blas_time(const struct product *p, int M, const struct operands *o
                             o->plain[c % p->copies], p->columns, o->x, p->K, &zero, o->out, p->columns);
     });
     if (status != 0)
-        fprintf(stderr, "cuBLAS refuses %s of %d rows: %d\n", p->name, M, status);
-    return status == 0 ? time : 0;
+        fprintf(stderr, "%s refuses %s of %d rows: %d\n", name, p->name, M, status);
+    else
+        printf("%s %s %d %.5f\n", name, p->name, M, 1e3 * time);
 }
 
 static float *noise(size_t count)
@@ -250,8 +265,8 @@ static float *noise(size_t count)
     return x;
 }
 
-/* In lines of this kind. */
-static void say_product(const char *kind, const struct product *p, int rows_max)
+/* Ours, or cuBLAS's where that was opened. */
+static void say_product(const char *precision, const struct product *p, int rows_max)
 {
     const size_t size = (size_t)p->K * (size_t)p->columns;
     float *const matrix = noise(size);
@@ -259,19 +274,22 @@ static void say_product(const char *kind, const struct product *p, int rows_max)
                          floats((size_t)rows_max * (size_t)p->K), {}, {}};
     be->upload(device, o.x, matrix, sizeof *matrix * (size_t)rows_max * (size_t)p->K);
     for (int c = 0; c < p->copies; c++) {
-        must(be->weight_pack(device, &o.packed[c], matrix, LAYOUT_kn, p->K, p->columns, &error));
-        o.plain[c] = blas.handle ? floats(size) : NULL;
-        if (o.plain[c])
-            be->upload(device, o.plain[c], matrix, sizeof *matrix * size);
+        if (!blas.handle) {
+            must(be->weight_pack(device, &o.packed[c], matrix, LAYOUT_kn, p->K, p->columns, &error));
+            continue;
+        }
+        o.plain[c] = floats(size);
+        be->upload(device, o.plain[c], matrix, sizeof *matrix * size);
     }
     for (int M : {1, 8, 64, 512}) {
         if (M > rows_max)
             continue;
-        printf("%s %s %d %.5f", kind, p->name, M, 1e3 * our_time(p, M, &o));
-        for (int mode : {MATH_DEFAULT, MATH_TF32})
-            if (blas.handle)
-                printf(" %.5f", 1e3 * blas_time(p, M, &o, mode));
-        printf("\n");
+        if (!blas.handle) {
+            say_our_time(precision, p, M, &o);
+            continue;
+        }
+        say_blas_time("cublas", MATH_DEFAULT, p, M, &o);
+        say_blas_time("cublas_tf32", MATH_TF32, p, M, &o);
     }
     for (int c = 0; c < p->copies; c++) {
         be->weight_free(device, o.packed[c]);
@@ -402,51 +420,62 @@ static void say_passes(const char *precision, const struct model_shape *shape, i
     gpt2_free(m);
 }
 
-static void say_products(const char *kind, const struct model_shape *shape, bool tiny)
+static void say_products(const char *precision, const struct model_shape *shape, bool tiny)
 {
     const int D = shape->width, F = shape->inner;
     const struct product products[] = {{"qkv", D, 3 * D, 16}, {"proj", D, D, COPIES},
                                        {"fc", D, F, 16}, {"mlp_proj", F, D, 16},
                                        {"lm_head", D, shape->vocab, 1}};
     for (const struct product &p : products)
-        say_product(kind, &p, tiny ? 8 : 512);
+        say_product(precision, &p, tiny ? 8 : 512);
 }
 
-static void say_machine(const struct model_shape *shape, bool tiny)
+static void say_machine(bool tiny)
 {
     printf("device %s\n", be->describe(device));
     say_limits(tiny);
     say_link(tiny);
     say_launches(tiny);
-    blas_open();
-    say_products("gemm", shape, tiny);
-    blas.handle = NULL; /* its stream ends with the device */
+}
+
+/* What is worth most comes first, should there be no second. */
+static void say_all(const char *what, const struct asked *asked, bool tiny)
+{
+    const struct model_shape small = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {}};
+    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f, 0, {}}
+                                          : small;
+    const bool is_blas = strcmp(what, "cublas") == 0;
+    struct device_options o = {};
+    o.rows_max = ROWS, o.width_max = shape.inner, o.context_max = shape.context;
+    o.heads_max = shape.n_heads, o.precision = is_blas ? "exact" : what;
+    must(be->open(&device, &o, &error));
+    if (is_blas)
+        blas_open();
+    else if (!asked->kind && strcmp(what, "exact") == 0)
+        say_machine(tiny);
+    if (!is_blas)
+        say_passes(what, &shape, tiny ? 32 : ROWS, asked);
+    if (!asked->kind)
+        say_products(what, &shape, tiny);
+    be->close(device);
 }
 
 int main(int n_arguments, char **arguments)
 {
-    const bool tiny = n_arguments > 1 && strcmp(arguments[1], "tiny") == 0;
-    const bool profile = n_arguments == 5 && strcmp(arguments[1], "profile") == 0;
-    const struct asked asked = profile ? (struct asked){arguments[2], arguments[3],
-                                                        atoi(arguments[4])}
-                                       : (struct asked){};
-    const struct model_shape small = {12, 12, 768, 3072, 50257, 1024, 1e-5f, 0, {}};
-    const struct model_shape shape = tiny ? model_shape{2, 4, 64, 256, 101, 200, 1e-5f, 0, {}}
-                                          : small;
-    const int rows_max = tiny ? 32 : ROWS;
-    for (const char *precision : {"exact", "tf32x3", "tf32", "bf16"}) {
-        struct device_options o = {};
-        o.rows_max = ROWS, o.width_max = shape.inner, o.context_max = shape.context;
-        o.heads_max = shape.n_heads, o.precision = precision;
-        if (profile && strcmp(precision, asked.precision) != 0)
-            continue;
-        must(be->open(&device, &o, &error));
-        if (!profile && strcmp(precision, "exact") == 0)
-            say_machine(&shape, tiny);
-        else if (!profile)
-            say_products(precision, &shape, tiny);
-        say_passes(precision, &shape, rows_max, &asked);
-        be->close(device);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (n_arguments == 5 && strcmp(arguments[1], "profile") == 0) {
+        const struct asked one = {arguments[2], arguments[3], atoi(arguments[4])};
+        say_all(one.precision, &one, false);
+        return 0;
     }
+    if (n_arguments < 2) {
+        fprintf(stderr, "gpu exact|tf32x3|tf32|bf16|cublas [tiny]\n");
+        return 2;
+    }
+    const struct asked all = {};
+    const bool tiny = n_arguments > 2 && strcmp(arguments[2], "tiny") == 0;
+    if (tiny)
+        n_rounds = 1, n_before = 0;
+    say_all(arguments[1], &all, tiny);
     return 0;
 }

@@ -1,22 +1,34 @@
-"""Puts what build/gpu/bench measures beside the limits and the peers, as bench/gpu.md. Without a GPU
-the columns of times stay empty, the limits are a data sheet's, and the page is build/gpu.md.
+"""Puts what build/gpu/bench measures beside the limits and the peers, as bench/gpu.md. Each part is a
+process of its own under a time limit, the peers last: whatever becomes of one, it costs its own
+cells, where the reason is then. FOLDER/gpu.md and gpu_bench.log have each number as soon as it is
+there, bench/gpu.md once all of ours are. Without a GPU the columns of times stay empty and the
+limits are a data sheet's.
 
-    gpu.py PROGRAM        (make gpu-bench; EMULATE=1: a dry run, into build/)
+    gpu.py PROGRAM FOLDER       (make gpu-bench; EMULATE=1: a dry run, into FOLDER alone)
+    gpu.py --peer NAME          prints lines as PROGRAM does
 """
+import contextlib
+import importlib.util
 import os
 import pathlib
+import queue
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import typing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 D, F, V, BLOCKS, HEADS = 768, 3072, 50257, 12, 12
 SHAPES = {"qkv": (D, 3 * D), "proj": (D, D), "fc": (D, F), "mlp_proj": (F, D), "lm_head": (D, V)}
 GEMM_ROWS = (1, 8, 64, 512)
 DECODE, PREFILL, SAVES = (1, 8, 32, 128), (16, 128, 512, 1024), (16, 512)
-PEERS = {"HF eager": [*(("decode", n) for n in DECODE), *(("prefill", n) for n in PREFILL)],
-         "torch.compile": [("decode", 1), ("prefill", 512)]}  # each takes long to compile
+PEERS = {"hf": [*(("decode", n) for n in DECODE), *(("prefill", n) for n in PREFILL)],
+         "compiled": [("decode", 1), ("prefill", 512)]}  # each takes long to compile
+PEER_NAMES = {"hf": "HF eager, ms", "compiled": "torch.compile, ms"}
 BLOCK_WEIGHTS = sum(k * n for name, (k, n) in SHAPES.items() if name != "lm_head")
 WEIGHTS = BLOCKS * BLOCK_WEIGHTS + D * V
 # NVIDIA's data sheet of the H200, and PCI Express 5 in one direction.
@@ -27,30 +39,114 @@ LIMITS = (("read_gb", "reads", 0, "GB/s"), ("fma_gflop", "multiply-adds", 0, "GF
           ("link_gb", "to the host", 0, "GB/s"), ("launch_us", "a small kernel", 1, "us"),
           ("graph_us", "in a graph", 1, "us"))
 ROUNDS = 9
+# In all less than ten minutes. Ours come first, and what is worth most first of all.
+OWN_SECONDS = {"exact": 150, "tf32x3": 60, "tf32": 60, "bf16": 60}
+PEER_SECONDS = {"cublas": 60, "hf": 70, "compiled": 110}
 
 
-def measured(program, tiny):
-    """{"device": text, ("limit", name): n, ("gemm", name, M): [ours, ...],
-    (precision, name, M): ours, ("decode" or "prefill", precision, n): ms}"""
-    if not pathlib.Path(program).exists():
-        return {}
-    done = subprocess.run([program, *(["tiny"] if tiny else [])], capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"{program}: {done.stderr.strip()}", file=sys.stderr)
-        return {}
-    found = {}
-    for line in done.stdout.splitlines():
+class Part(typing.NamedTuple):
+    name: str           # whose cells these are
+    command: list
+    seconds: float
+
+
+class Found:
+    """What the parts said: `device`; `limits` by name; `times` {("decode", "exact", n): ms, ("exact",
+    product, rows): ms, ...}; and of each part that came to no end, why: in a word, and in full."""
+
+    def __init__(self):
+        self.device, self.limits, self.times, self.troubles = None, {}, {}, {}
+
+    def hear(self, line):
         kind, rest = line.split(" ", 1)
         words = rest.split()
         if kind == "device":
-            found["device"] = rest
+            self.device = rest
         elif kind == "limit":
-            found[kind, words[0]] = float(words[1])
-        elif kind == "gemm":
-            found[kind, words[0], int(words[1])] = [float(word) for word in words[2:]]
+            self.limits[words[0]] = float(words[1])
         else:
-            found[kind, words[0], int(words[1])] = float(words[2])
-    return found
+            self.times[kind, words[0], int(words[1])] = float(words[2])
+
+    def cell(self, part, key, text):
+        """A time by `text`, or why it is missing."""
+        if key in self.times:
+            return text(self.times[key])
+        return self.troubles.get(part, [""])[0]
+
+
+def parts_of(program, is_tiny):
+    """None of the peers in a dry run; nothing at all without the program."""
+    if not pathlib.Path(program).exists():
+        return
+    tiny = ["tiny"] if is_tiny else []
+    for precision, seconds in OWN_SECONDS.items():
+        yield Part(precision, [program, precision, *tiny], seconds)
+    for name, seconds in PEER_SECONDS.items() if not is_tiny else ():
+        peer = [sys.executable, __file__, "--peer", name]
+        yield Part(name, [program, name] if name == "cublas" else peer, seconds)
+
+
+def library_path():
+    """Where cuBLAS may also be: torch brings one along."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [str(folder) for place in (spec.submodule_search_locations if spec else [])
+               for folder in pathlib.Path(place).glob("*/lib")]
+    return ":".join([*filter(None, [os.environ.get("LD_LIBRARY_PATH")]), *folders,
+                     os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/lib64"])
+
+
+def run(part, hear):
+    """Calls hear with each line that it prints. Gives why it came to no end, in a word and in full, or
+    None."""
+    lines = queue.Queue()
+    until = time.monotonic() + part.seconds
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(part.command, stdout=subprocess.PIPE, stderr=errors, text=True,
+                                   errors="replace", start_new_session=True,
+                                   env={**os.environ, "LD_LIBRARY_PATH": library_path()})
+        threading.Thread(target=read, args=(process.stdout, lines), daemon=True).start()
+        try:
+            while (line := lines.get(timeout=max(0, until - time.monotonic()))) is not None:
+                hear(line)
+            status = process.wait(max(0, until - time.monotonic()))
+        except (queue.Empty, subprocess.TimeoutExpired):
+            return "not finished", f"not finished after {part.seconds} s"
+        finally:    # with what it has started; and on, should even that not end it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        if status == 0:
+            return None
+        how = signal.Signals(-status).name if status < 0 else f"exit {status}"
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+        return how, how + (f": {said[-1][:200]}" if said else "")
+
+
+def read(stream, lines):
+    for line in stream:
+        lines.put(line.rstrip("\n"))
+    lines.put(None)
+
+
+def measure(parts, folder):
+    """Yields what was found so far, after each part. The page and the log are written line by line."""
+    found = Found()
+    with open(folder / "gpu_bench.log", "w", buffering=1) as log:
+        for part in parts:
+            def hear(line):
+                log.write(line + "\n")
+                try:
+                    found.hear(line)
+                except (ValueError, IndexError):
+                    return      # not one of ours
+                (folder / "gpu.md").write_text(page(found))
+            if trouble := run(part, hear):
+                found.troubles[part.name] = trouble
+                log.write(f"{part.name}: {trouble[1]}\n")
+            (folder / "gpu.md").write_text(page(found))
+            yield part, found
 
 
 def limit_of(weights, n_rows, limits, precision="exact"):
@@ -65,41 +161,24 @@ def saves_limit(n, limits):
     return max(limit_of(WEIGHTS, n, limits), 4e-6 * BLOCKS * n * D / limits["link_gb"])
 
 
-def peers():
-    """{(name, "decode" or "prefill", n): ms} of torch on this GPU, or {} where there is none. Each in
-    a process of its own: whatever becomes of it, what it has said is kept."""
-    found = {}
-    for name in PEERS:
-        done = subprocess.run([sys.executable, __file__, "--peer", name], capture_output=True,
-                              text=True, timeout=600)
-        if done.returncode != 0:
-            print(f"{name}: {done.stderr.strip()[-300:]}", file=sys.stderr)
-        for line in done.stdout.splitlines():
-            kind, n, ms = line.split()
-            found[name, kind, int(n)] = float(ms)
-    return found
-
-
 def peer(name):
-    """Prints "decode 1 5.9" and so on, in ms."""
-    try:
-        import torch
-        import transformers
-    except ImportError:
-        return
-    if torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = False
-        peer_on("cuda", name, torch, transformers, transformers.GPT2Config())
+    """Prints "decode hf 1 5.9" and so on, in ms."""
+    import torch
+    import transformers
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no GPU")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    peer_on("cuda", name, torch, transformers, transformers.GPT2Config())
 
 
 def peer_on(device, name, torch, transformers, config):
     run = transformers.GPT2LMHeadModel(config).eval().to(device)
-    if name == "torch.compile":
+    if name == "compiled":
         run = torch.compile(run, dynamic=False)
     for kind, n in PEERS[name]:
         with torch.inference_mode():
             ms = time_of(passes(run, kind, n, device, torch, transformers), torch)
-        print(kind, n, f"{ms:.5f}", flush=True)
+        print(kind, name, n, f"{ms:.5f}", flush=True)
 
 
 def passes(run, kind, n, device, torch, transformers):
@@ -126,43 +205,47 @@ def time_of(run, torch):
     return 1e3 * statistics.median(seconds)
 
 
-def cell(milliseconds):
-    return "" if milliseconds is None else f"{milliseconds:.3f}"
+def milli(milliseconds):
+    return f"{milliseconds:.3f}"
 
 
 def micro(milliseconds):
-    return "" if milliseconds is None else f"{1e3 * milliseconds:.1f}"
+    return f"{1e3 * milliseconds:.1f}"
 
 
-def part(limit, milliseconds):
-    return "" if milliseconds is None else f"{100 * limit / milliseconds:.0f} %"
+def share_of(limit):
+    return lambda milliseconds: f"{100 * limit / milliseconds:.0f} %"
 
 
-def rows_of(found, others, limits):
-    names = sorted({name for name, _, _ in others})
-    yield ["", "limit, ms", "Interpose exact, ms", "of the limit", *names]
-    for kind, counts in (("decode", DECODE), ("prefill", PREFILL)):
+def passes_named():
+    for kind, counts, of in (("decode", DECODE, "a token of each of"),
+                             ("prefill", PREFILL, "all logits of")):
         for n in counts:
-            limit, ours = limit_of(WEIGHTS, n, limits), found.get((kind, "exact", n))
-            yield [pass_named(kind, n), cell(limit), cell(ours), part(limit, ours),
-                   *(cell(others.get((name, kind, n))) for name in names)]
+            yield kind, n, f"{kind}: {of} {n}"
+
+
+def rows_of(found, limits):
+    yield ["", "limit, ms", "Interpose exact, ms", "of the limit", *PEER_NAMES.values()]
+    for kind, n, name in passes_named():
+        limit, key = limit_of(WEIGHTS, n, limits), (kind, "exact", n)
+        yield [name, milli(limit), found.cell("exact", key, milli),
+               found.cell("exact", key, share_of(limit)),
+               *(found.cell(peer, (kind, peer, n), milli) if (kind, n) in PEERS[peer] else ""
+                 for peer in PEER_NAMES)]
     for n in SAVES:
-        limit, ours = saves_limit(n, limits), found.get(("saves", "exact", n))
-        yield [f"prefill, every block's output saved: {n}", cell(limit), cell(ours),
-               part(limit, ours), *("" for _ in names)]
-
-
-def pass_named(kind, n):
-    return f"{kind}: {'a token of each of' if kind == 'decode' else 'all logits of'} {n}"
+        limit, key = saves_limit(n, limits), ("saves", "exact", n)
+        yield [f"prefill, every block's output saved: {n}", milli(limit),
+               found.cell("exact", key, milli), found.cell("exact", key, share_of(limit)),
+               *("" for _ in PEER_NAMES)]
 
 
 def fast_of(found, limits):
     yield ["", *(f"{precision} {what}" for precision in TENSOR
                  for what in ("limit, ms", "Interpose, ms"))]
-    for kind, counts in (("decode", DECODE), ("prefill", PREFILL)):
-        for n in counts:
-            yield [pass_named(kind, n), *(cell(ms) for precision in TENSOR for ms in (
-                limit_of(WEIGHTS, n, limits, precision), found.get((kind, precision, n))))]
+    for kind, n, name in passes_named():
+        yield [name, *(text for precision in TENSOR for text in (
+            milli(limit_of(WEIGHTS, n, limits, precision)),
+            found.cell(precision, (kind, precision, n), milli)))]
 
 
 def gemms_of(found, limits):
@@ -170,10 +253,12 @@ def gemms_of(found, limits):
            "cuBLAS fp32, us", "cuBLAS TF32, us", *(f"Interpose {name}, us" for name in TENSOR)]
     for name, (k, n) in SHAPES.items():
         for m in GEMM_ROWS:
-            limit = limit_of(k * n, m, limits)
-            ours, blas, tf32 = (found.get(("gemm", name, m), []) + [None] * 3)[:3]
-            yield [name, str(m), micro(limit), micro(ours), part(limit, ours), micro(blas),
-                   micro(tf32), *(micro(found.get((precision, name, m))) for precision in TENSOR)]
+            limit, key = limit_of(k * n, m, limits), ("exact", name, m)
+            yield [name, str(m), micro(limit), found.cell("exact", key, micro),
+                   found.cell("exact", key, share_of(limit)),
+                   *(found.cell("cublas", (kind, name, m), micro)
+                     for kind in ("cublas", "cublas_tf32")),
+                   *(found.cell(kind, (kind, name, m), micro) for kind in TENSOR)]
 
 
 def table(rows):
@@ -182,10 +267,11 @@ def table(rows):
     return "\n".join([lines[0], "| " + " | ".join("---" for _ in rows[0]) + " |", *lines[1:]])
 
 
-def page(found, others):
-    limits = SHEET | {name: found["limit", name] for name, *_ in LIMITS if ("limit", name) in found}
-    whence = "measured in this run" if found else (
+def page(found):
+    limits = SHEET | found.limits
+    whence = "measured in this run" if found.limits else (
         "of the H200's data sheet: **no GPU was at hand, nothing below was measured**")
+    troubles = "".join(f"- Not all of {part}: {why}\n" for part, (_, why) in found.troubles.items())
     return f"""# The CUDA backend's times
 
 Written by `make gpu-bench`. GPT-2 small with made weights, float32, without HTTP; medians. The limit is the larger of two times:
@@ -193,10 +279,10 @@ reading the weights, and multiplying by them without tensor cores, at the limits
 for the faster precisions on tensor cores, at the data sheet's rate. Products are timed behind one another with other weights each
 time, as in a pass, and queued as a graph, ours and cuBLAS's.
 
-- Device: {found.get("device", "none")}
+- Device: {found.device or "none"}
 - Limits: {", ".join(f"{text} {limits[name]:.{digits}f} {unit}" for name, text, digits, unit in LIMITS if name in limits)}
-
-{table(rows_of(found, others, limits))}
+{troubles}
+{table(rows_of(found, limits))}
 
 {table(fast_of(found, limits))}
 
@@ -205,17 +291,22 @@ time, as in a pass, and queued as a graph, ours and cuBLAS's.
 
 
 def main():
-    tiny = bool(os.environ.get("EMULATE"))
     if sys.argv[1] == "--peer":
         peer(sys.argv[2])
-        return
-    found = measured(sys.argv[1], tiny)
-    to = ROOT / ("bench/gpu.md" if found and not tiny else "build/gpu.md")
-    to.write_text(page(found, {}))
-    text = page(found, {} if tiny else peers())
-    to.write_text(text)
-    print(text)
+        return 0
+    program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    is_tiny = bool(os.environ.get("EMULATE"))
+    found = Found()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu.md").write_text(page(found))
+    for part, found in measure(parts_of(program, is_tiny), folder):
+        print(f"{part.name}: {found.troubles.get(part.name, ['', 'done'])[1]}", flush=True)
+        is_ours = found.device and not is_tiny and "exact" not in found.troubles
+        if is_ours and part.name not in list(OWN_SECONDS)[:-1]:
+            (ROOT / "bench/gpu.md").write_text(page(found))
+    print(page(found))
+    return int(pathlib.Path(program).exists() and not found.device)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -34,8 +34,9 @@ import workloads
 
 PARTS = {"trace": workloads.Bench.trace, "decode": workloads.Bench.decode,
          "prefill": workloads.Bench.prefill, "users": workloads.Bench.many_users,
-         "fairness": workloads.Bench.fairness, "lens": workloads.Bench.logit_lens,
-         "first-byte": workloads.Bench.first_byte, "scaling": workloads.Bench.scaling}
+         "sweep": workloads.Bench.sweep, "fairness": workloads.Bench.fairness,
+         "lens": workloads.Bench.logit_lens, "first-byte": workloads.Bench.first_byte,
+         "scaling": workloads.Bench.scaling}
 
 
 def machine():

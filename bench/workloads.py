@@ -348,6 +348,51 @@ class Bench:
             self.report.values["open loop", label] = arrivals
         self.report.add(table)
 
+    # (d) A sweep: one prompt, every head changed in a run of its own.
+
+    def sweep(self):
+        ids = self.prompt(14)
+        users = [(ids, b, h) for b in range(self.n_blocks) for h in range(self.n_heads)]
+        few = np.s_[:, :2]      # two answers' logits, as a difference of them needs
+
+        def ours():
+            model, saved = self.ours.model, []
+            with model.trace() as tracer:
+                for _, block, head in users:
+                    with tracer.invoke(ids):
+                        model.transformer.h[block].attn.value.output[:, head] = 0.0
+                        saved.append(model.lm_head.output[:, -1][few].save())
+            return np.concatenate([x.value for x in saved])
+
+        rows = turns.take_turns(
+            {OURS: ours, "HF with hooks, one after another": lambda: self.users_of_hf(users)[few],
+             "HF with hooks, one batch": lambda: self.heads_of_hf(ids)[few],
+             "nnsight, one batch": lambda: self.users_of_nnsight(users)[few]},
+            self.some(0.2), self.users_of_hf(users)[few], warmups=-1)
+        self.report.timings(
+            "sweep", f"A sweep over {len(users)} heads, each zeroed in a run of a prompt of "
+            f"{len(ids)} tokens, two last logits", "s", rows, lambda s: s,
+            ("arithmetic, widest vectors, all rows of all runs",
+             self.arithmetic(len(users) * len(ids), len(users))))
+
+    @torch.inference_mode()
+    def heads_of_hf(self, ids):
+        """Every head zeroed in a row of one batch, with a hook a block."""
+        def change(block):
+            def zero(module, args, out):
+                out = out.clone()
+                for head in range(self.n_heads):
+                    out[block * self.n_heads + head, :, self.columns_of(head)] = 0.0
+                return out
+            return zero
+
+        with contextlib.ExitStack() as stack:
+            for i, block in enumerate(self.hf.transformer.h):
+                handle = block.attn.c_attn.register_forward_hook(change(i))
+                stack.callback(handle.remove)
+            batch = torch.tensor([ids] * (self.n_blocks * self.n_heads))
+            return self.hf(batch, logits_to_keep=1, use_cache=False).logits[:, 0].numpy()
+
     # (d) A light user beside a flood.
 
     def fairness(self):

@@ -43,9 +43,10 @@ enum {
     SLOW = 8,                      /* for a logarithm or an index: 5 to 10 ns */
     VERY_SLOW = 16,                /* for a sine, a power or erf: 16 to 20 ns, 70 at most */
     PRODUCT_MARGIN = 32,           /* a product takes the time of so many rows and terms beyond its
-                                      own, and of a multiple of columns: for what it packs, at
-                                      1 ns an element */
-    PRODUCT_COLUMNS = 64,
+                                      own, */
+    PRODUCT_COLUMNS = 16,          /* of a multiple of so many columns */
+    PRODUCT_PACKED = 48,           /* and of so many beyond those: for what it packs, at some 1 ns
+                                      an element */
     APPLY_ROWS = 10,               /* a module of the model takes as long for one row as for so
                                       many: its weights are read, 37 GB/s beside 117 multiply-adds
                                       in 1 ns */

@@ -42,8 +42,9 @@ static double product_cost(const struct view *out, const struct view *x)
 {
     const double rows = (double)out->shape[out->rank - 2], terms = (double)x->shape[x->rank - 1];
     const double columns = (double)out->shape[out->rank - 1];
-    return (double)view_count(out) / (rows * columns) * (rows + PRODUCT_MARGIN) *
-           (terms + PRODUCT_MARGIN) * up_to(columns, PRODUCT_COLUMNS);
+    const double n = (rows + PRODUCT_MARGIN) * up_to(columns, PRODUCT_COLUMNS);
+    return (double)view_count(out) / (rows * columns) * (terms + PRODUCT_MARGIN) *
+           (n + PRODUCT_PACKED * rows);
 }
 
 /* How many times as long as ELEMENT_COST an element of an op takes. */

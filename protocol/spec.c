@@ -44,6 +44,8 @@ static const struct {
     LIMIT(PRODUCT_COLUMNS),   LIMIT(JSON_REPLY_NUMBERS_MAX),
     LIMIT(GREEDY_COST),       LIMIT(DRAW_COST),
     LIMIT(SORTED_DRAW_COST),  LIMIT(STRETCH_MAX),
+    LIMIT(PRODUCT_PACKED),    LIMIT(STRIDED),
+    LIMIT(SLOW),              LIMIT(VERY_SLOW),
 };
 enum { N_LIMITS = sizeof limits / sizeof limits[0] };
 

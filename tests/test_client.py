@@ -3,6 +3,7 @@ operator and method gives beside torch's, and how each thing that cannot work is
 import copy
 import doctest
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -979,6 +980,10 @@ REFUSED = [   # code inside `with model.trace(IDS):`, the exception, its sentenc
     ("model.lm_head.output.nonzero()", AttributeError,
      "nonzero is not offered: the shape of its result depends on values, and every shape is known "
      "before a run; take where(mask, x, y), or argmax and topk for a known number of places"),
+    *[(f"import torch\n{call}(model.lm_head.output > 0)", TypeError,
+       "nonzero is not offered: the shape of its result depends on values, and every shape is known "
+       "before a run; take where(mask, x, y), or argmax and topk for a known number of places")
+      for call in ("torch.where", "np.where", "interpose.where")],
     ("import torch\nx = model.lm_head.output\ntorch.masked_select(x, x > 0)", TypeError,
      "masked_select is not offered: the shape of its result depends on values, and every shape is "
      "known before a run; take where(mask, x, y), which keeps the shape"),
@@ -1167,6 +1172,53 @@ def test_an_autoencoder_travels_where_bodies_may_be_large(server, start_server):
     assert np.allclose(y, np.maximum(x @ encoder, 0) @ decoder, atol=1e-5)
 
 
+def test_a_refusal_that_is_caught_spoils_nothing_else(model, posted, monkeypatch):
+    """What is refused at a shape is left out, unless something that is wanted is made of it."""
+    says, planned, ask = r"^matmul of \(1, 4, \d+\) and \(3, 3\)", [], model.client.ask
+    monkeypatch.setattr(model.client, "ask", lambda path, body: planned.append(
+        [node["op"] for node in body["nodes"]]) or ask(path, body))
+
+    def tried(h):
+        product = h @ np.ones((3, 3))
+        more = product + 1
+        more[0] = 0.
+        for _ in range(2):
+            with pytest.raises(RequestError, match=says) as refused:
+                more.shape
+            assert "product = h @ np.ones((3, 3))" in str(refused.value)
+        return more
+    with model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        tried(h)
+        assert (h * 2).shape == h.shape
+        good = (h * 3).save()
+    assert planned == [["hook", "matmul", "add", "getitem", "set"], ["hook", "mul"]]
+    assert good.value.any() and [node["op"] for node in posted[-1]["nodes"]] == [
+        "hook", "mul", "mul", "save"]
+    with pytest.raises(RequestError, match=says), model.trace(IDS):
+        tried(model.transformer.h[0].mlp.output).save()
+    with pytest.raises(RequestError, match=says), model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        h[:] = tried(h)
+    with pytest.raises(RequestError, match="does not fit the target"), model.trace(IDS):
+        h = model.transformer.h[0].mlp.output
+        h[:] = np.ones((3, 3))
+        with pytest.raises(RequestError, match="does not fit the target"):
+            h.shape
+    with model.scan(IDS):
+        y = tried(model.transformer.h[0].mlp.output)
+    with pytest.raises(RequestError, match=says):
+        y.shape
+    # What is written once and run often.
+    _, cache = model.run_with_cache([IDS], fwd_hooks=[("mlp_out1", lambda x: (tried(x), x * 2)[1])])
+    assert (cache["mlp_out", 1] == 2 * model.run_with_cache([IDS])[1]["mlp_out", 1]).all()
+    with model.edit(IDS) as edited:
+        tried(model.transformer.h[0].mlp.output)
+    with edited.trace(IDS):
+        good = (edited.transformer.h[0].mlp.output * 3).save()
+    assert good.shape == (1, 4, model.config.width)
+
+
 def test_a_refused_prompt_names_its_line(model, tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text("with model.trace() as t:\n    with t.invoke([1]): model.lm_head.output.save()\n"
@@ -1228,14 +1280,17 @@ def test_another_model(server, name):
 
 
 class Pretender:
-    """A server that answers everything with the bytes it was given."""
+    """A server that answers everything with the bytes it was given, first with those of `before`."""
 
-    def __init__(self, status, headers, body):
+    def __init__(self, status, headers, body, before=()):
         import http.server
+        replies = itertools.chain(before, itertools.repeat((status, headers, body)))
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 self.server.headers = self.headers
+                self.server.n_requests += 1
+                status, headers, body = next(replies)
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
                 self.send_response(status)
                 for key, value in headers.items():
@@ -1248,6 +1303,7 @@ class Pretender:
             def log_message(self, *args):
                 pass
         self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self.server.n_requests = 0
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.host = f"http://127.0.0.1:{self.server.server_address[1]}"
 
@@ -1403,6 +1459,69 @@ def test_answers_that_are_no_documents(status, kind, body, sentence):
     with Pretender(status, {"Content-Type": kind}, body) as fake:
         with pytest.raises(interpose.InterposeError, match=sentence):
             Client(fake.host).ask("/v1/plan", {})
+
+
+class Clock:
+    """A time in which sleeping takes none."""
+
+    def __init__(self):
+        self.now, self.waited = 1000.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.waited.append(seconds)
+
+
+def refusal(code, status=503, **headers):
+    return (status, {"Content-Type": "application/msgpack", **headers},
+            packed({"error": {"code": code, "message": "come back"}}))
+
+
+AFTER_2 = {"Retry-After": "2"}
+
+
+def test_a_busy_server_is_asked_again(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("interpose.client.time", clock)
+    before = [refusal("busy", **AFTER_2), refusal("busy", 429, **{"Retry-After": "7"})]
+    frames = packed({"type": "head"}, END)
+    with Pretender(200, {"Content-Type": "application/msgpack"}, frames, before) as fake:
+        assert list(Client(fake.host).stream("/v1/run", {})) == [{"type": "head"}, END]
+    assert len(clock.waited) == 2
+    assert 2 <= clock.waited[0] <= 2.5 and 7 <= clock.waited[1] <= 7.5
+    # Not for ever: what is raised then is what the server said.
+    del clock.waited[:]
+    with Pretender(*refusal("busy", **AFTER_2)) as fake:
+        with pytest.raises(RequestError, match=r"^come back \(busy\)$"):
+            Client(fake.host).ask("/v1/plan", {})
+        assert fake.server.n_requests == len(clock.waited) + 1
+        assert 57 < sum(clock.waited) <= interpose.client.BUSY_SECONDS == 60
+        monkeypatch.setattr("interpose.client.BUSY_SECONDS", 0)
+        with pytest.raises(RequestError, match="come back"):
+            list(Client(fake.host).stream("/v1/run", {}))
+        assert fake.server.n_requests == len(clock.waited) + 2
+
+
+@pytest.mark.parametrize("status, headers, body, sentence", [
+    (*refusal("busy"), "come back \\(busy\\)"),
+    (*refusal("busy", **{"Retry-After": "61"}), "come back"),
+    (*refusal("busy", **{"Retry-After": "Thu, 26 Nov 2026 13:00:00 GMT"}), "come back"),
+    (*refusal("draining", **AFTER_2), "come back \\(draining\\)"),
+    (*refusal("busy", 500, **AFTER_2), "come back"),
+    (503, {"Content-Type": "text/html", **AFTER_2}, b"<html>", "is a proxy, and has no server behind it now"),
+    (503, {"Content-Type": "application/json", **AFTER_2}, b'{"error": []}', "refused without saying why"),
+    (200, {"Content-Type": "application/msgpack", **AFTER_2}, packed({"type": "head"}), "was cut: run it again"),
+])
+def test_what_is_not_asked_again(monkeypatch, status, headers, body, sentence):
+    clock = Clock()
+    monkeypatch.setattr("interpose.client.time", clock)
+    with Pretender(status, headers, body) as fake:
+        with pytest.raises(interpose.InterposeError, match=sentence):
+            list(Client(fake.host).stream("/v1/run", {}))
+        assert fake.server.n_requests == 1 and not clock.waited
 
 
 @pytest.mark.parametrize("dtype, shape, data", [

@@ -286,6 +286,35 @@ def test_no_more_travels_than_is_asked_for(model, monkeypatch):
     assert cache["resid_post", 2].shape == (1, 1, D) and len(sent) == 1
 
 
+def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
+    """In halves where the server refuses so much; and what is here already does not travel again."""
+    wanted, asked, stream, most = {}, [], model.client.stream, 1000
+
+    def spy(path, body):
+        asked.append(sum(node["op"] == "save" for node in body["nodes"]))
+        if asked[-1] > most:
+            raise RequestError("limit", "so many are too many")
+        yield from stream(path, body)
+    monkeypatch.setattr(model.client, "stream", spy)
+    caches = [model.run_with_cache(TEXT, return_type=None, fwd_hooks=[("mlp_out2", lambda x: -x)])[1]
+              for _ in range(4)]
+    del asked[:]
+    first = caches[0]["resid_post", 3]
+    wanted = dict(caches[0].items())
+    assert list(wanted) == list(caches[0]) and wanted["blocks.3.hook_resid_post"] is first
+    assert asked == [1, len(wanted) - 1]
+    assert all(x is y for x, y in zip(caches[0].values(), wanted.values())) and len(asked) == 2
+    most = len(wanted) // 2
+    halves = iter(caches[1].items())
+    assert next(halves)[0] == "hook_tokens" and asked[2:] == [len(wanted), most]    # the other half waits
+    assert all((x == wanted[name]).all() for name, x in halves) and sum(asked[3:]) >= len(wanted)
+    most = 0
+    with pytest.raises(RequestError, match=r"^so many are too many \(limit\)"):
+        caches[2].cache_dict
+    most = 1000
+    assert all((x == y).all() for x, y in zip(caches[3].cache_dict.values(), wanted.values()))
+
+
 def test_positions_and_the_batch_dimension(pair):
     model, plain = pair
     _, theirs = plain.run(model.to_tokens(TEXT).tolist())
@@ -295,6 +324,17 @@ def test_positions_and_the_batch_dimension(pair):
     same(cache["q", 2], theirs["blocks.2.attn.hook_q"][0, 2:9:3])
     same(cache.accumulated_resid(1)[1], theirs["blocks.1.hook_resid_pre"][0, 2:9:3])
     same(cache.decompose_resid(1, pos_slice=-1)[2], theirs["blocks.0.hook_attn_out"][0, 8])
+    places = [1, -1]
+    _, cache = model.run_with_cache(TEXT, pos_slice=places, return_type=None)
+    stacks = [cache.accumulated_resid(), cache.decompose_resid(pos_slice=places),
+              cache.stack_activation("z"), cache.accumulated_resid(apply_ln=True)]
+    shape = stacks[0].shape
+    places.append(0)
+    cache.remove_batch_dim()        # of what is asked for from here on
+    assert stacks[0].shape == shape == stacks[0].value.shape == stacks[3].value.shape
+    assert cache["z", 5].shape == stacks[2][5, 0].shape and len(cache["embed"]) == 2
+    assert stacks[1].shape == (14, 1, 2, model.config.width)
+    same(cache.accumulated_resid(), stacks[0][:, 0])
     _, cache = model.run_with_cache([TEXT, TEXT], pos_slice=[1, -1])
     same(cache["z", 5][1], theirs["blocks.5.attn.hook_z"][0, [1, -1]])
     with pytest.raises(ValueError, match="a cache of 2 prompts has its batch dimension"):

@@ -81,7 +81,8 @@ def test_the_published_tutorial_s_ablation_costs(names):
 def run_tutorial(host):
     return subprocess.run(
         [sys.executable, str(CLIENTS / "tutorial.py")], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "INTERPOSE_HOST": host, "PYTHONPATH": str(CLIENTS / "python")})
+        env={**os.environ, "INTERPOSE_HOST": host, "PYTHONPATH": os.pathsep.join(
+            [str(CLIENTS / "python"), *filter(None, [os.environ.get("PYTHONPATH")])])})
 
 
 def test_the_tutorial_is_shown_with_its_results(server):

@@ -2,6 +2,7 @@
 #include "fragment.h"
 
 constexpr int TOPK_THREADS = 1024; /* at most, for a row */
+constexpr uint32_t SORT_ALONE = 4096; /* places that a block sorts by itself, at most */
 constexpr int DIGITS = 256;
 
 /* An element and its place as one number: the smaller comes first. Equal floats are equal, a NaN is
@@ -73,27 +74,51 @@ __device__ __forceinline__ typename Choice::order last_of(const Choice &c, uint3
 }
 
 /* Sorted runs become runs of twice the length, by comparisons that all put the smaller in front: so
- * what is missing behind the k-th may be thought of as greatest. */
+ * what is missing behind the k-th may be thought of as greatest. Of each, the steps by which pairs
+ * lie apart follow one another. */
+#define EACH_STEP(k, by)                                                                          \
+    for (uint32_t run = 1; run < (k); run *= 2)                                                   \
+        for (uint32_t by = 2 * run - 1, next = run / 2; by > 0; by = next, next /= 2)
+
+template <class Choice>
+__device__ __forceinline__ void sort_pair(int64_t *places, int64_t stride, const Choice &c,
+                                          uint32_t k, uint32_t i, uint32_t by)
+{
+    const uint32_t j = i ^ by;
+    if (j < i || j >= k)
+        return;
+    const int64_t front = places[i * stride], behind = places[j * stride];
+    if (c.at((uint32_t)front) < c.at((uint32_t)behind))
+        return;
+    places[i * stride] = behind;
+    places[j * stride] = front;
+}
+
 template <class Choice>
 __device__ __forceinline__ void sort(int64_t *places, int64_t stride, const Choice &c, uint32_t k)
 {
-    for (uint32_t run = 1; run < k; run *= 2)
-        for (uint32_t by = 2 * run - 1, next = run / 2; by > 0; by = next, next /= 2) {
-            for (uint32_t i = threadIdx.x; i < k; i += blockDim.x) {
-                const uint32_t j = i ^ by;
-                if (j < i || j >= k)
-                    continue;
-                const int64_t front = places[i * stride], behind = places[j * stride];
-                if (c.at((uint32_t)front) < c.at((uint32_t)behind))
-                    continue;
-                places[i * stride] = behind;
-                places[j * stride] = front;
-            }
-            __syncthreads();
-        }
+    EACH_STEP (k, by) {
+        for (uint32_t i = threadIdx.x; i < k; i += blockDim.x)
+            sort_pair(places, stride, c, k, i, by);
+        __syncthreads();
+    }
 }
 
-/* A block a row. The first k are put down as they come, then sorted. */
+/* One step of rows that are too long for a block: a thread a pair, blockIdx.y the row. */
+template <bool largest, class T>
+__global__ void sort_kernel(int64_t *out, const T *x, const __grid_constant__ walk w, uint32_t n,
+                            uint32_t k, int64_t out_stride, int64_t x_stride, uint32_t by)
+{
+    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x, row = blockIdx.y;
+    if (i >= k)
+        return;
+    int64_t at[2];
+    walk_places(at, w, row);
+    const choice<largest, T> c = {x + at[1], x_stride, n};
+    sort_pair(out + at[0], out_stride, c, k, i, by);
+}
+
+/* A block a row. The first k are put down as they come, then sorted if they are few. */
 template <bool largest, class T>
 __global__ void __launch_bounds__(TOPK_THREADS)
     topk_kernel(int64_t *out, const T *x, const __grid_constant__ walk w, uint32_t n, uint32_t k,
@@ -111,7 +136,8 @@ __global__ void __launch_bounds__(TOPK_THREADS)
         if (c.at(i) <= last)
             places[atomicAdd(&n_taken[0], 1u) * out_stride] = i;
     __syncthreads();
-    sort(places, out_stride, c, k);
+    if (k <= SORT_ALONE)
+        sort(places, out_stride, c, k);
 }
 
 template <bool largest, class T>
@@ -128,6 +154,14 @@ static void run_topk(struct device *d, const struct tensor *out, const struct te
            d->stream, cuda_data<int64_t>(out), cuda_data<T>(x), w, n, k, out->view.stride[last],
            x->view.stride[last]);
     CHECK_LAUNCH(d);
+    if (k <= SORT_ALONE)
+        return;
+    const dim3 grid(blocks_for(k, BLOCK), w.count);
+    EACH_STEP (k, by) {
+        LAUNCH((sort_kernel<largest, T>), grid, BLOCK, 0, d->stream, cuda_data<int64_t>(out),
+               cuda_data<T>(x), w, n, k, out->view.stride[last], x->view.stride[last], by);
+        CHECK_LAUNCH(d);
+    }
 }
 
 void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest)

@@ -68,11 +68,13 @@ static inline int bare_run(const struct CMUnitTest *tests, size_t n, int (*open)
 {
     void *state = NULL;
     int n_failed = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* should it be killed, how far it came is known */
     if (open && !bare_opens(open)) {
         printf("[  FAILED  ] before the first test\n");
         return 1;
     }
     for (size_t i = 0; i < n; i++) {
+        printf("[ RUN      ] %s\n", tests[i].name);
         const bool passes = bare_passes(tests[i].run);
         if (tests[i].after)
             tests[i].after(&state);

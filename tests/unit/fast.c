@@ -1,6 +1,9 @@
 /* The CUDA backend's faster precisions, on the emulated device or a real one: how far their products
  * are from true ones, and that an element's bits do not depend on how many rows or columns are asked
- * for. */
+ * for.
+ *
+ *     fast [few]      few: the rounds that have a kernel each, for tools that are slow
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,6 +33,7 @@ static const struct backend *const be = &backend_cuda;
 static struct arena arena;
 static struct err error;
 static uint32_t state = 1;
+static bool is_few;
 
 static int chance(int n)
 {
@@ -70,7 +74,8 @@ static int open_devices(void **unused)
     for (int i = 0; i < COUNT(precisions); i++) {
         const struct device_options o = {.rows_max = ROWS, .width_max = K_MAX, .context_max = 64,
                                          .heads_max = 1, .precision = precisions[i].name};
-        assert_true(be->open(&precisions[i].device, &o, &error));
+        if (!be->open(&precisions[i].device, &o, &error))
+            fail_msg("%s", error.text);
     }
     return 0;
 }
@@ -133,7 +138,7 @@ static void check_panels(const struct product *p)
 static void bits_depend_on_neither_rows_nor_columns(void **unused)
 {
     (void)unused;
-    for (int round = 0; round < 6 * COUNT(precisions); round++) {
+    for (int round = 0; round < (is_few ? 4 : 6) * COUNT(precisions); round++) {
         struct product p = {.d = precisions[round % COUNT(precisions)].device};
         /* First a shape for each kernel of more than a few rows: bf16's widest wants columns. */
         static const int all_M[] = {64, ROWS, 20};
@@ -205,8 +210,9 @@ static void an_unknown_precision_is_refused(void **unused)
     assert_string_equal(e.text, "precision is fp8: it can be exact, tf32x3, tf32 or bf16");
 }
 
-int main(void)
+int main(int n_arguments, char **arguments)
 {
+    is_few = n_arguments > 1 && strcmp(arguments[1], "few") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_as_near_as_their_precision_says),
         cmocka_unit_test(bits_depend_on_neither_rows_nor_columns),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import copy
+import functools
 import inspect
 import re
 from typing import Callable, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from . import einops_backend
 from .current import apart, hooked, open_run
 from .directions import residual_directions
+from .errors import RequestError
 from .finished import Value
 from .folding import accumulated_bias, centred, folded, unfolded
 from .functions import FUNCTIONS
@@ -359,17 +361,44 @@ class Weight(Later):
         return Weight(self._one.model, self._label + ".T", lambda: self._write().T)
 
 
+def _as_now(method):
+    """For a method whose result is computed when somebody looks at it: it is of the cache, and of
+    lists of positions, as they are when the method is called."""
+    @functools.wraps(method)
+    def called(self, *args, **kwargs):
+        return method(copy.copy(self), *map(_copied, args),
+                      **{name: _copied(x) for name, x in kwargs.items()})
+    return called
+
+
+def _copied(x):
+    return [*x] if isinstance(x, list) else x
+
+
+class _Items(collections.abc.ItemsView):
+
+    def __iter__(self):
+        return ((name, self._mapping[name]) for name in self._mapping._each())
+
+
+class _Values(collections.abc.ValuesView):
+
+    def __iter__(self):
+        return (self._mapping[name] for name in self._mapping._each())
+
+
 class ActivationCache(collections.abc.Mapping):
     """The activations of a run: `cache["blocks.5.hook_resid_post"]`, `cache["resid_post", 5]`,
     `cache["pattern", -1]`, `cache["scale", 2, "ln1"]`, as arrays.
 
     Made by `model.run_with_cache`. Iterating gives the names that its filter chose, of all hook
-    points without one. Methods that stack, and `logit_attrs`, are computed by the server.
+    points without one; items() and values() fetch all at once, where cache[name] asks for one
+    (which dict(cache) does: write dict(cache.items())). Methods that stack, and `logit_attrs`, are computed by the server.
     """
 
     def __init__(self, one, names_filter=None, pos_slice=None):
         self.model, self._pass = one.model, one
-        self._positions = [pos_slice] if isinstance(pos_slice, int) else pos_slice
+        self._positions = [pos_slice] if isinstance(pos_slice, int) else copy.deepcopy(pos_slice)
         self._names = self._chosen(names_filter)
         self._filter_is_given = names_filter is not None
         self._values = {}
@@ -397,9 +426,45 @@ class ActivationCache(collections.abc.Mapping):
 
     def __getitem__(self, key):
         name = self._pass.full_name(key)
-        if name not in self._values:
-            self._values.update(self._pass.run(lambda: {name: self._act(name)})[1])
+        self._fetch([name])
         return self._values[name] if self.has_batch_dim else self._values[name][0]
+
+    def _fetch(self, names):
+        missing = [name for name in names if name not in self._values]
+        if missing:
+            self._values.update(self._pass.run(
+                lambda: {name: self._act(name) for name in missing})[1])
+
+    def _each(self):
+        """The names, each when its value is here: all that is missing comes in one request, or in
+        as many as the server wants for so much."""
+        rest = [self._names]
+        while rest:
+            names = rest.pop()
+            try:
+                self._fetch(names)
+            except RequestError as e:
+                if e.code != "limit" or len(names) == 1:
+                    raise
+                half = len(names) // 2
+                rest += [names[half:], names[:half]]
+            else:
+                yield from names
+
+    def items(self):
+        """Pairs of the names that iterating gives and their arrays. What is not here yet comes in
+        one request for all, or in several where that is more than the server sends at once.
+
+        >>> _, cache = model.run_with_cache("The Eiffel Tower is in", return_type=None)
+        >>> norms = {name: np.linalg.norm(x) for name, x in cache.items()}
+        >>> len(norms) == len(cache)
+        True
+        """
+        return _Items(self)
+
+    def values(self):
+        """The arrays of items()."""
+        return _Values(self)
 
     def __contains__(self, key):
         try:
@@ -442,8 +507,8 @@ class ActivationCache(collections.abc.Mapping):
 
     @property
     def cache_dict(self):
-        """A dict of the activations that its filter chose, all of them fetched."""
-        return dict(self)
+        """A dict of the activations that its filter chose, all of them fetched, as items() does."""
+        return dict(self.items())
 
     def _act(self, name):
         """A hook point in a run, with its batch dimension, at the cache's positions."""
@@ -480,6 +545,7 @@ class ActivationCache(collections.abc.Mapping):
             raise IndexError(f"layer {layer} does not exist: this model has layers 0 to {n}")
         return layer
 
+    @_as_now
     def accumulated_resid(self, layer=None, incl_mid=False, apply_ln=False, pos_slice=None,
                           mlp_input=False, return_labels=False):
         """The residual stream in front of each block up to `layer` (None or -1: to the end),
@@ -507,6 +573,7 @@ class ActivationCache(collections.abc.Mapping):
         return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
                              return_labels, ln)
 
+    @_as_now
     def decompose_resid(self, layer=None, mlp_input=False, mode="all", apply_ln=False,
                         pos_slice=None, incl_embeds=True, return_labels=False):
         """What the residual stream in front of `layer` is the sum of, stacked (n, B, T, D): the two
@@ -529,6 +596,7 @@ class ActivationCache(collections.abc.Mapping):
         return self._stacked(lambda: [self._part(name, pos_slice) for name in names], labels,
                              return_labels, (layer, mlp_input, pos_slice) if apply_ln else None)
 
+    @_as_now
     def stack_activation(self, name, layer=-1, sublayer_type=None):
         """One activation of all blocks in front of `layer`, stacked.
 
@@ -543,6 +611,7 @@ class ActivationCache(collections.abc.Mapping):
                     (self._act(self._pass.full_name(key)) for key in keys)]
         return self._stacked(parts, [], False)
 
+    @_as_now
     def stack_head_results(self, layer=-1, return_labels=False, incl_remainder=False,
                            pos_slice=None, apply_ln=False):
         """What each head in front of `layer` adds to the residual stream, stacked (n, B, T, D),
@@ -576,6 +645,7 @@ class ActivationCache(collections.abc.Mapping):
 
     # Neurons.
 
+    @_as_now
     def get_neuron_results(self, layer, neuron_slice=None, pos_slice=None):
         """What each neuron of a block's MLP adds to the residual stream: (B, T, F, D), of those
         that neuron_slice (a slice, a list or an index) chooses.
@@ -593,6 +663,7 @@ class ActivationCache(collections.abc.Mapping):
         x = x[..., None] * weight
         return centred(x) if self.model.numerics == "transformer_lens" else x
 
+    @_as_now
     def stack_neuron_results(self, layer=-1, pos_slice=None, neuron_slice=None, return_labels=False,
                              incl_remainder=False, apply_ln=False):
         """What each neuron in front of `layer` adds to the residual stream, stacked (n, B, T, D),
@@ -623,6 +694,7 @@ class ActivationCache(collections.abc.Mapping):
         stack = Stack(self._pass, write)
         return (stack, labels) if return_labels else stack
 
+    @_as_now
     def get_full_resid_decomposition(self, layer=None, mlp_input=False, expand_neurons=True,
                                      apply_ln=False, pos_slice=None, return_labels=False):
         """What the residual stream in front of `layer` is the sum of, stacked (n, B, T, D): each
@@ -668,6 +740,7 @@ class ActivationCache(collections.abc.Mapping):
             return stack / (variance + self.model.config.epsilon).sqrt()
         return stack / self._scale(layer, mlp_input, pos_slice)
 
+    @_as_now
     def apply_ln_to_stack(self, residual_stack, layer=None, mlp_input=False, pos_slice=None,
                           recompute_ln=False):
         """A stack centred, and divided by the scale that the layernorm in front of `layer` (None or

@@ -4,7 +4,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
+import re
 import threading
+import time
 import urllib.parse
 import weakref
 
@@ -17,6 +20,9 @@ from .frames import frames_of
 DEFAULT_HOST = "http://127.0.0.1:8000"
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 60            # a server sends a heartbeat every 10 seconds
+# How long a request is sent again that a busy server turns away (0: never), and how far those that
+# were turned away together come back apart.
+BUSY_SECONDS, APART_SECONDS = 60, 0.5
 
 MSGPACK = "application/msgpack"
 
@@ -25,7 +31,11 @@ _clients = weakref.WeakSet()
 
 class Client:
     """One server. Any thread may call it; connections are kept and shared by a process's threads.
-    A forked process makes its own."""
+    A forked process makes its own.
+
+    A server that is busy says when to come back: that is done, for up to BUSY_SECONDS in all, and
+    only then is its refusal raised. What has begun to be answered is never asked for again.
+    """
 
     def __init__(self, host=None, user=None):
         host = host or os.environ.get("INTERPOSE_HOST") or DEFAULT_HOST
@@ -96,6 +106,25 @@ class Client:
         if body is not None:
             headers["Content-Type"] = MSGPACK
             body = msgpack.packb(body)
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            reply = self._try(method, path, body, headers)
+            seconds = self._comes_back(reply)
+            if seconds is None or time.monotonic() + seconds > until:
+                return reply
+            time.sleep(seconds)
+
+    def _comes_back(self, reply):
+        """In how many seconds to ask again; None for never."""
+        after = reply.headers.get("Retry-After", "")
+        if reply.status not in (429, 503) or not re.fullmatch("[0-9]{1,9}", after):
+            return None     # with a date, it is nothing for this minute
+        document = self._document_of(reply)
+        error = document.get("error") if isinstance(document, dict) else None
+        is_busy = isinstance(error, dict) and error.get("code") == "busy"
+        return int(after) + random.uniform(0, APART_SECONDS) if is_busy else None
+
+    def _try(self, method, path, body, headers):
         for attempt in (0, 1):
             try:
                 return self._pool.request(method, self.host + path, body=body, headers=headers,
@@ -108,20 +137,10 @@ class Client:
         raise AssertionError
 
     def _whole(self, reply):
-        try:
-            data = reply.read()
-        except (urllib3.exceptions.HTTPError, OSError) as e:
-            raise self._failure(e) from None
-        finally:
-            reply.release_conn()
+        document = self._document_of(reply)
         if reply.status == 401:
             raise ServerError(f"{self.host} asks who you are: write user:key@ in front of its "
                               "name, in `host` or INTERPOSE_HOST")
-        kind = reply.headers.get("Content-Type", "").partition(";")[0]
-        try:
-            document = msgpack.unpackb(data) if kind == MSGPACK else json.loads(data)
-        except (ValueError, msgpack.UnpackException):
-            document = None
         if not isinstance(document, dict) and reply.status in (502, 503, 504):
             raise ServerError(f"{self.host} is a proxy, and has no server behind it now "
                               f"({reply.status}): try again when it has started")
@@ -131,6 +150,20 @@ class Client:
         if reply.status != 200:
             raise request_error(document, reply.headers.get("X-Request-Id"))
         return document
+
+    def _document_of(self, reply):
+        """What a reply holds, however often it is asked; None where that is no document."""
+        try:
+            data = reply.data
+        except (urllib3.exceptions.HTTPError, OSError) as e:
+            raise self._failure(e) from None
+        finally:
+            reply.release_conn()
+        kind = reply.headers.get("Content-Type", "").partition(";")[0]
+        try:
+            return msgpack.unpackb(data) if kind == MSGPACK else json.loads(data)
+        except (ValueError, msgpack.UnpackException):
+            return None
 
     def _failure(self, e):
         if isinstance(e, urllib3.exceptions.NewConnectionError):

@@ -261,6 +261,8 @@ def _call(name, args, kwargs):
 
 
 def _call_method(run, name, args, kwargs):
+    if name == "where" and len(args) + len(kwargs) == 1:    # the places where it holds
+        raise TypeError(no_shape(run, "nonzero"))
     if not hasattr(Proxy, name) or name == "where":
         return apply(run, name, args, kwargs)
     if not args:    # x=... or input=...

@@ -20,7 +20,7 @@ class Node:
 
     __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
                  "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
-                 "missing", "skips", "is_out", "stands_for", "text")
+                 "missing", "skips", "is_out", "stands_for", "text", "refusal")
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None,
                  place=None):
@@ -39,6 +39,7 @@ class Node:
         self.is_out = False         # of the graph, to be written again (see Graph.take_out)
         self.stands_for = None      # the node whose label it has
         self.text = None            # its label, once what it is made of is gone
+        self.refusal = None         # what the server said of it, or of what it is made of (refuse)
         self.place = place or user_place()
 
     def inputs(self):
@@ -285,17 +286,29 @@ class Graph:
             node.close()
         self.nodes, self._hooks, self._parameters, self.shared = [], {}, {}, {}
 
+    def refuse(self, node, refusal):
+        """The server has refused to plan a node, and the program may go on: that one and what is
+        made of it, but for what is saved or set elsewhere, is left out where nothing uses it."""
+        refused = set()
+        for each in self.nodes:
+            is_of_it = each is node or not refused.isdisjoint(each.inputs())
+            if is_of_it and each.op != "save" and (
+                    each.op != "set" or root_of(each.args[0]) in refused):
+                refused.add(each)
+                each.refusal = refusal
+
     def unplanned(self):
         """The nodes without a shape, and what they are made of: what is new since shapes were last
         asked for, so that each invoke of a long program is planned by itself."""
-        wanted = ancestry([node for node in self.nodes if node.shape is None])
+        wanted = ancestry([node for node in self.nodes
+                           if node.shape is None and node.refusal is None])
         return [node for node in self.nodes if node in wanted]
 
     def needed(self):
-        """The nodes that a run needs: all but optional ones that nothing uses."""
+        """The nodes that a run needs: all but optional and refused ones that nothing uses."""
         used, kept = set(), []
         for node in reversed(self.nodes):
-            if node.optional and node not in used:
+            if (node.optional or node.refusal) and node not in used:
                 continue
             used.update(node.inputs())
             kept.append(node)

@@ -60,7 +60,7 @@ class Recording:
                 node = run.write(op, _now(args, made),
                                  {k: _now(v, made) for k, v in kwargs.items()},
                                  **{k: _now(v, made) for k, v in facts.items()})
-                made[given], node.place = node, given.place
+                made[given], node.place, node.refusal = node, given.place, given.refusal
             elif verb == "replace":
                 made[given] = run.write_replace(*_now(what, made))
                 made[given].place = given.place

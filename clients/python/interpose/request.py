@@ -14,9 +14,13 @@ class Request:
     """A run's side towards the server; Run has the graph, the invokes and the options of it."""
 
     def planned(self, node):
-        """The node with its shape and dtype, as the server plans the request so far."""
+        """The node with its shape and dtype, as the server plans the request so far. What it
+        refuses does not stand in the way of the rest, for a program that goes on."""
         if self.writer.open_invoke is not None:
             self.writer.open_invoke.ask(node)
+        if node.refusal is not None:
+            refusal = RequestError(*node.refusal)
+            raise_at(refusal, refusal.place)
         if node.shape is None:
             if self._state == "done":
                 raise NoValue(f"{node.label()} has no shape: the run has ended without its being "
@@ -33,7 +37,10 @@ class Request:
         try:
             plan = self.model.client.ask("/v1/plan", self._request(nodes))
         except RequestError as e:
-            self._raise(e, nodes)
+            refusal = self._located(e, nodes)
+            if type(e.node) is int and 0 <= e.node < len(nodes):
+                self.graph.refuse(nodes[e.node], refusal.args)
+            raise_at(refusal, refusal.place)
         rows = plan.get("nodes")
         if not isinstance(rows, list) or len(rows) != len(nodes):
             raise ServerError("the server's plan is not of the request")
@@ -86,7 +93,8 @@ class Request:
                     elif kind == "error":
                         raise request_error(frame, self.request_id)
         except RequestError as e:
-            self._raise(e, nodes)
+            refusal = self._located(e, nodes)
+            raise_at(refusal, refusal.place)
 
     def _take_head(self, frame):
         self.request_id = frame.get("request_id")
@@ -104,8 +112,8 @@ class Request:
             raise ServerError(f"the server sent a value that nobody saved: {frame.get('name')!r}")
         nodes[i].value = array_of(frame.get("dtype"), frame.get("shape"), frame.get("data"))
 
-    def _raise(self, error, nodes):
-        """Raises a refusal at the line of the node that it is about."""
+    def _located(self, error, nodes):
+        """A refusal with the line of the node that it is about."""
         place = None
         message = error.message
         if error.code == "limit" and "--body-mb" in message:
@@ -114,9 +122,9 @@ class Request:
             message += largest and f"; {largest}"
         if type(error.node) is int and 0 <= error.node < len(nodes):
             place = nodes[error.node].place
-        place = place or self._place_of(error.path)
-        raise_at(RequestError(error.code, message, error.path, error.node, error.request_id,
-                              place or self._place), place or self._place)
+        place = place or self._place_of(error.path) or self._place
+        return RequestError(error.code, message, error.path, error.node, error.request_id,
+                            place)
 
     def _place_of(self, path):
         """The line of the invoke that a path of the request names."""

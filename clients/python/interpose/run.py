@@ -617,7 +617,7 @@ class Scan(Run):
     """A run that is planned when its block ends, and not run: shapes are known, values are not."""
 
     def _finish(self):
-        self.plan(self.graph.nodes)
+        self.plan(self.graph.unplanned())
         self._state = "scanned"
 
 
