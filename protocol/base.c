@@ -239,6 +239,12 @@ void memory_unmap(void *p, size_t size)
         munmap(p, size);
 }
 
+void *memory_remap(void *p, size_t size, size_t new_size)
+{
+    void *moved = mremap(p, size, new_size, MREMAP_MAYMOVE);
+    return moved == MAP_FAILED ? NULL : moved;
+}
+
 int text_distance(const char *a, size_t a_length, const char *b, size_t b_length)
 {
     enum { LENGTH_MAX = 64 };

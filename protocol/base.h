@@ -75,6 +75,9 @@ bool read_file(char **bytes, size_t *size, const char *path, size_t size_max, st
 void *memory_map(size_t size);
 void memory_unmap(void *p, size_t size);
 
+/* The same memory with another size, elsewhere perhaps, but not copied. */
+void *memory_remap(void *p, size_t size, size_t new_size);
+
 /* How many single characters must change, come or go to make `a` of `b` (Levenshtein), for "did you
  * mean". Only the first 64 of each count. */
 int text_distance(const char *a, size_t a_length, const char *b, size_t b_length);

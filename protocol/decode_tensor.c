@@ -206,6 +206,16 @@ static bool read_base64(char **bytes, size_t *size, struct tree_text text, struc
     return true;
 }
 
+/* Many floats stay in the body, which outlives the graph: the planner only copies them, and so does
+ * not mind where they begin. */
+enum { COPIED_BYTES_MAX = 1 << 20 };
+
+static const char *bytes_of_bin(struct tree_text bin, enum dtype dtype, struct arena *a)
+{
+    const bool stays = dtype == DT_f32 && bin.length > COPIED_BYTES_MAX;
+    return stays ? bin.at : arena_copy_text(a, bin.at, bin.length);
+}
+
 static bool read_bytes(struct tensor *out, struct tree data, struct tree dtype, struct tree shape,
                        struct arena *a, struct err *e)
 {
@@ -213,14 +223,11 @@ static bool read_bytes(struct tensor *out, struct tree data, struct tree dtype, 
         return err_set(e, ERR_syntax, "a tensor's bytes need a dtype and a shape");
     if (!decode_dtype(&out->dtype, dtype, e) || !read_shape(&out->view, shape, e))
         return false;
-    char *bytes = NULL;
-    size_t size = 0;
-    if (tree_kind(data) == TREE_bin) {
-        size = tree_text(data).length;
-        bytes = arena_copy_text(a, tree_text(data).at, size);
-    } else if (!read_base64(&bytes, &size, tree_text(data), a, e)) {
+    char *decoded = NULL;
+    size_t size = tree_text(data).length;
+    if (tree_kind(data) != TREE_bin && !read_base64(&decoded, &size, tree_text(data), a, e))
         return false;
-    }
+    const char *bytes = decoded ? decoded : bytes_of_bin(tree_text(data), out->dtype, a);
     const size_t wanted = (size_t)view_count(&out->view) * dtype_size(out->dtype);
     char text[SHAPE_TEXT_SIZE];
     if (size != wanted)
@@ -231,7 +238,7 @@ static bool read_bytes(struct tensor *out, struct tree data, struct tree dtype, 
             return err_set(e, ERR_value, "a bool tensor's bytes are 0 and 1, not %d",
                            (unsigned char)bytes[i]);
     }
-    out->data = bytes;
+    out->data = (void *)bytes; /* a constant is not written to */
     return true;
 }
 

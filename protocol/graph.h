@@ -51,7 +51,8 @@ struct node {
     struct hook hook;
     struct parameter_at parameter;
     struct module_at module; /* of an OP_apply */
-    const struct tensor *constant;  /* of an OP_constant: contiguous, on the host */
+    const struct tensor *constant;  /* of an OP_constant: contiguous, on the host; many floats
+                                       may lie unaligned in the body */
 };
 
 struct prompt { /* one sequence: text until the tokenizer has seen it, then ids */

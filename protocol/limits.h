@@ -5,8 +5,16 @@
 
 enum {
     /* The body. */
-    BODY_BYTES_MAX = 16 << 20,     /* a request of 20,000 nodes is about 2 MB; the rest is room for
+    BODY_MB = 16,                  /* a request of 20,000 nodes is about 2 MB; the rest is room for
                                       tensors that travel with it */
+    BODY_MB_MAX = 1024,            /* as much as an operator may allow: an autoencoder of GPT-2's
+                                      residual stream has 151 MB */
+    BODY_BYTES_MAX = BODY_MB_MAX << 20,
+    BODIES_MB = 512,               /* all bodies at once: 32 of the largest, and where they may be
+                                      larger at least two; more are told to come back */
+    BODY_COPIES = 3,               /* while it is planned, a body takes so many times its size
+                                      beside itself: a JSON text as the library has it, as bytes,
+                                      and as the plan's constants */
     DEPTH_MAX = 32,                /* containers inside containers; the format itself needs 7 */
     OBJECTS_MAX = 200000,          /* JSON or msgpack values in a body: jansson takes about 77 bytes
                                       for each byte of "{}," and msgpack-c 24 for each nil */
@@ -75,7 +83,8 @@ enum {
     /* The service. */
     CONNECTIONS_MAX = 2048,        /* a thread each, of 256 KiB stack, touched as it is needed */
     PLANNING_MAX = 8,              /* requests decoded and planned at once, half of them one user's:
-                                      each may take 60 MB that is counted only when it is done */
+                                      each may take 60 MB that is counted only when it is done,
+                                      beside what its body may take */
     QUEUE_MAX = 2048,              /* requests that wait; more are told to come back (503) */
     RUNNING_MAX = 256,             /* requests that have their memory, of which a pass takes rows */
     HEADER_BYTES_MAX = 64 << 10,

@@ -23,7 +23,7 @@ static const struct {
     const char *name;
     int64_t value;
 } limits[] = {
-    LIMIT(BODY_BYTES_MAX),    LIMIT(DEPTH_MAX),
+    LIMIT(DEPTH_MAX),
     LIMIT(OBJECTS_MAX),       LIMIT(JSON_TENSOR_NUMBERS_MAX),
     LIMIT(NAME_BYTES_MAX),    LIMIT(NODES_MAX),
     LIMIT(EDGES_MAX),         LIMIT(INVOKES_MAX),
@@ -231,7 +231,7 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     text_field(&w, "object", "list");
     write_key(&w, "models");
     write_list(&w, 1);
-    write_map(&w, 14);
+    write_map(&w, 15);
     text_field(&w, "name", f->name);
     int_field(&w, "n_blocks", m->n_blocks);
     int_field(&w, "n_heads", m->n_heads);
@@ -247,6 +247,7 @@ struct bytes models_document(const struct model_facts *f, enum reply_media media
     text_field(&w, "device", f->device);
     int_field(&w, "rows_max", f->rows_max);
     int_field(&w, "cache_tokens", f->cache_tokens);
+    int_field(&w, "body_bytes_max", f->body_bytes_max);
     write_key(&w, "eos_token_id");
     write_list(&w, m->n_eos);
     for (int i = 0; i < m->n_eos; i++)

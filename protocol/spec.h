@@ -10,6 +10,7 @@ struct model_facts {
     const char *name, *device, *numerics; /* "demo", "cpu avx512, 2 threads", "exact" */
     double product_error; /* relative, of the device's products: kernels/accuracy.h */
     int rows_max, cache_tokens;
+    int64_t body_bytes_max;
     const struct model_shape *shape;
 };
 

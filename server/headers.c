@@ -65,15 +65,20 @@ static bool check_lines(const struct headers *h, struct err *e)
     return true;
 }
 
-static bool check_length(const struct headers *h, struct err *e)
+int64_t headers_length(const struct headers *h)
+{
+    return h->count[HEADER_length] ? strtoll(value_of(h, HEADER_length), NULL, 10) : -1;
+}
+
+static bool check_length(const struct headers *h, int64_t bytes_max, struct err *e)
 {
     const char *text = value_of(h, HEADER_length);
     size_t digits = strspn(text, "0123456789");
     if (digits == 0 || text[digits])
         return err_set(e, ERR_header, "Content-Length must be a plain decimal number");
-    if (digits > 18 || strtoll(text, NULL, 10) > BODY_BYTES_MAX)
-        return err_set(e, ERR_limit, "the body has %.20s bytes, at most %d are read", text,
-                       BODY_BYTES_MAX);
+    if (digits > 18 || headers_length(h) > bytes_max)
+        return err_set(e, ERR_limit, "the body has %.20s bytes, at most %lld are read (--body-mb)",
+                       text, (long long)bytes_max);
     return true;
 }
 
@@ -86,14 +91,14 @@ static bool check_size(const struct headers *h, struct err *e)
     return true;
 }
 
-bool headers_check_framing(const struct headers *h, struct err *e)
+bool headers_check_framing(const struct headers *h, const struct headers_policy *p, struct err *e)
 {
     if (!check_size(h, e) || !check_uri(h, e) || !check_lines(h, e) || !check_counts(h, e))
         return false;
     if (h->count[HEADER_framing] && strcasecmp(value_of(h, HEADER_framing), "chunked") != 0)
         return err_set(e, ERR_encoding, "of Transfer-Encoding only \"chunked\" is known here");
     if (h->count[HEADER_length])
-        return check_length(h, e);
+        return check_length(h, p->body_bytes_max, e);
     if (strcmp(h->method, "POST") == 0 && !h->count[HEADER_framing])
         return err_set(e, ERR_length, "a POST needs Content-Length or Transfer-Encoding: chunked");
     return true;

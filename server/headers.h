@@ -33,6 +33,7 @@ struct headers {
 struct headers_policy {
     const char *host;         /* that the server listens on */
     const char *allow_origin; /* origins separated by commas, "*" or "" */
+    int64_t body_bytes_max;
 };
 
 /* The name is a token, and the value holds no line break: the same to whoever reads them. */
@@ -40,7 +41,10 @@ bool headers_are_plain(const char *name, const char *value);
 
 /* Where does the request end? Refusals here leave that open, so that nothing behind the headers may
  * be read: header, encoding, length, limit. */
-bool headers_check_framing(const struct headers *h, struct err *e);
+bool headers_check_framing(const struct headers *h, const struct headers_policy *p, struct err *e);
+
+/* The Content-Length that was found right, or -1. */
+int64_t headers_length(const struct headers *h);
 
 /* Is it meant for us, from where we allow, and in a form that we read? */
 bool headers_check_sender(const struct headers *h, const struct headers_policy *p, struct err *e);

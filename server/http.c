@@ -53,7 +53,8 @@ struct http {
     uint32_t boot; /* tells this process's request ids from another's */
     atomic_uint_least64_t n_requests;
     atomic_int n_active;
-    atomic_int_least64_t body_bytes; /* that all bodies hold now */
+    atomic_int_least64_t body_bytes; /* that all bodies hold now, of */
+    int64_t bodies_bytes_max;
     atomic_bool draining, stopping;
     atomic_int_least64_t said_in; /* the last second in which the library said something */
     pthread_t watchdog;
@@ -74,8 +75,8 @@ struct exchange {
     struct err err;       /* why it is refused */
     bool begun;           /* its headers have come */
     const char *read_end; /* where what is read of its head ends, in the library's memory */
-    char *body;
-    size_t body_capacity, body_held; /* of its last copy, of all its copies */
+    char *body;                      /* memory_map, or NULL */
+    size_t body_capacity, body_most; /* of it, and what it may become */
     size_t body_total;               /* what has come, also what was dropped */
     double started_at;
 };
@@ -324,8 +325,10 @@ static void read_headers(struct exchange *x, struct MHD_Connection *connection, 
 static bool check_headers(struct exchange *x)
 {
     struct http *h = x->http;
-    if (!headers_check_framing(&x->headers, &x->err))
+    if (!headers_check_framing(&x->headers, &h->policy, &x->err))
         return true;
+    const int64_t length = headers_length(&x->headers);
+    x->body_most = (size_t)(length >= 0 ? length : h->policy.body_bytes_max);
     if (is_crowded(h, h->connections_max))
         return !err_set(&x->err, ERR_busy, "more than %d connections are open",
                         h->connections_max);
@@ -356,8 +359,7 @@ static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connecti
     return MHD_YES;
 }
 
-/* Doubles, and keeps the old copies until the request ends: together they are no more than the
- * last one. */
+/* Doubles, up to what was announced. A larger body is the same memory at another place. */
 static bool grow_body(struct exchange *x, size_t size)
 {
     if (size <= x->body_capacity)
@@ -365,20 +367,20 @@ static bool grow_body(struct exchange *x, size_t size)
     size_t larger = x->body_capacity ? x->body_capacity : BODY_FIRST_BYTES;
     while (larger < size)
         larger *= 2;
-    if (larger > BODY_BYTES_MAX)
-        larger = BODY_BYTES_MAX;
-    int64_t held = atomic_fetch_add(&x->http->body_bytes, (int64_t)larger);
-    const int64_t held_max = (int64_t)HTTP_BODIES_MB << 20;
-    if (held + (int64_t)larger > held_max) {
-        atomic_fetch_sub(&x->http->body_bytes, (int64_t)larger);
-        return err_set(&x->err, ERR_busy, "bodies that are being read take %lld of %lld bytes",
-                       (long long)held, (long long)held_max);
+    if (larger > x->body_most)
+        larger = x->body_most;
+    const int64_t more = (int64_t)(larger - x->body_capacity), most = x->http->bodies_bytes_max;
+    const int64_t held = atomic_fetch_add(&x->http->body_bytes, more);
+    char *body = held + more > most ? NULL
+                 : x->body          ? memory_remap(x->body, x->body_capacity, larger)
+                                    : memory_map(larger);
+    if (!body) {
+        atomic_fetch_sub(&x->http->body_bytes, more);
+        return err_set(&x->err, ERR_busy,
+                       "bodies of requests take %lld of %lld bytes, and this one has more than %zu",
+                       (long long)held, (long long)most, x->request.body_size);
     }
-    char *moved = arena_alloc(&x->arena, larger);
-    if (x->request.body_size)
-        memcpy(moved, x->body, x->request.body_size);
-    x->body = moved;
-    x->body_held += larger;
+    x->body = body;
     x->body_capacity = larger;
     return true;
 }
@@ -387,16 +389,17 @@ static bool grow_body(struct exchange *x, size_t size)
  * bounds. */
 static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t size)
 {
+    const size_t bytes_max = (size_t)x->http->policy.body_bytes_max;
     x->body_total += size;
-    if (x->body_total > BODY_BYTES_MAX)
-        err_set(&x->err, ERR_limit, "the body has more than %d bytes", BODY_BYTES_MAX);
+    if (x->body_total > bytes_max)
+        err_set(&x->err, ERR_limit, "the body has more than %zu bytes (--body-mb)", bytes_max);
     if (x->err.code == ERR_none && grow_body(x, x->request.body_size + size)) {
         memcpy(x->body + x->request.body_size, bytes, size);
         x->request.body_size += size;
         return MHD_YES;
     }
     x->reply.close = true;
-    if (x->body_total <= 2 * (size_t)BODY_BYTES_MAX)
+    if (x->body_total <= 2 * bytes_max)
         return MHD_YES;
     send_last_word(x->connection->socket, ERR_limit, "the body is too large");
     return MHD_NO;
@@ -454,7 +457,8 @@ static void exchange_close(struct http *h, struct connection *c)
         log_request(x);
         atomic_fetch_sub(&h->n_active, 1);
     }
-    atomic_fetch_sub(&h->body_bytes, (int64_t)x->body_held);
+    memory_unmap(x->body, x->body_capacity);
+    atomic_fetch_sub(&h->body_bytes, (int64_t)x->body_capacity);
     struct arena arena = x->arena;
     arena_free(&arena);
 }
@@ -597,7 +601,10 @@ bool http_open(struct http **out, int *port, const struct http_options *o,
                const struct http_service *service, struct arena *a, struct err *e)
 {
     struct http *h = ARENA_NEW(a, struct http);
-    h->policy = (struct headers_policy){o->host, o->allow_origin};
+    h->policy = (struct headers_policy){o->host, o->allow_origin, o->body_bytes_max};
+    h->bodies_bytes_max = (int64_t)BODIES_MB << 20;
+    if (h->bodies_bytes_max < 2 * o->body_bytes_max)
+        h->bodies_bytes_max = 2 * o->body_bytes_max;
     h->header_seconds = o->header_seconds;
     h->body_seconds = o->body_seconds;
     h->reply_seconds = o->reply_seconds;

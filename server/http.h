@@ -10,8 +10,7 @@
 #include "../protocol/limits.h"
 
 enum {
-    HTTP_ID_SIZE = 40,   /* a request id of at most 36 characters */
-    HTTP_BODIES_MB = 512 /* all bodies at once: 16 of the largest; more are told to come back */
+    HTTP_ID_SIZE = 40 /* a request id of at most 36 characters */
 };
 
 struct http_request {
@@ -69,6 +68,7 @@ struct http_options {
     int header_seconds, body_seconds; /* how long they may take to arrive, and */
     int reply_seconds;                /* 128 KiB of a reply to leave */
     int heartbeat_seconds;            /* for http_request */
+    int64_t body_bytes_max;
     int connections;                  /* open at once, at most CONNECTIONS_MAX; fewer where the
                                          process may not have so many files open */
 };

@@ -97,9 +97,15 @@ static bool hold(struct job *j, int64_t bytes, struct err *e)
                    (long long)own, (long long)bytes, (long long)left);
 }
 
+bool job_expect(struct job *j, size_t body_bytes, struct err *e)
+{
+    return hold(j, BODY_COPIES * (int64_t)body_bytes, e);
+}
+
 bool job_reserve(struct job *j, struct err *e)
 {
     const struct plan *p = &j->plan;
+    let_go(j);
     if (!hold(j, (int64_t)p->result_bytes + (int64_t)j->arena->used, e))
         return false;
     j->results = arena_alloc(j->arena, p->result_bytes);

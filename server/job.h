@@ -48,7 +48,7 @@ struct job {
     struct arena *arena; /* borrowed: the request's, which outlives the job and holds it */
     struct graph graph;
     struct plan plan;
-    int64_t held_bytes; /* what job_reserve took for it */
+    int64_t held_bytes; /* what job_expect or job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
     bool *absent;       /* [plan.n_saves] what is made of a step that its invoke did not reach */
     int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine.
@@ -84,6 +84,10 @@ struct job {
 
 /* A job without graph and plan, in the request's arena. */
 struct job *job_new(const char *request_id, struct arena *a);
+
+/* Before its body is decoded: the memory that it may take until the plan says how much. Refused as
+ * by job_reserve. */
+bool job_expect(struct job *j, size_t body_bytes, struct err *e);
 
 /* Whether the request could ever run here, by itself; else refused (limit) with both numbers. */
 bool job_fits(const struct job *j, const struct capacity *c, struct err *e);

@@ -202,12 +202,13 @@ static bool start_serving(struct server *s, struct err *e)
                                             .product_error = s->product_error,
                                             .rows_max = s->model->rows_max[LANE_large],
                                             .cache_tokens = s->model->n_pages * PAGE_TOKENS,
+                                            .body_bytes_max = o->body_mb << 20,
                                             .shape = &s->shape},
                                   .capacity = batch_capacity(s->batch)};
     const struct http_options http = {o->host, (int)o->port, o->allow_origin,
                                       (int)o->header_seconds, (int)o->body_seconds,
                                       (int)o->reply_seconds, (int)o->heartbeat_seconds,
-                                      (int)o->connections};
+                                      o->body_mb << 20, (int)o->connections};
     const struct http_service routes = routes_of(&s->service);
     return http_open(&s->http, &s->port, &http, &routes, &s->arena, e) &&
            worker_start(&s->worker, s->batch, s->queue, &s->arena, e);

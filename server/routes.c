@@ -252,7 +252,8 @@ static bool make_job(struct job **out, const struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
     struct job *j = *out = new_job(c);
-    return decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
+    return job_expect(j, r->body_size, e) &&
+           decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&
            plan_job(j, c, e);
 }
@@ -350,7 +351,7 @@ static bool make_completion(struct job *j, struct completion *asked, const struc
                             struct err *e)
 {
     const struct http_request *r = c->request;
-    if (!check_tokenizer(c, use_run, e) ||
+    if (!check_tokenizer(c, use_run, e) || !job_expect(j, r->body_size, e) ||
         !decode_completion(asked, &j->graph, r->body, r->body_size, c->media,
                            c->service->facts.shape, r->arena, e))
         return false;

@@ -167,10 +167,10 @@ static void answer(const char *body, size_t size, enum media media)
 int main(void)
 {
     struct arena a = {0};
-    char *body = arena_alloc(&a, BODY_BYTES_MAX);
+    char *body = arena_alloc(&a, BODY_MB << 20);
     for (int media = getchar(); media != EOF; media = getchar()) {
         int32_t size;
-        if (fread(&size, sizeof size, 1, stdin) != 1 || size < 0 || size > BODY_BYTES_MAX ||
+        if (fread(&size, sizeof size, 1, stdin) != 1 || size < 0 || size > BODY_MB << 20 ||
             fread(body, 1, (size_t)size, stdin) != (size_t)size) {
             fprintf(stderr, "a request is cut\n");
             return 1;

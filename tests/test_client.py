@@ -1146,6 +1146,32 @@ def test_a_refusal_names_the_user_s_line(model, tmp_path, code, error):
     assert "During handling" not in shown
 
 
+def test_an_autoencoder_travels_where_bodies_may_be_large(server, start_server):
+    rng = np.random.default_rng(0)
+    width = 256
+    encoder, decoder = (rng.standard_normal(shape, dtype=np.float32) / 100
+                        for shape in ((width, 9 * 2**18 // width), (9 * 2**18 // width, width)))
+
+    def run(host):
+        model = LanguageModel("demo", host)
+        with model.trace(IDS):
+            x = model.transformer.h[1].output[0].save()
+            y = ((x @ encoder).relu() @ decoder).save()
+        return x.value, y.value
+
+    with pytest.raises(RequestError) as refused:
+        run(server.host)
+    assert re.fullmatch(
+        r"the body has 188\d{5} bytes, at most 16777216 are read \(--body-mb\); its largest tensor, "
+        rf"float32 \({width}, {encoder.shape[1]}\), has 9437184 of them", refused.value.message)
+    assert str(refused.value).endswith("y = ((x @ encoder).relu() @ decoder).save()")
+    with start_server("--body-mb", "18") as s, pytest.raises(RequestError):
+        run(s.host)
+    with start_server("--body-mb", "19") as s:
+        x, y = run(s.host)
+    assert np.allclose(y, np.maximum(x @ encoder, 0) @ decoder, atol=1e-5)
+
+
 def test_a_refusal_that_is_caught_spoils_nothing_else(model, posted, monkeypatch):
     """What is refused at a shape is left out, unless something that is wanted is made of it."""
     says, planned, ask = r"^matmul of \(1, 4, \d+\) and \(3, 3\)", [], model.client.ask

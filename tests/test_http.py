@@ -300,11 +300,21 @@ def test_3000_arguments_are_harmless(server):
         assert reply is None or reply[0] in {200, 400, 413, 414, 431}
 
 
+def message_of(reply):
+    return json.loads(reply[2])["error"]["message"]
+
+
+def test_a_length_past_the_limit_is_told_the_option(server):
+    assert message_of(ask(server, post(b"Content-Length: 16777217"))) == (
+        "the body has 16777217 bytes, at most 16777216 are read (--body-mb)")
+
+
 def test_a_chunked_body_past_the_limit(server):
     with Connection(server) as c:
         c.send(post(b"Transfer-Encoding: chunked") + chunks(*[MIB] * 17) + b"0\r\n\r\n")
         reply = c.reply()
         assert (reply[0], code_of(reply)) == (413, "limit")
+        assert message_of(reply) == "the body has more than 16777216 bytes (--body-mb)"
         assert reply[1]["connection"] == "close"
         assert c.is_closed()
 

@@ -362,7 +362,7 @@ def test_what_takes_too_much_memory_is_said():
     done = subprocess.run(["sh", "-c", f"ulimit -v 700000; exec {BINARY} --model {MODEL} --cache-tokens 64"],
                           capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (
-        1, "interposed: no memory for 1073741824 bytes that requests compute in: lower --slab-mb\n")
+        1, "interposed: no memory for 1073742336 bytes that requests compute in: lower --slab-mb\n")
 
 
 def test_a_model_without_a_tokenizer_has_no_texts(start_server, tmp_path):

@@ -115,14 +115,15 @@ static void a_model_says_its_sizes(void **state)
 {
     (void)state;
     const struct model_shape shape = {12, 11, 768, 3072, 50257, 1024, 1e-5f, 1, {50256}};
-    const struct model_facts facts = {"demo", "cpu", "exact", 2e-7, 2048, 4096, &shape};
+    const struct model_facts facts = {"demo", "cpu", "exact", 2e-7, 2048, 4096, 1 << 24, &shape};
     json_t *document = parse(models_document(&facts, REPLY_json, &arena));
     const json_t *m = json_array_get(json_object_get(document, "models"), 0);
-    assert_int_equal(json_object_size(m), 14);
+    assert_int_equal(json_object_size(m), 15);
     assert_float_equal(json_real_value(json_object_get(m, "product_error")), 2e-7, 1e-12);
     assert_string_equal(text_of(m, "name"), "demo");
     assert_int_equal(json_integer_value(json_object_get(m, "n_heads")), 11);
     assert_int_equal(json_integer_value(json_object_get(m, "cache_tokens")), 4096);
+    assert_int_equal(json_integer_value(json_object_get(m, "body_bytes_max")), 1 << 24);
     assert_true(json_real_value(json_object_get(m, "epsilon")) == 1e-5);
     json_decref(document);
 }

@@ -354,6 +354,17 @@ def with_constants(nodes):
     return shared + nodes
 
 
+def largest_constant(nodes):
+    """The node with the array that takes most of a request, and what that is; (None, "") if none."""
+    arrays = [(len(arg["tensor"]), i, arg) for i, node in enumerate(nodes)
+              for arg in _flat([*node.args, *node.kwargs.values()]) if isinstance(arg, dict)]
+    if not arrays:
+        return None, ""
+    size, i, arg = max(arrays, key=lambda row: row[0])
+    return nodes[i], (f"its largest tensor, {arg['dtype']} {tuple(arg['shape'])}, "
+                      f"has {size} of them")
+
+
 def _form(arg, index, shared):
     if isinstance(arg, dict) and _content(arg) in shared:
         return {"node": shared[_content(arg)]}

@@ -115,10 +115,15 @@ class Request:
     def _located(self, error, nodes):
         """A refusal with the line of the node that it is about."""
         place = None
+        message = error.message
+        if error.code == "limit" and "--body-mb" in message:
+            node, largest = graphs.largest_constant(nodes)
+            place = node and node.place
+            message += largest and f"; {largest}"
         if type(error.node) is int and 0 <= error.node < len(nodes):
             place = nodes[error.node].place
         place = place or self._place_of(error.path) or self._place
-        return RequestError(error.code, error.message, error.path, error.node, error.request_id,
+        return RequestError(error.code, message, error.path, error.node, error.request_id,
                             place)
 
     def _place_of(self, path):
