@@ -559,8 +559,9 @@ static void topk_of_a_long_row_has_the_places_of_the_reference(void **state)
  * that differ in the highest digits or in the lowest. */
 static int64_t whole_of_kind(int kind, int64_t i)
 {
-    const int64_t high = chance(1 << 16), low = chance(1 << 16);
-    const int64_t wholes[] = {i, -i, 7, chance(3), high << 48 | low, low - (1 << 15)};
+    const int64_t low = chance(1 << 16), high = (int64_t)chance(1 << 16) - (1 << 15);
+    const int64_t wholes[] = {i, -i, 7, chance(3), high * (INT64_C(1) << 48) + low,
+                              low - (1 << 15)};
     return wholes[kind];
 }
 
