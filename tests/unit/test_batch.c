@@ -191,6 +191,27 @@ static void replies_leave_room_for_other_users(void **state)
     }
 }
 
+/* Bodies of 1 GB while they are planned, and then one whose plan takes next to nothing. */
+static void bodies_are_held_until_their_plan_says_more(void **state)
+{
+    (void)state;
+    struct arena arenas[2] = {0};
+    struct job *first = job_new("id", &arenas[0]), *second = job_new("id", &arenas[1]);
+    struct err e = {0};
+    assert_true(job_expect(first, (size_t)1 << 30, &e));
+    assert_false(job_expect(second, (size_t)1 << 30, &e));
+    assert_int_equal(e.code, ERR_busy);
+    assert_string_equal(e.text, "requests that are being answered take 3221225472 of 4294967296 "
+                                "bytes, this one would take 3221225472");
+    e = (struct err){0};
+    assert_true(job_reserve(first, &e));
+    assert_true(job_expect(second, (size_t)1 << 29, &e));
+    job_free(first);
+    job_free(second);
+    arena_free(&arenas[0]);
+    arena_free(&arenas[1]);
+}
+
 static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
 {
     const char *prompts = "";
@@ -987,6 +1008,7 @@ int main(void)
         TEST(a_job_that_is_taken_back_ends_within_its_pass),
         TEST(graphs_count_as_much_as_replies),
         TEST(replies_leave_room_for_other_users),
+        TEST(bodies_are_held_until_their_plan_says_more),
         TEST(copies_may_be_more_than_pages),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),
