@@ -480,7 +480,7 @@ def test_a_bad_edit_is_refused_at_its_own_line(model, tmp_path):
 
 def test_a_cache_holds_what_modules_gave_in_the_end(model):
     with model.trace(PROMPT) as tracer:
-        cache = tracer.cache(include_inputs=True)
+        cache = tracer.cache(include_inputs=True).save()
         zero_block(model)
         h = [block.output[0].save() for block in model.transformer.h]
         attn = model.transformer.h[1].attn.output.save()
