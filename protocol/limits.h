@@ -91,7 +91,7 @@ enum {
                                       OpenAI's client has 300 bytes of them */
     HEADER_SECONDS_MAX = 10,       /* slow senders hold a thread no longer */
     BODY_SECONDS_MAX = 60,
-    IDLE_SECONDS_MAX = 30,         /* between requests, or a reader that takes nothing */
+    IDLE_SECONDS_MAX = 30,         /* between requests */
     REPLY_SECONDS_MAX = 60,        /* to take 128 KiB of a reply: who is slower than two kilobytes a
                                       second holds its memory no longer */
     HEARTBEAT_SECONDS = 10,        /* keeps proxies from closing a quiet reply */

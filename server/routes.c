@@ -266,10 +266,9 @@ static bool cut_job(struct job *j, const struct call *c, struct err *e)
     return err_at(e, why.node, "%s", why.where);
 }
 
-static bool make_job(struct job **out, const struct call *c, struct err *e)
+static bool make_job(struct job *j, const struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
-    struct job *j = *out = new_job(c);
     return job_expect(j, r->body_size, e) &&
            decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&
@@ -303,18 +302,23 @@ static sem_t *users_places(struct call *c)
     return &c->service->planning_of[c->request->user % USERS_COUNTED];
 }
 
-/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
- * sends many waits among them, and others find a place. */
-static void planning_begin(struct call *c)
-{
-    enter(users_places(c));
-    enter(&c->service->planning);
-}
-
 static void planning_end(struct call *c)
 {
     sem_post(&c->service->planning);
     sem_post(users_places(c));
+}
+
+/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
+ * sends many waits among them, and others find a place. Who waited until the server stops is not
+ * planned any more: a crowd would keep it for minutes. */
+static bool planning_begin(struct call *c, struct err *e)
+{
+    enter(users_places(c));
+    enter(&c->service->planning);
+    if (queue_is_open(c->service->queue, e))
+        return true;
+    planning_end(c);
+    return false;
 }
 
 /* Its reply is an error. Once it was queued, the engine has counted it. */
@@ -328,9 +332,10 @@ static bool drop(struct job *j)
 
 static bool run(struct call *c, struct err *e)
 {
-    struct job *j;
-    planning_begin(c);
-    const bool reserved = make_job(&j, c, e) && reply_fits(&j->plan, c->reply_media, e) &&
+    struct job *j = new_job(c);
+    if (!planning_begin(c, e))
+        return drop(j);
+    const bool reserved = make_job(j, c, e) && reply_fits(&j->plan, c->reply_media, e) &&
                           job_reserve(j, e);
     planning_end(c);
     if (reserved &&
@@ -341,9 +346,10 @@ static bool run(struct call *c, struct err *e)
 
 static bool plan(struct call *c, struct err *e)
 {
-    struct job *j;
-    planning_begin(c);
-    const bool made = make_job(&j, c, e);
+    if (!planning_begin(c, e))
+        return false;
+    struct job *j = new_job(c);
+    const bool made = make_job(j, c, e);
     if (made)
         reply_with(c, 200,
                    encode_plan(&j->graph, &j->plan, c->service->facts.shape, c->reply_media,
@@ -399,7 +405,8 @@ static bool completions(struct call *c, struct err *e)
 {
     struct job *j = new_job(c);
     struct completion *asked = ARENA_NEW(c->request->arena, struct completion);
-    planning_begin(c);
+    if (!planning_begin(c, e))
+        return drop(j);
     const bool made = make_completion(j, asked, c, e);
     planning_end(c);
     if (made && completions_answer(c->reply, c->request, j, c->service->queue,
