@@ -1,5 +1,5 @@
-/* A trace whose prompts are too many for one pass goes in parts: traces that follow one another, each
- * of as many of its invokes, in their order, as a pass takes. What a user gets is the same. */
+/* A trace whose prompts are too many for one pass goes in parts: traces that follow one another,
+ * each of as many of its invokes, in their order, as a pass takes. What a user gets is the same. */
 #pragma once
 #include "plan.h"
 
