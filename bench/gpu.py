@@ -2,7 +2,7 @@
 process of its own under a time limit, the peers last: whatever becomes of one, it costs its own
 cells, where the reason is then. FOLDER/gpu.md and gpu_bench.log have each number as soon as it is
 there, bench/gpu.md once all of ours are. Without a GPU the columns of times stay empty and the
-limits are a data sheet's.
+limits are a data sheet's: what is predicted from them stands beside.
 
     gpu.py PROGRAM FOLDER       (make gpu-bench; EMULATE=1: a dry run, into FOLDER alone)
     gpu.py --peer NAME          prints lines as PROGRAM does
@@ -31,13 +31,20 @@ PEERS = {"hf": [*(("decode", n) for n in DECODE), *(("prefill", n) for n in PREF
 PEER_NAMES = {"hf": "HF eager, ms", "compiled": "torch.compile, ms"}
 BLOCK_WEIGHTS = sum(k * n for name, (k, n) in SHAPES.items() if name != "lm_head")
 WEIGHTS = BLOCKS * BLOCK_WEIGHTS + D * V
-# NVIDIA's data sheet of the H200, and PCI Express 5 in one direction.
-SHEET = {"read_gb": 4800.0, "fma_gflop": 67000.0, "link_gb": 64.0}
+# NVIDIA's data sheet of the H200, PCI Express 5 in one direction, and a small kernel on an H100.
+SHEET = {"read_gb": 4800.0, "fma_gflop": 67000.0, "link_gb": 64.0, "graph_us": 1.2}
 # On tensor cores: bytes of a stored weight and the data sheet's GFLOP/s.
 TENSOR = {"tf32x3": (4, 494000.0 / 3), "tf32": (4, 494000.0), "bf16": (2, 989000.0)}
 LIMITS = (("read_gb", "reads", 0, "GB/s"), ("fma_gflop", "multiply-adds", 0, "GFLOP/s"),
           ("link_gb", "to the host", 0, "GB/s"), ("launch_us", "a small kernel", 1, "us"),
           ("graph_us", "in a graph", 1, "us"))
+# Kernels of a pass: two embeddings and their sum, the last norm, the rows of the logits and their
+# product; of a block two norms, four products, appending and attention (tests/unit/engine.c counts).
+# For bf16 one more for each product whose rows are rounded first, as fast.cu chooses it on 132
+# processors: that of the logits, and so many of a block's by the number of rows.
+KERNELS, BLOCK_KERNELS = 6, 8
+ROUNDED = {128: 2, 512: 4, 1024: 4}
+PAST = 20       # positions behind which a step decodes
 ROUNDS = 9
 # In all less than ten minutes. Ours come first, and what is worth most first of all.
 OWN_SECONDS = {"exact": 150, "tf32x3": 60, "tf32": 60, "bf16": 60}
@@ -156,9 +163,27 @@ def limit_of(weights, n_rows, limits, precision="exact"):
                      2 * weights * n_rows / (1e9 * gflop))
 
 
+def kernels_of(n, precision="exact"):
+    rounded = 1 + BLOCKS * ROUNDED.get(n, 0) if precision == "bf16" else 0
+    return KERNELS + BLOCKS * BLOCK_KERNELS + rounded
+
+
+def predicted(kind, n, limits, precision="exact"):
+    """Milliseconds: the limit, attention, which is exact in every precision, and all kernels."""
+    seen = n * (n + 1) / 2 if kind == "prefill" else n * (PAST + 1)     # keys by queries
+    return (limit_of(WEIGHTS, n, limits, precision) + 4e-6 * BLOCKS * D * seen / limits["fma_gflop"]
+            + 1e-3 * kernels_of(n, precision) * limits["graph_us"])
+
+
 def saves_limit(n, limits):
     """Milliseconds: the pass, and beside it every block's output on its way to the host."""
     return max(limit_of(WEIGHTS, n, limits), 4e-6 * BLOCKS * n * D / limits["link_gb"])
+
+
+def predicted_saves(n, limits):
+    """The same, with a kernel for each output that packs it."""
+    return max(predicted("prefill", n, limits) + 1e-3 * BLOCKS * limits["graph_us"],
+               saves_limit(n, limits))
 
 
 def peer(name):
@@ -225,26 +250,29 @@ def passes_named():
 
 
 def rows_of(found, limits):
-    yield ["", "limit, ms", "Interpose exact, ms", "of the limit", *PEER_NAMES.values()]
+    yield ["", "limit, ms", "predicted, ms", "Interpose exact, ms", "of the limit",
+           *PEER_NAMES.values()]
     for kind, n, name in passes_named():
         limit, key = limit_of(WEIGHTS, n, limits), (kind, "exact", n)
-        yield [name, milli(limit), found.cell("exact", key, milli),
+        yield [name, milli(limit), milli(predicted(kind, n, limits)),
+               found.cell("exact", key, milli),
                found.cell("exact", key, share_of(limit)),
                *(found.cell(peer, (kind, peer, n), milli) if (kind, n) in PEERS[peer] else ""
                  for peer in PEER_NAMES)]
     for n in SAVES:
         limit, key = saves_limit(n, limits), ("saves", "exact", n)
         yield [f"prefill, every block's output saved: {n}", milli(limit),
-               found.cell("exact", key, milli), found.cell("exact", key, share_of(limit)),
+               milli(predicted_saves(n, limits)), found.cell("exact", key, milli), found.cell("exact", key, share_of(limit)),
                *("" for _ in PEER_NAMES)]
 
 
 def fast_of(found, limits):
     yield ["", *(f"{precision} {what}" for precision in TENSOR
-                 for what in ("limit, ms", "Interpose, ms"))]
+                 for what in ("limit, ms", "predicted, ms", "Interpose, ms"))]
     for kind, n, name in passes_named():
         yield [name, *(text for precision in TENSOR for text in (
             milli(limit_of(WEIGHTS, n, limits, precision)),
+            milli(predicted(kind, n, limits, precision)),
             found.cell(precision, (kind, precision, n), milli)))]
 
 
@@ -270,13 +298,16 @@ def table(rows):
 def page(found):
     limits = SHEET | found.limits
     whence = "measured in this run" if found.limits else (
-        "of the H200's data sheet: **no GPU was at hand, nothing below was measured**")
+        "of the H200's data sheet: **no GPU was at hand, nothing below was measured**, but for the "
+        "time of a small kernel, on an H100")
     troubles = "".join(f"- Not all of {part}: {why}\n" for part, (_, why) in found.troubles.items())
     return f"""# The CUDA backend's times
 
 Written by `make gpu-bench`. GPT-2 small with made weights, float32, without HTTP; medians. The limit is the larger of two times:
 reading the weights, and multiplying by them without tensor cores, at the limits {whence};
-for the faster precisions on tensor cores, at the data sheet's rate. Products are timed behind one another with other weights each
+for the faster precisions on tensor cores, at the data sheet's rate. Predicted is, before it is measured, the limit of the pass, plus
+attention's multiply-adds without tensor cores, plus the time of a small kernel in a graph for each of its {kernels_of(1)} kernels (up to
+{kernels_of(512, "bf16")} with bf16): as if each kernel reached its limit, one behind the other. Products are timed behind one another with other weights each
 time, as in a pass, and queued as a graph, ours and cuBLAS's.
 
 - Device: {found.device or "none"}

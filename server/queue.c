@@ -33,12 +33,17 @@ void queue_free(struct queue *q)
     pthread_mutex_destroy(&q->lock);
 }
 
+static bool is_open(const struct queue *q, struct err *e)
+{
+    if (q->closed)
+        *e = q->why;
+    return !q->closed;
+}
+
 static bool has_room(const struct queue *q, struct err *e)
 {
-    if (q->closed) {
-        *e = q->why;
+    if (!is_open(q, e))
         return false;
-    }
     if (q->n_waiting == q->n_max)
         return err_set(e, ERR_busy, "%d requests are waiting already, and no more than %d may",
                        q->n_waiting, q->n_max);
@@ -147,6 +152,14 @@ bool queue_remove(struct queue *q, struct job *j)
     }
     pthread_mutex_unlock(&q->lock);
     return at != NULL;
+}
+
+bool queue_is_open(struct queue *q, struct err *e)
+{
+    pthread_mutex_lock(&q->lock);
+    bool open = is_open(q, e);
+    pthread_mutex_unlock(&q->lock);
+    return open;
 }
 
 bool queue_takes(struct queue *q, struct err *e)

@@ -25,6 +25,9 @@ void queue_forget(struct queue *q, const struct job *j);
 /* Takes this job out, wherever it stands; false if the engine has it already. */
 bool queue_remove(struct queue *q, struct job *j);
 
+/* Whether it is not closed, and if it is, its refusal. */
+bool queue_is_open(struct queue *q, struct err *e);
+
 /* Whether a push would be taken now, and if not, its refusal. */
 bool queue_takes(struct queue *q, struct err *e);
 

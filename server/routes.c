@@ -1,5 +1,6 @@
 #include "routes.h"
 #include "../protocol/encode_writer.h"
+#include "../protocol/parts.h"
 #include "accept.h"
 #include "completions.h"
 #include "metrics.h"
@@ -231,7 +232,6 @@ static bool check_stops(const struct call *c, const struct graph *g, struct err 
     return true;
 }
 
-/* A job whose request makes sense, and could run here. */
 static struct job *new_job(const struct call *c)
 {
     struct job *j = job_new(c->request->id, c->request->arena);
@@ -240,22 +240,39 @@ static struct job *new_job(const struct call *c)
     return j;
 }
 
+/* Whether its request makes sense. */
 static bool plan_job(struct job *j, const struct call *c, struct err *e)
 {
     return check_model(c, &j->graph, e) && check_stops(c, &j->graph, e) &&
            tokenize_prompts(c, &j->graph, e) &&
-           plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e) &&
-           job_fits(j, &c->service->capacity, e);
+           plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e);
 }
 
-static bool make_job(struct job **out, const struct call *c, struct err *e)
+/* Invokes with more rows than a pass takes go in several. */
+static bool cut_job(struct job *j, const struct call *c, struct err *e)
+{
+    const int rows = c->service->capacity.rows, n_rows = j->plan.n_rows;
+    if (n_rows <= rows)
+        return true;
+    const struct graph whole = j->graph;
+    struct err why = {0};
+    parts_cut(&j->graph, &whole, &j->plan, rows, c->request->arena);
+    if (plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, &why))
+        return true;
+    err_set(e, ERR_limit,
+            "the prompts have %d tokens together, and a pass of this server takes %d (--rows); in "
+            "several passes, in the order of the invokes, %s",
+            n_rows, rows, why.text);
+    return err_at(e, why.node, "%s", why.where);
+}
+
+static bool make_job(struct job *j, const struct call *c, struct err *e)
 {
     const struct http_request *r = c->request;
-    struct job *j = *out = new_job(c);
     return job_expect(j, r->body_size, e) &&
            decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&
-           plan_job(j, c, e);
+           plan_job(j, c, e) && cut_job(j, c, e) && job_fits(j, &c->service->capacity, e);
 }
 
 static struct reply_facts *facts_of(const struct call *c, const struct job *j)
@@ -285,18 +302,23 @@ static sem_t *users_places(struct call *c)
     return &c->service->planning_of[c->request->user % USERS_COUNTED];
 }
 
-/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
- * sends many waits among them, and others find a place. */
-static void planning_begin(struct call *c)
-{
-    enter(users_places(c));
-    enter(&c->service->planning);
-}
-
 static void planning_end(struct call *c)
 {
     sem_post(&c->service->planning);
     sem_post(users_places(c));
+}
+
+/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
+ * sends many waits among them, and others find a place. Who waited until the server stops is not
+ * planned any more: a crowd would keep it for minutes. */
+static bool planning_begin(struct call *c, struct err *e)
+{
+    enter(users_places(c));
+    enter(&c->service->planning);
+    if (queue_is_open(c->service->queue, e))
+        return true;
+    planning_end(c);
+    return false;
 }
 
 /* Its reply is an error. Once it was queued, the engine has counted it. */
@@ -310,9 +332,10 @@ static bool drop(struct job *j)
 
 static bool run(struct call *c, struct err *e)
 {
-    struct job *j;
-    planning_begin(c);
-    const bool reserved = make_job(&j, c, e) && reply_fits(&j->plan, c->reply_media, e) &&
+    struct job *j = new_job(c);
+    if (!planning_begin(c, e))
+        return drop(j);
+    const bool reserved = make_job(j, c, e) && reply_fits(&j->plan, c->reply_media, e) &&
                           job_reserve(j, e);
     planning_end(c);
     if (reserved &&
@@ -323,9 +346,10 @@ static bool run(struct call *c, struct err *e)
 
 static bool plan(struct call *c, struct err *e)
 {
-    struct job *j;
-    planning_begin(c);
-    const bool made = make_job(&j, c, e);
+    if (!planning_begin(c, e))
+        return false;
+    struct job *j = new_job(c);
+    const bool made = make_job(j, c, e);
     if (made)
         reply_with(c, 200,
                    encode_plan(&j->graph, &j->plan, c->service->facts.shape, c->reply_media,
@@ -357,7 +381,7 @@ static bool make_completion(struct job *j, struct completion *asked, const struc
         return false;
     if (!asked->has_seed)
         j->graph.traces[0].sampling.seed = seed_of(r->id);
-    return plan_job(j, c, e) && job_reserve(j, e);
+    return plan_job(j, c, e) && job_fits(j, &c->service->capacity, e) && job_reserve(j, e);
 }
 
 static struct completion_facts *completion_facts_of(const struct call *c, const struct job *j,
@@ -381,7 +405,8 @@ static bool completions(struct call *c, struct err *e)
 {
     struct job *j = new_job(c);
     struct completion *asked = ARENA_NEW(c->request->arena, struct completion);
-    planning_begin(c);
+    if (!planning_begin(c, e))
+        return drop(j);
     const bool made = make_completion(j, asked, c, e);
     planning_end(c);
     if (made && completions_answer(c->reply, c->request, j, c->service->queue,

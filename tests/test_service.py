@@ -186,19 +186,25 @@ def test_a_full_queue_is_refused_at_once(start_server, context):
         run_when_there_is_room(s)
 
 
-def test_who_plans_much_keeps_others_from_nothing(server):
-    """A crowd of one user's, as many as are planned at once and each with tens of millions of indices
-    to check: somebody else's requests are planned before any of them is done."""
-    places = json.loads(server.get("/v1/spec")[1])["limits"]["PLANNING_MAX"]
+def crowd_of(server, count, gathers):
+    """Connections of one user, each with a request to plan that has millions of indices to check."""
     nodes = [{"op": "constant", "args": [{"tensor": bytes(8 * 4095), "dtype": "int64", "shape": [4095]}]},
              {"op": "unfold", "args": [{"node": 0}, 0, 2048, 1]}, # (2048, 2048)
              {"op": "expand", "args": [1.0, [2048, 2048]]},
-             *[{"op": "gather", "args": [{"node": 2}, 0, {"node": 1}]}] * (2 if IS_SLOW else 8)]
+             *[{"op": "gather", "args": [{"node": 2}, 0, {"node": 1}]}] * gathers]
     body = msgpack.packb({"prompt": [1], "nodes": nodes})
-    crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(places)]
+    crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(count)]
     for c in crowd:
         c.sendall(b"POST /v1/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/msgpack\r\n"
                   b"X-Interpose-User: crowd\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    return crowd
+
+
+def test_who_plans_much_keeps_others_from_nothing(server):
+    """A crowd as large as are planned at once: somebody else's requests are planned before any of
+    them is done."""
+    places = json.loads(server.get("/v1/spec")[1])["limits"]["PLANNING_MAX"]
+    crowd = crowd_of(server, places, 2 if IS_SLOW else 8)
     for _ in range(10): # more than the crowd takes to come
         assert wire.post_json(server.host, "/v1/plan", {"prompt": [1]})[0] == 200
     assert select.select(crowd, [], [], 0)[0] == []
@@ -240,7 +246,8 @@ def test_sequences_of_one_prompt_are_not_called_prompts(start_server):
                           "server takes a token each of 1 (--rows)")
         status, reply = wire.post_json(s.host, "/v1/run", {**request, "prompt": [1, 2]})
         assert (status, reply["error"]["message"]) == (
-            413, "the prompts have 2 tokens together, and a pass of this server takes 1 (--rows)")
+            413, "the prompts of one invoke have 2 tokens together, and a pass of this server takes 1 (--rows): "
+                 "several invokes may go in several passes")
         assert wire.run(s.host, {**request, "max_new_tokens": 1})[1]["type"] == "end"
 
 
@@ -295,6 +302,18 @@ def test_a_stopping_server_refuses_new_requests(start_server, context):
         assert s.get("/healthz")[0] == 200
         for stream in streams:
             stream.leave()
+
+
+def test_a_stopping_server_plans_no_more(start_server):
+    """Who waits for others to be planned does so in vain, and does not keep the server."""
+    with start_server() as s:
+        crowd = crowd_of(s, 32, 1 if IS_SLOW else 3)
+        s.signal(signal.SIGTERM)
+        statuses = [c.recv(12) for c in crowd]
+        assert set(statuses) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        assert statuses.count(b"HTTP/1.1 503") >= 16
+        for c in crowd:
+            c.close()
 
 
 def test_what_is_not_done_in_time_is_told_why(start_server, context):

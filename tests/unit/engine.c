@@ -224,6 +224,35 @@ static void rows_that_join_a_pass_have_the_bits_of_the_cpu(void **state)
     memory_unmap(of_cpu, size);
 }
 
+static void no_hook(void *context, enum point p, int block, const struct tensor *x)
+{
+    (void)context, (void)p, (void)block, (void)x;
+}
+
+/* What bench/gpu.py predicts the time of a pass with: six kernels and eight a block, launched one by
+ * one for a prompt and at once for a single token. */
+static void a_pass_has_as_many_kernels_as_the_benchmark_counts(void **state)
+{
+    (void)state;
+    const int32_t tokens[] = {1, 2, 3}, positions[] = {0, 1, 2}, page = 0;
+    const int last_site = n_sites(shape.n_blocks) - 1, lengths[] = {3, 1};
+    const uint64_t none[4] = {0};
+    struct err e = {0};
+    for (int i = 0; i < 2; i++) {
+        const int n = lengths[i];
+        const struct span span = {0, n, 0, &page};
+        const struct pass p = {.n_rows = n, .n_spans = 1, .n_logits = n, .tokens = tokens,
+                               .positions = positions, .spans = &span, .last_sites = &last_site,
+                               .logits_rows = positions, .wanted = none, .written = none,
+                               .hook = no_hook};
+        const struct emulate_counts before = emulate_counted();
+        assert_true(gpt2_run(model, &p, &e));
+        const struct emulate_counts now = emulate_counted();
+        assert_int_equal(now.launches - before.launches, 6 + 8 * shape.n_blocks);
+        assert_int_equal(now.graphs - before.graphs, n == 1);
+    }
+}
+
 /* Also of what was queued behind the last download, while that is still on its way. */
 static void behind_a_fence_nothing_is_left_to_do(void **state)
 {
@@ -254,6 +283,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_pass_of_several_users_goes_to_the_device_once, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(behind_a_fence_nothing_is_left_to_do, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_pass_has_as_many_kernels_as_the_benchmark_counts, set_up,
+                                        tear_down),
         cmocka_unit_test(rows_that_join_a_pass_have_the_bits_of_the_cpu),
         cmocka_unit_test(passes_without_hooks_are_queued_at_once_and_have_the_bits_of_the_others),
     };

@@ -144,11 +144,15 @@ static void a_closed_queue_says_why_and_keeps_what_it_has(void **state)
     assert_true(queue_push(q, before, &e));
     err_set(&why, ERR_draining, "going home");
     err_set(&other, ERR_device, "too late to matter");
+    assert_true(queue_is_open(q, &e));
     queue_close(q, &why);
     queue_close(q, &other);
     assert_false(queue_is_over(q));
     assert_false(queue_push(q, behind, &e));
     assert_int_equal(e.code, ERR_draining);
+    assert_string_equal(e.text, "going home");
+    e = (struct err){0};
+    assert_false(queue_is_open(q, &e));
     assert_string_equal(e.text, "going home");
     assert_ptr_equal(take_out(q, 10), before);
     assert_null(take_out(q, 1000)); /* at once */
