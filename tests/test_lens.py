@@ -297,7 +297,7 @@ def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
         yield from stream(path, body)
     monkeypatch.setattr(model.client, "stream", spy)
     caches = [model.run_with_cache(TEXT, return_type=None, fwd_hooks=[("mlp_out2", lambda x: -x)])[1]
-              for _ in range(4)]
+              for _ in range(6)]
     del asked[:]
     first = caches[0]["resid_post", 3]
     wanted = dict(caches[0].items())
@@ -313,6 +313,15 @@ def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
         caches[2].cache_dict
     most = 1000
     assert all((x == y).all() for x, y in zip(caches[3].cache_dict.values(), wanted.values()))
+    del asked[:]
+    by_name = dict(caches[4])
+    assert list(by_name) == list(wanted) and all((x == wanted[name]).all() for name, x in by_name.items())
+    assert asked[:4] == [1, 2, 4, 8] and len(asked) == len(wanted).bit_length() and sum(asked) == len(wanted)
+    del asked[:]
+    most, names = 3, list(wanted)
+    for name in (*names[7:11], "pre2", names[13], *names[20:25:2]):
+        assert (caches[5][name] == by_name[caches[5]._pass.full_name(name)]).all()
+    assert asked == [1, 2, 4, 2, 1, 1, 1, 1, 1]
 
 
 def test_positions_and_the_batch_dimension(pair):
