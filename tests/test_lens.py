@@ -3,6 +3,8 @@ demo model: caches, hooks, and the examples of TransformerLens's main demo that 
 are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
 import contextvars
 import math
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import einops
@@ -607,6 +609,25 @@ def test_hooks_of_a_context_are_its_thread_s(model):
         model.add_hook("mlp_out2", negative)
         assert (other.submit(seen).result() == wanted[0]).all()
         model.reset_hooks()
+
+
+def test_two_threads_that_add_hooks_lose_none(model, monkeypatch):
+    threads, names = [], ("mlp_out0", "mlp_out1", "mlp_out2", "mlp_out3")
+
+    class Meanwhile(list):
+        def __iter__(self):
+            is_replaced = sys._getframe(1).f_code.co_name in ("_hook", "reset_hooks")
+            if is_replaced and threading.current_thread() is threading.main_thread():
+                threads.append(threading.Thread(target=model.add_hook, args=(names[len(threads)], abs)))
+                threads[-1].start()
+                threads[-1].join(0.1)   # it ends here if nothing holds it
+            return super().__iter__()
+    for change in (lambda: model.add_hook(names[2], abs), lambda: model.reset_hooks()):
+        monkeypatch.setattr(model, "_hooked", Meanwhile(model._hooked))
+        change()
+        threads[-1].join()
+    found = {hook.name for hook in model._hooked}
+    assert found == {"blocks.1.hook_mlp_out"} and len(threads) == 2
 
 
 def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):
