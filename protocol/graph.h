@@ -100,6 +100,8 @@ struct outcome { /* of one sequence: what was generated */
 struct trace { /* invokes that go through the model together, behind those of earlier traces */
     const char *place; /* what stands before its fields' names: "", or "traces[1]." */
     int invoke_first, n_invokes;
+    int sequences_before; /* of a part (parts.h): how many the parts in front of it have, whose
+                             random numbers its own go on with */
     int n_new_tokens;
     struct sampling sampling;
     struct ending ending;

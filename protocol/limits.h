@@ -68,8 +68,7 @@ enum {
     STOP_TEXTS_MAX = 16,           /* OpenAI takes 4 */
     STOP_TEXT_BYTES_MAX = 256,     /* so much of a stream may be held back for it */
     TOP_LOGPROBS_MAX = 20,         /* OpenAI takes 5 */
-    ROWS_MAX = 4096,               /* tokens of a request's prompts together, copies once: they
-                                      share one pass */
+    ROWS_MAX = 4096,               /* rows of a pass, at most: prompts of one invoke share one */
     ROWS_DEFAULT = 2048,           /* rows of a large pass, the option --rows: scratch is sized by
                                       it */
     PASS_ROWS_DEFAULT = 192,       /* rows of a shared pass: products are as fast as they get, and a

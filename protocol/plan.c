@@ -57,7 +57,7 @@ static bool place_invoke(struct planner *s, int i)
     v->trace = s->g->invokes[i].trace;
     struct plan_trace *t = &p->traces[v->trace];
     v->n_sequences = s->g->invokes[i].n_prompts;
-    v->sequence_first = t->n_sequences;
+    v->sequence_first = s->g->traces[v->trace].sequences_before + t->n_sequences;
     v->outcome_first = p->n_sequences;
     v->generated_first = p->n_generated;
     p->n_sequences += v->n_sequences;
@@ -466,8 +466,7 @@ static bool make_order(struct planner *s, bool *again)
     mark(s);
     heads_choose(s);
     rows_find_positions(s);
-    if (!rows_settle(s))
-        return false;
+    rows_settle(s);
     rows_settle_logits(s);
     if (!lower(s))
         return false;

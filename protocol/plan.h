@@ -131,7 +131,7 @@ struct plan_invoke { /* one invoke's rows, the same for every request beside it 
     struct plan_sequence *sequences;
     int row_first;        /* its first row among the job's, in the pass over the prompts (step 0);
                              later steps have one row a sequence: sequence_first */
-    int sequence_first;   /* its first sequence among its trace's */
+    int sequence_first;   /* its first sequence of those of its trace, or of the whole (parts.h) */
     int outcome_first;    /* its first sequence among the job's */
     int generated_first;  /* its first new token among the job's; each sequence's follow another */
     int logits_from;      /* step 0: logits exist for the last n_tokens - logits_from positions of

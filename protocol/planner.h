@@ -195,8 +195,8 @@ bool infer(struct planner *s);
 /* Finds read_from, set_from and logits_from of each invoke: what living nodes look at. */
 void rows_find_positions(struct planner *s);
 
-/* Gives sequences their rows; false (limit) where a pass would have too many. */
-bool rows_settle(struct planner *s);
+/* Gives sequences their rows. */
+void rows_settle(struct planner *s);
 
 /* Gives sequences their logits, and moves the views of these to the rows that exist. */
 void rows_settle_logits(struct planner *s);

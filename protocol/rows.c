@@ -38,25 +38,19 @@ static int place_sequences(struct planner *s, int invoke, int n_steps)
     return n_rows;
 }
 
-bool rows_settle(struct planner *s)
+void rows_settle(struct planner *s)
 {
     struct plan *p = s->p;
     for (int i = 0; i < p->n_invokes; i++) {
         struct plan_trace *t = &p->traces[p->invokes[i].trace];
         p->invokes[i].row_first = t->n_rows;
         t->n_rows += place_sequences(s, i, t->n_steps);
-        if (t->n_rows <= ROWS_MAX)
-            continue;
-        err_set(s->e, ERR_limit, "the prompts have %d tokens together: the limit is %d",
-                t->n_rows, ROWS_MAX);
-        return err_at(s->e, -1, "%sinvokes", s->g->traces[p->invokes[i].trace].place);
     }
     for (int i = 0; i < p->n_passes; i++) {
         const struct plan_trace *t = &p->traces[p->passes[i].trace];
         p->passes[i].n_rows = plan_step(p, i) == 0 ? t->n_rows : t->n_sequences;
         p->n_rows = p->passes[i].n_rows > p->n_rows ? p->passes[i].n_rows : p->n_rows;
     }
-    return true;
 }
 
 /* The first position of any sequence that a view of rows for all T positions touches; 0 where one

@@ -20,6 +20,11 @@ struct job *job_new(const char *request_id, struct arena *a)
 /* Equal prompts have the rows of one, and go on as several. */
 static bool rows_fit(const struct plan_trace *t, const struct capacity *c, struct err *e)
 {
+    if (t->n_rows > c->rows && t->n_invokes == 1)
+        return err_set(e, ERR_limit,
+                       "the prompts of one invoke have %d tokens together, and a pass of this "
+                       "server takes %d (--rows): several invokes may go in several passes",
+                       t->n_rows, c->rows);
     if (t->n_rows > c->rows)
         return err_set(e, ERR_limit,
                        "the prompts have %d tokens together, and a pass of this "

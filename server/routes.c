@@ -1,5 +1,6 @@
 #include "routes.h"
 #include "../protocol/encode_writer.h"
+#include "../protocol/parts.h"
 #include "accept.h"
 #include "completions.h"
 #include "metrics.h"
@@ -288,7 +289,6 @@ static bool check_stops(const struct call *c, const struct graph *g, struct err 
     return true;
 }
 
-/* A job whose request makes sense, and could run here. */
 static struct job *new_job(const struct call *c)
 {
     struct job *j = job_new(c->request->id, c->request->arena);
@@ -297,12 +297,30 @@ static struct job *new_job(const struct call *c)
     return j;
 }
 
+/* Whether its request makes sense. */
 static bool plan_job(struct job *j, const struct call *c, struct err *e)
 {
     return check_model(c, &j->graph, e) && check_stops(c, &j->graph, e) &&
            tokenize_prompts(c, &j->graph, e) &&
-           plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e) &&
-           job_fits(j, &c->service->capacity, e);
+           plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e);
+}
+
+/* Invokes with more rows than a pass takes go in several. */
+static bool cut_job(struct job *j, const struct call *c, struct err *e)
+{
+    const int rows = c->service->capacity.rows, n_rows = j->plan.n_rows;
+    if (n_rows <= rows)
+        return true;
+    const struct graph whole = j->graph;
+    struct err why = {0};
+    parts_cut(&j->graph, &whole, &j->plan, rows, c->request->arena);
+    if (plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, &why))
+        return true;
+    err_set(e, ERR_limit,
+            "the prompts have %d tokens together, and a pass of this server takes %d (--rows); in "
+            "several passes, in the order of the invokes, %s",
+            n_rows, rows, why.text);
+    return err_at(e, why.node, "%s", why.where);
 }
 
 static bool make_job(struct job *j, const struct call *c, struct err *e)
@@ -311,7 +329,7 @@ static bool make_job(struct job *j, const struct call *c, struct err *e)
     return job_expect(j, r->body_size, e) &&
            decode_request(&j->graph, r->body, r->body_size, c->media, c->service->facts.shape,
                           r->arena, e) &&
-           plan_job(j, c, e);
+           plan_job(j, c, e) && cut_job(j, c, e) && job_fits(j, &c->service->capacity, e);
 }
 
 static struct reply_facts *facts_of(const struct call *c, const struct job *j)
@@ -386,7 +404,7 @@ static bool make_completion(struct job *j, struct completion *asked, const struc
         return false;
     if (!asked->has_seed)
         j->graph.traces[0].sampling.seed = seed_of(r->id);
-    return plan_job(j, c, e) && job_reserve(j, e);
+    return plan_job(j, c, e) && job_fits(j, &c->service->capacity, e) && job_reserve(j, e);
 }
 
 static struct completion_facts *completion_facts_of(const struct call *c, const struct job *j,

@@ -288,3 +288,48 @@ def test_a_text_begins_with_the_tokenizer_s_sign(server):
     texts = ["The Eiffel", "Tower"]
     assert tokens(prompt=texts, add_bos=True) == [[0, *ids] for ids in tokens(prompt=texts)]
     assert tokens(prompt=texts[0], add_bos=False) == tokens(prompt=texts[0])
+
+
+def parted_requests():
+    """Each with its passes where one takes 12 rows, and where one takes all: values that one invoke has of
+    another in front of it, in the same pass and in another, at a site that is passed before it in one pass;
+    tokens that are drawn; a trace of a session."""
+    prompts = [[5, 6, 7]] * 4 + [[5, 6, 7, 8, 9, 10], [1, 2], [7, 8, 9, 1, 2, 3]]
+    invokes = [{"prompt": prompt} for prompt in prompts]
+    nodes = [hook(out(1), 0, "donor"), hook(out(2), 4, "late"), hook(out(3), 6, "y")]
+    for i in (1, 2, 3, 5):
+        nodes += [hook(out(i), i, f"x{i}"), put(f"x{i}[:, -1]", "donor[:, -1]")]
+    nodes += [put("y[:, :2]", "late[:, -2:]")]
+    nodes += [save("lm_head.output[:, -1]", f"s{i}", i) for i in range(len(invokes))]
+    yield {"invokes": invokes, "nodes": nodes}, 3, 1
+    yield {"invokes": invokes, "nodes": nodes, "max_new_tokens": 3, "eos_token_id": [],
+           "sampling": {"temperature": 1.5, "seed": 3, "n": 2}}, 5 * 3, 3
+    yield {"traces": [{"prompt": [1]}, {"invokes": invokes}, {"prompt": [[2]] * 3}],
+           "nodes": [hook(out(1), 1, "donor"), hook(out(0), 8, "x"), put("x[:, -1]", "donor[:, -1]"),
+                     save("lm_head.output[:, -1]", "s", 8)]}, 5, 3
+
+
+def test_a_trace_with_more_rows_than_a_pass_takes_goes_in_several(server, start_server):
+    with start_server("--rows", "12") as small:
+        for request, *steps in parted_requests():
+            ours, theirs = (wire.run(s.host, request) for s in (small, server))
+            assert sorted(ours[0]) == sorted(theirs[0])
+            assert all(np.array_equal(ours[0][name], x) for name, x in theirs[0].items())
+            assert ours[1]["generated"] == theirs[1]["generated"]
+            assert [wire.post_json(s.host, "/v1/plan", request)[1]["steps"]
+                    for s in (small, server)] == steps
+
+
+def test_invokes_of_several_passes_use_values_of_those_in_front_of_them(start_server):
+    """In one pass they may use one another's in both directions."""
+    nodes = [hook(out(1), 1, "donor"), hook(out(3), 0, "x"), put("x[:, -1]", "donor[:, -1]"),
+             save("x", "s")]
+    request = {"invokes": [{"prompt": [1, 2, 3]}, {"prompt": [4, 5, 6]}], "nodes": nodes}
+    with start_server("--rows", "6") as small:
+        wire.run(small.host, request)
+        request["invokes"][1]["prompt"].append(7)
+        status, reply = wire.post_json(small.host, "/v1/run", request)
+        assert (status, reply["error"]["message"], reply["error"]["path"]) == (
+            413, "the prompts have 7 tokens together, and a pass of this server takes 6 (--rows); in several "
+                 "passes, in the order of the invokes, transformer.h.3.output[0] of invoke 0 has passed when the "
+                 "new value is known, at transformer.h.1.output[0] of invoke 1", "nodes[2].args[1]")

@@ -266,7 +266,8 @@ def test_sequences_of_one_prompt_are_not_called_prompts(start_server):
                           "server takes a token each of 1 (--rows)")
         status, reply = wire.post_json(s.host, "/v1/run", {**request, "prompt": [1, 2]})
         assert (status, reply["error"]["message"]) == (
-            413, "the prompts have 2 tokens together, and a pass of this server takes 1 (--rows)")
+            413, "the prompts of one invoke have 2 tokens together, and a pass of this server takes 1 (--rows): "
+                 "several invokes may go in several passes")
         assert wire.run(s.host, {**request, "max_new_tokens": 1})[1]["type"] == "end"
 
 

@@ -245,6 +245,8 @@ class Modules(Module):
         self.__dict__.update(_blocks={})
 
     def __getitem__(self, i):
+        if type(i) is int and i in self._blocks:
+            return self._blocks[i]
         n = len(self)
         if isinstance(i, str):
             return getattr(self, i)
