@@ -428,12 +428,32 @@ static void a_device_that_is_not_there_is_refused(void **state)
     assert_memory_equal(e.text, says, strlen(says));
 }
 
+/* Before anything of its size is looked at. */
+static void what_a_gpu_has_no_room_for_is_refused(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct weight *w;
+    struct cache *c;
+    const struct device_options o = {.rows_max = 1, .context_max = 1 << 20};
+    must(backend_cuda.open(&d, &o, &error));
+    struct err e = {0};
+    assert_false(backend_cuda.weight_pack(d, &w, NULL, LAYOUT_kn, 1 << 16, 1 << 16, &e));
+    assert_string_equal(e.text, "a matrix of 65536 x 65536 has more elements than a GPU's may");
+    e = (struct err){0};
+    assert_false(backend_cuda.cache_open(d, &c, 1, 1, 1, 64, &e));
+    const char *const says = "attention over 1048576 positions by heads of 64 takes 8463232 bytes ";
+    assert_memory_equal(e.text, says, strlen(says));
+    backend_cuda.close(d);
+}
+
 int main(int n_arguments, char **arguments)
 {
     const char *which = n_arguments > 1 ? arguments[1] : "";
     has_large = strcmp(which, "large") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_is_not_there_is_refused),
+        cmocka_unit_test(what_a_gpu_has_no_room_for_is_refused),
         cmocka_unit_test(logits_are_what_they_always_were),
         cmocka_unit_test(passes_have_the_same_bits_on_both),
         cmocka_unit_test(every_point_was_read_and_written),
