@@ -14,7 +14,7 @@ enum {
                                       larger at least two; more are told to come back */
     BODY_COPIES = 3,               /* while it is planned, a body takes so many times its size
                                       beside itself: a JSON text as the library has it, as bytes,
-                                      and as the plan's constants */
+                                      and small ones as the plan's constants */
     DEPTH_MAX = 32,                /* containers inside containers; the format itself needs 7 */
     OBJECTS_MAX = 200000,          /* JSON or msgpack values in a body: jansson takes about 77 bytes
                                       for each byte of "{}," and msgpack-c 24 for each nil */

@@ -330,20 +330,64 @@ static bool make_slab(struct planner *s)
     return true;
 }
 
+/* More bytes than this are borrowed of the request; fewer are copied, so that all between two of
+ * those go to the device at once. */
+enum { GATHERED_BYTES_MAX = 1 << 16 };
+
+static bool is_constant(const struct root *r)
+{
+    return r->constant && r->first <= r->last && r->bytes > 0;
+}
+
+/* A constant's part of the slab. */
+static size_t room_of(const struct root *r)
+{
+    return ((size_t)r->bytes + 63) / 64 * 64;
+}
+
+static void open_constants(struct planner *s, char **bytes)
+{
+    size_t n_borrowed = 0, gathered = 0;
+    for (int i = 0; i < s->n_roots; i++) {
+        const struct root *r = &s->roots[i];
+        if (!is_constant(r))
+            continue;
+        if (r->bytes > GATHERED_BYTES_MAX)
+            n_borrowed++;
+        else
+            gathered += room_of(r);
+    }
+    s->p->constants = ARENA_ARRAY(s->a, struct plan_constants, 2 * n_borrowed + 1);
+    *bytes = arena_alloc(s->a, gathered);
+}
+
+/* They lie on the slab as the roots do, one behind the other. */
 static void make_constants(struct planner *s)
 {
+    struct plan *p = s->p;
+    char *bytes;
+    open_constants(s, &bytes);
+    struct plan_constants *gathered = NULL;
     for (int i = 0; i < s->n_roots; i++) {
         const struct root *r = &s->roots[i];
-        if (r->constant && r->first <= r->last && r->base + (size_t)r->bytes > s->p->constant_bytes)
-            s->p->constant_bytes = r->base + (size_t)r->bytes;
+        if (!is_constant(r))
+            continue;
+        const size_t size = (size_t)r->bytes;
+        assert(r->base == (p->constant_bytes + 63) / 64 * 64);
+        p->constant_bytes = r->base + size;
+        if (r->bytes > GATHERED_BYTES_MAX) {
+            p->constants[p->n_constants++] = (struct plan_constants){r->constant, r->base, size};
+            gathered = NULL;
+            continue;
+        }
+        if (!gathered) {
+            gathered = &p->constants[p->n_constants++];
+            *gathered = (struct plan_constants){bytes, r->base, 0};
+        }
+        memcpy(bytes, r->constant, size);
+        bytes += room_of(r);
+        gathered->bytes = p->constant_bytes - gathered->base;
     }
-    char *bytes = arena_alloc(s->a, s->p->constant_bytes);
-    for (int i = 0; i < s->n_roots; i++) {
-        const struct root *r = &s->roots[i];
-        if (r->constant && r->first <= r->last)
-            memcpy(bytes + r->base, r->constant, (size_t)r->bytes);
-    }
-    s->p->constants = bytes;
 }
 
 /* Blocks whose work a pass does, wholly or in part. */

@@ -124,6 +124,11 @@ static inline int plan_pages_copied(const struct plan_sequence *sequences, int s
     return q->source == sequence ? 0 : q->n_tokens / PAGE_TOKENS;
 }
 
+struct plan_constants { /* some of what the slab starts with */
+    const void *from;   /* the request's own bytes where they are many, which may lie unaligned */
+    size_t base, bytes; /* where they go on the slab */
+};
+
 struct plan_invoke { /* one invoke's rows, the same for every request beside it */
     int trace;
     int n_sequences, n_tokens; /* tokens of its longest sequence */
@@ -191,8 +196,9 @@ struct plan {
     size_t slab_bytes;         /* on the device, lifetimes folded over one another */
     int faults;                /* a value, int64 (2), zeros at first: 1 + the node of the first
                                   index out of range, and that index; 0 where none gathers */
-    const void *constants;     /* what the slab starts with */
-    size_t constant_bytes;
+    struct plan_constants *constants; /* what the slab starts with: they follow one another */
+    int n_constants;
+    size_t constant_bytes;     /* of all */
     size_t result_bytes;       /* on the host, every saved value */
     const int16_t *needs;      /* (n_nodes, n_invokes) where generations may end early, else NULL:
                                   the last step of each invoke of which a node is made, or -1 */

@@ -289,8 +289,10 @@ static bool admit(void *context, struct turn *t, const struct holding *most)
     t->holds = (struct holding){1, n_pages, p->slab_bytes};
     j->slab = slab;
     b->admitted[b->n_admitted++] = j;
-    if (p->constant_bytes)
-        b->model->be->upload(b->model->device, j->slab, p->constants, p->constant_bytes);
+    for (int i = 0; i < p->n_constants; i++) {
+        const struct plan_constants *c = &p->constants[i];
+        b->model->be->upload(b->model->device, j->slab + c->base, c->from, c->bytes);
+    }
     b->hooks.waits_no_more(b->hooks.context, j);
     tell_memory(b);
     job_start(j);

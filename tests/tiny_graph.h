@@ -224,6 +224,13 @@ static inline bool tiny_plan(struct tiny_graph *t)
     return plan_build(&t->plan, &t->graph, &t->model, &t->arena, &t->error);
 }
 
+/* What a slab on the host starts with. */
+static inline void tiny_constants(char *slab, const struct plan *p)
+{
+    for (int i = 0; i < p->n_constants; i++)
+        memcpy(slab + p->constants[i].base, p->constants[i].from, p->constants[i].bytes);
+}
+
 /* "float32 (1, 10, 8)", or "shape nodes[3].args[1]: add of (2,) and (3,)". */
 static inline const char *tiny_answer(struct tiny_graph *t, int node)
 {

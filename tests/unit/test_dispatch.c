@@ -782,7 +782,7 @@ static void plan_run(void)
     j->results = arena_alloc(&t.arena, p->result_bytes + 1);
     j->slab = arena_alloc(&t.arena, p->slab_bytes + 64);
     memset(j->slab, junk, p->slab_bytes + 64);
-    memcpy(j->slab, p->constants, p->constant_bytes);
+    tiny_constants(j->slab, p);
     int n_saves = 0;
     for (int i = 0; i < p->n_stops; i++) {
         const struct stop *s = &p->stops[i], *last = s - 1;
@@ -1263,7 +1263,7 @@ static void a_long_row_is_cut_to_the_same_bits(void **state)
         j->graph = t.graph;
         j->plan = t.plan;
         j->slab = arena_alloc(&t.arena, t.plan.slab_bytes);
-        memcpy(j->slab, t.plan.constants, t.plan.constant_bytes);
+        tiny_constants(j->slab, &t.plan);
         j->results = results[cut] = arena_alloc(&t.arena, t.plan.result_bytes);
         dispatch_stop(j, t.plan.stops, &model, &(struct tensor){0}, cut ? &breath : NULL);
     }

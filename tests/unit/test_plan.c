@@ -1070,8 +1070,38 @@ static void equal_numbers_are_one_constant(void **state)
     tiny_save(&t, tiny_op(&t, mul, NODE(x), INT(2)));
     assert_true(tiny_plan(&t));
     assert_int_equal(t.plan.constant_bytes, 68); /* 0.5 and 2.0, both float32 */
-    const float *numbers = t.plan.constants;
+    assert_int_equal(t.plan.n_constants, 1);
+    const float *numbers = t.plan.constants[0].from;
     assert_true(numbers[0] == 0.5f && numbers[16] == 2.0f);
+}
+
+static void many_bytes_of_constants_stay_where_they_are(void **state)
+{
+    (void)state;
+    enum { MANY = (1 << 16) / 4 + 1 };
+    static const float numbers[] = {1, 2, 3};
+    float *many = ARENA_ARRAY(&t.arena, float, MANY);
+    for (int i = 0; i < MANY; i++)
+        many[i] = (float)i;
+    tiny_invoke(&t, 1, 4);
+    int large = 0;
+    for (int i = 0; i < 5; i++) {
+        const int64_t shape = i == 2 ? MANY : 3;
+        const int c = tiny_constant(&t, DT_f32, 1, &shape, i == 2 ? many : numbers);
+        large = i == 2 ? c : large;
+        tiny_save(&t, tiny_op(&t, neg, NODE(c)));
+    }
+    tiny_save(&t, tiny_op(&t, neg, NODE(hook("lm_head.output"))));
+    assert_true(tiny_plan(&t));
+    const struct plan *p = &t.plan;
+    assert_int_equal(p->n_constants, 3);
+    assert_ptr_equal(p->constants[1].from, t.graph.nodes[large].constant->data);
+    assert_int_equal(p->constants[1].bytes, MANY * sizeof(float));
+    char *slab = arena_alloc(&t.arena, p->constant_bytes);
+    tiny_constants(slab, p);
+    assert_memory_equal(slab + 64, numbers, sizeof numbers);
+    assert_memory_equal(slab + 128, many, MANY * sizeof(float));
+    assert_memory_equal(slab + p->constant_bytes - sizeof numbers, numbers, sizeof numbers);
 }
 
 static void values_share_the_slab_when_their_lives_do_not_meet(void **state)
@@ -1527,6 +1557,7 @@ int main(void)
         TEST(what_a_node_is_made_of_is_known_by_invoke_and_step),
         TEST(a_step_s_token_is_asked_for_where_one_is_sampled),
         TEST(equal_numbers_are_one_constant),
+        TEST(many_bytes_of_constants_stay_where_they_are),
         TEST(values_share_the_slab_when_their_lives_do_not_meet),
         TEST(lives_that_meet_never_share_bytes),
         TEST(too_much_is_refused_before_it_is_allocated),

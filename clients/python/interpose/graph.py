@@ -18,9 +18,19 @@ MAY_COPY = {"reshape", "flatten", "to"}
 class Node:
     """One row of the request's `nodes`."""
 
-    __slots__ = ("op", "args", "kwargs", "invoke", "step", "place", "optional", "base",
-                 "replaced_by", "frozen", "shape", "dtype", "saves", "value", "condition",
-                 "missing", "skips", "is_out", "stands_for", "text", "refusal")
+    # What most nodes have nothing of; a program makes thousands.
+    replaced_by = None      # of a hook: the set that gave the module another value
+    frozen = None           # what it was before that
+    shape = dtype = None
+    saves = ()              # the save nodes of this one
+    value = None            # of a save, once it has arrived
+    condition = None        # of a save: the save of whether it counts (see condition.py)
+    skips = False           # of a set: whether it stands for a module that is left out
+    missing = None          # of a save that is not sent: why, as half a sentence
+    is_out = False          # of the graph, to be written again (see Graph.take_out)
+    stands_for = None       # the node whose label it has
+    text = None             # its label, once what it is made of is gone
+    refusal = None          # what the server said of it, or of what it is made of (refuse)
 
     def __init__(self, op, args, kwargs=None, invoke=None, step=None, optional=False, base=None,
                  place=None):
@@ -28,18 +38,6 @@ class Node:
         self.invoke, self.step = invoke, step
         self.optional = optional    # left out where nothing uses it
         self.base = base            # the node that this one is a view of
-        self.replaced_by = None     # of a hook: the set that gave the module another value
-        self.frozen = None          # what it was before that
-        self.shape = self.dtype = None
-        self.saves = []             # the save nodes of this one
-        self.value = None           # of a save, once it has arrived
-        self.condition = None       # of a save: the save of whether it counts (see condition.py)
-        self.skips = False          # of a set: whether it stands for a module that is left out
-        self.missing = None         # of a save that is not sent: why, as half a sentence
-        self.is_out = False         # of the graph, to be written again (see Graph.take_out)
-        self.stands_for = None      # the node whose label it has
-        self.text = None            # its label, once what it is made of is gone
-        self.refusal = None         # what the server said of it, or of what it is made of (refuse)
         self.place = place or user_place()
 
     def inputs(self):
@@ -72,8 +70,9 @@ class Node:
         what has a value its label is kept, and no node holds one that was made of it."""
         for save in self.saves:     # those that are not sent too
             save.args = []
-        if self.saves or self.op == "save":
+        if self.saves and self.op != "hook":    # a hook is made of nothing
             self.text = self.label()
+        if self.text is not None or self.op == "save":
             self.args, self.kwargs, self.base, self.stands_for = [], {}, None, None
         self.replaced_by = self.frozen = None
 
@@ -154,9 +153,8 @@ class Graph:
         """The node that stands for a place of the model: one, however often it is asked for."""
         nodes = self._hooks.setdefault((path, invoke, step), [None])
         if nodes[-1] is None:
-            node = nodes[-1] = Node("hook", [path], invoke=invoke, step=step, optional=True,
-                                    place=place)
-            self.nodes.append(node)
+            nodes[-1] = Node("hook", [path], None, invoke, step, True, None, place)
+            self.nodes.append(nodes[-1])
         return nodes[-1]
 
     def renew(self):

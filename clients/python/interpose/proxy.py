@@ -166,7 +166,7 @@ class Proxy(Numeric):
 
     def _kept(self, optional=True):
         save = self._run.add("save", [self._node], optional=optional)
-        self._node.saves.append(save)
+        self._node.saves = (*self._node.saves, save)
         return Proxy(self._run, self._node, save)
 
     def _want(self):
@@ -178,7 +178,7 @@ class Proxy(Numeric):
         """What this is in what a recording has written again."""
         node, save = made.get(self._node, self._node), made.get(self._save, self._save)
         if save is not self._save:
-            node.saves.append(save)
+            node.saves = (*node.saves, save)
         return Proxy(run, node, save)
 
     def _move(self, made):
@@ -186,7 +186,7 @@ class Proxy(Numeric):
         save = made.get(self._save, self._save)
         self._node = made.get(self._node, self._node)
         if save is not self._save:
-            self._node.saves.append(save)
+            self._node.saves = (*self._node.saves, save)
             self._save = save
 
     def _has_come(self):

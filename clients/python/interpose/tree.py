@@ -78,7 +78,7 @@ class Module:
             place[0] = value
 
     def _set_tuple(self, place, value):
-        if len(value) != len(place):
+        if len(value) > len(place):     # of fewer the others stay as they are
             raise ValueError(f"{place._path} is a tuple of {len(place)}: {len(value)} are given")
         for i, (old, new) in enumerate(zip(place, value)):
             if isinstance(old, tuple):
@@ -245,6 +245,8 @@ class Modules(Module):
         self.__dict__.update(_blocks={})
 
     def __getitem__(self, i):
+        if type(i) is int and i in self._blocks:
+            return self._blocks[i]
         n = len(self)
         if isinstance(i, str):
             return getattr(self, i)

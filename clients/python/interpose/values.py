@@ -121,7 +121,7 @@ def id_lists(prompts):
 
 def array_of(dtype, shape, data):
     """The array that a tensor frame holds; refuses bytes that are not what the frame says."""
-    if dtype not in DTYPES or not isinstance(data, (bytes, np.ndarray)) or (
+    if dtype not in DTYPES or not isinstance(data, (bytes, bytearray, np.ndarray)) or (
             not isinstance(shape, list)) or any(type(n) is not int or n < 0 for n in shape):
         raise ServerError("the server's reply is malformed: a tensor without dtype, shape or data")
     if len(data) != math.prod(shape) * DTYPES[dtype].itemsize:
