@@ -412,7 +412,11 @@ def test_expression_with_arrays(model, expression):
 
 
 @pytest.mark.parametrize("expression", ["t + x", "x + t", "t - x", "t * x", "t / x", "t < x", "t @ x",
-                                        "x @ t", "t % x", "torch.cat([t, x])", "torch.where(t > 0, t, x)"])
+                                        "x @ t", "t % x", "torch.cat([t, x])", "torch.where(t > 0, t, x)",
+                                        "t[x[0, 0].long() * 0 + 1]", "t[0, x[0].argmax(-1)]", "t[:, x[0, 0, 0].long()]",
+                                        "torch.nn.functional.relu(x, inplace=True)",
+                                        "(torch.nn.ReLU(inplace=True)(x), x)[1]"])
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")    # torch's, where it sees len()
 def test_expression_with_torch_tensors(model, expression):
     torch = pytest.importorskip("torch")
     t, x = torch.tensor(TENSORS["x"][:, :, :3]), torch.tensor(TENSORS["x"][:, :, 1:])
@@ -1350,6 +1354,17 @@ def test_frames_that_make_no_sense(model, monkeypatch, frames, sentence):
         x.value
 
 
+def test_ctrl_c_is_why_there_is_no_value(model, monkeypatch):
+    def stream(path, body):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(model.client, "stream", stream)
+    with pytest.raises(KeyboardInterrupt):
+        with model.trace(IDS):
+            x = model.lm_head.output.save()
+    with pytest.raises(NoValue, match="lm_head.output has no value: the run failed: KeyboardInterrupt$"):
+        x.value
+
+
 END = {"type": "end", "generated": []}
 STREAMS = [
     (packed({"type": "head"}), "was cut: run it again"),
@@ -1618,12 +1633,14 @@ import interpose
 model = interpose.LanguageModel({name!r}, host={server.host!r})
 with model.trace([1, 2]):
     x = (model.transformer.wte.output * 2).save()
-print(x.value.shape[1])
+del sys.modules["torch"]    # for which einops looks there
+import einops
+print(einops.rearrange(x, "b t d -> t (b d)").shape[0], einops.asnumpy(x) is x.value, "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
                           env={**os.environ, "PYTHONPATH": str(pathlib.Path(
                               interpose.__file__).parent.parent)})
-    assert done.stdout == "2\n", done.stderr
+    assert done.stdout == "2 True False\n", done.stderr
 
 
 def test_progress_is_silent_where_nobody_watches(model, capfd):

@@ -166,6 +166,36 @@ def test_lists_of_other_things(model):
         unsaved[0].value
 
 
+def test_what_holds_tensors_is_appended_once_a_step(model):
+    """Pairs of topk, tuples, lists and dicts of proxies, by append, extend and +=."""
+    own = {"n": [1]}
+    with model.generate(PROMPT, max_new_tokens=3) as tracer:
+        tops, others, parts = (interpose.list().save() for _ in range(3))
+        with tracer.iter[:]:
+            x = model.lm_head.output[0, -1]
+            tops.append(x.topk(3))
+            others.append({"a": [x.argmax(), (x.max(), "b")], "h": model.transformer.h[0].output})
+            parts += [x.max(), x.min()]
+            parts.extend((x.mean(),))
+        parts.append(own)
+        logits = [model.lm_head.step(k).output[0, -1].save() for k in range(3)]
+    assert len(tops) == len(others) == 3 and parts[-1] is own
+    same([top.values for top in tops], [np.sort(x)[:-4:-1] for x in logits])
+    same([x[top.indices] for x, top in zip(logits, tops)], [top.values for top in tops])
+    same([each["a"][0] for each in others], tracer.output[0][-3:])
+    same([each["a"][1][0] for each in others], [x.max() for x in logits], parts[:-1:3])
+    same(parts[1::3], [x.min() for x in logits])
+    assert {(each["a"][1][1], each["h"][0].shape[2]) for each in others} == {("b", model.config.width)}
+    with model.session():
+        rows = interpose.list().save()
+        with model.trace(IDS):
+            x = model.lm_head.output[0, -1]
+            largest = x.max().save()
+        with model.trace(PROMPT):
+            rows.append([x.max(), model.lm_head.output[0, -1].max()])
+    assert isinstance(rows[0][1], np.ndarray) and rows[0][0] == largest
+
+
 # Conditions.
 
 def conditioned(model, condition, write):
@@ -450,7 +480,7 @@ def test_a_bad_edit_is_refused_at_its_own_line(model, tmp_path):
 
 def test_a_cache_holds_what_modules_gave_in_the_end(model):
     with model.trace(PROMPT) as tracer:
-        cache = tracer.cache(include_inputs=True)
+        cache = tracer.cache(include_inputs=True).save()
         zero_block(model)
         h = [block.output[0].save() for block in model.transformer.h]
         attn = model.transformer.h[1].attn.output.save()

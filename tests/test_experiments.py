@@ -402,4 +402,7 @@ def test_einops_own_functions(model, hf, ids):
     theirs = hf.run(ids[EIFFEL], [place])[place]
     for one, other in zip(ours, arranged(theirs), strict=True):
         same(one, other)
-    same(einops.reduce(h, "b t d -> t", "min"), einops.reduce(theirs, "b t d -> t", "min"))
+    for way in ("min", "mean"):
+        same(einops.reduce(h, "b t d -> t", way), einops.reduce(theirs, "b t d -> t", way))
+    same(einops.pack([h, h], "* d")[0], einops.pack([theirs, theirs], "* d")[0])
+    same(einops.rearrange([h, h], "l b t d -> b t l d"), einops.rearrange([theirs, theirs], "l b t d -> b t l d"))

@@ -64,6 +64,10 @@ class Cache(collections.abc.Mapping):
                 entries.append(entry)
             self._entries[module._path] = entries[0] if run.n_steps == 1 else entries
 
+    def save(self):
+        """Itself: all that a cache holds comes back."""
+        return self
+
     def _hidden(self, path, step):
         """What of a module cannot be looked at, because one is skipped."""
         skipped = [each for each, k in self._invoke.skipped if k == step]

@@ -3,34 +3,39 @@ do not know."""
 from __future__ import annotations
 
 import functools
-import sys
+import importlib
 
 import numpy as np
 
 from .einsum import einsum
 from .finished import Value
-from .proxy import Proxy, apply
+from .proxy import Finished, Proxy, apply
 from .values import tensor_of
 
 
-def offer():
-    """Makes einops and fancy_einsum, where a program has imported them, take proxies."""
-    for name in ("einops._backends", "fancy_einsum"):
-        if name in sys.modules:
-            _backend(sys.modules[name].AbstractBackend)
-
-
 @functools.cache
-def _backend(abstract):
-    """The class, which each finds among its abstract one's."""
+def offer():
+    """Makes einops and fancy_einsum, where they are installed, take proxies, also those that a
+    program imports when its runs are over. Returns the classes, which each finds among its own."""
+    found = []
+    for name in ("einops._backends", "fancy_einsum"):
+        try:
+            found += _backends(importlib.import_module(name))
+        except ImportError:
+            pass
+    return found
 
-    class Backend(abstract):
+
+def _backends(theirs):
+
+    class Backend(theirs.AbstractBackend):
         """How einops does what it does, in torch's words."""
 
         framework_name = __package__
 
         def is_appropriate_type(self, tensor):
-            return isinstance(tensor, Proxy) or hasattr(tensor, "_as_tensor")
+            return hasattr(tensor, "_as_tensor") or (
+                isinstance(tensor, Proxy) and not isinstance(tensor, Finished))
 
         def shape(self, x):
             return tuple(x.shape)
@@ -67,4 +72,15 @@ def _backend(abstract):
                 return einsum(pattern, *x)
             return np.einsum(pattern, *x).view(Value)   # of parameters outside of runs
 
-    return Backend
+    class OfValues(theirs.NumpyBackend):
+        """How it does that behind the run: numpy's functions take saved proxies."""
+
+        framework_name = Value.__module__
+
+        def is_appropriate_type(self, tensor):
+            return isinstance(tensor, Finished)
+
+        def to_numpy(self, x):
+            return x.value
+
+    return Backend, OfValues

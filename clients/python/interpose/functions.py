@@ -13,7 +13,7 @@ from . import activations, functional, making, products, views     # they give m
 from . import einops    # behind them: its `repeat` is the function of that name, torch's a method
 from .current import current_run
 from .einsum import einsum
-from .proxy import ALIASES, COMPOSED, OF_RUN, OPERATORS, Proxy, apply, no_shape, proxy_of
+from .proxy import ALIASES, COMPOSED, OF_RUN, OPERATORS, Proxy, apply, as_proxy, no_shape, proxy_of
 from .spec import Op
 
 # One sentence for each op that a formula does not say as well.
@@ -215,7 +215,8 @@ _OTHERS = {"einsum": einsum, "topk": topk, "gelu": activations.gelu, "silu": act
            "numpy_dot": products.numpy_dot, "elu": activations.elu, "softmin": activations.softmin,
            "hardtanh": activations.hardtanh,
            "relu6": lambda x: activations.hardtanh(x, 0.0, 6.0), "empty_like": making.zeros_like,
-           "linalg_matrix_norm": activations.matrix_norm, "linalg_vecdot": products.vecdot}
+           "linalg_matrix_norm": activations.matrix_norm, "linalg_vecdot": products.vecdot,
+           "getitem": lambda x, key: as_proxy(x)[key]}      # torch's tensor at places of the run
 
 
 # Parameters about where and how a tensor lies, which is the server's business.
@@ -298,6 +299,8 @@ def call_by_name(name, args, kwargs):
     kwargs = {k: v for k, v in kwargs.items()
               if not (v is None or k in _CHANGE_NOTHING
                       or k in ("inplace", "requires_grad") and not v)}
+    if kwargs.pop("inplace", False):
+        return args[0]._change(call_by_name(name, args, kwargs))
     name = name.strip("_") if name.startswith("__") else name
     name = OPERATORS.get(name, name).removeprefix("special_")
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's

@@ -156,45 +156,57 @@ class List(builtins.list):
     def __init__(self, items=()):
         super().__init__()
         self._is_saved, self._runs = False, []
-        for item in items:
-            self.append(item)
+        self.extend(items)
 
     def append(self, item):
-        """Adds a proxy, as it is at this point of the program, or anything of Python's."""
-        if not hasattr(item, "_moved"):
+        """Adds a proxy, as it is at this point of the program, a tuple, list or dict that holds
+        some (`x.topk(3)`), or anything of Python's."""
+        run = next((proxy._run for proxy in _proxies(item)), None)
+        if run is None:
             super().append(item)
             return
-        run, recording = item._run, item._run.writer.recording
+        recording = run.writer.recording
         n_proxies = len(recording.proxies) if recording else 0
-        item = item._kept()
-        self.take(run, item)
+        item = _each(item, "_kept")
+        self.take(item)
         if recording is not None:
             recording.take("append", None, self, item)
             del recording.proxies[n_proxies:]   # this item stays that of its step
 
-    def take(self, run, item):
-        """Adds a proxy that has been saved, if the list is."""
+    def extend(self, items):
+        """Appends each."""
+        for item in items:
+            self.append(item)
+
+    def __iadd__(self, items):
+        self.extend(items)
+        return self
+
+    def take(self, item):
+        """Adds what has been saved, if the list is."""
         super().append(item)
-        if run not in self._runs:
+        for run in {proxy._run for proxy in _proxies(item)}.difference(self._runs):
             self._runs.append(run)
             run.lists.append(self)
         if self._is_saved:
-            item._want()
+            _each(item, "_want")
+
+    def take_again(self, run, item, made):
+        """Adds what a recorded item has become."""
+        self.take(_each(item, "_moved", run, made))
 
     def save(self):
         """Asks for all items, those that are there and those to come; returns the list."""
         self._is_saved = True
         for item in self:
-            if hasattr(item, "_want"):
-                item._want()
+            _each(item, "_want")
         return self
 
     def settle(self, run):
         """The run has ended: values in the place of its proxies, those alone that came."""
         if self._is_saved:
-            self[:] = [item._as_value() if getattr(item, "_run", None) is run else item
-                       for item in self
-                       if getattr(item, "_run", None) is not run or item._has_come()]
+            self[:] = [_each(item, "_as_value", of=run) for item in self
+                       if all(proxy._has_come() for proxy in _proxies(item) if proxy._run is run)]
             self._runs.remove(run)
 
     @property
@@ -205,3 +217,26 @@ class List(builtins.list):
                           + (self._runs[0].why_no_value() if self._is_saved else
                              "it was not saved, call .save() inside the block"))
         return builtins.list(self)
+
+
+def _proxies(item):
+    """The proxies of a list's item, which is one or holds some."""
+    if hasattr(item, "_moved"):
+        yield item
+    elif isinstance(item, (builtins.list, tuple, dict)) and not isinstance(item, List):
+        for each in item.values() if isinstance(item, dict) else item:
+            yield from _proxies(each)
+
+
+def _each(item, verb, *args, of=None):
+    """An item with what a verb gives in the place of its proxies (of one run)."""
+    if hasattr(item, "_moved"):
+        return getattr(item, verb)(*args) if of in (None, item._run) else item
+    if not any(True for _ in _proxies(item)):
+        return item
+    if isinstance(item, dict):
+        return {key: _each(value, verb, *args, of=of) for key, value in item.items()}
+    items = [_each(each, verb, *args, of=of) for each in item]
+    if isinstance(item, tuple):
+        return type(item)(*items) if hasattr(item, "_fields") else tuple(items)
+    return items

@@ -66,7 +66,7 @@ class Recording:
                 made[given].place = given.place
             elif verb == "append":
                 target, item = what
-                target.take(run, item._moved(run, made))
+                target.take_again(run, item, made)
             else:
                 iteration, recording = what
                 iteration.replay(run, recording, made)

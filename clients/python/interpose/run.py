@@ -120,8 +120,8 @@ class Run(Request):
             return
         try:
             self._finish()
-        except Exception as e:
-            self._failure = str(e).partition("\n")[0]
+        except BaseException as e:      # Ctrl-C too
+            self._failure = str(e).partition("\n")[0] or type(e).__name__
             raise
 
     def _finish(self):

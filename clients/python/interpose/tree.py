@@ -78,7 +78,7 @@ class Module:
             place[0] = value
 
     def _set_tuple(self, place, value):
-        if len(value) != len(place):
+        if len(value) > len(place):     # of fewer the others stay as they are
             raise ValueError(f"{place._path} is a tuple of {len(place)}: {len(value)} are given")
         for i, (old, new) in enumerate(zip(place, value)):
             if isinstance(old, tuple):
