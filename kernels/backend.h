@@ -3,8 +3,8 @@
  *
  * Calls return at once and run in the order given. None can fail on its own: the planner settled
  * every shape, and a device fault shows at the next fence. A call's tensors and weights belong to
- * this backend. One thread calls a device, except open, which comes first. Nothing is allocated
- * outside open, alloc, weight_pack and cache_open.
+ * this backend. One thread at a time calls a device: who opened it, or has entered. Nothing is
+ * allocated outside open, alloc, weight_pack and cache_open.
  *
  * The exact tier: a result's bits depend on its inputs alone, never on what else is in the call, on
  * the number of threads, on the instruction set or on the backend. The orders of summation are part
@@ -107,7 +107,8 @@ struct backend {
 
     /* Life and memory. `alloc` zeroes and aligns to 64 bytes. */
     bool (*open)(struct device **d, const struct device_options *o, struct err *e);
-    void (*close)(struct device *d);
+    void (*enter)(struct device *d); /* from here on this thread calls it */
+    void (*close)(struct device *d); /* by who opened it */
     const char *(*describe)(struct device *d); /* "cpu avx512 2 threads": for people */
     bool (*alloc)(struct device *d, void **p, size_t size, struct err *e);
     void (*release)(struct device *d, void *p, size_t size);

@@ -11,7 +11,7 @@ enum {
     WIDTH_MAX = 1 << 16,      /* 1,600 */
     INNER_MAX = 1 << 18,      /* 6,400 */
     CONTEXT_MAX = 1 << 20,    /* 1,024 */
-    VOCABULARY_MAX = 1 << 20, /* 50,257; a grid of 65,535 by 16 columns */
+    VOCABULARY_MAX = 65535 * 16, /* 50,257; a grid of so many by 16 columns */
     EOS_DEFAULT = 50256,      /* HF's own, where a config says nothing */
 };
 

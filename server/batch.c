@@ -119,6 +119,11 @@ void batch_close(struct batch *b)
                           b->capacity.slab_bytes + PART_BYTES);
 }
 
+void batch_enter(struct batch *b)
+{
+    b->model->be->enter(b->model->device);
+}
+
 void batch_set_hooks(struct batch *b, const struct batch_hooks *hooks)
 {
     b->hooks = *hooks;

@@ -29,6 +29,7 @@ struct batch_hooks {
 bool batch_open(struct batch **b, struct gpt2 *m, const struct batch_options *o, struct arena *a,
                 struct err *e);
 void batch_close(struct batch *b); /* empty by then */
+void batch_enter(struct batch *b); /* this thread is the engine's: before it runs there */
 void batch_set_hooks(struct batch *b, const struct batch_hooks *hooks); /* before it runs */
 
 struct capacity batch_capacity(const struct batch *b); /* of what one request can have */

@@ -62,6 +62,7 @@ static void *run(void *context)
 {
     struct worker *w = context;
     pthread_setname_np(pthread_self(), "engine");
+    batch_enter(w->batch);
     while (work(w))
         continue;
     atomic_store(&w->over, true);

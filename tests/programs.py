@@ -379,12 +379,27 @@ class Sent:
         for node in self.request["nodes"]:
             yield "op", node["op"]
             if node["op"] in ("hook", "parameter", "apply"):
-                yield node["op"], re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", node["args"][-1])
+                yield node["op"], pattern_of(node["args"][-1])
         source = self.program.source()
         yield from (("context", each) for each in CONTEXTS if each in source)
         yield from (("of an earlier trace", s.kind) for s in self.program.shared())
         yield from (("of all prompts", s.kind) for trace in self.program.traces
                     for i in set(trace.invokes) - trace.own().keys() for s in self.program.of(i))
+
+    def set_paths(self):
+        """What it sets of what the model goes on with, a part of it or all."""
+        nodes, views = self.request["nodes"], {"getitem", "transpose", "permute", "diagonal", "view",
+                                               "reshape", "flatten", "unsqueeze", "squeeze"}
+        for node in nodes:
+            at = node["args"][0] if node["op"] == "set" else None
+            while isinstance(at, dict) and "node" in at and nodes[at["node"]]["op"] in views | {"hook"}:
+                at = nodes[at["node"]]["args"][0]
+            if isinstance(at, str):
+                yield pattern_of(at)
+
+
+def pattern_of(path):
+    return re.sub(r"\b(h|blocks)\.\d+\.", r"\1.*.", path)
 
 
 def execute(statements, names):

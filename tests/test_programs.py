@@ -17,6 +17,7 @@ import torch
 import oracle
 import programs
 import wire
+from test_emulated import EMULATED, SMALL, bytes_of
 
 N_PROGRAMS = 2000
 KEPT = pathlib.Path(__file__).with_name("programs_kept.jsonl")
@@ -29,7 +30,7 @@ def checker(start_server, tmp_path_factory):
     oracle.random_gpt2(folder, **programs.SIZES)
     with start_server("--model", str(folder)) as server:
         checker = programs.Checker(server.host, folder)
-        checker.host = server.host
+        checker.host, checker.folder = server.host, folder
         yield checker
 
 
@@ -80,6 +81,30 @@ def test_every_op_place_and_context_is_reached(checker, outcomes):
     wanted |= {(values, each) for values in ("of an earlier trace", "of all prompts")
                for each in programs.USING}
     assert wanted - used == set(), "add rows to tests/program_rows.py"
+
+
+def test_programs_that_reach_everything_have_the_same_bits_on_the_emulated_device(
+        checker, start_server, outcomes):
+    """Every op, every name of a hook point, and a set of every point that can be."""
+    spec = json.loads(wire.call(checker.host, "GET", "/v1/spec")[2])
+    wanted = {("op", row["name"]) for row in spec["ops"]}
+    wanted |= {("hook", row["path"]) for row in spec["points"]}
+    wanted |= {("set", row["point"]) for row in spec["points"] if row["writable"]}
+    point_of = {row["path"]: row["point"] for row in spec["points"]}
+    reached = {seed: {row for row in o.sent.counts() if row in wanted}
+               | {("set", point_of[path]) for path in o.sent.set_paths() if path in point_of}
+               for seed, o in outcomes.items() if o.is_compared}
+    chosen = []
+    while wanted:
+        chosen.append(max(reached, key=lambda seed: len(reached[seed] & wanted)))
+        assert reached[chosen[-1]] & wanted, f"add rows to tests/program_rows.py: {wanted}"
+        wanted -= reached[chosen[-1]]
+    assert len(chosen) < 40
+    with start_server("--model", str(checker.folder), "--device", "cuda:0", *SMALL,
+                      binary=EMULATED / "interposed") as cuda:
+        for seed in chosen:
+            request = outcomes[seed].sent.request
+            assert bytes_of(cuda.host, request) == bytes_of(checker.host, request), seed
 
 
 def assert_is(sent, saved, generated):

@@ -120,6 +120,11 @@ static void cpu_release(struct device *d, void *p, size_t size)
         memory_unmap(p, size > 0 ? size : 1);
 }
 
+static void cpu_enter(struct device *d)
+{
+    (void)d;
+}
+
 static void cpu_upload(struct device *d, void *to, const void *from, size_t size)
 {
     (void)d;
@@ -176,6 +181,7 @@ static bool cpu_keep(struct device *d)
 const struct backend backend_cpu = {
     .name = "cpu",
     .open = cpu_open,
+    .enter = cpu_enter,
     .close = cpu_close,
     .describe = cpu_describe,
     .alloc = cpu_alloc,

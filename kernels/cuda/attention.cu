@@ -16,9 +16,14 @@ static struct pages pages_of(const struct cache *c, int block)
     return {c->data + (size_t)block * (size_t)c->n_pages * page, c->H, c->dh, pitch};
 }
 
+/* Whether attention finds room for a sequence as long as the context: below. */
+static bool has_room(const struct device *d, int head_dim, struct err *e);
+
 bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_blocks, int n_heads,
                      int head_dim, struct err *e)
 {
+    if (!has_room(d, head_dim, e))
+        return false;
     struct cache *c = static_cast<struct cache *>(memory_map(sizeof *c));
     if (!c)
         return err_set(e, ERR_device, "no memory for a cache");
@@ -408,6 +413,16 @@ __global__ void __launch_bounds__(ALONE_WARPS * 32)
 static int alone_shared_max(const struct device *d)
 {
     return d->shared_max - 1024;
+}
+
+static bool has_room(const struct device *d, int head_dim, struct err *e)
+{
+    const size_t size = alone_shared(head_dim, d->context_max / CHUNK, 1);
+    return size <= (size_t)alone_shared_max(d)
+           || err_set(e, ERR_device,
+                      "attention over %d positions by heads of %d takes %zu bytes that a block of "
+                      "threads shares, and this GPU has %d: say --device cpu",
+                      d->context_max, head_dim, size, alone_shared_max(d));
 }
 
 static void attend_alone(struct device *d, float *z, const struct pages &c, const float *qkv,

@@ -17,6 +17,12 @@ static bool refuse(struct err *e, cudaError_t error, const char *what)
     return err_set(e, ERR_device, "no CUDA device: %s: %s", what, cudaGetErrorString(error));
 }
 
+/* Each thread has a current device, the first one until it says otherwise. */
+static void cuda_enter(struct device *d)
+{
+    cuda_note(d, cudaSetDevice(d->number), __func__);
+}
+
 static void cuda_close(struct device *d)
 {
     if (!d)
@@ -33,14 +39,14 @@ static void cuda_close(struct device *d)
     memory_unmap(d, sizeof *d);
 }
 
-/* Small arrays: those of a pass that told of none. */
+/* Small arrays: those of a pass that told of none, and the panels of the largest vocabulary. */
 static bool open_memory(struct device *d, const struct device_options *o, struct err *e)
 {
     const size_t pages = (size_t)(d->context_max / CHUNK) * sizeof(int32_t);
     void *faulty = NULL;
     cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (error == cudaSuccess)
-        error = cuda_both_open(&d->staging, (size_t)d->rows_max * (64 + pages) + 65536);
+        error = cuda_both_open(&d->staging, (size_t)d->rows_max * (64 + pages) + (1 << 18));
     if (error == cudaSuccess)
         error = cuda_downloads_open(&d->downloads, o);
     if (error == cudaSuccess)
@@ -102,6 +108,7 @@ static bool cuda_open(struct device **out, const struct device_options *o, struc
     if (!d)
         return err_set(e, ERR_device, "no memory for the device");
     d->precision = precision;
+    d->number = o->number;
     d->rows_max = o->rows_max > ROWS_LEAST ? o->rows_max : ROWS_LEAST;
     d->processors = properties.multiProcessorCount;
     d->shared_max = (int)properties.sharedMemPerBlockOptin;
@@ -140,6 +147,7 @@ static void cuda_release(struct device *d, void *p, size_t size)
 extern "C" const struct backend backend_cuda = {
     .name = "cuda",
     .open = cuda_open,
+    .enter = cuda_enter,
     .close = cuda_close,
     .describe = cuda_describe,
     .alloc = cuda_alloc,

@@ -159,6 +159,7 @@ struct graphs { /* graphs.cu */
 };
 
 struct device {
+    int number; /* of the machine's */
     enum precision precision; /* of linear and linear_panels */
     cudaStream_t stream;
     cudaError_t error;  /* the first that a call met since the last fence, and in which call */

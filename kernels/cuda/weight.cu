@@ -63,6 +63,9 @@ bool cuda_weight_pack(struct device *d, struct weight **out, const float *matrix
                       int K, int N, struct err *e)
 {
     static const int each[] = {0, 1, 1, 2}; /* k of a word, where there are words: by precision */
+    if ((int64_t)K * N > UINT32_MAX) /* struct walk */
+        return err_set(e, ERR_device, "a matrix of %d x %d has more elements than a GPU's may", K,
+                       N);
     struct weight *w = static_cast<struct weight *>(memory_map(sizeof *w));
     if (!w)
         return err_set(e, ERR_device, "no memory for a weight of %d x %d", K, N);

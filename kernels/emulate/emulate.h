@@ -17,7 +17,8 @@
  *            outside it; a grid's barrier in a kernel launched without one; a deadlock; of a kernel
  *            that was launched early, memory touched before AWAIT_LAST, or no AWAIT_LAST
  *   host     a launch not checked, or of an impossible size (the launch's own error); memory
- *            freed twice; a copy outside its allocation; the default stream
+ *            freed twice; a copy outside its allocation; the default stream; a thread that has not
+ *            chosen its device, where a machine of several has another one for it
  * Under the address sanitizer kernels may be compiled with it instead: then it checks the memory,
  * and what only the tracing sees is not seen.
  *

@@ -83,6 +83,8 @@ cudaError_t launch_admit(const void *kernel, struct launch *l); /* is it possibl
 void launch_run(const struct launch *l);
 uint32_t launch_number(void);  /* for a copy: as if it were a block */
 void launches_are_seen(void); /* the host has waited for all */
-void launch_must_be_checked(void); /* the last one, before anything else is asked of the device */
+/* Before anything is asked of the device: the thread has chosen it, the last launch is checked. */
+void call_begins(void);
+void device_chosen(void); /* by this thread */
 void error_set(cudaError_t error); /* for cudaGetLastError */
 }

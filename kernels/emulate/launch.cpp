@@ -18,6 +18,7 @@ static uint64_t chance_state = 1;
 static struct thread threads[FIBERS_MAX];
 static const char *unchecked; /* the kernel that was launched and not checked */
 static cudaError_t last_error;
+static thread_local bool has_device;
 static std::map<const void *, size_t> allowed_shared; /* by kernel, over SHARED_STATIC_MAX */
 
 uint32_t chance(uint32_t n)
@@ -382,7 +383,7 @@ static cudaError_t launch_error(const void *kernel, struct launch *l)
 /* Whether the stream takes it; an error waits for cudaGetLastError. */
 cudaError_t launch_admit(const void *kernel, struct launch *l)
 {
-    launch_must_be_checked();
+    call_begins();
     unchecked = l->name;
     const cudaError_t error = launch_error(kernel, l);
     if (error != cudaSuccess)
@@ -395,8 +396,15 @@ void error_set(cudaError_t error)
     last_error = error;
 }
 
-void launch_must_be_checked(void)
+void device_chosen(void)
 {
+    has_device = true;
+}
+
+void call_begins(void)
+{
+    if (!has_device)
+        report("a thread that has not chosen its device: it would be the machine's first");
     if (unchecked)
         report("missing launch check: nobody asked whether %s could be launched", unchecked);
 }

@@ -81,7 +81,7 @@ static bool all_idle(void)
 
 static void run_until(const std::function<bool()> &done)
 {
-    launch_must_be_checked();
+    call_begins();
     for (const emulate_stream *s : streams)
         if (s->captured)
             report("the host waits while a stream is captured");
@@ -96,7 +96,7 @@ static void push(cudaStream_t s, std::function<void()> run, cudaEvent_t awaited 
 {
     if (!streams.count(s))
         report("the default stream, or one that was destroyed: work names a stream of its own");
-    launch_must_be_checked();
+    call_begins();
     if (s->captured)
         report("not emulated: something else than a launch while a stream is captured");
     s->queue.push_back({run, awaited, awaited ? awaited->recorded : 0});
@@ -179,7 +179,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 
 cudaError_t cudaSetDevice(int device)
 {
-    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+    if (device != 0)
+        return cudaErrorInvalidValue;
+    device_chosen();
+    return cudaSuccess;
 }
 
 const char *cudaGetErrorString(cudaError_t error)
@@ -199,7 +202,7 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaMalloc(void **p, size_t size)
 {
-    launch_must_be_checked();
+    call_begins();
     *p = device_alloc(size);
     return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -287,7 +290,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 /* Whoever asks again and again sees it happen. That it has not is also told by cudaGetLastError. */
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
-    launch_must_be_checked();
+    call_begins();
     if (e->done < e->recorded)
         run_one();
     if (e->done >= e->recorded)
@@ -335,7 +338,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t size, cudaStream_t s)
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode)
 {
-    launch_must_be_checked();
+    call_begins();
     if (s->captured)
         report("a stream is captured that is captured already");
     s->captured = new emulate_graph;
@@ -344,7 +347,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode)
 
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
 {
-    launch_must_be_checked();
+    call_begins();
     if (!s->captured)
         report("the end of a capture that has not begun");
     *graph = s->captured;
@@ -361,7 +364,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *runs, cudaGraph_t gra
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t runs, cudaStream_t s)
 {
-    launch_must_be_checked();
+    call_begins();
     counts.graphs++;
     for (const operation &o : runs->operations)
         s->queue.push_back(o);

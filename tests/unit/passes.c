@@ -61,6 +61,7 @@ struct run {
 };
 
 static struct side sides[COUNT(backends)];
+static int n_read[PT_COUNT], n_written[PT_COUNT]; /* how often it was hooked, on both sides */
 static struct arena arena;
 static struct err error;
 
@@ -131,6 +132,7 @@ static void look(void *context, enum point p, int block, const struct tensor *x)
     const struct run *r = context;
     struct side *s = r->side;
     const int site = site_of(p, block, s->m->shape.n_blocks);
+    n_read[p]++;
     if (!x->data) {
         note_cache(r, site, p == PT_block_values, block);
         return;
@@ -138,6 +140,7 @@ static void look(void *context, enum point p, int block, const struct tensor *x)
     float *rows = (float *)note(s, site, x);
     if (!site_bit(r->pass->written, site))
         return;
+    n_written[p]++;
     const int64_t n = view_count(&x->view);
     float *changed = ARENA_ARRAY(&arena, float, (size_t)n);
     for (int64_t i = 0; i < n; i++)
@@ -314,6 +317,18 @@ static void passes_have_the_same_bits_on_both(void **state)
     }
 }
 
+/* Scores and patterns are the engine's: tests/test_programs.py. */
+static void every_point_was_read_and_written(void **state)
+{
+    (void)state;
+    for (enum point p = 0; p <= PT_logits; p++) {
+        const bool is_live = point_info[p].row != ROW_none;
+        if (n_read[p] == 0 || (is_live && point_info[p].writable && n_written[p] == 0))
+            fail_msg("%s: read %d times, written %d times", point_info[p].id, n_read[p],
+                     n_written[p]);
+    }
+}
+
 /* Logits of a prompt in two chunks, then of greedy steps: their bytes' hash (FNV-1a). */
 static const struct golden {
     struct model_shape shape;
@@ -413,14 +428,35 @@ static void a_device_that_is_not_there_is_refused(void **state)
     assert_memory_equal(e.text, says, strlen(says));
 }
 
+/* Before anything of its size is looked at. */
+static void what_a_gpu_has_no_room_for_is_refused(void **state)
+{
+    (void)state;
+    struct device *d;
+    struct weight *w;
+    struct cache *c;
+    const struct device_options o = {.rows_max = 1, .context_max = 1 << 20};
+    must(backend_cuda.open(&d, &o, &error));
+    struct err e = {0};
+    assert_false(backend_cuda.weight_pack(d, &w, NULL, LAYOUT_kn, 1 << 16, 1 << 16, &e));
+    assert_string_equal(e.text, "a matrix of 65536 x 65536 has more elements than a GPU's may");
+    e = (struct err){0};
+    assert_false(backend_cuda.cache_open(d, &c, 1, 1, 1, 64, &e));
+    const char *const says = "attention over 1048576 positions by heads of 64 takes 8463232 bytes ";
+    assert_memory_equal(e.text, says, strlen(says));
+    backend_cuda.close(d);
+}
+
 int main(int n_arguments, char **arguments)
 {
     const char *which = n_arguments > 1 ? arguments[1] : "";
     has_large = strcmp(which, "large") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_is_not_there_is_refused),
+        cmocka_unit_test(what_a_gpu_has_no_room_for_is_refused),
         cmocka_unit_test(logits_are_what_they_always_were),
         cmocka_unit_test(passes_have_the_same_bits_on_both),
+        cmocka_unit_test(every_point_was_read_and_written),
     };
     const struct CMUnitTest few[] = {
         cmocka_unit_test(logits_are_what_they_always_were),

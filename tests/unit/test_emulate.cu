@@ -1,6 +1,7 @@
 /* The emulator: what CUDA promises holds in every order that chance takes, and each classic bug of
  * a kernel, planted here, ends the run with its name, while the same kernel without the bug passes.
  * A kernel's parameter `right` is what makes the twin. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ static float *device_floats(int n)
 
 static int open_device(void **)
 {
+    must(cudaSetDevice(0));
     must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     in = device_floats(N);
     out = device_floats(N);
@@ -350,6 +352,20 @@ template <bool right> static void copy_out_of_bounds(void)
     must(cudaStreamSynchronize(stream));
 }
 
+template <bool right> static void *run_elsewhere(void *)
+{
+    if (right)
+        must(cudaSetDevice(0));
+    RUN(copies, 1, N, 0, out, in);
+    return nullptr;
+}
+template <bool right> static void another_thread(void)
+{
+    pthread_t other;
+    assert_int_equal(pthread_create(&other, nullptr, run_elsewhere<right>, nullptr), 0);
+    assert_int_equal(pthread_join(other, nullptr), 0);
+}
+
 struct starter { /* as far as LAUNCH_EARLY knows a device */
     bool starts_early;
     cudaStream_t stream;
@@ -469,6 +485,7 @@ static const struct bug {
     BUG(memory_of_the_host, ": memory of the host: it reads "),
     BUG(a_grid_barrier_in_a_plain_launch, ": a grid's barrier at "),
     BUG(the_default_stream, "the default stream"),
+    BUG(another_thread, "a thread that has not chosen its device"),
     BUG(read_before_the_last_kernel_ended, ": missing wait: it reads byte "),
     BUG(copy_before_the_last_kernel_ended, ": missing wait: it reads byte "),
     BUG(too_much_of_both, ": too much shared memory: "),
