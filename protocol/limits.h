@@ -81,9 +81,9 @@ enum {
 
     /* The service. */
     CONNECTIONS_MAX = 2048,        /* a thread each, of 256 KiB stack, touched as it is needed */
-    PLANNING_MAX = 8,              /* requests decoded and planned at once, half of them one user's:
-                                      each may take 60 MB that is counted only when it is done,
-                                      beside what its body may take */
+    PLANNING_MAX = 8,              /* requests decoded and planned, or tokenized, at once, half
+                                      of them one user's: each may take 60 MB that is counted
+                                      only when it is done, beside what its body may take */
     QUEUE_MAX = 2048,              /* requests that wait; more are told to come back (503) */
     RUNNING_MAX = 256,             /* requests that have their memory, of which a pass takes rows */
     HEADER_BYTES_MAX = 64 << 10,

@@ -189,8 +189,9 @@ static bool whole(struct http_reply *reply, struct stream *s, struct err *e)
     *reply = (struct http_reply){.status = 200,
                                  .content_type = "application/json",
                                  .body = body.at,
-                                 .body_size = body.size};
-    job_free(s->job);
+                                 .body_size = body.size,
+                                 .done = done,
+                                 .stream = s};
     return true;
 }
 

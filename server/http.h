@@ -38,8 +38,9 @@ struct http_reply {
     /* A stream. `pull` waits until there are bytes, and returns how many it wrote into the buffer,
      * HTTP_END, or HTTP_CUT where not even an error frame can be sent. */
     ptrdiff_t (*pull)(void *stream, char *buffer, size_t max);
-    void (*done)(void *stream); /* called once, whatever became of the connection */
     void *stream;
+    void (*done)(void *stream); /* of a document too, or NULL: called once, whatever became of the
+                                   connection */
 };
 
 enum {

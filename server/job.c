@@ -1,16 +1,7 @@
 #include "job.h"
 #include "metrics.h"
-#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
-
-/* What all requests that wait or run may take together, graphs and replies: sixteen of the largest
- * replies, or the usual thousands of small ones. A reply's memory is touched as values arrive, so a
- * reservation alone costs nothing. Who reads slowly holds it for long: a user may hold no more than
- * is left for the others. */
-#define HELD_BYTES_MAX (16 * RESULT_BYTES_MAX)
-
-static atomic_int_least64_t held_bytes, held_by[USERS_COUNTED];
 
 struct job *job_new(const char *request_id, struct arena *a)
 {
@@ -72,46 +63,16 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
     return true;
 }
 
-static void let_go(struct job *j)
-{
-    atomic_fetch_sub(&held_bytes, j->held_bytes);
-    metric_add(METRIC_request_bytes, -j->held_bytes);
-    atomic_fetch_sub(&held_by[j->turn.user % USERS_COUNTED], j->held_bytes);
-    j->held_bytes = 0;
-}
-
-/* Two at a time may refuse one another where either alone would be taken: they come back. */
-static bool hold(struct job *j, int64_t bytes, struct err *e)
-{
-    const int64_t all = atomic_fetch_add(&held_bytes, bytes);
-    const int64_t own = atomic_fetch_add(&held_by[j->turn.user % USERS_COUNTED], bytes);
-    const int64_t left = HELD_BYTES_MAX - all - bytes;
-    j->held_bytes = bytes;
-    metric_add(METRIC_request_bytes, bytes);
-    if (left >= 0 && (own == 0 || own + bytes <= left))
-        return true;
-    let_go(j);
-    if (left < 0)
-        return err_set(e, ERR_busy,
-                       "requests that are being answered take %lld of %lld bytes, this one would "
-                       "take %lld",
-                       (long long)all, (long long)HELD_BYTES_MAX, (long long)bytes);
-    return err_set(e, ERR_busy,
-                   "your requests that are being answered take %lld bytes, this one would take "
-                   "%lld, and the other %lld are kept for others",
-                   (long long)own, (long long)bytes, (long long)left);
-}
-
 bool job_expect(struct job *j, size_t body_bytes, struct err *e)
 {
-    return hold(j, BODY_COPIES * (int64_t)body_bytes, e);
+    return held_take(&j->held, j->turn.user, BODY_COPIES * (int64_t)body_bytes, e);
 }
 
 bool job_reserve(struct job *j, struct err *e)
 {
     const struct plan *p = &j->plan;
-    let_go(j);
-    if (!hold(j, (int64_t)p->result_bytes + (int64_t)j->arena->used, e))
+    const int64_t bytes = (int64_t)p->result_bytes + (int64_t)j->arena->used;
+    if (!held_take(&j->held, j->turn.user, bytes, e))
         return false;
     j->results = arena_alloc(j->arena, p->result_bytes);
     j->pages = ARENA_ARRAY(j->arena, int32_t, (size_t)p->n_listed);
@@ -135,7 +96,7 @@ bool job_reserve(struct job *j, struct err *e)
 
 void job_free(struct job *j)
 {
-    let_go(j);
+    held_let_go(&j->held);
     pthread_cond_destroy(&j->outbox.moved);
     pthread_mutex_destroy(&j->outbox.lock);
 }

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include "../protocol/ending.h"
 #include "../protocol/plan.h"
+#include "held.h"
 #include "schedule.h"
 
 enum job_state {
@@ -48,7 +49,7 @@ struct job {
     struct arena *arena; /* borrowed: the request's, which outlives the job and holds it */
     struct graph graph;
     struct plan plan;
-    int64_t held_bytes; /* what job_expect or job_reserve took for it */
+    struct held held;   /* what job_expect or job_reserve took for it */
     char *results;      /* plan.result_bytes, filled by the engine, read by the connection */
     bool *absent;       /* [plan.n_saves] what is made of a step that its invoke did not reach */
     int32_t *generated; /* plan.n_generated: by sequence, its new tokens; filled by the engine.
@@ -86,15 +87,13 @@ struct job {
 struct job *job_new(const char *request_id, struct arena *a);
 
 /* Before its body is decoded: the memory that it may take until the plan says how much. Refused as
- * by job_reserve. */
+ * by held_take. */
 bool job_expect(struct job *j, size_t body_bytes, struct err *e);
 
 /* Whether the request could ever run here, by itself; else refused (limit) with both numbers. */
 bool job_fits(const struct job *j, const struct capacity *c, struct err *e);
 
-/* Behind plan_build: the memory that the plan asks for on the host. Refused (busy) while other
- * requests, their graphs and their replies, take all that the server has for them, or its user's as
- * much as they leave. */
+/* Behind plan_build: the memory that the plan asks for on the host. Refused as by held_take. */
 bool job_reserve(struct job *j, struct err *e);
 
 /* After its state is final, or if it never was in the queue. Its arena stays. */

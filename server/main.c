@@ -210,6 +210,7 @@ static bool start_serving(struct server *s, struct err *e)
                                       (int)o->reply_seconds, (int)o->heartbeat_seconds,
                                       o->body_mb << 20, (int)o->connections};
     const struct http_service routes = routes_of(&s->service);
+    held_open(memory_limit(), RESULT_BYTES_MAX + BODY_COPIES * http.body_bytes_max);
     return http_open(&s->http, &s->port, &http, &routes, &s->arena, e) &&
            worker_start(&s->worker, s->batch, s->queue, &s->arena, e);
 }

@@ -29,19 +29,20 @@ static const struct route {
     const char *method, *path; /* a path that ends in "/" has a name behind it */
     route_fn *answer;
     bool is_openai; /* replies in OpenAI's form, whatever Accept says */
+    bool is_held;   /* a document that may take a hundred times what its request did */
 } routes[] = {
-    {"POST", "/v1/run", run, false},
-    {"POST", "/v1/plan", plan, false},
-    {"POST", "/v1/completions", completions, true},
-    {"POST", "/v1/tokenize", tokenize, false},
-    {"POST", "/v1/detokenize", detokenize, false},
-    {"GET", "/v1/models", models, false},
-    {"GET", "/v1/models/", model, true},
-    {"GET", "/v1/spec", spec, false},
-    {"GET", "/healthz", healthz, false},
-    {"GET", "/health", healthz, false},
-    {"GET", "/readyz", readyz, false},
-    {"GET", "/metrics", metrics, false},
+    {"POST", "/v1/run", run, false, false},
+    {"POST", "/v1/plan", plan, false, true},
+    {"POST", "/v1/completions", completions, true, false},
+    {"POST", "/v1/tokenize", tokenize, false, true},
+    {"POST", "/v1/detokenize", detokenize, false, true},
+    {"GET", "/v1/models", models, false, false},
+    {"GET", "/v1/models/", model, true, false},
+    {"GET", "/v1/spec", spec, false, false},
+    {"GET", "/healthz", healthz, false, false},
+    {"GET", "/health", healthz, false, false},
+    {"GET", "/readyz", readyz, false, false},
+    {"GET", "/metrics", metrics, false, false},
 };
 
 enum {
@@ -118,9 +119,9 @@ static const char *document_type(enum reply_media media)
     return reply_media_type[media == REPLY_msgpack ? REPLY_msgpack : REPLY_json];
 }
 
-static bool reply_with(struct call *c, int status, struct bytes body)
+static bool reply_with(struct call *c, struct bytes body)
 {
-    *c->reply = (struct http_reply){.status = status,
+    *c->reply = (struct http_reply){.status = 200,
                                     .content_type = document_type(c->reply_media),
                                     .body = body.at,
                                     .body_size = body.size};
@@ -154,6 +155,62 @@ static void refuse(void *context, struct http_reply *reply, const struct http_re
     say_error(reply, r, e);
 }
 
+/* Planning. */
+
+static void enter(sem_t *places)
+{
+    while (sem_wait(places) != 0)
+        continue; /* a signal came */
+}
+
+static sem_t *users_places(struct call *c)
+{
+    return &c->service->planning_of[c->request->user % USERS_COUNTED];
+}
+
+static void planning_end(struct call *c)
+{
+    sem_post(&c->service->planning);
+    sem_post(users_places(c));
+}
+
+/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
+ * sends many waits among them, and others find a place. Who waited until the server stops is not
+ * planned any more: a crowd would keep it for minutes. */
+static bool planning_begin(struct call *c, struct err *e)
+{
+    enter(users_places(c));
+    enter(&c->service->planning);
+    if (queue_is_open(c->service->queue, e))
+        return true;
+    planning_end(c);
+    return false;
+}
+
+static void let_go_held(void *context)
+{
+    held_let_go(context);
+}
+
+/* Who does not read its reply keeps the memory of its request: that counts until the last byte has
+ * left. */
+static bool hold_reply(struct call *c, struct err *e)
+{
+    struct held *h = ARENA_NEW(c->request->arena, struct held);
+    c->reply->done = let_go_held;
+    c->reply->stream = h;
+    return held_take(h, c->request->user, (int64_t)c->request->arena->used, e);
+}
+
+static bool answer_held(struct call *c, route_fn *make, struct err *e)
+{
+    if (!planning_begin(c, e))
+        return false;
+    const bool made = make(c, e) && hold_reply(c, e);
+    planning_end(c);
+    return made;
+}
+
 static void answer(void *context, struct http_reply *reply, struct http_request *r)
 {
     struct call c = {.service = context, .request = r, .reply = reply};
@@ -162,7 +219,7 @@ static void answer(void *context, struct http_reply *reply, struct http_request 
     if (!find_route(&route, r, &e) ||
         (!route->is_openai && !accept_reply(&c.reply_media, r->accept, &e)) ||
         (strcmp(route->method, "POST") == 0 && !accept_body(&c.media, r->content_type, &e)) ||
-        !route->answer(&c, &e))
+        !(route->is_held ? answer_held(&c, route->answer, &e) : route->answer(&c, &e)))
         refuse(context, reply, r, &e);
 }
 
@@ -291,36 +348,6 @@ static struct reply_facts *facts_of(const struct call *c, const struct job *j)
     return f;
 }
 
-static void enter(sem_t *places)
-{
-    while (sem_wait(places) != 0)
-        continue; /* a signal came */
-}
-
-static sem_t *users_places(struct call *c)
-{
-    return &c->service->planning_of[c->request->user % USERS_COUNTED];
-}
-
-static void planning_end(struct call *c)
-{
-    sem_post(&c->service->planning);
-    sem_post(users_places(c));
-}
-
-/* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
- * sends many waits among them, and others find a place. Who waited until the server stops is not
- * planned any more: a crowd would keep it for minutes. */
-static bool planning_begin(struct call *c, struct err *e)
-{
-    enter(users_places(c));
-    enter(&c->service->planning);
-    if (queue_is_open(c->service->queue, e))
-        return true;
-    planning_end(c);
-    return false;
-}
-
 /* Its reply is an error. Once it was queued, the engine has counted it. */
 static bool drop(struct job *j)
 {
@@ -346,15 +373,11 @@ static bool run(struct call *c, struct err *e)
 
 static bool plan(struct call *c, struct err *e)
 {
-    if (!planning_begin(c, e))
-        return false;
     struct job *j = new_job(c);
     const bool made = make_job(j, c, e);
     if (made)
-        reply_with(c, 200,
-                   encode_plan(&j->graph, &j->plan, c->service->facts.shape, c->reply_media,
-                               c->request->arena));
-    planning_end(c);
+        reply_with(c, encode_plan(&j->graph, &j->plan, c->service->facts.shape, c->reply_media,
+                                  c->request->arena));
     job_free(j);
     return made;
 }
@@ -432,7 +455,7 @@ static bool reply_document(struct call *c, struct writer *w)
 {
     if (w->form == WRITER_json)
         write_raw(w, "\n", 1);
-    return reply_with(c, 200, (struct bytes){w->at, w->size});
+    return reply_with(c, (struct bytes){w->at, w->size});
 }
 
 static void write_ids(struct writer *w, const struct call *c, const struct tokenized *t)
@@ -550,20 +573,20 @@ static bool detokenize(struct call *c, struct err *e)
 static bool models(struct call *c, struct err *e)
 {
     (void)e;
-    return reply_with(c, 200,
+    return reply_with(c,
                       models_document(&c->service->facts, c->reply_media, c->request->arena));
 }
 
 static bool model(struct call *c, struct err *e)
 {
     return check_name(c, c->request->path + strlen("/v1/models/"), e) &&
-           reply_with(c, 200, model_document(&c->service->facts, c->request->arena));
+           reply_with(c, model_document(&c->service->facts, c->request->arena));
 }
 
 static bool spec(struct call *c, struct err *e)
 {
     (void)e;
-    return reply_with(c, 200, spec_document(c->reply_media, c->request->arena));
+    return reply_with(c, spec_document(c->reply_media, c->request->arena));
 }
 
 static bool reply_status(struct call *c, const char *status)
@@ -595,7 +618,7 @@ static bool readyz(struct call *c, struct err *e)
 static bool metrics(struct call *c, struct err *e)
 {
     (void)e;
-    reply_with(c, 200, metrics_text(c->request->arena));
+    reply_with(c, metrics_text(c->request->arena));
     c->reply->content_type = METRICS_TYPE;
     return true;
 }

@@ -3,6 +3,8 @@ demo model: caches, hooks, and the examples of TransformerLens's main demo that 
 are Hugging Face's, or processed as TransformerLens's from_pretrained does."""
 import contextvars
 import math
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import einops
@@ -297,7 +299,7 @@ def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
         yield from stream(path, body)
     monkeypatch.setattr(model.client, "stream", spy)
     caches = [model.run_with_cache(TEXT, return_type=None, fwd_hooks=[("mlp_out2", lambda x: -x)])[1]
-              for _ in range(4)]
+              for _ in range(6)]
     del asked[:]
     first = caches[0]["resid_post", 3]
     wanted = dict(caches[0].items())
@@ -313,6 +315,15 @@ def test_all_of_a_cache_is_asked_for_at_once(model, monkeypatch):
         caches[2].cache_dict
     most = 1000
     assert all((x == y).all() for x, y in zip(caches[3].cache_dict.values(), wanted.values()))
+    del asked[:]
+    by_name = dict(caches[4])
+    assert list(by_name) == list(wanted) and all((x == wanted[name]).all() for name, x in by_name.items())
+    assert asked[:4] == [1, 2, 4, 8] and len(asked) == len(wanted).bit_length() and sum(asked) == len(wanted)
+    del asked[:]
+    most, names = 3, list(wanted)
+    for name in (*names[7:11], "pre2", names[13], *names[20:25:2]):
+        assert (caches[5][name] == by_name[caches[5]._pass.full_name(name)]).all()
+    assert asked == [1, 2, 4, 2, 1, 1, 1, 1, 1]
 
 
 def test_positions_and_the_batch_dimension(pair):
@@ -598,6 +609,25 @@ def test_hooks_of_a_context_are_its_thread_s(model):
         model.add_hook("mlp_out2", negative)
         assert (other.submit(seen).result() == wanted[0]).all()
         model.reset_hooks()
+
+
+def test_two_threads_that_add_hooks_lose_none(model, monkeypatch):
+    threads, names = [], ("mlp_out0", "mlp_out1", "mlp_out2", "mlp_out3")
+
+    class Meanwhile(list):
+        def __iter__(self):
+            is_replaced = sys._getframe(1).f_code.co_name in ("_hook", "reset_hooks")
+            if is_replaced and threading.current_thread() is threading.main_thread():
+                threads.append(threading.Thread(target=model.add_hook, args=(names[len(threads)], abs)))
+                threads[-1].start()
+                threads[-1].join(0.1)   # it ends here if nothing holds it
+            return super().__iter__()
+    for change in (lambda: model.add_hook(names[2], abs), lambda: model.reset_hooks()):
+        monkeypatch.setattr(model, "_hooked", Meanwhile(model._hooked))
+        change()
+        threads[-1].join()
+    found = {hook.name for hook in model._hooked}
+    assert found == {"blocks.1.hook_mlp_out"} and len(threads) == 2
 
 
 def test_hooks_are_called_at_each_step_of_each_invoke(model, raw):

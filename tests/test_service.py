@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import select
 import signal
 import socket
@@ -221,6 +222,25 @@ def test_a_reader_that_takes_nothing_stops_nobody(server, context):
         wire.run(server.host, QUICK)
     assert time.monotonic() - start < 5 * LIMIT
     stuck.leave()
+
+
+def test_a_document_counts_until_it_is_read(server):
+    """Of 200 KB of text it is 16 MB: a few hundred readers would else take a machine's memory."""
+    def held():
+        text = server.get("/metrics")[1].decode()
+        return int(re.search(r"^interpose_request_memory_bytes (\d+)", text, re.MULTILINE)[1])
+
+    body = json.dumps({"text": "qz" * 99000}).encode()
+    with socket.socket() as c:
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        c.connect(("127.0.0.1", server.port))
+        c.sendall(b"POST /v1/tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert c.recv(12) == b"HTTP/1.1 200"
+        assert held() > 8 << 20
+    until = time.monotonic() + LIMIT
+    while held() > 0:
+        assert time.monotonic() < until
 
 
 @pytest.mark.parametrize("request_, code", [

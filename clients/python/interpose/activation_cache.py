@@ -392,8 +392,9 @@ class ActivationCache(collections.abc.Mapping):
     `cache["pattern", -1]`, `cache["scale", 2, "ln1"]`, as arrays.
 
     Made by `model.run_with_cache`. Iterating gives the names that its filter chose, of all hook
-    points without one; items() and values() fetch all at once, where cache[name] asks for one
-    (which dict(cache) does: write dict(cache.items())). Methods that stack, and `logit_attrs`, are computed by the server.
+    points without one; items() and values() fetch all at once, where cache[name] asks for one, and
+    for more ahead once names are looked up in that order, as dict(cache) does. Methods that stack,
+    and `logit_attrs`, are computed by the server.
     """
 
     def __init__(self, one, names_filter=None, pos_slice=None):
@@ -402,6 +403,7 @@ class ActivationCache(collections.abc.Mapping):
         self._names = self._chosen(names_filter)
         self._filter_is_given = names_filter is not None
         self._values = {}
+        self._next, self._n_ahead = None, 0     # see _fetch_from
         self.has_batch_dim = True
 
     def _chosen(self, names_filter):
@@ -426,8 +428,29 @@ class ActivationCache(collections.abc.Mapping):
 
     def __getitem__(self, key):
         name = self._pass.full_name(key)
-        self._fetch([name])
+        if name not in self._values:
+            self._fetch_from(name)
         return self._values[name] if self.has_batch_dim else self._values[name][0]
+
+    def _fetch_from(self, name):
+        """A name and, where it is the next behind those that came last, twice as many as came then:
+        who looks at names in their order asks seldom, and never has much that nobody wants."""
+        at = self._names.index(name) if name in self._names else len(self._names)
+        n = 2 * self._n_ahead if at == self._next else 1
+        names = self._names[at:at + n] or [name]
+        while not self._came(names):
+            names = names[:len(names) // 2]
+        self._next, self._n_ahead = at + len(names), len(names)
+
+    def _came(self, names):
+        """Whether names are here now: not if the server wants several requests for so much."""
+        try:
+            self._fetch(names)
+        except RequestError as e:
+            if e.code != "limit" or len(names) == 1:
+                raise
+            return False
+        return True
 
     def _fetch(self, names):
         missing = [name for name in names if name not in self._values]
@@ -441,15 +464,11 @@ class ActivationCache(collections.abc.Mapping):
         rest = [self._names]
         while rest:
             names = rest.pop()
-            try:
-                self._fetch(names)
-            except RequestError as e:
-                if e.code != "limit" or len(names) == 1:
-                    raise
+            if self._came(names):
+                yield from names
+            else:
                 half = len(names) // 2
                 rest += [names[half:], names[:half]]
-            else:
-                yield from names
 
     def items(self):
         """Pairs of the names that iterating gives and their arrays. What is not here yet comes in

@@ -62,6 +62,7 @@ class Client:
             maxsize=64, retries=False,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS))
         self._lock = threading.Lock()
+        self.hooking = threading.Lock()     # held while a model's hooks are replaced
 
     def document(self, path):
         """A document of the server that does not change while it runs: asked for once."""

@@ -76,9 +76,10 @@ def user_place():
     return None
 
 
-def raise_at(error, place):
-    """Raises `error` with a traceback that ends at `place`, where its function is still running."""
-    frame = sys._getframe(1)
+def raise_in_place(error):
+    """Raises a refusal with a traceback that ends at its place, where its function is still
+    running."""
+    frame, place = sys._getframe(1), error.place
     while frame is not None and place is not None:
         if frame.f_code is place.code:
             raise error.with_traceback(types.TracebackType(

@@ -270,7 +270,9 @@ class Lens:
         `with model.hooks(...)` around."""
         del clear_contexts, level
         if direction != "bwd":
-            self._hooked = [h for h in self._hooked if h.is_permanent and not including_permanent]
+            with self.client.hooking:
+                self._hooked = [h for h in self._hooked
+                                if h.is_permanent and not including_permanent]
             drop_hooked(self, lambda hook: False)
 
     @property
@@ -280,7 +282,8 @@ class Lens:
 
     def _hook(self, pairs, is_permanent=False, prepend=False):
         new = self._named(pairs, is_permanent)
-        self._hooked = [*new, *self._hooked] if prepend else [*self._hooked, *new]
+        with self.client.hooking:
+            self._hooked = [*new, *self._hooked] if prepend else [*self._hooked, *new]
 
     def _named(self, pairs, is_permanent=False):
         return list(Pass(self, [0]).named(pairs, is_permanent))

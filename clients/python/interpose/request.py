@@ -5,7 +5,7 @@ import re
 
 from . import graph as graphs
 from .client import request_error
-from .errors import NoValue, RequestError, ServerError, raise_at
+from .errors import NoValue, RequestError, ServerError, raise_in_place
 from .progress import Progress
 from .values import array_of, id_lists
 
@@ -19,8 +19,7 @@ class Request:
         if self.writer.open_invoke is not None:
             self.writer.open_invoke.ask(node)
         if node.refusal is not None:
-            refusal = RequestError(*node.refusal)
-            raise_at(refusal, refusal.place)
+            raise_in_place(RequestError(*node.refusal))
         if node.shape is None:
             if self._state == "done":
                 raise NoValue(f"{node.label()} has no shape: the run has ended without its being "
@@ -40,7 +39,7 @@ class Request:
             refusal = self._located(e, nodes)
             if type(e.node) is int and 0 <= e.node < len(nodes):
                 self.graph.refuse(nodes[e.node], refusal.args)
-            raise_at(refusal, refusal.place)
+            raise_in_place(refusal)
         rows = plan.get("nodes")
         if not isinstance(rows, list) or len(rows) != len(nodes):
             raise ServerError("the server's plan is not of the request")
@@ -93,8 +92,7 @@ class Request:
                     elif kind == "error":
                         raise request_error(frame, self.request_id)
         except RequestError as e:
-            refusal = self._located(e, nodes)
-            raise_at(refusal, refusal.place)
+            raise_in_place(self._located(e, nodes))
 
     def _take_head(self, frame):
         self.request_id = frame.get("request_id")
