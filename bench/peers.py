@@ -86,16 +86,30 @@ class Interpose:
     def connection(self):
         return http.client.HTTPConnection(urllib.parse.urlsplit(self.host).netloc, timeout=600)
 
-    def wire(self, connection, body, user="bench"):
-        """Posts a body; yields ("head", seconds, None) when the reply's first byte is here, then
-        (frame's type, seconds, frame) for each frame."""
-        start = time.perf_counter()
+    def post(self, connection, body, user):
+        """The reply to a body, of which nothing is read yet."""
         connection.request("POST", "/v1/run", json.dumps(body), {
             "Content-Type": "application/json", "Accept": "application/msgpack",
             "X-Interpose-User": user})
         reply = connection.getresponse()
         if reply.status != 200:
             raise RuntimeError(f"{reply.status}: {reply.read()[:200]!r}")
+        return reply
+
+    def whole(self, connection, body, user="bench"):
+        """Posts a body; the seconds until all of the reply is here, and its frames."""
+        start = time.perf_counter()
+        data = self.post(connection, body, user).read()
+        seconds = time.perf_counter() - start
+        unpacker = msgpack.Unpacker(max_buffer_size=1 << 30)
+        unpacker.feed(data)
+        return seconds, [frame for frame in unpacker if frame is not None]
+
+    def wire(self, connection, body, user="bench"):
+        """Posts a body; yields ("head", seconds, None) when the reply's first byte is here, then
+        (frame's type, seconds, frame) for each frame."""
+        start = time.perf_counter()
+        reply = self.post(connection, body, user)
         yield "first byte", time.perf_counter() - start, None
         unpacker = msgpack.Unpacker(max_buffer_size=1 << 30)
         while data := reply.read1(1 << 18):

@@ -116,7 +116,7 @@ def scaling(report):
     figure, four = plt.subplots(2, 2, figsize=(9, 6.4))
     series(four[0][0], report, "read 128", "block {n} read", range(12), "block that is read",
            "One position of 128 tokens is read")
-    series(four[0][1], report, "saves 128", "{n} residual stream{s} saved", (1, 2, 4, 8, 12),
+    series(four[0][1], report, "saves 128", "{n} residual stream{s} saved", (1, 4, 12),
            "residual streams saved", "Saves of 128 tokens, 393 kB each")
     series(four[1][0], report, "at once", "{n} user{s}", [2 ** k for k in range(8)], "",
            "10-token traces, until all are answered")

@@ -22,6 +22,7 @@ HF, HF_HEADLESS = "HF with hooks", "HF with hooks, its head not run"
 NNSIGHT, NNSIGHT_STOP = "nnsight", "nnsight, stopped behind the block"
 LENS, LLAMA = "TransformerLens", "llama.cpp"
 HF_PLAIN = "HF transformers"
+PLAIN = ", a plain connection"      # what a server takes, without the Python client
 
 LENGTHS = (32, 128, 512, 1024)
 BATCHES = (1, 8, 32)
@@ -579,22 +580,34 @@ class Bench:
                                in_milliseconds(self.arithmetic(length, 0, 1))), last="share")
 
     def saves(self):
-        # What is told apart is a few hundredths of a short turn: more turns.
-        for length, share in ((10, 7), (128, 2)):
-            ids = self.prompt(length)
-            counts = [n for n in (1, 2, 4, 8, self.n_blocks) if n <= self.n_blocks]
-            streams = self.blocks_of_hf(ids, range(self.n_blocks))
-            functions, answers = {}, {}
-            for n in counts:
-                label = f"{n} residual stream{'s' * (n > 1)} saved"
-                functions[label] = lambda n=n: self.blocks_of_ours(
-                    self.ours, ids, range(self.n_blocks - n, self.n_blocks))
-                answers[label] = streams[self.n_blocks - n:]
-            rows = turns.take_turns(functions, self.some(share), answers)
-            self.report.timings(
-                f"saves {length}", f"Saving the last residual streams whole, {length} tokens", "ms",
-                rows, milliseconds, ("the blocks' weights or arithmetic, no head",
-                                     in_milliseconds(self.arithmetic(length, 0))), last="share")
+        with contextlib.closing(self.ours.connection()) as connection:
+            # What is told apart is a few hundredths of a short turn: more turns.
+            for length, share in ((10, 14), (128, 4)):
+                self.saves_of(self.prompt(length), self.some(share), connection)
+
+    def saves_of(self, ids, rounds, connection):
+        length, counts = len(ids), [n for n in (1, 4, self.n_blocks) if n <= self.n_blocks]
+        streams = self.blocks_of_hf(ids, range(self.n_blocks))
+        functions, answers = {}, {}
+
+        def plain(body):
+            seconds, frames = self.ours.whole(connection, body)
+            return turns.Timed(seconds, [peers.array_of(frame)[0] for frame in frames
+                                         if frame["type"] == "tensor"])
+
+        for n in counts:
+            last = range(self.n_blocks - n, self.n_blocks)
+            body = {"prompt": ids,
+                    "save": {f"block {b}": f"transformer.h.{b}.output[0]" for b in last}}
+            label = f"{n} residual stream{'s' * (n > 1)} saved"
+            functions[label] = lambda last=last: self.blocks_of_ours(self.ours, ids, last)
+            functions[label + PLAIN] = lambda body=body: plain(body)
+            answers[label] = answers[label + PLAIN] = streams[self.n_blocks - n:]
+        rows = turns.take_turns(functions, rounds, answers)
+        self.report.timings(
+            f"saves {length}", f"Saving the last residual streams whole, {length} tokens", "ms",
+            rows, milliseconds, ("the blocks' weights or arithmetic, no head",
+                                 in_milliseconds(self.arithmetic(length, 0))), last="share")
 
     def users_at_once(self):
         ids, last = self.prompt(10), [self.n_blocks - 1]

@@ -194,6 +194,12 @@ def test_what_holds_tensors_is_appended_once_a_step(model):
         with model.trace(PROMPT):
             rows.append([x.max(), model.lm_head.output[0, -1].max()])
     assert isinstance(rows[0][1], np.ndarray) and rows[0][0] == largest
+    with model.trace(IDS):
+        pair = interpose.save((x := model.lm_head.output[0, -1], {"top": x.topk(2)}))
+        both = interpose.save(x.topk(2))
+        with pytest.raises(TypeError, match="save takes a tensor of a run, or what holds some: not 3"):
+            interpose.save(3)
+    same([pair[1]["top"].values, pair[1]["top"].indices], both, [np.sort(pair[0])[:-3:-1], both.indices])
 
 
 # Conditions.
@@ -615,6 +621,8 @@ def test_a_saved_proxy_is_its_value(model):
         loose = model.transformer.h[1].output[0]
     for saved in (x, y, both[0]):
         array = saved.value
+        same([saved.mean(0).view(), saved.mean(0).view(dtype=np.int32), saved.mean(0).view(-1)],
+             [array.mean(0), array.mean(0).view(np.int32), array.mean(0).ravel()])
         assert type(array) is np.ndarray
         assert saved.shape == array.shape and saved.dtype == array.dtype and saved.ndim == 3
         same([saved[:, -1], saved + 1, 1 - saved, saved * saved, -saved, abs(saved), saved @ saved[0].T],
