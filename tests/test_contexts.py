@@ -1136,6 +1136,28 @@ def test_all_prompts_are_one_tensor_by_all_its_names(model):
     assert before.shape == behind.shape == (1, len(IDS), model.config.width)
 
 
+@pytest.mark.parametrize("path", ["blocks.1.hook_resid_post", "blocks.1.attn.hook_z"])
+def test_all_prompts_are_set_behind_a_use_at_a_later_place(model, path):
+    """As an invoke of one is: what was used before the set is the old tensor."""
+    def change():
+        x = model.hooks[path]
+        y = model.transformer.h[3].output[0][:, -1, :4] * x[:, -1].flatten(1)[:, :4]
+        x[:, -1] += 1
+        return [each.save() for each in (y, x[:, -1], model.hooks[path][:, -1], model.lm_head.output[:, -1])]
+    prompts = [PROMPT, IDS]
+    for each in prompts:
+        with model.trace(each):
+            alone = change()
+        with model.trace() as run:
+            for prompt in prompts:
+                with run.invoke(prompt):
+                    pass
+            with run.invoke():
+                together = change()
+        i = prompts.index(each)
+        same([x.value[i] for x in together], [x.value[0] for x in alone])
+
+
 HEADS = [path.replace("*", "1") for path in (
     "blocks.*.attn.hook_q", "transformer.h.*.attn.key.output", "blocks.*.attn.hook_v",
     "transformer.h.*.attn.z.output", "blocks.*.attn.hook_z", "transformer.h.*.attn.c_proj.input")]
