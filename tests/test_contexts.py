@@ -671,6 +671,41 @@ def test_numbers_go_into_torch_s_tensors(model):
             torch.tensor([one, one])
 
 
+YOURS_REFUSE = [
+    ("t[0] = x; t[0] += x", ValueError, "your tensor gets its values when the run has ended, and is NaN until then: "
+     "use in the run what was set into it, and add that up first"),
+    ("t[1] = x; x + t[1:]", ValueError, "your tensor gets its values when the run has ended, and is NaN until then: "
+     "use in the run what was set into it, and add that up first"),
+    ("t.add_(x)", TypeError, "add_() cannot change a tensor of yours by what the run has not computed yet: write "
+     "x = x.add(...), or do it behind the run, with the .value"),
+    ("t.masked_fill_(x > 0, 1)", TypeError, "masked_fill_() cannot change a tensor of yours by what the run has not "
+     "computed yet: write x = x.masked_fill(...), or do it behind the run, with the .value"),
+    ("t.long().copy_(x)", TypeError, "copy_() cannot change a tensor of yours by what the run has not computed yet: "
+     "write x = x.copy(...), or do it behind the run, with the .value"),
+    ("torch.add(t, x, out=t)", TypeError, "add: out= cannot take what the run has not computed yet"),
+    ("a = t.numpy(); a += x", TypeError, "an array of yours cannot become what the run has not computed yet: write "
+     "array = array + x, or change it behind the run, by the .value"),
+]
+
+
+@pytest.mark.parametrize("code, kind, sentence", YOURS_REFUSE, ids=[r[0] for r in YOURS_REFUSE])
+def test_a_tensor_of_the_user_s_is_not_left_as_it_was(model, code, kind, sentence):
+    """No in-place method of torch's does nothing: copy_ and item by item it is filled later."""
+    torch = pytest.importorskip("torch")
+    names = {"t": torch.zeros(2), "u": torch.zeros(2, 3, dtype=torch.float64), "torch": torch}
+    with model.trace(IDS):
+        names["x"] = x = model.lm_head.output[0, -1].max()
+        names["t"].copy_(x)
+        names["u"][0].copy_(model.transformer.wte.output[0, 0, :3])
+        with pytest.raises(kind) as refused:
+            exec(code, {**names, "t": torch.zeros(2)})
+        x.save()
+        row = model.transformer.wte.output[0, 0, :3].save()
+    assert str(refused.value) == sentence
+    same(names["t"], [x, x])
+    same(names["u"], [row, np.zeros(3)])
+
+
 @pytest.mark.parametrize("use", [
     lambda block: block.skip(block.input), lambda block: block.skip((block.input,)),
     lambda block: setattr(block, "output", block.input),
