@@ -81,6 +81,12 @@ void text_head(struct writer *w, const struct reply_facts *f)
     write_format(w, "\n");
 }
 
+/* A NaN has no sign for people. */
+static double shown(double x)
+{
+    return isnan(x) ? (double)NAN : x;
+}
+
 static double element(const char *data, int64_t i, enum dtype dtype)
 {
     return dtype == DT_f32   ? (double)((const float *)data)[i]
@@ -94,7 +100,7 @@ static void put_element(struct writer *w, const char *data, int64_t i, enum dtyp
     if (!w->at)
         w->size += NUMBER_SIZE;
     else if (dtype == DT_f32)
-        write_format(w, "%11.5g", element(data, i, dtype));
+        write_format(w, "%11.5g", shown(element(data, i, dtype)));
     else if (dtype == DT_i64)
         write_format(w, "%7lld", (long long)((const int64_t *)data)[i]);
     else
@@ -112,10 +118,11 @@ static void put_summary(struct writer *w, const struct save *s, const char *data
     for (int64_t i = 0; i < count; i++) {
         const double x = element(data, i, s->dtype);
         sum += x;
-        low = x < low ? x : low;
-        high = x > high ? x : high;
+        low = x < low || isnan(x) ? x : low; /* from a NaN on it stays one */
+        high = x > high || isnan(x) ? x : high;
     }
-    write_format(w, "  mean %.6g, min %.6g, max %.6g\n", sum / (double)count, low, high);
+    write_format(w, "  mean %.6g, min %.6g, max %.6g\n", shown(sum / (double)count), shown(low),
+                 shown(high));
 }
 
 /* Line breaks and the space under the brackets, in front of the next item of a dimension. */

@@ -112,6 +112,9 @@ bool prescan_json(const char *body, size_t size, struct err *e)
         }
         if (depth == 0 && whole)
             return err_set(e, ERR_syntax, "bytes follow the end of the JSON");
+        if (depth == 0 && *at != '{' && *at != '[')
+            return err_set(e, ERR_syntax, "the body begins with the byte 0x%02x and not with {",
+                           (unsigned char)*at);
         whole = true;
         if (++objects > OBJECTS_MAX)
             return refuse_objects(e);

@@ -73,9 +73,11 @@ bool shape_allowed(const struct node *node, enum dtype dtype, int rank, const in
                            SHAPE_TEXT(&v));
     if (count > VALUE_BYTES_MAX / (int64_t)dtype_size(dtype))
         return node_refuse(e, node, -1, ERR_limit,
-                           "%s makes a %s tensor of shape %s, %.3g bytes: the limit is %lld", op,
+                           "%s makes a %s tensor of shape %s, %.3g bytes%s: the limit is %lld", op,
                            dtype_name(dtype), SHAPE_TEXT(&v),
-                           (double)count * (double)dtype_size(dtype), (long long)VALUE_BYTES_MAX);
+                           (double)count * (double)dtype_size(dtype),
+                           view_count(&v) ? "" : " with its zeros as ones",
+                           (long long)VALUE_BYTES_MAX);
     return true;
 }
 

@@ -20,7 +20,7 @@ enum {
     OTHER_FILES = 64,        /* that the process has open beside its connections: CUDA has dozens */
     STACK_BYTES = 256 << 10, /* of a connection's thread; decoding nests DEPTH_MAX deep at most */
     BACKLOG = 1024,
-    BODY_FIRST_BYTES = 16 << 10,    /* most requests fit; then it doubles */
+    BODY_FIRST_BYTES = 16 << 10,    /* most requests fit; then it doubles, in a map of its own */
     STREAM_BLOCK_BYTES = 128 << 10, /* of a reply at once: half of it costs a reader a sixth
                                        more time, and more saves nothing */
     CONNECTION_BYTES = 128 << 10,   /* libmicrohttpd's own: headers, and then such a block. It has
@@ -75,7 +75,7 @@ struct exchange {
     struct err err;       /* why it is refused */
     bool begun;           /* its headers have come */
     const char *read_end; /* where what is read of its head ends, in the library's memory */
-    char *body;                      /* memory_map, or NULL */
+    char *body;                      /* move_body, or NULL */
     size_t body_capacity, body_most; /* of it, and what it may become */
     size_t body_total;               /* what has come, also what was dropped */
     double started_at;
@@ -359,7 +359,21 @@ static enum MHD_Result begin(struct exchange *x, struct MHD_Connection *connecti
     return MHD_YES;
 }
 
-/* Doubles, up to what was announced. A larger body is the same memory at another place. */
+/* A small body is its request's arena's: a map of its own takes three calls of the system. A larger
+ * one is the same memory at another place. */
+static char *move_body(struct exchange *x, size_t larger)
+{
+    if (larger <= BODY_FIRST_BYTES)
+        return arena_alloc(&x->arena, larger);
+    if (x->body_capacity > BODY_FIRST_BYTES)
+        return memory_remap(x->body, x->body_capacity, larger);
+    char *body = memory_map(larger);
+    if (body && x->body)
+        memcpy(body, x->body, x->request.body_size);
+    return body;
+}
+
+/* Doubles, up to what was announced. */
 static bool grow_body(struct exchange *x, size_t size)
 {
     if (size <= x->body_capacity)
@@ -371,9 +385,7 @@ static bool grow_body(struct exchange *x, size_t size)
         larger = x->body_most;
     const int64_t more = (int64_t)(larger - x->body_capacity), most = x->http->bodies_bytes_max;
     const int64_t held = atomic_fetch_add(&x->http->body_bytes, more);
-    char *body = held + more > most ? NULL
-                 : x->body          ? memory_remap(x->body, x->body_capacity, larger)
-                                    : memory_map(larger);
+    char *body = held + more > most ? NULL : move_body(x, larger);
     if (!body) {
         atomic_fetch_sub(&x->http->body_bytes, more);
         return err_set(&x->err, ERR_busy,
@@ -457,7 +469,8 @@ static void exchange_close(struct http *h, struct connection *c)
         log_request(x);
         atomic_fetch_sub(&h->n_active, 1);
     }
-    memory_unmap(x->body, x->body_capacity);
+    if (x->body_capacity > BODY_FIRST_BYTES)
+        memory_unmap(x->body, x->body_capacity);
     atomic_fetch_sub(&h->body_bytes, (int64_t)x->body_capacity);
     struct arena arena = x->arena;
     arena_free(&arena);

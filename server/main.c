@@ -262,6 +262,7 @@ static sigset_t block_signals(void)
     }
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a log that may not grow any more ends nothing */
     return set;
 }
 
@@ -363,9 +364,9 @@ int main(int argc, char **argv)
     const char *unknown = options_unknown_variables(&s->arena);
     if (unknown)
         log_line("start", "not heeded, for no option is called so: %s", unknown);
+    const sigset_t set = block_signals();
     if (!device_choose(&s->be, &s->device_number, s->options.device, &e))
         return fail(&s->options, &e, EXIT_options);
-    const sigset_t set = block_signals();
     if (!find_model(s, &e) || !load_model(s, &e) || !start_serving(s, &e)) {
         release(s);
         return fail(&s->options, &e, EXIT_start);

@@ -20,15 +20,32 @@ static bool read_line(char *line, int size, const char *path, const char *beginn
     return true;
 }
 
+/* The length of the name of the group that a group is in: 0 is the root. */
+static size_t parent_of(const char *group, size_t length)
+{
+    while (length > 0 && group[length - 1] != '/')
+        length--;
+    return length > 0 ? length - 1 : 0;
+}
+
+int64_t memory_limit_of(const char *root, const char *group, int64_t most)
+{
+    for (size_t length = strlen(group);; length = parent_of(group, length)) {
+        char path[4096], text[64];
+        long long limit;
+        snprintf(path, sizeof path, "%s/%.*s/memory.max", root, (int)length, group);
+        if (read_line(text, sizeof text, path, "") && sscanf(text, "%lld", &limit) == 1)
+            most = limit < most ? limit : most;
+        if (length == 0)
+            return most;
+    }
+}
+
 int64_t memory_limit(void)
 {
     const int64_t machine = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    char group[3072], path[4096], text[64];
-    long long limit;
-    if (!read_line(group, sizeof group, "/proc/self/cgroup", "0::"))
-        return machine;
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
-    const bool is_limited =
-        read_line(text, sizeof text, path, "") && sscanf(text, "%lld", &limit) == 1;
-    return is_limited && limit < machine ? limit : machine;
+    char group[3072];
+    return read_line(group, sizeof group, "/proc/self/cgroup", "0::/")
+               ? memory_limit_of("/sys/fs/cgroup", group, machine)
+               : machine;
 }

@@ -30,7 +30,8 @@ enum {
 };
 
 static struct series {
-    atomic_int_least64_t value; /* of a histogram the sum, in nanoseconds, and */
+    atomic_int_least64_t value; /* of a histogram the sum, in microseconds (thousands
+                                   wait for years), and */
     atomic_int_least64_t parts[N_ENDS + 1]; /* how many fell into each, the last beyond all ends */
 } all[METRIC_COUNT];
 
@@ -56,7 +57,7 @@ void metric_observe(enum metric m, double seconds)
     while (i < N_ENDS && seconds > ends[i])
         i++;
     atomic_fetch_add_explicit(&all[m].parts[i], 1, memory_order_relaxed);
-    metric_add(m, (int64_t)(seconds * 1e9));
+    metric_add(m, (int64_t)(seconds * 1e6 + 0.5));
 }
 
 /* `more` is a label of ours, or empty. */
@@ -81,8 +82,8 @@ static void write_histogram(struct writer *w, const struct row *r, struct series
         snprintf(count, sizeof count, "%lld", (long long)n);
         write_sample(w, r, "_bucket", i < N_ENDS ? end : "le=\"+Inf\"", count);
     }
-    const int64_t nanoseconds = atomic_load_explicit(&s->value, memory_order_relaxed);
-    snprintf(sum, sizeof sum, "%.9f", (double)nanoseconds * 1e-9);
+    const int64_t microseconds = atomic_load_explicit(&s->value, memory_order_relaxed);
+    snprintf(sum, sizeof sum, "%.6f", (double)microseconds * 1e-6);
     write_sample(w, r, "_sum", "", sum);
     write_sample(w, r, "_count", "", count);
 }

@@ -197,6 +197,16 @@ def test_next_moves_a_module_for_the_rest_of_its_invoke(model, posted):
                      "transformer.h.0.mlp.output@2"}
 
 
+class Column(list):
+    """As pandas has it: with keys, as a dict has."""
+
+    def keys(self):
+        return range(len(self))
+
+    def to_numpy(self):
+        return np.array(list(self))
+
+
 PROMPTS = [
     ("a text", "a text"),
     (["a", "b"], ["a", "b"]),
@@ -217,6 +227,10 @@ PROMPTS = [
      [[1], [2, 3, 4]]),
     ({"input_ids": [1, 2, 0], "attention_mask": [1, 1, 0]}, [1, 2]),
     ([[1, 2], [3]], [[1, 2], [3]]),
+    (np.array(["a", "bc"]), ["a", "bc"]),
+    (np.array([[1, 2], [3]], object), [[1, 2], [3]]),
+    (Column(["a", "b"]), ["a", "b"]),
+    (Column([1, 2]), [1, 2]),
 ]
 
 
@@ -234,7 +248,8 @@ def test_prompts_of_torch():
 
 
 @pytest.mark.parametrize("prompt", [3, 1.5, [1.5], [True], [[1], "a"], [["a"]], {"x": 1},
-                                    np.zeros((1, 1, 1), int), object()], ids=repr)
+                                    np.zeros((1, 1, 1), int), object(),
+                                    np.array(["a", None]), np.array([["a"]])], ids=repr)
 def test_what_is_no_prompt(prompt):
     with pytest.raises(TypeError):
         interpose.prompt.prompt_of(prompt)

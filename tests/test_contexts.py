@@ -194,6 +194,12 @@ def test_what_holds_tensors_is_appended_once_a_step(model):
         with model.trace(PROMPT):
             rows.append([x.max(), model.lm_head.output[0, -1].max()])
     assert isinstance(rows[0][1], np.ndarray) and rows[0][0] == largest
+    with model.trace(IDS):
+        pair = interpose.save((x := model.lm_head.output[0, -1], {"top": x.topk(2)}))
+        both = interpose.save(x.topk(2))
+        with pytest.raises(TypeError, match="save takes a tensor of a run, or what holds some: not 3"):
+            interpose.save(3)
+    same([pair[1]["top"].values, pair[1]["top"].indices], both, [np.sort(pair[0])[:-3:-1], both.indices])
 
 
 # Conditions.
@@ -615,6 +621,8 @@ def test_a_saved_proxy_is_its_value(model):
         loose = model.transformer.h[1].output[0]
     for saved in (x, y, both[0]):
         array = saved.value
+        same([saved.mean(0).view(), saved.mean(0).view(dtype=np.int32), saved.mean(0).view(-1)],
+             [array.mean(0), array.mean(0).view(np.int32), array.mean(0).ravel()])
         assert type(array) is np.ndarray
         assert saved.shape == array.shape and saved.dtype == array.dtype and saved.ndim == 3
         same([saved[:, -1], saved + 1, 1 - saved, saved * saved, -saved, abs(saved), saved @ saved[0].T],
@@ -661,6 +669,41 @@ def test_numbers_go_into_torch_s_tensors(model):
         with pytest.raises(TypeError, match=r"a value without dimensions has no length: torch.stack\(\[x, y\]\) "
                            r"makes one tensor of several, and x.item\(\) is a number"):
             torch.tensor([one, one])
+
+
+YOURS_REFUSE = [
+    ("t[0] = x; t[0] += x", ValueError, "your tensor gets its values when the run has ended, and is NaN until then: "
+     "use in the run what was set into it, and add that up first"),
+    ("t[1] = x; x + t[1:]", ValueError, "your tensor gets its values when the run has ended, and is NaN until then: "
+     "use in the run what was set into it, and add that up first"),
+    ("t.add_(x)", TypeError, "add_() cannot change a tensor of yours by what the run has not computed yet: write "
+     "x = x.add(...), or do it behind the run, with the .value"),
+    ("t.masked_fill_(x > 0, 1)", TypeError, "masked_fill_() cannot change a tensor of yours by what the run has not "
+     "computed yet: write x = x.masked_fill(...), or do it behind the run, with the .value"),
+    ("t.long().copy_(x)", TypeError, "copy_() cannot change a tensor of yours by what the run has not computed yet: "
+     "write x = x.copy(...), or do it behind the run, with the .value"),
+    ("torch.add(t, x, out=t)", TypeError, "add: out= cannot take what the run has not computed yet"),
+    ("a = t.numpy(); a += x", TypeError, "an array of yours cannot become what the run has not computed yet: write "
+     "array = array + x, or change it behind the run, by the .value"),
+]
+
+
+@pytest.mark.parametrize("code, kind, sentence", YOURS_REFUSE, ids=[r[0] for r in YOURS_REFUSE])
+def test_a_tensor_of_the_user_s_is_not_left_as_it_was(model, code, kind, sentence):
+    """No in-place method of torch's does nothing: copy_ and item by item it is filled later."""
+    torch = pytest.importorskip("torch")
+    names = {"t": torch.zeros(2), "u": torch.zeros(2, 3, dtype=torch.float64), "torch": torch}
+    with model.trace(IDS):
+        names["x"] = x = model.lm_head.output[0, -1].max()
+        names["t"].copy_(x)
+        names["u"][0].copy_(model.transformer.wte.output[0, 0, :3])
+        with pytest.raises(kind) as refused:
+            exec(code, {**names, "t": torch.zeros(2)})
+        x.save()
+        row = model.transformer.wte.output[0, 0, :3].save()
+    assert str(refused.value) == sentence
+    same(names["t"], [x, x])
+    same(names["u"], [row, np.zeros(3)])
 
 
 @pytest.mark.parametrize("use", [
@@ -1091,6 +1134,28 @@ def test_all_prompts_are_one_tensor_by_all_its_names(model):
                 place = inspect.currentframe().f_lineno - 1
     assert refused.value.lineno == place
     assert before.shape == behind.shape == (1, len(IDS), model.config.width)
+
+
+@pytest.mark.parametrize("path", ["blocks.1.hook_resid_post", "blocks.1.attn.hook_z"])
+def test_all_prompts_are_set_behind_a_use_at_a_later_place(model, path):
+    """As an invoke of one is: what was used before the set is the old tensor."""
+    def change():
+        x = model.hooks[path]
+        y = model.transformer.h[3].output[0][:, -1, :4] * x[:, -1].flatten(1)[:, :4]
+        x[:, -1] += 1
+        return [each.save() for each in (y, x[:, -1], model.hooks[path][:, -1], model.lm_head.output[:, -1])]
+    prompts = [PROMPT, IDS]
+    for each in prompts:
+        with model.trace(each):
+            alone = change()
+        with model.trace() as run:
+            for prompt in prompts:
+                with run.invoke(prompt):
+                    pass
+            with run.invoke():
+                together = change()
+        i = prompts.index(each)
+        same([x.value[i] for x in together], [x.value[0] for x in alone])
 
 
 HEADS = [path.replace("*", "1") for path in (

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import wire
-from conftest import BINARY, IS_SLOW, MODEL, STOP_SECONDS
+from conftest import BINARY, IS_SLOW, MODEL, START_SECONDS, STOP_SECONDS
 
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = json.dumps({"prompt": [1, 2, 3]}).encode()
@@ -612,6 +612,21 @@ def test_a_log_that_nobody_reads_stops_nobody():
     assert 'GET /\n"\\' + r"\xe2\x80\xae 404" in texts[1]
     assert "a 404, 0 bytes" in texts[2] and len(texts[2]) < 500
     assert 100 < len(lines) < 1000
+
+
+def test_a_log_that_may_not_grow_ends_nothing(tmp_path):
+    log = tmp_path / "log"
+    command = f'ulimit -f 2; exec {BINARY} --port 0 --model {MODEL} 2> {log}'
+    with subprocess.Popen(["sh", "-c", command], preexec_fn=ignore_hangup) as process:
+        until = time.monotonic() + START_SECONDS
+        while not log.exists() or not (ready := re.search(r" on http://\S+:(\d+),", log.read_text())):
+            assert time.monotonic() < until and process.poll() is None
+        process.port = int(ready[1])
+        for _ in range(2 * 1024 // 50): # a line each
+            assert ask(process, get(path=b"/x"))[0] == 404
+        assert log.stat().st_size in (1024, 2048) # by the shell's idea of a block
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_SECONDS) == 0
 
 
 def test_a_mistyped_variable_is_named():

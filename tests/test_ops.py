@@ -28,8 +28,8 @@ NO_VALUES = {"save", "value", "torch", "numpy", "item", "tolist", "shape", "dtyp
              "size", "numel"}
 # What torch does not have: compared with the model's own and with the loss of values elsewhere.
 NO_TORCH = {"apply", "cross_entropy_loss"}
-# Modules of functions that speak of no tensor: of names, of positions.
-NO_TENSORS = {"interpose.hooks"}
+# Modules of functions that compute no tensor: of names, of positions, of what is saved.
+NO_TENSORS = {"interpose.hooks", "interpose.iteration"}
 # Python's own ways to a proxy that are no operators, and one that only an array can take.
 NO_OPERATORS = {"rmatmul", "array", "array_function", "array_ufunc", "torch_function", "bool", "float", "int",
                 "index", "iter", "hash", "repr", "dir", "reduce_ex", "getattr", "init", "doc",

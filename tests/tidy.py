@@ -26,7 +26,7 @@ OWNERS = {
                   "kernels/config."),
     "msgpack": ("protocol/encode", "protocol/decode"),
     "cuda": ("kernels/cuda/",),
-    "cublas": ("kernels/cuda/",),
+    "cublas": ("bench/",),
     "pthread.h": ("server/", "kernels/cpu/"),
     "immintrin.h": ("kernels/cpu/",),
 }

@@ -33,6 +33,7 @@ bool cuda_cache_open(struct device *d, struct cache **out, int n_pages, int n_bl
     if (cudaMalloc(&data, size) != cudaSuccess || cuda_steps_reserve(d, n_pages) != cudaSuccess) {
         cudaFree(data);
         memory_unmap(c, sizeof *c);
+        cudaGetLastError(); /* or the next launch would be told of it */
         return err_set(e, ERR_device, "no memory for a cache of %d pages: lower --cache-tokens",
                        n_pages);
     }
@@ -126,7 +127,7 @@ template <class T> __device__ __forceinline__ void append_head(float *to, const 
         there[i] = here[i];
 }
 
-/* A block a row, a warp a head. */
+/* Keys and values of qkv's row to the places of its position: a block a row, a warp a head. */
 __global__ void append_kernel(const __grid_constant__ pages c, const float *qkv,
                               const struct row *rows)
 {
@@ -365,7 +366,7 @@ static size_t alone_shared(int dh, int n_pages, int n_warps)
                                     + n_pages * (CHUNK + dh + 1));
 }
 
-/* Grid: heads, rows. Where other rows are another kernel's, of those alone. */
+/* z (rows, H dh). Grid: heads, rows. Where other rows are another kernel's, of those alone. */
 __global__ void __launch_bounds__(ALONE_WARPS * 32)
     attend_kernel(float *z, const __grid_constant__ pages c, const float *qkv,
                   const struct row *rows, const int32_t *pages, int n_rows, int n_pages_most,

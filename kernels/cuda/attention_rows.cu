@@ -505,9 +505,9 @@ __device__ __forceinline__ struct run run_of(const struct pages &c, float *share
     return r;
 }
 
-/* Grid: heads, and the table's rows by queries, the last first, since a prompt's have the most
- * keys; run by run. A lane knows a row of the block's. Pitches are such that neighbouring rows lie
- * in different banks. */
+/* z (rows, H dh). Grid: heads, and the table's rows by queries, the last first, since a prompt's
+ * have the most keys; run by run. A lane knows a row of the block's. Pitches are such that
+ * neighbouring rows lie in different banks. */
 template <class S>
 __global__ void __launch_bounds__(ATTEND, 1)
     attend_rows_kernel(float *z, const __grid_constant__ pages c, const float *qkv,

@@ -133,9 +133,11 @@ static bool cuda_alloc(struct device *d, void **p, size_t size, struct err *e)
     cudaError_t error = cudaMalloc(p, size > 0 ? size : 1);
     if (error == cudaSuccess)
         error = cudaMemsetAsync(*p, 0, size, d->stream);
-    return error == cudaSuccess
-           || err_set(e, ERR_device, "no device memory for %zu bytes: %s", size,
-                      cudaGetErrorString(error));
+    if (error == cudaSuccess)
+        return true;
+    cudaGetLastError(); /* or the next launch would be told of it */
+    return err_set(e, ERR_device, "no device memory for %zu bytes: %s", size,
+                   cudaGetErrorString(error));
 }
 
 static void cuda_release(struct device *d, void *p, size_t size)

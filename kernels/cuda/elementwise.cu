@@ -22,7 +22,7 @@ struct walk walk_of(const struct tensor *const *tensors, int n_tensors, int n_di
     return w;
 }
 
-/* out[i] = Op::of(x[i]) */
+/* out[i] = Op::of(x[i]), i in row-major order: a thread an element, as in all of these. */
 template <class Op, class To, class From>
 __global__ void unary_kernel(To *out, const From *x, const __grid_constant__ walk w)
 {
@@ -242,6 +242,7 @@ void cuda_binary(struct device *d, enum op op, const struct tensor *out, const s
 #undef CALL
 #undef EFFECT
 
+/* out[i] = mask[i] ? x[i] : y[i] */
 template <class T>
 __global__ void where_kernel(T *out, const uint8_t *mask, const T *x, const T *y,
                              const __grid_constant__ walk w)

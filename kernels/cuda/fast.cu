@@ -318,6 +318,7 @@ template <enum precision P_, int R_, int W_> struct split {
 };
 constexpr int SPLIT_WARPS = 8;
 
+/* Grid: n_rows by ROWS, n_out by COLUMNS. */
 template <class T>
 __global__ void __launch_bounds__(SPLIT_WARPS * 32, T::R == 1 ? 2 : 1)
     fast_split_kernel(const __grid_constant__ fast f)
@@ -429,6 +430,7 @@ template <enum precision P_, int W_> struct tile {
     static constexpr int SIZE = (int)sizeof(float) * max_of(STAGES * S::FLOATS, WARPS * ROOM);
 };
 
+/* Grid: n_rows by ROWS, n_out by COLUMNS. A chunk's sums and the sums of chunks are registers. */
 template <class T>
 __global__ void __launch_bounds__(T::THREADS, T::W == 4 ? 3 : 2)
     fast_tile_kernel(const __grid_constant__ fast f)
@@ -507,7 +509,8 @@ template <class T> struct tile_launch {
     }
 };
 
-/* Rounded rows, in whole chunks, with zeros behind the last k. A thread makes four words. */
+/* out (n_rows, n_words): rounded rows, in whole chunks, with zeros behind the last k. A thread
+ * makes four words. */
 __global__ void __launch_bounds__(BLOCK)
     round_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
 {
@@ -525,7 +528,7 @@ __global__ void __launch_bounds__(BLOCK)
         = make_float4(pair(first), pair(first + 4), pair(first + 8), pair(first + 12));
 }
 
-/* Rows as they are, so that each lies at 16 bytes. */
+/* out (n_rows, n_words): rows as they are, a word a thread, so that each lies at 16 bytes. */
 __global__ void __launch_bounds__(BLOCK)
     pad_rows_kernel(float *out, const float *x, int n_rows, int K, int n_words)
 {

@@ -1,7 +1,7 @@
 /* The layers that work row by row. */
 #include "device.h"
 
-/* out[i] = x[rows[i]]: a block a row. */
+/* out (n_rows, width): out[i] = x[rows[i]], a block a row. */
 __global__ void gather_kernel(float *out, const float *x, const int32_t *rows, int width)
 {
     LET_NEXT_START();
@@ -51,8 +51,8 @@ __device__ __forceinline__ float row_scale(const float *x, float mean, int n, in
     return sqrtf(lane_zero(lanes_sum(squares)) / (float)width + epsilon);
 }
 
-/* A block a row, which the first warp sums up. STAGED: all threads fetch it, and weight and bias,
- * to dynamic shared memory, [3][width]. */
+/* out (n_rows, width), both sums in lanes: a block a row, which the first warp sums up. STAGED: all
+ * threads fetch it, and weight and bias, to dynamic shared memory, [3][width]. */
 constexpr int NORM = 128;
 constexpr size_t NORM_STAGED_MAX = (48 << 10) - 64; /* nobody has to ask for; and `found` */
 
@@ -111,6 +111,7 @@ void cuda_layernorm(struct device *d, float *out, const float *x, const float *w
     CHECK_LAUNCH(d);
 }
 
+/* scale (n_rows) of x (n_rows, width), both sums in lanes: half a warp a row. */
 __global__ void layernorm_scale_kernel(float *scale, const float *x, int n_rows, int width,
                                        float epsilon)
 {
@@ -133,6 +134,7 @@ void cuda_layernorm_scale(struct device *d, float *scale, const float *x, int n_
     CHECK_LAUNCH(d);
 }
 
+/* out (n_rows, width), the mean in lanes: half a warp a row. */
 __global__ void layernorm_normalize_kernel(float *out, const float *x, const float *scale,
                                            int n_rows, int width)
 {
@@ -155,7 +157,7 @@ void cuda_layernorm_normalize(struct device *d, float *out, const float *x, cons
     CHECK_LAUNCH(d);
 }
 
-/* A block a row. */
+/* out (n_rows, width): a block a row. */
 __global__ void layernorm_gain_kernel(float *out, const float *x, const float *weight,
                                       const float *bias, int width)
 {
@@ -174,6 +176,7 @@ void cuda_layernorm_gain(struct device *d, float *out, const float *x, const flo
     CHECK_LAUNCH(d);
 }
 
+/* out (count): a thread an element, as in the next. */
 __global__ void add_kernel(float *out, const float *x, const float *y, int64_t count)
 {
     const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;

@@ -124,7 +124,8 @@ struct prod_i64 : sum_whole {
     }
 };
 
-/* out[i] = Op over the sequence s that starts where the walk says. */
+/* out[i] = Op over the sequence s that starts where the walk says: lane l takes its elements l, l +
+ * 16, ..., then the tree. */
 template <class Op, class Sum, class T>
 __global__ void sum_kernel(Sum *out, const T *x, const __grid_constant__ walk w,
                            const __grid_constant__ sequence s, const __grid_constant__ part p)
@@ -167,7 +168,8 @@ __device__ __forceinline__ float lanes_max(float lane)
     return lane;
 }
 
-/* Where the maximum is infinite the differences from it would be NaN: the sum itself is 0 or
+/* out[i] = log of the sum of exp(x) over the sequence that starts where the walk says, in lanes.
+ * Where the maximum is infinite the differences from it would be NaN: the sum itself is 0 or
  * infinity then, and its log is the answer. The state of a part: each lane's maximum, and its
  * sum. */
 __global__ void logsumexp_kernel(float *out, const float *x, const __grid_constant__ walk w,
@@ -232,7 +234,8 @@ template <class T> struct best_of_lane {
     uint32_t place;
 };
 
-/* The winner's value to `values`, or its place to `places`: one of them is NULL. */
+/* Of the sequence that starts where the walk says, the winner's value to `values`, or its place to
+ * `places`: one of them is NULL. Which lane met it first makes no difference (beats). */
 template <bool most, class T>
 __global__ void extreme_kernel(T *values, int64_t *places, const T *x,
                                const __grid_constant__ walk w,
@@ -336,8 +339,9 @@ void cuda_reduce(struct device *d, enum op op, const struct tensor *out, const s
     }
 }
 
-/* Half a warp a row of n elements. A lane reads and writes elements of its own only, so out may be
- * x. The state of a part: each lane's maximum, and its sum. */
+/* out (.., n) = softmax of x (.., n), its sum in lanes: half a warp a row. A lane reads and writes
+ * elements of its own only, so out may be x. The state of a part: each lane's maximum, and its sum.
+ * */
 template <enum op op>
 __global__ void softmax_kernel(float *out, const float *x, const __grid_constant__ walk w,
                                int64_t out_stride, int64_t x_stride, const __grid_constant__ part p)
@@ -395,7 +399,23 @@ void cuda_softmax(struct device *d, enum op op, const struct tensor *out, const 
     CHECK_LAUNCH(d);
 }
 
-/* A thread a row: its sum is a chain, in which each step waits for the one before. */
+struct cumsum_f32 {
+    static constexpr double first = 0;
+    static __device__ double join(double sum, double x)
+    {
+        return sum + x;
+    }
+};
+struct cumprod_f32 {
+    static constexpr double first = 1;
+    static __device__ double join(double product, double x)
+    {
+        return product * x;
+    }
+};
+
+/* out (.., n) = x (.., n) summed or multiplied up: a thread a row, a chain in which each step waits
+ * for the one before. */
 template <class Op, class Sum, class T>
 __global__ void scan_kernel(T *out, const T *x, const __grid_constant__ walk w,
                             int64_t out_stride, int64_t x_stride, const __grid_constant__ part p)
@@ -413,21 +433,6 @@ __global__ void scan_kernel(T *out, const T *x, const __grid_constant__ walk w,
     if (p.state)
         *(Sum *)p.state = sum;
 }
-
-struct cumsum_f32 {
-    static constexpr double first = 0;
-    static __device__ double join(double sum, double x)
-    {
-        return sum + x;
-    }
-};
-struct cumprod_f32 {
-    static constexpr double first = 1;
-    static __device__ double join(double product, double x)
-    {
-        return product * x;
-    }
-};
 
 template <class Op, class Sum, class T>
 static void run_scan(struct device *d, const struct tensor *out, const struct tensor *x,

@@ -104,7 +104,8 @@ __device__ __forceinline__ void sort(int64_t *places, int64_t stride, const Choi
     }
 }
 
-/* One step of rows that are too long for a block: a thread a pair, blockIdx.y the row. */
+/* One step of rows out (.., k) that are too long for a block: a thread a pair, blockIdx.y the row.
+ * */
 template <bool largest, class T>
 __global__ void sort_kernel(int64_t *out, const T *x, const __grid_constant__ walk w, uint32_t n,
                             uint32_t k, int64_t out_stride, int64_t x_stride, uint32_t by)
@@ -118,7 +119,20 @@ __global__ void sort_kernel(int64_t *out, const T *x, const __grid_constant__ wa
     sort_pair(out + at[0], out_stride, c, k, i, by);
 }
 
-/* A block a row. The first k are put down as they come, then sorted if they are few. */
+template <bool largest, class T>
+static void sort_apart(struct device *d, int64_t *out, const T *x, const struct walk &w, uint32_t n,
+                       uint32_t k, int64_t out_stride, int64_t x_stride)
+{
+    const dim3 grid(blocks_for(k, BLOCK), w.count); /* fewer rows than 65,536: of VALUE_BYTES_MAX */
+    EACH_STEP (k, by) {
+        LAUNCH((sort_kernel<largest, T>), grid, BLOCK, 0, d->stream, out, x, w, n, k, out_stride,
+               x_stride, by);
+        CHECK_LAUNCH(d);
+    }
+}
+
+/* out (.., k) = places in x (.., n): a block a row. The first k are put down as they come, then
+ * sorted if they are few. */
 template <bool largest, class T>
 __global__ void __launch_bounds__(TOPK_THREADS)
     topk_kernel(int64_t *out, const T *x, const __grid_constant__ walk w, uint32_t n, uint32_t k,
@@ -156,12 +170,8 @@ static void run_topk(struct device *d, const struct tensor *out, const struct te
     CHECK_LAUNCH(d);
     if (k <= SORT_ALONE)
         return;
-    const dim3 grid(blocks_for(k, BLOCK), w.count);
-    EACH_STEP (k, by) {
-        LAUNCH((sort_kernel<largest, T>), grid, BLOCK, 0, d->stream, cuda_data<int64_t>(out),
-               cuda_data<T>(x), w, n, k, out->view.stride[last], x->view.stride[last], by);
-        CHECK_LAUNCH(d);
-    }
+    sort_apart<largest>(d, cuda_data<int64_t>(out), cuda_data<T>(x), w, n, k,
+                        out->view.stride[last], x->view.stride[last]);
 }
 
 void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *x, bool largest)
@@ -172,7 +182,30 @@ void cuda_topk(struct device *d, const struct tensor *out, const struct tensor *
         (largest ? run_topk<true, int64_t> : run_topk<false, int64_t>)(d, out, x);
 }
 
-/* The first element whose index is outside is kept in `faulty`. */
+/* One thread: reports the first element whose index was outside, which the kernel before has kept
+ * in `faulty`, and makes that ready for the next call. */
+__global__ void fault_kernel(int64_t *fault, int64_t tag, const int64_t *index,
+                             const __grid_constant__ walk w, uint32_t *faulty)
+{
+    const uint32_t i = *faulty;
+    *faulty = UINT32_MAX;
+    if (i == UINT32_MAX || fault[0] != 0)
+        return;
+    int64_t at[3];
+    walk_places(at, w, i);
+    fault[0] = tag;
+    fault[1] = index[at[2]];
+}
+
+static void report_fault(struct device *d, int64_t *fault, int64_t tag, const struct tensor *index,
+                         const struct walk &w)
+{
+    LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), w, d->faulty);
+    CHECK_LAUNCH(d);
+}
+
+/* out (.., k) = x (.., n) at index (.., k): an element a thread, all of whose rows the walk knows.
+ * */
 template <class T>
 __global__ void gather_kernel(T *out, const T *x, const int64_t *index,
                               const __grid_constant__ walk w, int64_t n, int64_t x_stride,
@@ -188,37 +221,6 @@ __global__ void gather_kernel(T *out, const T *x, const int64_t *index,
     out[at[0]] = is_there ? x[at[1] + place * x_stride] : (T)0;
     if (!is_there)
         atomicMin(faulty, i);
-}
-
-/* The same from places of a weight's row-major (K, N). */
-__global__ void weight_gather_kernel(float *out, const __grid_constant__ weight w,
-                                     const int64_t *index, const __grid_constant__ walk all,
-                                     int64_t offset, int64_t n, int64_t step, uint32_t *faulty)
-{
-    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
-    if (i >= all.count)
-        return;
-    int64_t at[3];
-    walk_places(at, all, i);
-    const int64_t chosen = index[at[2]], place = offset + at[1] + chosen * step;
-    const bool is_there = chosen >= 0 && chosen < n;
-    out[at[0]] = is_there ? weight_at(w, place) : 0.0f;
-    if (!is_there)
-        atomicMin(faulty, i);
-}
-
-/* One thread: reports it, and makes `faulty` ready for the next call. */
-__global__ void fault_kernel(int64_t *fault, int64_t tag, const int64_t *index,
-                             const __grid_constant__ walk w, uint32_t *faulty)
-{
-    const uint32_t i = *faulty;
-    *faulty = UINT32_MAX;
-    if (i == UINT32_MAX || fault[0] != 0)
-        return;
-    int64_t at[3];
-    walk_places(at, w, i);
-    fault[0] = tag;
-    fault[1] = index[at[2]];
 }
 
 template <class T>
@@ -246,8 +248,24 @@ void cuda_gather(struct device *d, const struct tensor *out, const struct tensor
     case DT_i64: run_gather<int64_t>(d, out, x, index, w); break;
     default: run_gather<uint8_t>(d, out, x, index, w); break;
     }
-    LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), w, d->faulty);
-    CHECK_LAUNCH(d);
+    report_fault(d, fault, tag, index, w);
+}
+
+/* The same from places of a weight's row-major (K, N). */
+__global__ void weight_gather_kernel(float *out, const __grid_constant__ weight w,
+                                     const int64_t *index, const __grid_constant__ walk all,
+                                     int64_t offset, int64_t n, int64_t step, uint32_t *faulty)
+{
+    const uint32_t i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= all.count)
+        return;
+    int64_t at[3];
+    walk_places(at, all, i);
+    const int64_t chosen = index[at[2]], place = offset + at[1] + chosen * step;
+    const bool is_there = chosen >= 0 && chosen < n;
+    out[at[0]] = is_there ? weight_at(w, place) : 0.0f;
+    if (!is_there)
+        atomicMin(faulty, i);
 }
 
 void cuda_weight_gather(struct device *d, const struct tensor *out, const struct weight *w,
@@ -265,9 +283,7 @@ void cuda_weight_gather(struct device *d, const struct tensor *out, const struct
            cuda_data<float>(out), *w, cuda_data<int64_t>(index), places, view->offset,
            view->shape[last], view->stride[last], d->faulty);
     CHECK_LAUNCH(d);
-    LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), places,
-           d->faulty);
-    CHECK_LAUNCH(d);
+    report_fault(d, fault, tag, index, places);
 }
 
 template <class T> __device__ __forceinline__ void add_to(T *sum, T x)
@@ -286,7 +302,8 @@ struct line { /* along the last dimension */
     int64_t n, k, out_stride, index_stride, x_stride;
 };
 
-/* A thread a row: its elements go one after the other. */
+/* out (.., n) at index (.., k) = x (.., k), or += it: a thread a row, whose elements go one after
+ * the other. */
 template <bool adds, class T>
 __global__ void scatter_kernel(T *out, const int64_t *index, const T *x,
                                const __grid_constant__ walk w, const __grid_constant__ line l,
@@ -344,6 +361,5 @@ void cuda_scatter(struct device *d, enum op op, const struct tensor *out,
         (adds ? run_scatter<true, uint8_t> : run_scatter<false, uint8_t>)(d, out, index, x);
         break;
     }
-    LAUNCH(fault_kernel, 1, 1, 0, d->stream, fault, tag, cuda_data<int64_t>(index), w, d->faulty);
-    CHECK_LAUNCH(d);
+    report_fault(d, fault, tag, index, w);
 }

@@ -95,7 +95,7 @@ void cuda_weight_free(struct device *d, struct weight *w)
     memory_unmap(w, sizeof *w);
 }
 
-/* Grid: the elements. */
+/* out[i] = element offset + place of i of w as if it were row-major (K, N): a thread an element. */
 __global__ void __launch_bounds__(BLOCK)
     weight_read_kernel(float *out, const __grid_constant__ weight w, int64_t offset,
                        const __grid_constant__ walk places)

@@ -56,7 +56,7 @@ struct block_run {
     int window; /* its part of shared memory */
 };
 
-extern struct thread *running;         /* NULL: the host */
+extern __thread struct thread *running; /* NULL: this thread is the host's */
 extern uint32_t first_block_of_launch; /* blocks from this number on are not ordered */
 extern uint32_t first_block_unseen;    /* the host has not waited for those from this number on */
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 namespace emulate {
-struct thread *running;
+__thread struct thread *running;
 uint32_t first_block_of_launch = 2; /* 1 stands for the host */
 uint32_t first_block_unseen = 2;
 

@@ -204,7 +204,10 @@ cudaError_t cudaMalloc(void **p, size_t size)
 {
     call_begins();
     *p = device_alloc(size);
-    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (*p)
+        return cudaSuccess;
+    error_set(cudaErrorMemoryAllocation);
+    return cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *p)

@@ -444,6 +444,14 @@ static void what_a_gpu_has_no_room_for_is_refused(void **state)
     assert_false(backend_cuda.cache_open(d, &c, 1, 1, 1, 64, &e));
     const char *const says = "attention over 1048576 positions by heads of 64 takes 8463232 bytes ";
     assert_memory_equal(e.text, says, strlen(says));
+    void *p;
+    e = (struct err){0};
+    assert_false(backend_cuda.alloc(d, &p, (size_t)1 << 50, &e));
+    assert_string_equal(e.text, "no device memory for 1125899906842624 bytes: out of memory");
+    must(backend_cuda.alloc(d, &p, sizeof(float), &error));
+    backend_cuda.add(d, p, p, p, 1);
+    must(backend_cuda.fence(d, &error)); /* goes on as if nobody had asked */
+    backend_cuda.release(d, p, sizeof(float));
     backend_cuda.close(d);
 }
 

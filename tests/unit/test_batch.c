@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "../../server/metrics.h"
 #include "../../server/worker.h"
 #include "../tiny_engine.h"
 #include "../tiny_gpt2.h"
@@ -210,6 +211,32 @@ static void bodies_are_held_until_their_plan_says_more(void **state)
     job_free(second);
     arena_free(&arenas[0]);
     arena_free(&arenas[1]);
+}
+
+static void a_small_machine_holds_less(void **state)
+{
+    (void)state;
+    struct held h = {0};
+    struct err e = {0};
+    held_open((int64_t)1 << 30, 1 << 20);
+    assert_false(held_take(&h, 1, (int64_t)1 << 29, &e));
+    assert_string_equal(e.text, "requests that are being answered take 0 of 268435456 bytes, this "
+                                "one would take 536870912");
+    held_open((int64_t)1 << 30, (int64_t)1 << 29); /* one of the largest fits anywhere */
+    assert_true(held_take(&h, 1, (int64_t)1 << 29, &e));
+    held_let_go(&h);
+    held_open(INT64_MAX, 0);
+}
+
+/* Two thousand requests that wait all the time wait a century in 18 days. */
+static void a_sum_of_centuries_is_a_sum(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        metric_observe(METRIC_pass_large_seconds, 4e9);
+    const struct bytes all = metrics_text(&arena);
+    assert_non_null(strstr(arena_copy_text(&arena, all.at, all.size),
+                           "interpose_forward_pass_seconds_sum{kind=\"large\"} 12000000000."));
 }
 
 static const char *prompt_of(int n_sequences, int n_tokens, const char *more)
@@ -1009,6 +1036,8 @@ int main(void)
         TEST(graphs_count_as_much_as_replies),
         TEST(replies_leave_room_for_other_users),
         TEST(bodies_are_held_until_their_plan_says_more),
+        TEST(a_small_machine_holds_less),
+        TEST(a_sum_of_centuries_is_a_sum),
         TEST(copies_may_be_more_than_pages),
         TEST(rows_bound_a_pass),
         TEST(logits_rows_bound_a_pass),

@@ -415,8 +415,9 @@ static void a_broken_body_is_refused(void **state)
     static const struct refusal rows[] = {
         {"", ERR_syntax, "", -1, "the body is empty"},
         {"   ", ERR_syntax, "", -1, "the body ends too early"},
-        {"null", ERR_syntax, "", -1,
-         "the JSON cannot be read at line 1, column 4: '[' or '{' expected near 'null'"},
+        {"null", ERR_syntax, "", -1, "the body begins with the byte 0x6e and not with {"},
+        {"\xef\xbb\xbf{\"prompt\": [1]}", ERR_syntax, "", -1, /* a byte order mark */
+         "the body begins with the byte 0xef and not with {"},
         {"[]", ERR_syntax, "", -1, "the body is a map, not a list"},
         {"{\"prompt\": [1]", ERR_syntax, "", -1, "the body ends too early"},
         {"{\"prompt\": [1]}}", ERR_syntax, "", -1,

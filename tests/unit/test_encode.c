@@ -81,7 +81,7 @@ static const struct reply_facts facts = {.request_id = "r1",
 static int set_up(void **state)
 {
     (void)state;
-    const float floats[] = {0.1f, -1.0f, NAN, INFINITY};
+    const float floats[] = {0.1f, -1.0f, -NAN, INFINITY};
     const int64_t integer = -5;
     memcpy(results, floats, sizeof floats);
     memcpy(results + 64, &integer, sizeof integer);
@@ -146,7 +146,7 @@ static const char text[] = "request r1, model demo, exact, 2 passes\n"
                            "invoke 1, prompt 0, 1 token: 7\n"
                            "\n"
                            "x\\x0a\"y: float32 (2, 2), step 1\n"
-                           "  mean nan, min -1, max inf\n"
+                           "  mean nan, min nan, max nan\n"
                            "  [[        0.1          -1]\n"
                            "   [        nan         inf]]\n"
                            "\n"

@@ -241,6 +241,9 @@ static void expand_repeats_only_ones(void **state)
     GIVES("limit nodes[1]: expand makes a float32 tensor of shape (1099511627776, 3, 1), 1.32e+13 "
           "bytes: the limit is 1073741824",
           DT_f32, (3, 1), expand, INTS(INT64_C(1) << 40, 3, 1));
+    GIVES("limit nodes[1]: expand makes a float32 tensor of shape (0, 4611686018427387904), "
+          "1.84e+19 bytes with its zeros as ones: the limit is 1073741824",
+          DT_f32, (1), expand, INTS(0, INT64_C(1) << 62));
     GIVES("limit nodes[1]: expand makes a tensor of shape (4611686018427387904, 3, 4), more "
           "elements than can be counted",
           DT_f32, (3, 1), expand, INTS(INT64_C(1) << 62, 3, 4));

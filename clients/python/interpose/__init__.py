@@ -50,7 +50,7 @@ from .errors import InterposeError, NoValue, RequestError, ServerError
 from .factored import FactoredMatrix
 from .functions import tensor, topk
 from .hooks import act_name, head
-from .iteration import List
+from .iteration import List, save
 from .losses import cross_entropy_loss
 from .making import (arange, eye, full, full_like, linspace, one_hot, ones, ones_like, rand,
                      rand_like, randn, randn_like, zeros, zeros_like)
@@ -65,7 +65,7 @@ __all__ = sorted(["FactoredMatrix", "InterposeError", "LanguageModel", "NoValue"
                   "ServerError", "act_name", "arange", "cross_entropy_loss", "einsum", "eye",
                   "full", "full_like", "gelu", "head", "leaky_relu", "linspace", "logsigmoid",
                   "one_hot", "ones", "ones_like", "rand", "rand_like", "randn", "randn_like",
-                  "silu", "softplus", "tensor", "topk", "vector_norm", "zeros", "zeros_like",
+                  "save", "silu", "softplus", "tensor", "topk", "vector_norm", "zeros", "zeros_like",
                   *(name for name in _functions.FUNCTIONS if not hasattr(_builtins, name))])
 
 list = List

@@ -82,13 +82,7 @@ class Everyone:
             return self.run.graph.hook(path, None, step, place)
         if (path, step) not in self._shown:
             parts = [invoke.hook(path, step, place) for invoke in self.run.invokes]
-            whole = self._join(parts)
-            point = self.run.spec.point_of(path)
-            if point.is_heads_first or point.is_third:
-                self.run.graph.nodes += laid(whole, point)
-                whole = self.run.graph.nodes[-1]
-            self._shown[path, step] = whole
-            whole.stands_for = parts[0]
+            whole = self._shown[path, step] = self._whole(parts)
             self._wholes[whole] = (*self.run.spec.place_of(path), step), parts
             self.run.graph.shared[root_of(whole)] = lambda: self._spread(whole)
         return self._shown[path, step]
@@ -108,6 +102,16 @@ class Everyone:
                 self.run.plan(parts)
             return [part.shape for part in parts]
         return [(len(invoke.tokens),) for invoke in self.run.invokes]
+
+    def _whole(self, parts):
+        """A new tensor of the parts' rows, which lies as the point's own."""
+        whole, nodes = self._join(parts), self.run.graph.nodes
+        point = self.run.spec.point_of(parts[0].args[0])
+        if point.is_heads_first or point.is_third:
+            nodes += laid(whole, point)
+            whole = nodes[-1]
+        whole.stands_for = parts[0]
+        return whole
 
     def _join(self, parts):
         shapes = self._shapes(parts)
@@ -135,14 +139,19 @@ class Everyone:
             first += n
 
     def _spread(self, whole):
-        """A set of a tensor of all invokes is one of each invoke's. The other names of its place
-        show it too, and its padding is 0 again."""
-        place, parts = self._wholes[whole]
-        for part, end in zip(parts, self._ends(whole, parts)):
-            self.run.graph.add("set", [part, end])
-        for other, (its_place, its_parts) in self._wholes.items():
-            if its_place == place and (other is not whole or self._is_padded):
-                self.run.graph.add("set", [other, self._join(its_parts)])
+        """A set of a tensor of all invokes is one of each invoke's: of a new tensor, since a set of
+        one that was read at a later place would wait for that. All names of its place show it,
+        where the padding is 0."""
+        graph, (place, parts) = self.run.graph, self._wholes[whole]
+        change = graph.nodes.pop()
+        new = self._whole(parts)
+        change.args[0] = graph.view_again(change.args[0], whole, new)
+        graph.nodes.append(change)
+        for part, end in zip(parts, self._ends(new, parts)):
+            graph.add("set", [part, end])
+        for each, (its_place, its_parts) in self._wholes.items():
+            if its_place == place:
+                graph.add("set", [each, self._join(its_parts)])
 
     def replace(self, hook, value, skips):
         """Another tensor in the place of each invoke; the old ones stay those of their names."""

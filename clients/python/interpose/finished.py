@@ -44,10 +44,10 @@ class Value(np.ndarray):
         first, last = dims[start_dim], dims[end_dim] + 1
         return self.reshape((*shape[:first], math.prod(shape[first:last]), *shape[last:])).copy()
 
-    def view(self, *shape):
-        """The same elements in another shape; numpy's view as another type."""
-        return super().view(*shape) if isinstance(shape[0], (type, np.dtype, str)) else (
-            self.reshape(*shape))
+    def view(self, *shape, **kwargs):
+        """The same elements in another shape; numpy's view, also as another type."""
+        is_numpy_s = not shape or isinstance(shape[0], (type, np.dtype, str))
+        return super().view(*shape, **kwargs) if is_numpy_s else self.reshape(*shape)
 
     # One element stays an array, which torch lets into its tensors: scores[layer, head] = x[0].
 

@@ -292,6 +292,15 @@ def _set_later(tensor, key, value):
         raise ValueError(f"a value of {value.shape} does not fit into your tensor's part of "
                          f"{tuple(tensor[key].shape)}") from None
     value._run.fills.append((tensor, key, saved))
+    return tensor
+
+
+def _change_given(name, given, args):
+    """torch's in-place method `name` of a tensor that is the user's own."""
+    if name == "copy_" and given.is_floating_point():
+        return _set_later(given, ..., args[0].expand(given.shape))
+    raise TypeError(f"{name}() cannot change a tensor of yours by what the run has not computed "
+                    f"yet: write x = x.{name[:-1]}(...), or do it behind the run, with the .value")
 
 
 def call_by_name(name, args, kwargs):
@@ -301,6 +310,10 @@ def call_by_name(name, args, kwargs):
                       or k in ("inplace", "requires_grad") and not v)}
     if kwargs.pop("inplace", False):
         return args[0]._change(call_by_name(name, args, kwargs))
+    if name.endswith("_") and not name.startswith("_") and not next(_proxies(args[:1]), None):
+        return _change_given(name, args[0], args[1:])
+    if kwargs.get("out") is not None:
+        raise TypeError(f"{name}: out= cannot take what the run has not computed yet")
     name = name.strip("_") if name.startswith("__") else name
     name = OPERATORS.get(name, name).removeprefix("special_")
     if name == "transpose" and len(args) < 3 and "dim0" not in kwargs:    # numpy's

@@ -139,6 +139,7 @@ class Graph:
         self._hooks = {}
         self._parameters = {}   # path -> its node
         self.shared = {}        # the rows of all invokes as one -> what spreads what is set there
+        self._spread = None, None   # the last node of the last such set, and what that changed
 
     def add(self, op, args, kwargs=None, optional=False, is_view=False):
         """Appends a node. Tensors among the arguments are nodes, or numbers and constants."""
@@ -215,16 +216,28 @@ class Graph:
             node.frozen = new[-1]
         return node.frozen
 
+    def view_again(self, node, old, new):
+        """The same view of `new` as `node` is of `old`."""
+        if node is old:
+            return new
+        base = self.view_again(node.base, old, new)
+        self.nodes.append(Node(node.op, [base, *node.args[1:]], node.kwargs, optional=True,
+                               base=base, place=node.place))
+        return self.nodes[-1]
+
     def ends_with_set_of(self, node):
         """Whether the last thing that the program did was to change this very node."""
         last = self.nodes[-1] if self.nodes else None
-        return last is not None and last.op == "set" and last.args[0] is node
+        spread, target = self._spread
+        return last is not None and last.op == "set" and (
+            target if last is spread else last.args[0]) is node
 
     def spread(self, target):
         """A set of a tensor of all invokes, or of a view of one, is one of each invoke's."""
         spread = self.shared.get(root_of(target))
         if spread is not None:
             spread()
+            self._spread = self.nodes[-1], target
 
     def start(self):
         """The beginning of a part that will be taken out, and written again."""
@@ -283,6 +296,7 @@ class Graph:
         for node in self.nodes:
             node.close()
         self.nodes, self._hooks, self._parameters, self.shared = [], {}, {}, {}
+        self._spread = None, None
 
     def refuse(self, node, refusal):
         """The server has refused to plan a node, and the program may go on: that one and what is

@@ -219,6 +219,29 @@ class List(builtins.list):
         return builtins.list(self)
 
 
+def save(x):
+    """x.save(), as a function; of a tuple or a dict each tensor in it, and a list becomes an
+    `interpose.list()` that is saved, to which more may be appended.
+
+    Raises TypeError for what is no tensor of a run and holds none.
+
+    >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2) as tracer:
+    ...     best = interpose.save([])
+    ...     first = interpose.save({"logits": model.lm_head.output[0, -1]})
+    ...     with tracer.iter[:]:
+    ...         best.append(model.lm_head.output[0, -1].argmax())
+    >>> len(best), bool(first["logits"].argmax() == best[0])
+    (2, True)
+    """
+    if isinstance(x, builtins.list):
+        return (x if isinstance(x, List) else List(x)).save()
+    if hasattr(x, "save"):
+        return x.save()
+    if not any(True for _ in _proxies(x)):
+        raise TypeError(f"save takes a tensor of a run, or what holds some: not {x!r:.60}")
+    return _each(x, "save")
+
+
 def _proxies(item):
     """The proxies of a list's item, which is one or holds some."""
     if hasattr(item, "_moved"):

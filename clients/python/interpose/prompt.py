@@ -33,6 +33,10 @@ def is_several(prompt):
 
 def prompt_of(prompt):
     """A prompt as the wire has it: a text, a list of ids, or a list of either."""
+    if hasattr(prompt, "to_numpy"):     # a column of a table
+        prompt = prompt.to_numpy()
+    if getattr(getattr(prompt, "dtype", None), "kind", None) in ("O", "U", "T"):    # of texts
+        prompt = prompt.tolist()
     if hasattr(prompt, "keys"):     # a dict, or a tokenizer's BatchEncoding
         prompt = _of_encoding(prompt)
     if isinstance(prompt, str):

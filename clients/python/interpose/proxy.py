@@ -471,6 +471,9 @@ class Proxy(Numeric):
         from .functions import call_by_name
         if method != "__call__":
             raise TypeError(f"numpy.{ufunc.__name__}.{method} is not offered on proxies")
+        if kwargs.get("out"):   # array += x, too
+            raise TypeError("an array of yours cannot become what the run has not computed yet: "
+                            "write array = array + x, or change it behind the run, by the .value")
         return call_by_name(ufunc.__name__, inputs, kwargs)
 
     def __array_function__(self, func, types, args, kwargs):
@@ -693,6 +696,8 @@ def operand(run, value):
         return value._node
     if not is_array_like(value):
         raise TypeError(f"a tensor, an array or a number is needed here, not {value!r:.80}")
+    if run.fills:
+        run.refuse_unfilled(value)
     return constant(value)
 
 

@@ -151,6 +151,15 @@ class Run(Request):
                 tensor[key] = proxy.torch().to(tensor)
         self.saved, self.lists, self._logs, self.fills, self.everyone = [], [], [], [], []
 
+    def refuse_unfilled(self, data):
+        """ValueError for a tensor of the user's to which a part of the run's values is to come."""
+        def place(tensor):
+            return tensor.untyped_storage().data_ptr()
+        if hasattr(data, "untyped_storage") and data.isnan().any() and any(
+                place(tensor) == place(data) for tensor, _, _ in self.fills):
+            raise ValueError("your tensor gets its values when the run has ended, and is NaN until "
+                             "then: use in the run what was set into it, and add that up first")
+
     def _refuse_nesting(self):
         run = self.outer
         while run is not None:
