@@ -309,21 +309,23 @@ static bool plan_job(struct job *j, const struct call *c, struct err *e)
            plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e);
 }
 
-/* Invokes with more rows than a pass takes go in several. */
+/* Invokes with more rows, or logits, than a pass takes go in several. */
 static bool cut_job(struct job *j, const struct call *c, struct err *e)
 {
-    const int rows = c->service->capacity.rows, n_rows = j->plan.n_rows;
-    if (n_rows <= rows)
+    const struct capacity *most = &c->service->capacity;
+    const int n_rows = j->plan.n_rows, n_logits = j->plan.n_logits;
+    if (n_rows <= most->rows && n_logits <= most->logits)
         return true;
     const struct graph whole = j->graph;
     struct err why = {0};
-    parts_cut(&j->graph, &whole, &j->plan, rows, c->request->arena);
+    parts_cut(&j->graph, &whole, &j->plan, most->rows, most->logits, c->request->arena);
     if (plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, &why))
         return true;
     err_set(e, ERR_limit,
-            "the prompts have %d tokens together, and a pass of this server takes %d (--rows); in "
-            "several passes, in the order of the invokes, %s",
-            n_rows, rows, why.text);
+            "the prompts have %d tokens together and logits at %d positions, and a pass of this "
+            "server takes %d (--rows) and %d (--logits-rows); in several passes, in the order of "
+            "the invokes, %s",
+            n_rows, n_logits, most->rows, most->logits, why.text);
     return err_at(e, why.node, "%s", why.where);
 }
 
