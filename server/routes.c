@@ -157,10 +157,14 @@ static void refuse(void *context, struct http_reply *reply, const struct http_re
 
 /* Planning. */
 
-static void enter(sem_t *places)
+/* Returns whether it had to wait. */
+static bool enter(sem_t *places)
 {
+    if (sem_trywait(places) == 0)
+        return false;
     while (sem_wait(places) != 0)
         continue; /* a signal came */
+    return true;
 }
 
 static sem_t *users_places(struct call *c)
@@ -175,16 +179,16 @@ static void planning_end(struct call *c)
 }
 
 /* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
- * sends many waits among them, and others find a place. Who waited until the server stops is not
- * planned any more: a crowd would keep it for minutes. */
+ * sends many waits among them, and others find a place. Who waited until the server stops, or left
+ * meanwhile, is not planned any more: a crowd of them would keep it for minutes. */
 static bool planning_begin(struct call *c, struct err *e)
 {
-    enter(users_places(c));
-    enter(&c->service->planning);
-    if (queue_is_open(c->service->queue, e))
+    const bool waited_for_own = enter(users_places(c)), waited = enter(&c->service->planning);
+    const bool left = (waited_for_own || waited) && http_client_left(c->request);
+    if (!left && queue_is_open(c->service->queue, e))
         return true;
     planning_end(c);
-    return false;
+    return err_set(e, ERR_cancelled, "the client left before its request was planned");
 }
 
 static void let_go_held(void *context)

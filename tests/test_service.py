@@ -243,6 +243,16 @@ def test_a_document_counts_until_it_is_read(server):
         assert time.monotonic() < until
 
 
+def test_who_left_is_not_planned(start_server):
+    with start_server() as s:
+        for c in crowd_of(s, 32, 1 if IS_SLOW else 3):
+            c.close()
+        until = time.monotonic() + 10 * LIMIT
+        while s.log.count("POST /v1/plan ") < 32:
+            assert time.monotonic() < until, s.log
+        assert s.log.count("POST /v1/plan 499,") >= 16
+
+
 @pytest.mark.parametrize("request_, code", [
     ({"prompt": [[i] * 100 for i in range(3)]}, "limit"),
     ({"prompt": [[1]] * 5}, "limit"),
