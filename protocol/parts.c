@@ -9,6 +9,15 @@ static int count_rows(const struct plan *p, int invoke)
     return (is_last ? t->n_rows : v[1].row_first) - v->row_first;
 }
 
+static int count_logits(const struct plan *p, int invoke)
+{
+    const struct plan_invoke *v = &p->invokes[invoke];
+    int n = 0;
+    for (int k = 0; k < v->n_sequences; k++)
+        n += v->sequences[k].n_logits;
+    return n;
+}
+
 static void begin_part(struct graph *out, const struct trace *whole, const struct plan_invoke *v,
                        int invoke)
 {
@@ -20,7 +29,7 @@ static void begin_part(struct graph *out, const struct trace *whole, const struc
 }
 
 void parts_cut(struct graph *out, const struct graph *g, const struct plan *p, int rows_max,
-               struct arena *a)
+               int logits_max, struct arena *a)
 {
     const size_t n = (size_t)g->n_invokes;
     *out = *g;
@@ -28,12 +37,14 @@ void parts_cut(struct graph *out, const struct graph *g, const struct plan *p, i
     out->traces = ARENA_ARRAY(a, struct trace, n); /* each has an invoke */
     out->invokes = ARENA_ARRAY(a, struct invoke, n);
     memcpy(out->invokes, g->invokes, n * sizeof *out->invokes);
-    for (int i = 0, n_rows = 0; i < g->n_invokes; i++) {
+    for (int i = 0, n_rows = 0, n_logits = 0; i < g->n_invokes; i++) {
         const struct trace *whole = &g->traces[g->invokes[i].trace];
         n_rows += count_rows(p, i);
-        if (i == whole->invoke_first || n_rows > rows_max) {
+        n_logits += count_logits(p, i);
+        if (i == whole->invoke_first || n_rows > rows_max || n_logits > logits_max) {
             begin_part(out, whole, &p->invokes[i], i);
             n_rows = count_rows(p, i);
+            n_logits = count_logits(p, i);
         }
         out->traces[out->n_traces - 1].n_invokes++;
         out->invokes[i].trace = out->n_traces - 1;

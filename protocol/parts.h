@@ -3,8 +3,9 @@
 #pragma once
 #include "plan.h"
 
-/* `out` is `g`, of which `p` is the plan, with the traces cut that have more than rows_max rows. It
- * borrows the rest from `g`. An invoke that is too large by itself is a part of its own, and too
- * large still; an invoke that reads one of a later part cannot be planned (order). */
+/* `out` is `g`, of which `p` is the plan, with the traces cut that have more than rows_max rows, or
+ * more than logits_max of logits. It borrows the rest from `g`. An invoke that is too large by
+ * itself is a part of its own, and too large still; one that reads an invoke of a later part cannot
+ * be planned (order). */
 void parts_cut(struct graph *out, const struct graph *g, const struct plan *p, int rows_max,
-               struct arena *a);
+               int logits_max, struct arena *a);

@@ -53,8 +53,9 @@ bool job_fits(const struct job *j, const struct capacity *c, struct err *e)
     if (p->n_pages > c->pages)
         return err_set(e, ERR_limit,
                        "the sequences need %d pages of %d positions of the key/value "
-                       "cache, and this server has %d (--cache-tokens)",
-                       p->n_pages, PAGE_TOKENS, c->pages);
+                       "cache, and this server has %d (--cache-tokens)%s",
+                       p->n_pages, PAGE_TOKENS, c->pages,
+                       p->n_invokes > 1 ? ": several requests of fewer invokes need fewer" : "");
     if (p->slab_bytes > c->slab_bytes)
         return err_set(e, ERR_limit,
                        "the graph's values take %zu bytes at once, and this server "

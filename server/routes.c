@@ -157,10 +157,14 @@ static void refuse(void *context, struct http_reply *reply, const struct http_re
 
 /* Planning. */
 
-static void enter(sem_t *places)
+/* Returns whether it had to wait. */
+static bool enter(sem_t *places)
 {
+    if (sem_trywait(places) == 0)
+        return false;
     while (sem_wait(places) != 0)
         continue; /* a signal came */
+    return true;
 }
 
 static sem_t *users_places(struct call *c)
@@ -175,16 +179,16 @@ static void planning_end(struct call *c)
 }
 
 /* A graph takes memory that nothing has counted until its job is reserved: a few at a time. Whoever
- * sends many waits among them, and others find a place. Who waited until the server stops is not
- * planned any more: a crowd would keep it for minutes. */
+ * sends many waits among them, and others find a place. Who waited until the server stops, or left
+ * meanwhile, is not planned any more: a crowd of them would keep it for minutes. */
 static bool planning_begin(struct call *c, struct err *e)
 {
-    enter(users_places(c));
-    enter(&c->service->planning);
-    if (queue_is_open(c->service->queue, e))
+    const bool waited_for_own = enter(users_places(c)), waited = enter(&c->service->planning);
+    const bool left = (waited_for_own || waited) && http_client_left(c->request);
+    if (!left && queue_is_open(c->service->queue, e))
         return true;
     planning_end(c);
-    return false;
+    return err_set(e, ERR_cancelled, "the client left before its request was planned");
 }
 
 static void let_go_held(void *context)
@@ -305,21 +309,23 @@ static bool plan_job(struct job *j, const struct call *c, struct err *e)
            plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, e);
 }
 
-/* Invokes with more rows than a pass takes go in several. */
+/* Invokes with more rows, or logits, than a pass takes go in several. */
 static bool cut_job(struct job *j, const struct call *c, struct err *e)
 {
-    const int rows = c->service->capacity.rows, n_rows = j->plan.n_rows;
-    if (n_rows <= rows)
+    const struct capacity *most = &c->service->capacity;
+    const int n_rows = j->plan.n_rows, n_logits = j->plan.n_logits;
+    if (n_rows <= most->rows && n_logits <= most->logits)
         return true;
     const struct graph whole = j->graph;
     struct err why = {0};
-    parts_cut(&j->graph, &whole, &j->plan, rows, c->request->arena);
+    parts_cut(&j->graph, &whole, &j->plan, most->rows, most->logits, c->request->arena);
     if (plan_build(&j->plan, &j->graph, c->service->facts.shape, c->request->arena, &why))
         return true;
     err_set(e, ERR_limit,
-            "the prompts have %d tokens together, and a pass of this server takes %d (--rows); in "
-            "several passes, in the order of the invokes, %s",
-            n_rows, rows, why.text);
+            "the prompts have %d tokens together and logits at %d positions, and a pass of this "
+            "server takes %d (--rows) and %d (--logits-rows); in several passes, in the order of "
+            "the invokes, %s",
+            n_rows, n_logits, most->rows, most->logits, why.text);
     return err_at(e, why.node, "%s", why.where);
 }
 

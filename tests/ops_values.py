@@ -201,7 +201,7 @@ EXACT = rows("""
     x.relu()
     F.relu(x)
     interpose.relu(x)
-""", NUMBERS, ANY_ZERO) + rows("""
+""", NUMBERS) + rows("""
     x.sign()
     torch.sign(x)
     interpose.sign(x)
@@ -329,7 +329,7 @@ CHOICES = rows("""
     x.clamp_min(0)
     x.clamp_max(1)
     torch.clamp_min(x, -1)
-""", NUMBERS, ANY_ZERO) + rows("""
+""", NUMBERS) + rows("""
     torch.where(x > 0, x, y)
     torch.where(x > 0, x, 2.5)
     torch.where(x > 0, 1, y)

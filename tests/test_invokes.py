@@ -291,9 +291,9 @@ def test_a_text_begins_with_the_tokenizer_s_sign(server):
 
 
 def parted_requests():
-    """Each with its passes where one takes 12 rows, and where one takes all: values that one invoke has of
+    """Each with its passes where one takes 12 rows and 8 of logits, and where one takes all: values that one invoke has of
     another in front of it, in the same pass and in another, at a site that is passed before it in one pass;
-    tokens that are drawn; a trace of a session."""
+    tokens that are drawn; a trace of a session; logits alone."""
     prompts = [[5, 6, 7]] * 4 + [[5, 6, 7, 8, 9, 10], [1, 2], [7, 8, 9, 1, 2, 3]]
     invokes = [{"prompt": prompt} for prompt in prompts]
     nodes = [hook(out(1), 0, "donor"), hook(out(2), 4, "late"), hook(out(3), 6, "y")]
@@ -307,10 +307,11 @@ def parted_requests():
     yield {"traces": [{"prompt": [1]}, {"invokes": invokes}, {"prompt": [[2]] * 3}],
            "nodes": [hook(out(1), 1, "donor"), hook(out(0), 8, "x"), put("x[:, -1]", "donor[:, -1]"),
                      save("lm_head.output[:, -1]", "s", 8)]}, 5, 3
+    yield {"invokes": invokes[:4], "nodes": [save("lm_head.output", f"s{i}", i) for i in range(4)]}, 2, 1
 
 
 def test_a_trace_with_more_rows_than_a_pass_takes_goes_in_several(server, start_server):
-    with start_server("--rows", "12") as small:
+    with start_server("--rows", "12", "--logits-rows", "8") as small:
         for request, *steps in parted_requests():
             ours, theirs = (wire.run(s.host, request) for s in (small, server))
             assert sorted(ours[0]) == sorted(theirs[0])
@@ -330,6 +331,6 @@ def test_invokes_of_several_passes_use_values_of_those_in_front_of_them(start_se
         request["invokes"][1]["prompt"].append(7)
         status, reply = wire.post_json(small.host, "/v1/run", request)
         assert (status, reply["error"]["message"], reply["error"]["path"]) == (
-            413, "the prompts have 7 tokens together, and a pass of this server takes 6 (--rows); in several "
-                 "passes, in the order of the invokes, transformer.h.3.output[0] of invoke 0 has passed when the "
+            413, "the prompts have 7 tokens together and logits at 0 positions, and a pass of this server takes "
+                 "6 (--rows) and 6 (--logits-rows); in several passes, in the order of the invokes, transformer.h.3.output[0] of invoke 0 has passed when the "
                  "new value is known, at transformer.h.1.output[0] of invoke 1", "nodes[2].args[1]")

@@ -243,9 +243,20 @@ def test_a_document_counts_until_it_is_read(server):
         assert time.monotonic() < until
 
 
+def test_who_left_is_not_planned(start_server):
+    with start_server() as s:
+        for c in crowd_of(s, 32, 1 if IS_SLOW else 3):
+            c.close()
+        until = time.monotonic() + 10 * LIMIT
+        while s.log.count("POST /v1/plan ") < 32:
+            assert time.monotonic() < until, s.log
+        assert s.log.count("POST /v1/plan 499,") >= 16
+
+
 @pytest.mark.parametrize("request_, code", [
     ({"prompt": [[i] * 100 for i in range(3)]}, "limit"),
     ({"prompt": [[1]] * 5}, "limit"),
+    ({"invokes": [{"prompt": [1]}] * 5}, "limit"),
     ({"prompt": [1] * 40, "save": {"x": "lm_head.output"}}, "limit"),
 ])
 def test_what_can_never_fit_is_refused_before_it_waits(start_server, request_, code):
@@ -253,6 +264,7 @@ def test_what_can_never_fit_is_refused_before_it_waits(start_server, request_, c
         status, reply = wire.post_json(s.host, "/v1/run", request_)
         assert (status, reply["error"]["code"]) == (413, code)
         assert sum(c.isdigit() for c in reply["error"]["message"]) >= 3, "both numbers are said"
+        assert ("several requests" in reply["error"]["message"]) == ("invokes" in request_)
         wire.run(s.host, QUICK)
 
 

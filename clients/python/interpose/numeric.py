@@ -117,8 +117,9 @@ class Numeric:
         """Between min and max, numbers or tensors, of which one may be left out."""
         if min is None and max is None:
             raise ValueError("clamp needs min or max")
-        result = self if min is None else self._op("maximum", self, min)
-        return result if max is None else self._op("minimum", result, max)
+        # Of equals, 0.0 and -0.0, these give the second, as torch does x.
+        result = self if min is None else self._op("maximum", min, self)
+        return result if max is None else self._op("minimum", max, result)
 
     clip = clamp
 
