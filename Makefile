@@ -114,7 +114,7 @@ TOOL_PROGRAMS := $(TOOLS:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZERS:tests/fuzz/%.c=build/fuzz/%)
 BENCH_PROGRAMS := $(BENCHES:bench/%.c=$(BUILD)/bench/%)
 
-.PHONY: all programs tests fuzzers demo run test address thread check bench gemm gpu-check gpu-bench gpu-carry \
+.PHONY: all programs tests fuzzers demo run test address thread arm check bench gemm gpu-check gpu-bench gpu-carry \
         clean install packages-build
 .DELETE_ON_ERROR:
 # Objects are kept, also those of programs that are made in one step.
@@ -148,6 +148,23 @@ $(BUILD)/tests/test_backend: $(BUILD)/obj/tests/tested_cpu.o
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(TEST_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+
+# The backend and its passes without cmocka and the server's libraries: for machines that have none.
+BARE := $(BUILD)/bare
+$(BARE)/obj/%.o: tests/unit/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -Itests/bare -MMD -MP -c -o $@ $<
+
+# 64-bit ARM on any machine: a cross compiler's programs, which qemu runs. Where passes compares two
+# backends with each other and with what is known, both are the CPU's.
+ARM_PROGRAMS := build/arm/bare/test_backend build/arm/bare/passes
+$(BARE)/test_backend: $(BACKEND_TEST_OBJECTS) $(BARE)/obj/test_backend.o $(BUILD)/obj/tests/tested_arm.o \
+                      $(call object,$(wildcard kernels/cpu/*.c))
+$(BARE)/passes: $(PLAIN_OBJECTS) $(BARE)/obj/passes.o
+$(BARE)/passes: LDFLAGS_ALL += -Wl,--defsym=backend_cuda=backend_cpu
+$(BARE)/test_backend $(BARE)/passes:
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $^ -lm -lpthread
 
 $(BUILD)/obj/%.o: %.cpp
 	@mkdir -p $(@D)
@@ -204,12 +221,8 @@ GPU_ENGINE := $(addprefix $(GPU)/,schedules_tool interposed)
 GPU_LINK = $(CXX) $(CXXFLAGS_ALL) $(LDFLAGS_ALL) -static-libstdc++ -static-libgcc -o $@ $^ -lm -lpthread -ldl \
            $(filter-out -lstdc++,$(CUDA_LIBS))
 
-$(GPU)/obj/%.o: tests/unit/%.c
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -Itests/bare -MMD -MP -c -o $@ $<
-
-$(GPU)/test_backend: $(BACKEND_TEST_OBJECTS) $(GPU)/obj/test_backend.o $(BUILD)/obj/tests/tested_cuda.o $(GPU_OBJECTS)
-$(GPU)/passes $(GPU)/fast: $(GPU)/%: $(PLAIN_OBJECTS) $(GPU)/obj/%.o $(GPU_OBJECTS)
+$(GPU)/test_backend: $(BACKEND_TEST_OBJECTS) $(BARE)/obj/test_backend.o $(BUILD)/obj/tests/tested_cuda.o $(GPU_OBJECTS)
+$(GPU)/passes $(GPU)/fast: $(GPU)/%: $(PLAIN_OBJECTS) $(BARE)/obj/%.o $(GPU_OBJECTS)
 $(GPU_CHECKS):
 	@mkdir -p $(@D)
 	$(GPU_LINK)
@@ -308,10 +321,12 @@ address:
 	@$(MAKE) tests SANITIZE=address,undefined
 thread:
 	@$(MAKE) tests SANITIZE=thread
+arm:
+	@$(MAKE) $(ARM_PROGRAMS) BUILD=build/arm CC=aarch64-linux-gnu-gcc
 
 check:
-	@sh docker/packages.sh build tests
-	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done address thread fuzzers
+	@sh docker/packages.sh build tests arm
+	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done address thread arm fuzzers
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python tests/run.py check
 
 bench:

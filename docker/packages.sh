@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the system packages that building (build), testing (tests) or running what was built
+# Installs the system packages that building (build), testing (tests, arm) or running what was built
 # elsewhere (run) need, saying first what and why. Does nothing where they are there. On systems
 # without apt it names what to install.
 set -eu
@@ -30,6 +30,12 @@ g++ the CUDA backend on an emulated device
 clang the fuzzers and a second compiler's opinion
 libclang-rt-dev what fuzzers and sanitizers run on
 git the checks of the tree
+END
+    ;;
+    arm) cat <<END
+gcc-aarch64-linux-gnu programs for 64-bit ARM
+libc6-dev-arm64-cross their C library
+qemu-user-static runs them
 END
     ;;
     esac

@@ -52,7 +52,8 @@ struct cache;  /* keys and values of all blocks, in pages of 64 positions */
 
 struct device_options {
     int threads;     /* of the CPU backend; 0: one for each core that the process may use */
-    const char *isa; /* "auto", "avx512", "avx2", "plain": refused where the machine lacks it */
+    const char *isa; /* "auto", "avx512", "avx2", "neon" (64-bit ARM), "plain": refused where the
+                        machine lacks it */
     const char *weights; /* how weight_pack stores: "f32" (also NULL), "bf16", "int8" */
     int rows_max;    /* rows of a pass: sizes the device's own scratch */
     int width_max;   /* the longest row of a product's input (K) */

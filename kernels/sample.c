@@ -121,6 +121,7 @@ static void exp_all(float *x, int n)
 {
     const struct vectors *v = vectors_avx512();
     v = v ? v : vectors_avx2();
+    v = v ? v : vectors_neon();
     v = v ? v : vectors_plain();
     v->unary[OP_exp]((void *const[]){x, x}, (const int64_t[]){1, 1}, n);
 }

@@ -45,6 +45,10 @@ SANITIZER_SETTINGS = {
 }
 
 
+# Before a program for 64-bit ARM.
+ARM = ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu"]
+
+
 class Counts(typing.NamedTuple):
     passed: int
     failed: int
@@ -79,14 +83,14 @@ def run(suite):
     return Result(suite, suite.counts(status, output), output, time.monotonic() - start)
 
 
-def unit(program, **environment):
+def unit(program, command=None, **environment):
     def counts(status, output):
         passed = len(re.findall(r"^\[       OK \]", output, re.M))
         failed = len(set(re.findall(r"^\[  FAILED  \] (\w+)$", output, re.M)))
         skipped = len(re.findall(r"^\[  SKIPPED \] \w+$", output, re.M)) // 2
         is_odd = failed == 0 and (status != 0 or passed == 0)
         return Counts(passed, failed + is_odd, skipped)
-    return Suite(str(program.relative_to(ROOT)), [str(program)], counts, 300, environment)
+    return Suite(str(program.relative_to(ROOT)), command or [str(program)], counts, 300, environment)
 
 
 def pytest(name, files, **environment):
@@ -133,6 +137,8 @@ def check():
         names = SERVICE_TESTS + (NOT_THREAD_TESTS if sanitizer != "thread" else [])
         yield pytest(f"{build}/interposed", names, INTERPOSED=f"{build}/interposed",
                      **SANITIZER_SETTINGS)
+    for program in sorted(p for p in (ROOT / "build/arm/bare").iterdir() if p.is_file()):
+        yield unit(program, [*ARM, str(program), "few"])
     seconds = os.environ.get("FUZZ_SECONDS", "10")
     for fuzzer in sorted(p for p in (ROOT / "build/fuzz").glob("fuzz_*") if p.suffix == ""):
         fresh = ROOT / "build/fuzz/corpus" / fuzzer.name

@@ -91,7 +91,7 @@ struct counts {
 static struct tool {
     struct arena arena;
     const char *folder;
-    const char *isas[3];
+    const char *isas[4];
     int n_isas, n_requests;
     struct request *requests;
     struct counts counts;
@@ -544,8 +544,8 @@ static void run_all_alone(void)
 
 static void find_isas(void)
 {
-    static const char *const names[] = {"plain", "avx2", "avx512"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {"plain", "neon", "avx2", "avx512"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct err e = {0};
         struct device *d;
         const struct device_options o = {

@@ -5,7 +5,7 @@
 
 struct tested {
     const struct backend *backend;
-    const char *isas[3]; /* tried; a machine may lack some, but not the first */
+    const char *isas[4]; /* tried; a machine may lack some, but not the first */
     int n_isas, threads_max; /* 1 .. threads_max threads are tried with each */
     int n_tiers;             /* ways to store weights that it has: f32, bf16, int8 */
     const char *isa_refusal; /* what an unknown instruction set is told, or NULL: it is not read */

@@ -6,9 +6,10 @@
 
 static bool choose_vectors(const struct vectors **v, const char *isa, struct err *e)
 {
-    const struct vectors *const known[] = {vectors_avx512(), vectors_avx2(), vectors_plain()};
-    const char *const names[] = {"avx512", "avx2", "plain"};
-    for (int i = 0; i < 3; i++) {
+    const struct vectors *const known[] = {vectors_avx512(), vectors_avx2(), vectors_neon(),
+                                           vectors_plain()};
+    const char *const names[] = {"avx512", "avx2", "neon", "plain"};
+    for (int i = 0; i < 4; i++) {
         if (known[i] && (strcmp(isa, "auto") == 0 || strcmp(isa, names[i]) == 0)) {
             *v = known[i];
             return true;
@@ -16,7 +17,7 @@ static bool choose_vectors(const struct vectors **v, const char *isa, struct err
         if (strcmp(isa, names[i]) == 0)
             return err_set(e, ERR_device, "this machine has no %s: choose isa auto", isa);
     }
-    return err_set(e, ERR_value, "isa is %s: it can be auto, avx512, avx2 or plain", isa);
+    return err_set(e, ERR_value, "isa is %s: it can be auto, avx512, avx2, neon or plain", isa);
 }
 
 static int count_cores(void)

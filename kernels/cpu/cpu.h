@@ -41,7 +41,7 @@ struct tile {
 /* One stretch of an elementwise op: p[0] is the output. Strides are in elements. */
 typedef void row_fn(void *const *p, const int64_t *stride, int64_t n);
 
-/* The arithmetic by instruction set: three compilations of vector.inc with the same bits. */
+/* The arithmetic by instruction set: four compilations of vector.inc with the same bits. */
 struct vectors {
     const char *name;
     struct tile tiles[8]; /* by ascending height */
@@ -69,6 +69,7 @@ struct vectors {
 /* NULL where the machine or the compiler lacks it. */
 const struct vectors *vectors_avx512(void);
 const struct vectors *vectors_avx2(void);
+const struct vectors *vectors_neon(void);
 const struct vectors *vectors_plain(void);
 
 struct scratch { /* of one thread */

@@ -12,7 +12,7 @@
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { ROWS = 700, WIDTH = 1100, CONTEXT = 1024, DEVICES_MAX = 9, LENT_MAX = 1000 };
+enum { ROWS = 700, WIDTH = 1100, CONTEXT = 1024, DEVICES_MAX = 12, LENT_MAX = 1000 };
 
 static const struct backend *be;
 static struct device *devices[DEVICES_MAX];

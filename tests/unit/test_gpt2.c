@@ -435,7 +435,7 @@ static void neighbours_change_no_bit(void **state)
 static void threads_and_instruction_sets_change_no_bit(void **state)
 {
     (void)state;
-    static const char *const sets[] = {"plain", "avx2", "avx512"};
+    static const char *const sets[] = {"plain", "neon", "avx2", "avx512"};
     for (size_t i = 0; i < COUNT(shapes); i++) {
         struct engine g = engine_of(i, 1, "plain");
         const struct sequence s = sequence_of(&g, 0);

@@ -104,7 +104,7 @@ static void a_choice_is_refused_with_the_choices(void **state)
 {
     (void)state;
     assert_string_equal(READ("--isa", "sse"),
-                        "--isa is \"sse\", and must be one of auto|avx512|avx2|plain");
+                        "--isa is \"sse\", and must be one of auto|avx512|avx2|neon|plain");
     assert_string_equal(READ("--weights", "int4"),
                         "--weights is \"int4\", and must be one of f32|bf16|int8");
     assert_non_null(READ("--isa", "avx"));
@@ -174,7 +174,7 @@ static void help_lists_every_option(void **state)
     const char *help = options_help(&arena);
     assert_non_null(strstr(help, "  --model-name NAME"));
     assert_non_null(strstr(help, "(INTERPOSED_PORT, 0 to 65535, default 8000)"));
-    assert_non_null(strstr(help, "auto|avx512|avx2|plain"));
+    assert_non_null(strstr(help, "auto|avx512|avx2|neon|plain"));
     assert_null(READ("--version"));
     assert_int_equal(wish, WISH_version);
     arena_free(&arena);
