@@ -895,6 +895,13 @@ def test_cross_entropy_loss_of_proxies_is_one_number_and_the_same(model):
     expected = [(one + two) / 2, sum(unshifted) / 2, one, two, one]
     assert [float(x) for x in losses] == pytest.approx(expected, rel=1e-6)
     assert run.output is not None and losses[0].value.shape == ()
+    with model.trace([IDS, IDS[:-1], IDS[1:]]):
+        logits, tokens = model.lm_head.output, model.transformer.wte.input
+        with pytest.raises(ValueError, match=r"^the prompts differ in length \(3, 4 tokens\), and their padding would count: write "):
+            interpose.cross_entropy_loss(logits, tokens)
+        last, row = (interpose.cross_entropy_loss(*x).save() for x in (
+            (logits[:, -3:], tokens[:, -3:]), (logits[0], tokens[0, :])))
+    assert float(row) == pytest.approx(one, rel=1e-6) and float(last) > 0
 
 
 def test_a_token_outside_the_vocabulary_of_a_proxy_is_refused(model):

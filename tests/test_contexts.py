@@ -706,6 +706,29 @@ def test_a_tensor_of_the_user_s_is_not_left_as_it_was(model, code, kind, sentenc
     same(names["u"], [row, np.zeros(3)])
 
 
+def test_a_tensor_of_the_user_s_gets_values_of_steps(model):
+    torch = pytest.importorskip("torch")
+    best = torch.zeros(3, dtype=torch.float64)
+    with model.generate(PROMPT, max_new_tokens=3) as tracer:
+        for step in tracer.iter[:]:
+            best[step] = model.lm_head.output[0, -1].argmax().float()
+    assert best.tolist() == tracer.output[0][-3:].tolist()
+    with pytest.raises(RuntimeError, match="this block is written once for all of its steps, of which a tensor of "
+                       "yours would get the last one's value alone: write"):
+        with model.generate(PROMPT, max_new_tokens=3) as tracer:
+            with tracer.iter[:]:
+                best[0] += model.lm_head.output[0, -1].max()
+
+
+def test_a_sum_over_runs_names_the_run_that_has_ended(model):
+    total = 0
+    with model.trace(IDS):
+        total += model.transformer.wte.output
+    with pytest.raises(ValueError, match="^transformer.wpe.output meets a value of a run that has ended: save that one "):
+        with model.trace(IDS):
+            total += model.transformer.wpe.output
+
+
 @pytest.mark.parametrize("use", [
     lambda block: block.skip(block.input), lambda block: block.skip((block.input,)),
     lambda block: setattr(block, "output", block.input),

@@ -285,6 +285,10 @@ def _set_later(tensor, key, value):
     """`scores[hook.layer()] = x` of a torch tensor of floats: it is NaN until the run has ended,
     and x from then on."""
     import torch
+    if value._run.iteration is not None and value._run.iteration.is_recorded:
+        raise RuntimeError("this block is written once for all of its steps, of which a tensor of "
+                           "yours would get the last one's value alone: write `for step in "
+                           "tracer.iter[...]:`")
     saved = value.save()
     try:
         tensor[key] = torch.full(value.shape, float("nan"))

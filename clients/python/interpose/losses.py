@@ -23,7 +23,8 @@ def cross_entropy_loss(logits, tokens, shift=True):
         shift: position t predicts token t + 1 (T - 1 terms); else tokens[t] is its target (T).
 
     Returns a float, or a proxy of one number. Raises ValueError where the shapes do not belong
-    together; a token outside the vocabulary of a proxy is a RequestError.
+    together, or where prompts of several lengths would have their padding counted; a token outside
+    the vocabulary of a proxy is a RequestError.
 
     >>> round(interpose.cross_entropy_loss([[0.0, 0.0], [0.0, 0.0]], [0, 1]), 4)
     0.6931
@@ -69,11 +70,23 @@ def _by_the_server(logits, tokens, shift):
                          f"(B, T): not {tuple(logits.shape)} and {tuple(tokens.shape)}")
     if tokens.dtype.kind not in "iu":
         raise ValueError(f"tokens must be integers, not {tokens.dtype}")
+    _refuse_padding(logits if isinstance(logits, Proxy) else tokens, rows)
     if shift:
         logits, tokens = logits[..., :-1, :], tokens[..., 1:]
     if rows[-1] - bool(shift) < 1:
         raise ValueError("cross_entropy_loss of no position: a shifted sequence needs two tokens")
     return negative_log_probs(logits, tokens).mean()
+
+
+def _refuse_padding(proxy, rows):
+    """ValueError where the mean over rows (B, T) would be one of padding too."""
+    invoke = proxy._run.open_invoke
+    if len(rows) < 2 or rows[0] < 2 or invoke is None:
+        return
+    lengths = sorted({len(ids) for ids in invoke.tokens})
+    if len(lengths) > 1 and rows[-1] == lengths[-1]:
+        raise ValueError(f"the prompts differ in length ({', '.join(map(str, lengths))} tokens), "
+                         "and their padding would count: write an invoke for each")
 
 
 def negative_log_probs(logits, tokens):

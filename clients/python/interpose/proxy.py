@@ -691,6 +691,9 @@ def operand(run, value):
         value = value.value
     if isinstance(value, Proxy):
         if value._run.graph is not run.graph:
+            if value._run.is_open and not run.is_ahead:
+                raise ValueError(f"{value._label()} meets a value of a run that has ended: save "
+                                 "that one there and use its .value here")
             raise ValueError(f"{value._label()} is of another run: save it there and use its "
                              ".value here")
         return value._node
