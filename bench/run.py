@@ -9,6 +9,7 @@ into build/bench/report.
 import argparse
 import contextlib
 import datetime
+import gc
 import os
 import pathlib
 import platform
@@ -115,6 +116,7 @@ def main():
     result = report.Report(limits)
     with contextlib.ExitStack() as stack:
         bench = open_bench(stack, folder, options, result)
+        gc.freeze()     # walks over what all the peers hold are the time of none of them
         for name in chosen:
             limits.measure()
             try:
