@@ -11,7 +11,7 @@ from conftest import BINARY, IS_SLOW, ROOT
 
 TOOL = BINARY.parent / "tests/schedules_tool"
 N_REQUESTS, N_SCHEDULES, N_JOBS = (40, 40, 400) if IS_SLOW else (200, 600, 4000)
-GROWTH_KB = 2048  # pages that the allocator holds back, and what is touched late
+GROWTH_KB = 4096  # what the allocator holds back, a page of 2 MB too, and what is touched late
 
 
 def files_in(folder, tool, n_requests):
