@@ -293,6 +293,13 @@ packages-build:
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+# Where the machine has no nvcc. PyPI has none for some systems: there its tests are skipped, by name.
+.venv/nvcc.done: tests/nvcc.txt .venv/client.done
+	@echo "Into .venv: nvcc, which compiles the CUDA backend ..."
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
+	    echo "It cannot be installed: tests/test_cuda.py is skipped."
+	@touch $@
+
 # llama.cpp is compiled; where that fails the benchmark runs without it and says why.
 .venv/bench.done: bench/requirements.txt bench/llama.txt .venv/tests.done
 	@echo "Into .venv: the peers of the benchmark ..."
@@ -313,7 +320,7 @@ run: packages-build
 
 test:
 	@sh docker/packages.sh build tests
-	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done programs
+	@$(MAKE) --no-print-directory --silent -j2 .venv/tests.done $(if $(NVCC_HERE),,.venv/nvcc.done) programs
 	@.venv/bin/python tests/run.py test
 
 # The builds with sanitizers, by their names in build/.
